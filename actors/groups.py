@@ -1,0 +1,237 @@
+"""Where the actors live and how one waits for them: placement, bounded waits that name the actor, and shutting down."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import ray
+from ray.util.placement_group import placement_group, remove_placement_group
+from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+
+from actors.learner import LearnerActor
+from actors.reward import RewardActor
+from actors.rollout import RolloutActor
+from rlsys.config import Config
+
+
+class ActorFailed(RuntimeError):
+    """A remote call failed, its actor died, or it did not answer in time; the message names the actor and the call."""
+
+
+@dataclass(frozen=True)
+class Pending:
+    """A remote call that is under way."""
+
+    ref: ray.ObjectRef
+    actor: str
+    call: str
+
+
+def wait(calls: Sequence[Pending], timeout_s: float) -> list[Any]:
+    """Results of `calls`, in order. Raises at the first failure, without waiting for the rest.
+
+    One rank that fails leaves its peers in a collective for ever: hence results are looked at as they come.
+
+    Raises:
+        ActorFailed: a call raised, its actor died, or not all were done after `timeout_s` seconds.
+    """
+    open_calls = {call.ref: call for call in calls}
+    results: dict[ray.ObjectRef, Any] = {}
+    deadline = time.monotonic() + timeout_s
+    while open_calls:
+        done, _ = ray.wait(list(open_calls), num_returns=1, timeout=max(0.0, deadline - time.monotonic()))
+        if not done:
+            late = ", ".join(f"{call.actor} ({call.call})" for call in open_calls.values())
+            raise ActorFailed(f"no answer within {timeout_s:.0f} s from {late}. Raise run.actor_timeout_s if it is only slow.")
+        call = open_calls.pop(done[0])
+        results[call.ref] = fetch(call, timeout_s)
+    return [results[call.ref] for call in calls]
+
+
+def fetch(call: Pending, timeout_s: float) -> Any:
+    """The result of one finished call; failures are told in the actor's own words."""
+    try:
+        return ray.get(call.ref, timeout=timeout_s)
+    except ray.exceptions.RayTaskError as error:
+        raise ActorFailed(f"{call.actor} failed in {call.call}: {error.cause or error}\n{error}") from error
+    except ray.exceptions.RayActorError as error:
+        raise ActorFailed(f"{call.actor} died during {call.call}: {error}") from error
+    except ray.exceptions.GetTimeoutError as error:
+        raise ActorFailed(f"{call.actor}: the result of {call.call} did not arrive within {timeout_s:.0f} s.") from error
+
+
+@dataclass(frozen=True)
+class Placement:
+    """What each actor reserves (Ray resources) and how many threads it may use."""
+
+    learner: dict[str, float]
+    learner_threads: int
+    rollout: dict[str, float]
+    rollout_threads: int
+    colocated: bool
+    """Learners and engines take turns on the same cores or cards."""
+
+
+def place(config: Config, cpus: int, gpus: int, nodes: int) -> Placement:
+    """Divide a cluster of `cpus` cores and `gpus` cards on `nodes` machines.
+
+    Without cards, synchronous phases take turns, so both sides get every core; overlapping ones (staleness >= 1) halve the
+    cores. With cards, learners and engines get their own where there are enough, and share them otherwise.
+    """
+    ranks, engines, tensor_parallel = config.learner.ranks, config.rollout.actors, config.rollout.tensor_parallel
+    cores = max(1, cpus // nodes)
+    colocated = gpus < ranks + engines * tensor_parallel if gpus else config.rl.staleness == 0
+    share = cores if colocated or gpus else max(1, cores // 2)
+    learner_threads = config.learner.cpus or max(1, (share if gpus or colocated else cores - share or 1) // -(-ranks // nodes))
+    rollout_threads = config.rollout.cpus or max(1, share // -(-engines // nodes))
+    if gpus:
+        if gpus < max(ranks, engines * tensor_parallel):
+            raise ValueError(
+                f"{ranks} learner ranks and {engines} x {tensor_parallel} engine cards want at least "
+                f"{max(ranks, engines * tensor_parallel)} GPUs; the cluster has {gpus}. Lower learner.ranks or rollout.actors."
+            )
+        part = 0.5 if colocated else 1.0
+        learner = {"CPU": 1.0, "GPU": part}
+        # An engine over several cards needs them whole; it may not share.
+        rollout = {"CPU": 1.0, "GPU": part if tensor_parallel == 1 else float(tensor_parallel)}
+        return Placement(learner, learner_threads, rollout, rollout_threads, colocated)
+    # Where phases take turns the engines reserve nothing: the learners' reservation stands for both.
+    rollout = {"CPU": 0.0 if colocated else float(rollout_threads)}
+    return Placement({"CPU": float(min(learner_threads, cores))}, learner_threads, rollout, rollout_threads, colocated)
+
+
+class Cluster:
+    """All actors of a run. `close` ends them; every wait is bounded by `run.actor_timeout_s`."""
+
+    def __init__(self, config: Config, model_path: str, max_model_len: int, logs: Path):
+        self.timeout_s = config.run.actor_timeout_s
+        resources = ray.cluster_resources()
+        nodes = sum(node["Alive"] for node in ray.nodes())
+        self.placement = place(config, int(resources.get("CPU", 1)), int(resources.get("GPU", 0)), nodes)
+        self.backend = config.weights.backend
+        if self.backend == "auto":
+            self.backend = "cpu" if not resources.get("GPU") else "ipc" if self.placement.colocated else "nccl"
+        bundles = [self.placement.learner] * config.learner.ranks
+        if self.placement.rollout.get("CPU"):
+            bundles = bundles + [self.placement.rollout] * config.rollout.actors
+        self.group = placement_group(bundles, strategy="PACK")
+        if not self.group.wait(self.timeout_s):
+            remove_placement_group(self.group)
+            raise ActorFailed(f"the cluster did not grant {bundles} within {self.timeout_s:.0f} s; it has {resources} in all.")
+
+        rollout = ray.remote(RolloutActor)
+        self.rollout_names = [f"rollout-{i}" for i in range(config.rollout.actors)]
+        self.rollouts = [
+            rollout.options(name=name, **self._options(self.placement.rollout, config.learner.ranks + i)).remote(
+                name=name,
+                model_path=model_path,
+                rollout=config.rollout,
+                dtype=config.model.dtype,
+                max_model_len=max_model_len,
+                seed=config.seed,
+                weight_backend=self.backend,
+                log_dir=str(logs),
+                threads=self.placement.rollout_threads,
+            )
+            for i, name in enumerate(self.rollout_names)
+        ]
+        learner = ray.remote(LearnerActor)
+        self.learner_names = [f"learner-{rank}" for rank in range(config.learner.ranks)]
+        self.learners = [
+            learner.options(name=name, **self._options(self.placement.learner, rank)).remote(
+                rank=rank,
+                world_size=config.learner.ranks,
+                model_path=model_path,
+                learner=config.learner,
+                rl=config.rl,
+                dtype=config.model.dtype,
+                seed=config.seed,
+                log_dir=str(logs),
+                threads=self.placement.learner_threads,
+            )
+            for rank, name in enumerate(self.learner_names)
+        ]
+        self.reward = ray.remote(RewardActor).options(name="reward", num_cpus=0).remote("reward")
+        self._weights = config.weights
+
+    def _options(self, resources: dict[str, float], bundle: int) -> dict[str, Any]:
+        options: dict[str, Any] = {"num_cpus": resources.get("CPU", 0), "num_gpus": resources.get("GPU", 0)}
+        if options["num_cpus"]:
+            options["scheduling_strategy"] = PlacementGroupSchedulingStrategy(self.group, placement_group_bundle_index=bundle)
+        return options
+
+    # --- calls ---------------------------------------------------------------------------------------------------
+
+    def start(self) -> dict[str, Any]:
+        """Bring all actors up side by side; returns what they say of themselves, by name."""
+        ready = [Pending(actor.ready.remote(), name, "ready") for actor, name in zip(self.rollouts, self.rollout_names, strict=True)]
+        host, port = wait([Pending(self.learners[0].address.remote(), "learner-0", "address")], self.timeout_s)[0]
+        setup = self._learner_calls("setup", host, port)
+        told = wait([*ready, *setup, Pending(self.reward.ready.remote(), "reward", "ready")], self.timeout_s)
+        weights = self._weights
+        self.learn("connect_rollouts", self.rollouts, self.backend, weights.bucket_mib, self.timeout_s)
+        return dict(zip([*self.rollout_names, *self.learner_names, "reward"], told, strict=True))
+
+    def _learner_calls(self, method: str, *args: Any) -> list[Pending]:
+        return [
+            Pending(getattr(actor, method).remote(*args), name, method) for actor, name in zip(self.learners, self.learner_names, strict=True)
+        ]
+
+    def learn(self, method: str, *args: Any) -> Any:
+        """Call `method` on every rank; returns rank 0's answer."""
+        return wait(self._learner_calls(method, *args), self.timeout_s)[0]
+
+    def send_weights(self, version: int) -> dict[str, Any]:
+        """Bring the learners' weights to every engine; the engines' samples carry `version` from then on."""
+        return self.learn("send_weights", version, self._weights.verify)
+
+    def judge(
+        self, key: str, step: int, groups: pa.RecordBatch, samples: pa.RecordBatch, want: int | None = None
+    ) -> tuple[dict[str, Any], ray.ObjectRef]:
+        """Score a batch; the learner's part stays in the object store."""
+        counts, learner = self.reward.judge.options(num_returns=2).remote(key, step, groups, samples, want)
+        return wait([Pending(counts, "reward", "judge")], self.timeout_s)[0], learner
+
+    def write_trajectories(self, key: str, path: Path, trained: pa.Table | None = None) -> None:
+        """Write what was judged under `key` as Parquet."""
+        wait([Pending(self.reward.write.remote(key, str(path), trained), "reward", "write")], self.timeout_s)
+
+    def generate(self, requests: pa.RecordBatch, temperature: float, top_p: float, max_tokens: int) -> pa.RecordBatch:
+        """Sample every request (REQUESTS schema); returns SAMPLES ordered by (group, sample).
+
+        Prompts go to the engine that has the fewest in flight, in shares small enough that a slow engine gets fewer.
+        """
+        share = requests.num_rows if len(self.rollouts) == 1 else max(1, requests.num_rows // (4 * len(self.rollouts)))
+        shares = [requests.slice(start, share) for start in range(0, requests.num_rows, share)][::-1]
+        in_flight: dict[ray.ObjectRef, tuple[int, Pending]] = {}
+        load = [0] * len(self.rollouts)
+        answers: list[pa.RecordBatch] = []
+        while shares or in_flight:
+            while shares and min(load) < 2:
+                engine = load.index(min(load))
+                name = self.rollout_names[engine]
+                ref = self.rollouts[engine].generate.remote(shares.pop(), temperature, top_p, max_tokens)
+                in_flight[ref] = (engine, Pending(ref, name, "generate"))
+                load[engine] += 1
+            done, _ = ray.wait(list(in_flight), num_returns=1, timeout=self.timeout_s)
+            if not done:
+                late = ", ".join(sorted({call.actor for _, call in in_flight.values()}))
+                raise ActorFailed(f"no samples within {self.timeout_s:.0f} s from {late}. Raise run.actor_timeout_s if it is only slow.")
+            engine, call = in_flight.pop(done[0])
+            load[engine] -= 1
+            answers.append(fetch(call, self.timeout_s))
+        table = pa.Table.from_batches(answers).sort_by([("group", "ascending"), ("sample", "ascending")])
+        return table.combine_chunks().to_batches()[0]
+
+    def close(self) -> None:
+        """Let engines and learners shut down in order, briefly; what does not answer is killed."""
+        farewells = [actor.shutdown.remote() for actor in [*self.rollouts, *self.learners]]
+        ray.wait(farewells, num_returns=len(farewells), timeout=15)
+        for actor in [*self.rollouts, *self.learners, self.reward]:
+            ray.kill(actor)
+        remove_placement_group(self.group)

@@ -1,0 +1,316 @@
+"""The learner: one DeepSpeed rank per actor, which turns scored samples into new weights.
+
+All ranks get the same calls with the same whole batch, take their own share of it (`rlsys.packing.plan`), and return the
+same answer, so a caller may read rank 0's alone. A call is collective: it returns once every rank was called.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from actors import chatter, saving
+from actors import deepspeed_engine as ds
+from actors.weights import DeepSpeedSource, make_trainer
+from rlsys import config
+from rlsys.grpo import LossInputs, Metrics, finalise_metrics, grpo_loss, merge_metrics, sft_loss
+from rlsys.packing import MicroBatch, plan
+from rlsys.policy import Logprobs, load_policy
+
+Loss = Callable[[int, MicroBatch, Logprobs], tuple[Tensor, Metrics]]
+"""Loss and metric sums of micro-batch number i."""
+
+
+class LearnerActor:
+    """One rank. Life: construct, `address` (rank 0), `setup` (all ranks), then stages of `train_sft` and `train_grpo`.
+
+    A step whose loss or gradient is not finite on any rank is skipped on all of them: weights and moments stay as they were,
+    the metrics have `skipped` = 1 and `skip_reason`.
+    """
+
+    def __init__(
+        self,
+        rank: int,
+        world_size: int,
+        model_path: str,
+        learner: config.Learner,
+        rl: config.Rl,
+        dtype: str,
+        seed: int,
+        log_dir: str,
+        threads: int,
+        timeout_s: float = 600.0,
+    ):
+        """
+        Args:
+            model_path: Hugging Face folder or hub name to start from.
+            dtype: "bfloat16" or "float32", of weights and activations; master weights and moments are fp32.
+            threads: CPU threads of this rank.
+            timeout_s: longest wait for another rank, in seconds.
+        """
+        self.name = f"learner-{rank}"
+        self.console = chatter.to_file(Path(log_dir) / f"{self.name}.log")
+        torch.set_num_threads(threads)
+        torch.manual_seed(seed + rank)
+        self.rank, self.world_size = rank, world_size
+        self.model_path, self.learner, self.rl = model_path, learner, rl
+        self.dtype = getattr(torch, dtype)
+        self.timeout_s = timeout_s
+        self.store: dist.TCPStore | None = None
+        self.reference: torch.nn.Module | None = None
+        self.seconds: dict[str, float] = {}
+        self.lr, self.warmup_steps, self.stage_step = learner.lr, learner.warmup_steps, 0
+
+    def __repr__(self) -> str:
+        return self.name
+
+    # --- life ----------------------------------------------------------------------------------------------------
+
+    def address(self) -> tuple[str, int]:
+        """Rank 0 only: (host, port) at which it now listens for the other ranks."""
+        import ray
+
+        host = ray.util.get_node_ip_address()
+        self.store = ds.open_store(host, self.world_size, self.timeout_s)
+        return host, self.store.port
+
+    def setup(self, host: str, port: int) -> dict[str, Any]:
+        """Join the other ranks at rank 0's `address`, load the model, build the engine. Returns what this rank is."""
+        ds.join_group(self.rank, self.world_size, host, port, self.store, self.timeout_s)
+        self._build()
+        return {
+            "name": self.name,
+            "device": ds.device(),
+            "backend": dist.get_backend(),
+            "zero_stage": self.learner.zero_stage,
+            "threads": torch.get_num_threads(),
+        }
+
+    def _build(self) -> None:
+        policy = load_policy(self.model_path, self.dtype, self.learner.packing)
+        if self.learner.activation_checkpointing:
+            policy.enable_activation_checkpointing()
+        self.pad_token_id = getattr(policy.model.config, "pad_token_id", None) or 0
+        self.engine = ds.build_engine(policy, self.learner, self.dtype)
+        self.engine.train()
+
+    def shutdown(self) -> None:
+        """Leave the process group."""
+        if dist.is_initialized():
+            dist.destroy_process_group()
+
+    # --- training ------------------------------------------------------------------------------------------------
+
+    def start_stage(self, lr: float, warmup_steps: int) -> None:
+        """Begin a stage: moments at zero, learning rate `lr` after a linear warm-up of `warmup_steps` optimizer steps."""
+        self.lr, self.warmup_steps, self.stage_step = lr, warmup_steps, 0
+        ds.reset_moments(self.engine)
+
+    def snapshot_reference(self, folder: str | None = None) -> None:
+        """Freeze the current weights, or those of Hugging Face `folder`, as the KL reference. Nothing happens with beta = 0."""
+        if self.rl.beta == 0:
+            return
+        policy = load_policy(folder or self.model_path, self.dtype, self.learner.packing)
+        if folder is None:
+            target = dict(policy.named_parameters())
+            for name, whole in ds.full_weights(self.engine.module):
+                target[name].data.copy_(whole)
+        self.reference = ds.freeze(policy, self.learner, self.dtype)
+
+    def train_grpo(self, batch: pa.RecordBatch, temperature: float) -> dict[str, Any]:
+        """GRPO on one batch (LEARNER schema): `rl.updates_per_batch` passes over all of it, one optimizer step each.
+
+        In the first pass the old policy is the current one; later passes are clipped against the log-probabilities of the first.
+
+        Returns:
+            metrics: of `rlsys.grpo.finalise_metrics`, means over the passes, and grad_norm (before clipping), lr, skipped
+                (0 or 1; with skip_reason, and loss or grad_norm may be nan), encoded_tokens (a shared prompt once, one pass),
+                seconds/learner_{reference,forward,backward,optimizer} of this rank;
+            samples: table of group, sample (its place in the group), trainer_logprob and reference_logprob, means over the
+                sample's tokens before the first update; reference_logprob is null with beta = 0.
+        """
+        if self.rl.beta > 0 and self.reference is None:
+            raise RuntimeError(f"rl.beta is {self.rl.beta}: call snapshot_reference() once before train_grpo().")
+        self.seconds = dict.fromkeys(("reference", "forward", "backward", "optimizer"), 0.0)
+        share = self._share(batch)
+        reference: list[Tensor] = []
+        if self.reference is not None:
+            with self._timed("reference"), torch.no_grad():
+                reference = [self.reference(part, temperature=temperature).logprob for part in share]
+        old: list[Tensor] = []
+
+        def loss(i: int, part: MicroBatch, answer: Logprobs) -> tuple[Tensor, Metrics]:
+            first = len(old) <= i
+            if first:
+                old.append(answer.logprob.detach())
+            return grpo_loss(
+                LossInputs(
+                    logprob=answer.logprob,
+                    rollout_logprob=part.rollout_logprob,
+                    advantage=part.advantage,
+                    weight=part.weight,
+                    old_logprob=None if first else old[i],
+                    reference_logprob=reference[i] if reference else None,
+                    entropy=answer.entropy,
+                    clip=self.rl.clip,
+                    beta=self.rl.beta,
+                    importance_cap=self.rl.importance_cap,
+                )
+            )
+
+        metrics = self._update(share, loss, temperature, self.rl.updates_per_batch, with_entropy=True)
+        return {"metrics": metrics, "samples": self._samples(batch, share, old, reference)}
+
+    def train_sft(self, batch: pa.RecordBatch) -> dict[str, Any]:
+        """One supervised step on a batch (LEARNER schema, advantages ignored): minus the mean log-likelihood per sample.
+
+        Returns:
+            metrics, as `train_grpo`; `nll` is nats per token.
+        """
+        self.seconds = dict.fromkeys(("forward", "backward", "optimizer"), 0.0)
+        return self._update(self._share(batch), lambda i, part, answer: sft_loss(answer.logprob, part.weight), 1.0, 1)
+
+    def evaluate_logprobs(self, batch: pa.RecordBatch, temperature: float = 1.0) -> list[list[float]]:
+        """Log-probability of every completion token of every row, under the current weights, without a gradient."""
+        share = self._share(batch)
+        with torch.no_grad():
+            answers = [self.engine(part, temperature=temperature).logprob for part in share]
+        rows: dict[int, list[float]] = {}
+        for part, answer in zip(share, answers, strict=True):
+            for row, value in zip(part.sample.tolist(), answer.tolist(), strict=True):
+                rows.setdefault(row, []).append(value)
+        everything: dict[int, list[float]] = {}
+        for one in _from_all_ranks(rows):
+            everything.update(one)
+        return [everything.get(row, []) for row in range(batch.num_rows)]
+
+    def _share(self, batch: pa.RecordBatch) -> list[MicroBatch]:
+        if batch.num_rows == 0:
+            raise ValueError("the learner got an empty batch: skip the step when no group carries an advantage.")
+        shares = plan(batch, self.world_size, self.learner.token_budget, self.learner.packing, self.pad_token_id)
+        return [part.to(ds.device()) for part in shares[self.rank]]
+
+    def _update(
+        self, share: Sequence[MicroBatch], loss_of: Loss, temperature: float, passes: int, with_entropy: bool = False
+    ) -> dict[str, Any]:
+        """`passes` optimizer steps over the micro-batches of this rank; stops at the first that has to be skipped."""
+        sums: list[Metrics] = []
+        norms: list[float] = []
+        skipped = None
+        for _ in range(passes):
+            parts = []
+            for i, part in enumerate(share):
+                with self._timed("forward"):
+                    loss, metrics = loss_of(i, part, self.engine(part, temperature=temperature, with_entropy=with_entropy))
+                with self._timed("backward"):
+                    ds.backward(self.engine, loss, last=i == len(share) - 1)
+                parts.append(metrics)
+            ranks = _from_all_ranks(merge_metrics(parts))
+            lr = self._lr()
+            sums.extend(ranks)
+            with self._timed("optimizer"):
+                result = self._step(lr)
+            norms.append(result.grad_norm)
+            skipped = _why_skipped(ranks, result)
+            if skipped:
+                break
+            self.stage_step += 1
+        metrics: dict[str, Any] = finalise_metrics(merge_metrics(sums))
+        for name in ("loss", "tokens"):
+            metrics[name] /= len(norms)
+        metrics["grad_norm"] = sum(norms) / len(norms)
+        metrics["lr"] = lr
+        metrics["encoded_tokens"] = float(sum(_from_all_ranks(sum(part.tokens for part in share))))
+        metrics |= {f"seconds/learner_{name}": value for name, value in self.seconds.items()}
+        metrics["skipped"] = float(skipped is not None)
+        if skipped:
+            metrics["skip_reason"] = skipped
+            print(f"{self.name}: step skipped: {skipped}", file=self.console)
+        return metrics
+
+    def _step(self, lr: float) -> ds.StepResult:
+        return ds.step(self.engine, lr)
+
+    def _lr(self) -> float:
+        return self.lr * min(1.0, (self.stage_step + 1) / max(self.warmup_steps, 1))
+
+    def _samples(self, batch: pa.RecordBatch, share: Sequence[MicroBatch], old: list[Tensor], reference: list[Tensor]) -> pa.Table:
+        sums = torch.zeros(3, batch.num_rows, dtype=torch.float64)
+        for i, part in enumerate(share):
+            rows = part.sample.cpu()
+            sums[0].index_add_(0, rows, torch.ones(len(rows), dtype=torch.float64))
+            sums[1].index_add_(0, rows, old[i].cpu().double())
+            if reference:
+                sums[2].index_add_(0, rows, reference[i].cpu().double())
+        tokens, trainer, frozen = torch.stack(_from_all_ranks(sums)).sum(0)
+        groups = batch["group"].to_pylist()
+        seen: dict[int, int] = {}
+        places = [seen[group] for group in groups if seen.update({group: seen.get(group, -1) + 1}) is None]
+        return pa.table(
+            {
+                "group": pa.array(groups, pa.int32()),
+                "sample": pa.array(places, pa.int32()),
+                "trainer_logprob": pa.array((trainer / tokens).tolist(), pa.float32()),
+                "reference_logprob": pa.array((frozen / tokens).tolist() if reference else [None] * len(groups), pa.float32()),
+            }
+        )
+
+    @contextmanager
+    def _timed(self, phase: str) -> Iterator[None]:
+        start = time.perf_counter()
+        yield
+        ds.synchronize()
+        self.seconds[phase] += time.perf_counter() - start
+
+    # --- weights and checkpoints ---------------------------------------------------------------------------------
+
+    def connect_rollouts(self, actors: list[Any], backend: str, bucket_mib: int, timeout_s: float) -> None:
+        """Open the weight transfer to the rollout actors (`actors.weights`)."""
+        self.trainer = make_trainer(backend, self.rank, DeepSpeedSource(self.engine), actors, bucket_mib, timeout_s)
+
+    def send_weights(self, version: int, verify: bool = False) -> dict[str, Any]:
+        """Bring the current weights to every rollout actor as `version`; `verify` compares checksums of both sides."""
+        return self.trainer.send_weights(version, verify)
+
+    def save(self, folder: str) -> None:
+        """Write `folder`/model, which transformers and vLLM load as it is, and `folder`/optimizer, from which `load` goes on."""
+        saving.save_model(self.engine.module.model, self.model_path, Path(folder) / "model")
+        schedule = {"lr": self.lr, "warmup_steps": self.warmup_steps, "stage_step": self.stage_step}
+        saving.save_optimizer(self.engine, Path(folder) / "optimizer", self._identity() | schedule)
+
+    def load(self, folder: str) -> None:
+        """Go on exactly where `save(folder)` stood.
+
+        Raises:
+            ValueError: nothing was saved there, or by another number of ranks, another ZeRO stage or dtype.
+        """
+        saved = saving.load_optimizer(self.engine, Path(folder) / "optimizer", self._identity())
+        self.lr, self.warmup_steps, self.stage_step = saved["lr"], saved["warmup_steps"], saved["stage_step"]
+
+    def _identity(self) -> dict[str, Any]:
+        dtype = str(self.dtype).removeprefix("torch.")
+        return {"learner.ranks": self.world_size, "learner.zero_stage": self.learner.zero_stage, "model.dtype": dtype}
+
+
+def _from_all_ranks(value: Any) -> list[Any]:
+    values = [None] * dist.get_world_size()
+    dist.all_gather_object(values, value)
+    return values
+
+
+def _why_skipped(ranks: Sequence[Metrics], result: ds.StepResult) -> str | None:
+    bad = [rank for rank, metrics in enumerate(ranks) if not math.isfinite(metrics["loss"])]
+    if bad and result.applied:
+        raise RuntimeError(f"the loss of ranks {bad} was not finite, yet DeepSpeed took the step: the weights cannot be trusted any more.")
+    if bad:
+        return f"the loss was not finite on ranks {bad}"
+    return None if result.applied else f"the gradient's norm was {result.grad_norm}"

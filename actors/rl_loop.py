@@ -1,0 +1,414 @@
+"""The algorithm, top to bottom: evaluate, cold start, then GRPO steps, each of them sample -> judge -> train -> send weights.
+
+Everything that takes long happens in the actors; this driver decides what comes next. Read `train` first.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections import Counter, deque
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from threading import Lock
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import ray
+from rich.console import Console
+
+from actors.groups import ActorFailed, Cluster
+from actors.telemetry import Watch, eta
+from rlsys import heldout
+from rlsys.batches import Feed, cold_start_rows, group_batch, heldout_rows, learner_batch, prompt_completion_rows, requests_for
+from rlsys.config import Config
+from rlsys.datasets import open_rows
+from rlsys.metrics import MetricsLog
+from rlsys.models import ensure_model
+from rlsys.prompts import Prompter, shuffled
+from rlsys.report import summary_table
+from rlsys.run_folder import RunFolder
+from rlsys.sampler import Sampler
+
+
+def train(config: Config, console: Console | None = None, stages: tuple[str, ...] = ("sft", "rl")) -> dict[str, Any]:
+    """Run (or resume) the whole job; returns what summary.json holds.
+
+    Raises:
+        rlsys.config.ConfigError, rlsys.readers.DataError: something in the config or the data cannot be used.
+        ActorFailed: a remote part failed, died or did not answer in time.
+    """
+    console = console or Console(stderr=True)
+    folder = RunFolder(config)
+    try:
+        done = folder.read_json("summary.json")
+        if done is not None and done["rl_steps"] >= (config.rl.steps if "rl" in stages else 0):
+            console.print(summary_table(done))
+            console.print(f"[bold]{folder.path}[/] holds this run, complete; choose another run.dir for a new one.")
+            return done
+        started_ray = _connect(config)
+        try:
+            with Watch(console, folder.path.name) as watch, Job(config, folder, watch) as job:
+                job.start()
+                job.evaluate("base")
+                if "sft" in stages and config.sft.rows:
+                    job.cold_start()
+                    job.evaluate("cold_start")
+                if "rl" in stages:
+                    job.reinforce()
+                    result = job.evaluate("rl")
+                    if folder.is_best(result["reward"]):
+                        folder.set_best(job.step, result["reward"])
+                summary = job.summary()
+        finally:
+            if started_ray:
+                ray.shutdown()
+        folder.write_json("summary.json", summary)
+        console.print(summary_table(summary))
+        console.print(f"run folder: [bold]{folder.path}[/]")
+        return summary
+    finally:
+        folder.close()
+
+
+@dataclass
+class Batch:
+    """What one step trains on: a slot is charged when its prompts are admitted, and freed when it was trained on."""
+
+    step: int
+    learner: ray.ObjectRef | pa.RecordBatch
+    counts: dict[str, Any]
+    sampler_state: dict[str, int]
+    seconds: float
+
+
+class Job:
+    """One run's actors, data and clocks."""
+
+    def __init__(self, config: Config, folder: RunFolder, watch: Watch):
+        self.config, self.folder, self.watch = config, folder, watch
+        self.cluster: Cluster | None = None
+        self.log: MetricsLog | None = None
+        self.version = 0
+        # Engines either generate a batch or take weights; never both at once.
+        self.engines = Lock()
+
+    def __enter__(self) -> Job:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.log is not None:
+            self.log.close()
+        if self.cluster is not None:
+            self.cluster.close()
+
+    # --- bringing it up ------------------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Model, data, actors; and, where the folder holds an unfinished run, its latest state."""
+        config = self.config
+        with self.watch.phase("start", "preparing model and data"):
+            base = ensure_model(config.model.path)
+            from transformers import AutoTokenizer
+
+            self.tokenizer = AutoTokenizer.from_pretrained(base)
+            prompter = Prompter(self.tokenizer, config.prompt.template)
+            rows = open_rows(config.data.train, config.data, config.seed)
+            self.feed = Feed(rows, Sampler(len(rows), config.seed), prompter, config.prompt.max_tokens)
+            self.heldout, too_long = heldout_rows(
+                open_rows(config.data.heldout, config.data, config.seed), prompter, config.data.heldout_rows, config.prompt.max_tokens
+            )
+            if too_long:
+                self.watch.say(f"{len(too_long)} held-out rows are longer than prompt.max_tokens and set aside, the first: {too_long[0]}")
+            self._say_reports(rows)
+        resume = self.folder.latest_state()
+        cold_started = (self.folder.cold_start / "model").exists()
+        model = str(self.folder.cold_start / "model") if cold_started else base
+        with self.watch.phase("start", "starting rollout engines and learners"):
+            max_tokens = max(config.rollout.max_tokens, config.eval.max_tokens or 0)
+            self.cluster = Cluster(config, model, config.prompt.max_tokens + max_tokens, self.folder.logs)
+            told = self.cluster.start()
+        placement = self.cluster.placement
+        self.watch.say(
+            f"{config.rollout.actors} rollout engine(s) with {placement.rollout_threads} thread(s), {config.learner.ranks} learner rank(s) "
+            f"with {placement.learner_threads}, ZeRO-{config.learner.zero_stage}, weights by {self.cluster.backend}; "
+            f"{'taking turns' if placement.colocated else 'side by side'}; ready after {self.watch.seconds['start']:.0f} s"
+        )
+        (self.folder.path / "actors.json").write_text(_json(told))
+        self.step = 0
+        if resume is not None:
+            path, state = resume
+            # The reference is the policy as RL found it: the model the learners were just built from.
+            self.cluster.learn("snapshot_reference")
+            self.cluster.learn("load", str(path))
+            self.step, self.version = state["step"], state["version"] - 1
+            self.feed.sampler.load_state_dict(state["sampler"])
+            for name, seconds in state["seconds"].items():
+                self.watch.seconds[name] = self.watch.seconds.get(name, 0.0) + seconds
+            self._sync()
+            self.watch.say(f"resumed after step {self.step} from {path}")
+        elif cold_started:
+            # The optimizer's fp32 weights are finer than the saved model's.
+            self.cluster.learn("load", str(self.folder.cold_start))
+            self.version = 1
+            self.feed.sampler.load_state_dict(self.folder.read_json("cold_start.json")["sampler"])
+        self.log = MetricsLog(self.folder.path, self.step)
+
+    def _say_reports(self, rows: Any) -> None:
+        report = getattr(rows, "report", None)
+        if report is not None:
+            told = report.to_json()
+            (self.folder.path / "data_report.json").write_text(_json(told))
+            self.watch.say(f"{self.config.data.train}: {len(rows)} usable rows; what was set aside and why is in data_report.json")
+
+    # --- evaluation ----------------------------------------------------------------------------------------------
+
+    def evaluate(self, stage: str) -> dict[str, Any]:
+        """Score the held-out rows with the engines' present weights; a resumed run finds what came before RL already scored."""
+        config, path = self.config, self.folder.heldout_path(stage)
+        if not (stage in ("base", "cold_start") and path.exists()):
+            with self.watch.phase("evaluate", f"scoring {len(self.heldout)} held-out rows ({stage})"):
+                # The same orders at every stage, so that differences are paired.
+                samples = config.eval.samples
+                drawn = []
+                for record in self.heldout:
+                    order = shuffled(record.n, "heldout", record.id)
+                    drawn.append((record, order, self.feed.prompter.tokens(record, order)))
+                groups = group_batch(self.feed.prompter, drawn)
+                max_tokens = config.eval.max_tokens or config.rollout.max_tokens
+                requests = requests_for(groups, samples, "heldout", config.seed)
+                answers = self.cluster.generate(requests, config.eval.temperature, config.rollout.top_p, max_tokens)
+                self.cluster.judge(stage, self.step, groups, answers)
+                self.cluster.write_trajectories(stage, path)
+        result = heldout.summarise(pq.read_table(path))
+        failed = sum(result["parse_failures"].values())
+        self.watch.say(
+            f"held-out [bold]{stage}[/]: reward {result['reward']:+.3f}, accuracy {result['accuracy']:.1%} "
+            f"({result['accuracy_ci95'][0]:.1%} to {result['accuracy_ci95'][1]:.1%}), {failed} of {result['samples']} not parsed"
+        )
+        return result
+
+    # --- cold start ----------------------------------------------------------------------------------------------
+
+    def cold_start(self) -> None:
+        """Supervised fine-tuning on the teacher's trajectories that are correct (method: section 3)."""
+        if (self.folder.cold_start / "model").exists():
+            return
+        config = self.config.sft
+        with self.watch.phase("cold start", "writing the teacher's trajectories"):
+            rows, counts = self._cold_start_rows()
+        batches = [rows[i : i + config.batch_rows] for _ in range(config.epochs) for i in range(0, len(rows), config.batch_rows)]
+        self.cluster.learn("start_stage", config.lr, self.config.learner.warmup_steps)
+        began = time.monotonic()
+        tokens = 0
+        for number, batch in enumerate(batches, start=1):
+            with self.watch.phase("cold start", f"cold start: batch {number} of {len(batches)}"):
+                metrics = self.cluster.learn("train_sft", learner_batch(batch))
+            tokens += metrics["tokens"]
+            pace = (time.monotonic() - began) / number
+            if number % max(1, len(batches) // 10) == 0 or number == len(batches):
+                self.watch.say(
+                    f"cold start {number}/{len(batches)}: loss {metrics['loss']:.3f}, {tokens / (time.monotonic() - began):.0f} tokens/s, "
+                    f"ETA {eta(number, len(batches), pace)}"
+                )
+        with self.watch.phase("checkpoint", "saving the cold start"):
+            self.cluster.learn("save", str(self.folder.cold_start))
+            self.folder.write_json("cold_start.json", {**counts, "sampler": self.feed.sampler.state_dict()})
+        self._sync()
+
+    def _cold_start_rows(self) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+        config = self.config.sft
+        if config.data is not None:
+            rows = prompt_completion_rows(config.data, config.rows, self.tokenizer)
+            return rows, {"kept": len(rows), "dropped": 0, "teacher": str(config.data)}
+        drawn = self.feed.take(config.rows, self.config.seed)
+        rows, counts = cold_start_rows(drawn, self.tokenizer)
+        self.watch.say(f"cold start on {counts['kept']} trajectories of the programmatic teacher, {counts['dropped']} dropped as incorrect")
+        return rows, {**counts, "teacher": "programmatic"}
+
+    # --- RL ------------------------------------------------------------------------------------------------------
+
+    def reinforce(self) -> None:
+        """GRPO: the steps of method section 4.
+
+        With staleness s, up to s + 1 batches are admitted and not yet trained on: one is trained on while the next is being
+        generated. Batches are generated one after the other and the engines take new weights between two of them.
+        """
+        config, rl = self.config, self.config.rl
+        if self.step == 0:
+            self.cluster.learn("snapshot_reference")
+            self.cluster.learn("start_stage", config.learner.lr, config.learner.warmup_steps)
+        pace: deque[float] = deque(maxlen=5)
+        admitted: deque[Future[Batch]] = deque()
+        admitted_step = self.step
+        with ThreadPoolExecutor(max_workers=1, thread_name_prefix="generate") as pool:
+            try:
+                while self.step < rl.steps:
+                    began = time.monotonic()
+                    while len(admitted) <= rl.staleness and admitted_step < rl.steps:
+                        admitted_step += 1
+                        admitted.append(pool.submit(self._collect, admitted_step))
+                    with self.watch.phase("wait for samples", f"step {self.step + 1}: generating"):
+                        batch = admitted.popleft().result()
+                    self._refuse_stale(batch)
+                    with self.watch.phase("train", f"step {batch.step}: training") as clock:
+                        trained = self._train(batch)
+                    with self.watch.phase("send weights", f"step {batch.step}: sending weights") as sync:
+                        self._sync()
+                    self.step = batch.step
+                    pace.append(time.monotonic() - began)
+                    self._report(batch, trained, clock["seconds"], sync["seconds"], sum(pace) / len(pace))
+                    self._checkpoint(batch)
+            finally:
+                for future in admitted:
+                    future.cancel()
+
+    def _collect(self, step: int) -> Batch:
+        """Sample and judge one batch. Groups of equal reward teach nothing; they are refilled by fresh prompts if asked."""
+        config, rl = self.config, self.config.rl
+        began = time.monotonic()
+        parts: list[ray.ObjectRef] = []
+        rounds: list[dict[str, Any]] = []
+        missing, first_group = rl.prompts_per_step, 0
+        for _ in range(1 + (rl.refill_rounds if rl.refill else 0)):
+            drawn = self.feed.take(missing, config.seed)
+            groups = group_batch(self.feed.prompter, drawn, first_group)
+            requests = requests_for(groups, rl.group_size, "train", config.seed, step)
+            with self.engines:
+                samples = self.cluster.generate(requests, config.rollout.temperature, config.rollout.top_p, config.rollout.max_tokens)
+            counts, learner = self.cluster.judge(f"step {step}", step, groups, samples, missing)
+            rounds.append(counts)
+            parts.append(learner)
+            first_group += missing
+            missing -= counts["groups_trained"]
+            if missing == 0:
+                break
+        learner = parts[0] if len(parts) == 1 else _concatenate(parts, self.cluster.timeout_s)
+        return Batch(step, learner, _add_counts(rounds), self.feed.sampler.state_dict(), time.monotonic() - began)
+
+    def _refuse_stale(self, batch: Batch) -> None:
+        """The admission above cannot let an older sample through; this holds it to that."""
+        lag = self.version - batch.counts["oldest_version"]
+        if lag > self.config.rl.staleness:
+            raise RuntimeError(f"step {batch.step}: a sample is {lag} weight versions old, rl.staleness allows {self.config.rl.staleness}.")
+
+    def _train(self, batch: Batch) -> dict[str, Any]:
+        """One GRPO update on all ranks; a step whose groups all have equal rewards trains on nothing."""
+        path = self.folder.path / "trajectories" / f"step_{batch.step:06d}.parquet"
+        if batch.counts["groups_trained"] == 0:
+            self.cluster.write_trajectories(f"step {batch.step}", path)
+            return {"skipped": 1, "skip_reason": "all groups of equal reward"}
+        result = self.cluster.learn("train_grpo", batch.learner, self.config.rollout.temperature)
+        self.cluster.write_trajectories(f"step {batch.step}", path, result["samples"])
+        return result["metrics"]
+
+    def _sync(self) -> None:
+        """The learners' weights to every engine, under a new version number."""
+        self.version += 1
+        with self.engines:
+            self.cluster.send_weights(self.version)
+
+    def _report(self, batch: Batch, trained: dict[str, Any], train_s: float, sync_s: float, pace: float) -> None:
+        counts = batch.counts
+        reward = counts["reward_sum"] / counts["samples"]
+        metrics = {
+            "reward": reward,
+            "accuracy": (reward + 1) / 2,
+            "groups_equal_share": 1 - counts["groups_unequal"] / counts["groups"],
+            "tokens_per_sample": counts["tokens"] / counts["samples"],
+            "parse_failure_share": sum(counts["parse_failures"].values()) / counts["samples"],
+            **{name: value for name, value in counts.items() if name not in ("parse_failures", "reward_sum")},
+            **{f"parse_failures/{reason}": count for reason, count in counts["parse_failures"].items()},
+            **trained,
+            "seconds/generate": batch.seconds,
+            "seconds/train": train_s,
+            "seconds/send_weights": sync_s,
+            "generated_tokens_per_s": counts["tokens"] / batch.seconds,
+            "weight_version": self.version,
+            "prompts_too_long": len(self.feed.too_long),
+        }
+        self.log.write(batch.step, metrics)
+        self.watch.gauges(metrics)
+        told = f"KL {trained['kl']:.4f}, entropy {trained['entropy']:.2f}, " if trained.get("kl") is not None else ""
+        note = f" [yellow]update skipped: {trained.get('skip_reason')}[/]" if trained.get("skipped") else ""
+        self.watch.say(
+            f"step {batch.step}/{self.config.rl.steps}: reward {reward:+.3f}, {told}{counts['groups_unequal']}/{counts['groups']} groups unequal, "
+            f"{metrics['generated_tokens_per_s']:.0f} tokens/s, generate {batch.seconds:.1f} s, train {train_s:.1f} s, send {sync_s:.1f} s, "
+            f"ETA {eta(batch.step, self.config.rl.steps, pace)}{note}"
+        )
+
+    def _checkpoint(self, batch: Batch) -> None:
+        """Every so many steps, at the end, and whenever a held-out evaluation in between is the best so far."""
+        config, step = self.config, batch.step
+        last = step == config.rl.steps
+        best = False
+        if config.rl.eval_every and step % config.rl.eval_every == 0 and not last:
+            with self.engines:
+                result = self.evaluate(f"step_{step:06d}")
+            best = self.folder.is_best(result["reward"])
+        if not (last or best or (config.checkpoint.every and step % config.checkpoint.every == 0)):
+            return
+        with self.watch.phase("checkpoint", f"step {step}: saving"):
+            self.cluster.learn("save", str(self.folder.begin_checkpoint(step)))
+            state = {"step": step, "version": self.version, "sampler": batch.sampler_state, "seconds": self.watch.seconds}
+            if best:
+                self.folder.set_best(step, result["reward"])
+            self.folder.commit_checkpoint(step, state, config.checkpoint.keep)
+
+    # --- the end -------------------------------------------------------------------------------------------------
+
+    def summary(self) -> dict[str, Any]:
+        """What summary.json holds."""
+        tables = {
+            stage: pq.read_table(self.folder.heldout_path(stage))
+            for stage in ("base", "cold_start", "rl")
+            if self.folder.heldout_path(stage).exists()
+        }
+        last = list(tables)[-1]
+        pairs = [(after, before) for after, before in (("rl", "base"), ("rl", "cold_start"), ("cold_start", "base")) if {after, before} <= tables.keys()]
+        return {
+            "heldout": {stage: heldout.summarise(table) for stage, table in tables.items()},
+            "baselines": heldout.baselines(self.heldout),
+            "paired": {f"{after}_minus_{before}": heldout.paired(tables[after], tables[before]) for after, before in pairs},
+            "seconds": {name: round(seconds, 2) for name, seconds in self.watch.seconds.items()},
+            "rl_steps": self.step,
+            "last_stage": last,
+            "teacher": (self.folder.read_json("cold_start.json") or {}).get("teacher"),
+            "model": self.config.model.path,
+            "run_dir": str(self.folder.path),
+        }
+
+
+def _connect(config: Config) -> bool:
+    """Join the cluster this job was submitted to, or start a local one; True when it was started here."""
+    if ray.is_initialized():
+        return False
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    submitted = "RAY_ADDRESS" in os.environ
+    ray.init(include_dashboard=config.run.dashboard if not submitted else None, log_to_driver=True, logging_level="warning")
+    if submitted and not config.run.dir.is_absolute():
+        print(f"run.dir={config.run.dir} is relative: it lies in this job's working folder, {Path.cwd()}. Give an absolute path to keep it.")
+    return not submitted
+
+
+def _concatenate(parts: list[ray.ObjectRef], timeout_s: float) -> pa.RecordBatch:
+    try:
+        batches = ray.get(parts, timeout=timeout_s)
+    except ray.exceptions.RayError as error:
+        raise ActorFailed(f"reward: the judged batch was lost: {error}") from error
+    return pa.Table.from_batches(batches).combine_chunks().to_batches()[0]
+
+
+def _add_counts(rounds: list[dict[str, Any]]) -> dict[str, Any]:
+    total = {name: sum(counts[name] for counts in rounds) for name in rounds[0] if name not in ("parse_failures", "oldest_version")}
+    total["parse_failures"] = dict(sum((Counter(counts["parse_failures"]) for counts in rounds), Counter()))
+    total["oldest_version"] = min(counts["oldest_version"] for counts in rounds)
+    return total
+
+
+def _json(value: Any) -> str:
+    import json
+
+    return json.dumps(value, indent=2, default=str) + "\n"

@@ -1,0 +1,64 @@
+"""What a person watches: progress on the screen, phase clocks, and gauges for the Ray dashboard."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from ray.util.metrics import Gauge
+from rich.console import Console
+
+
+class Watch:
+    """Says which phase is on, adds up its seconds, and passes numbers on to Ray's metrics."""
+
+    def __init__(self, console: Console, run: str):
+        self.console = console
+        self.run = run
+        self.seconds: dict[str, float] = {}
+        self._status = console.status("starting")
+        self._phase_gauge = Gauge("rlsys_phase_seconds", "Seconds of the last step's phase.", tag_keys=("run", "phase"))
+        self._gauges: dict[str, Gauge] = {}
+        self._started = time.monotonic()
+
+    def __enter__(self) -> Watch:
+        self._status.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._status.stop()
+
+    @contextmanager
+    def phase(self, name: str, doing: str | None = None) -> Iterator[dict[str, float]]:
+        """Time a phase; the yielded dict has its `seconds` afterwards."""
+        began = time.monotonic()
+        result: dict[str, float] = {}
+        self._status.update(f"[bold]{doing or name}[/] …")
+        try:
+            yield result
+        finally:
+            result["seconds"] = time.monotonic() - began
+            self.seconds[name] = self.seconds.get(name, 0.0) + result["seconds"]
+            self._phase_gauge.set(result["seconds"], {"run": self.run, "phase": name})
+
+    def gauges(self, metrics: dict[str, Any]) -> None:
+        """Set a gauge `rlsys_NAME` for every number."""
+        for name, value in metrics.items():
+            if isinstance(value, int | float) and not isinstance(value, bool):
+                key = "rlsys_" + name.replace("/", "_")
+                if key not in self._gauges:
+                    self._gauges[key] = Gauge(key, f"{name} of the last training step.", tag_keys=("run",))
+                self._gauges[key].set(value, {"run": self.run})
+
+    def say(self, text: str) -> None:
+        """One line on the screen, with the time since the start."""
+        minutes, seconds = divmod(int(time.monotonic() - self._started), 60)
+        self.console.print(f"[dim]{minutes:3d}:{seconds:02d}[/] {text}")
+
+
+def eta(done: int, total: int, seconds_each: float) -> str:
+    """Time that the remaining steps will take at the pace of the last ones, as m:ss."""
+    minutes, seconds = divmod(int((total - done) * seconds_each), 60)
+    return f"{minutes}:{seconds:02d}"

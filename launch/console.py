@@ -1,0 +1,113 @@
+"""What every command shares: how it speaks to a person, how it prints JSON, and how it says that something is wrong."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+from rich.console import Console
+
+ROOT = Path(__file__).resolve().parent.parent
+PACKAGES = ("rlsys", "actors", "launch")
+
+
+class UserError(ValueError):
+    """Something that the person at the keyboard can put right; the message says where it is and what to do."""
+
+
+def exit_status(error: BaseException) -> int | None:
+    """The status to exit with when `error` can be shown as it is, without a traceback; None: it is a bug, raise it.
+
+    2: a ValueError raised in the project's own files, which say what the person can put right. 1: any other exception class
+    of the project's own (an actor that died, with its last words). None: everything out of a library, which nobody foresaw.
+    `RLSYS_TRACEBACK=1` keeps every traceback.
+    """
+    if os.environ.get("RLSYS_TRACEBACK"):
+        return None
+    if isinstance(error, ValueError):
+        frame = error.__traceback__
+        while frame is not None and frame.tb_next is not None:
+            frame = frame.tb_next
+        raised_in = Path(frame.tb_frame.f_code.co_filename).resolve() if frame else Path()
+        return 2 if any(raised_in.is_relative_to(ROOT / package) for package in PACKAGES) else None
+    return 1 if type(error).__module__.partition(".")[0] in PACKAGES else None
+
+
+def to_stdout() -> Console:
+    return Console()
+
+
+def to_stderr() -> Console:
+    return Console(stderr=True)
+
+
+def plain(text: str) -> str:
+    """`text` without control characters, so that a sample or a file cannot move the cursor or colour the terminal."""
+    return "".join(char if char in "\n\t" or char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in text)
+
+
+def finite(value: Any) -> Any:
+    """`value` with NaN and infinities as None, as JSON has neither."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, dict):
+        return {key: finite(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(inner) for inner in value]
+    return value
+
+
+@contextmanager
+def only_json(active: bool) -> Iterator[Callable[[Any], None]]:
+    """Yields the function that prints the command's one JSON document.
+
+    While `active`, everything else that reaches stdout goes to stderr, libraries' and child processes' output included
+    (the file descriptor itself is turned round), so that stdout holds the document and nothing else.
+    """
+    if not active:
+        yield lambda document: None
+        return
+    documents: list[Any] = []
+    sys.stdout.flush()
+    kept = os.dup(1)
+    os.dup2(2, 1)
+    try:
+        yield documents.append
+    finally:
+        sys.stdout.flush()
+        os.dup2(kept, 1)
+        os.close(kept)
+        for document in documents:
+            print(json.dumps(finite(document), ensure_ascii=False, indent=2, allow_nan=False), flush=True)
+
+
+@contextmanager
+def written_aside(path: Path) -> Iterator[Path]:
+    """Yields a path beside `path` to write to; it takes `path`'s place when the block succeeds, and is removed when not."""
+    if path.is_dir():
+        raise UserError(f"{path}: is a folder; give the name of a file.")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        yield aside
+        aside.replace(path)
+    finally:
+        aside.unlink(missing_ok=True)
+
+
+def open_text(path: Path) -> IO[str]:
+    """Open a UTF-8 file for reading.
+
+    Raises:
+        UserError: it cannot be opened.
+    """
+    try:
+        return path.open(encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}).") from error

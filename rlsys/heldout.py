@@ -1,0 +1,107 @@
+"""What a held-out evaluation reports: reward, accuracy and parse failures with intervals, by family, and the baselines."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+import pyarrow as pa
+
+from rlsys.records import Record
+from rlsys.statistics import mean_ci, paired_difference, proportion_ci
+
+Summary = dict[str, Any]
+
+
+def per_row_reward(table: pa.Table) -> dict[str, float]:
+    """Mean reward in [-1, 1] of each row's samples, by prompt id, of a trajectory table."""
+    totals: dict[str, list[float]] = {}
+    for prompt_id, reward in zip(table["prompt_id"].to_pylist(), table["reward"].to_pylist(), strict=True):
+        totals.setdefault(prompt_id, []).append(reward)
+    return {prompt_id: sum(rewards) / len(rewards) for prompt_id, rewards in totals.items()}
+
+
+def summarise(table: pa.Table) -> Summary:
+    """Sum up a trajectory table of held-out rows.
+
+    `accuracy` counts a parse failure as wrong; `accuracy_parsed` leaves parse failures out. Intervals are Wilson's for one
+    sample per row, and a bootstrap over rows otherwise (samples of one row are not independent).
+    """
+    correct: list[bool] = table["correct"].to_pylist()
+    failures: list[str | None] = table["parse_failure"].to_pylist()
+    rows = per_row_reward(table)
+    parsed = [c for c, failure in zip(correct, failures, strict=True) if failure is None]
+    accuracy = sum(correct) / len(correct)
+    if len(rows) == len(correct):
+        accuracy_ci = proportion_ci(sum(correct), len(correct))
+    else:
+        accuracy_ci = tuple((bound + 1) / 2 for bound in mean_ci(list(rows.values())))
+    return {
+        "n": len(rows),
+        "samples": len(correct),
+        # The reward is +1 or -1 by correctness (Eq. 11), so its mean and interval are those of the accuracy, stretched.
+        "reward": 2 * accuracy - 1,
+        "reward_ci95": [2 * bound - 1 for bound in accuracy_ci],
+        "accuracy": accuracy,
+        "accuracy_ci95": list(accuracy_ci),
+        "accuracy_parsed": sum(parsed) / len(parsed) if parsed else None,
+        "accuracy_parsed_ci95": list(proportion_ci(sum(parsed), len(parsed))) if parsed else None,
+        "parse_failures": dict(Counter(failure for failure in failures if failure is not None)),
+        "families": _by_family(table),
+        "mean_tokens": sum(table["token_count"].to_pylist()) / len(correct),
+    }
+
+
+def _by_family(table: pa.Table) -> dict[str, dict[str, float]]:
+    families: dict[str, list[tuple[bool, bool]]] = {}
+    columns = (table["family"].to_pylist(), table["correct"].to_pylist(), table["parse_failure"].to_pylist())
+    for family, correct, failure in zip(*columns, strict=True):
+        families.setdefault(family or "all", []).append((correct, failure is None))
+    return {
+        family: {"n": len(rows), "accuracy": sum(c for c, _ in rows) / len(rows), "parsed": sum(p for _, p in rows) / len(rows)}
+        for family, rows in sorted(families.items())
+    }
+
+
+def paired(after: pa.Table, before: pa.Table) -> Summary:
+    """Paired difference of mean reward and, over samples that parsed both times, of accuracy."""
+    rewards_after, rewards_before = per_row_reward(after), per_row_reward(before)
+    ids = sorted(rewards_after.keys() & rewards_before.keys())
+    result = paired_difference([rewards_after[i] for i in ids], [rewards_before[i] for i in ids])
+    parsed_after, parsed_before = _parsed_accuracy(after), _parsed_accuracy(before)
+    both = sorted(parsed_after.keys() & parsed_before.keys())
+    if both:
+        result["accuracy_parsed"] = paired_difference([parsed_after[i] for i in both], [parsed_before[i] for i in both])
+        result["accuracy_parsed"]["n"] = len(both)
+    return result
+
+
+def _parsed_accuracy(table: pa.Table) -> dict[str, float]:
+    parsed: dict[str, list[bool]] = {}
+    columns = (table["prompt_id"].to_pylist(), table["correct"].to_pylist(), table["parse_failure"].to_pylist())
+    for prompt_id, correct, failure in zip(*columns, strict=True):
+        if failure is None:
+            parsed.setdefault(prompt_id, []).append(correct)
+    return {prompt_id: sum(values) / len(values) for prompt_id, values in parsed.items()}
+
+
+def baselines(records: Sequence[Record]) -> dict[str, float | int | None]:
+    """Accuracy without judging: at random, always the file's first response, always the longest one (ties shared).
+
+    `first` and `longer` are over the rows with at least two responses (`pairs_n` of them), as one response has no rival.
+    """
+    rivals = [record for record in records if record.n > 1]
+    chance = sum(1 / record.n if record.n > 1 else 0.5 for record in records) / len(records)
+    first = [float(record.best == 0) for record in rivals]
+    longer = []
+    for record in rivals:
+        lengths = [len(response) for response in record.responses]
+        longest = [i for i, length in enumerate(lengths) if length == max(lengths)]
+        longer.append((record.best in longest) / len(longest))
+    return {
+        "chance": chance,
+        "first": sum(first) / len(first) if first else None,
+        "longer": sum(longer) / len(longer) if longer else None,
+        "pairs_n": len(rivals),
+    }

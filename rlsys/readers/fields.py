@@ -1,0 +1,216 @@
+"""Typed access to the keys of a row, and the check that every record passes. All of it raises `DataError`, which names the key."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection
+from typing import Any
+
+from rlsys.records import NoUniqueBest, Record
+
+ROLES = ("system", "developer", "user", "assistant", "tool")
+
+Messages = tuple[dict[str, str], ...]
+
+
+class DataError(ValueError):
+    """Data that cannot be used. Says where (file, row, key), what was expected and what was found.
+
+    Attributes: `problem` (the sentence without file and row), `file`, `row` (1-based; in JSONL the line) and `key`, None where unknown.
+    """
+
+    def __init__(self, problem: str, *, key: str | None = None, file: str | None = None, row: int | None = None):
+        self.problem, self.key, self.file, self.row = problem, key, file, row
+        where = ", ".join(part for part in (file, f"row {row}" if row is not None else None) if part)
+        super().__init__(f"{where}: {problem}" if where else problem)
+
+    def at(self, file: str, row: int) -> DataError:
+        """The same error with its place filled in."""
+        return DataError(self.problem, key=self.key, file=file, row=row)
+
+
+class Row(dict):
+    """A row as it stands in the file: its keys, the id it gets when it has none, and what a reader left out of it."""
+
+    def __init__(self, keys: dict[str, Any], name: str):
+        super().__init__(keys)
+        self.name = name
+        self.has_id = False
+        """Set by `row_id`: the id comes from the row, so it can occur twice."""
+        self.dropped = 0
+        """Responses that the reader left out for want of a score."""
+
+
+def wrong(key: str, expected: str, value: Any) -> DataError:
+    """The error for a key whose value is not what the format says."""
+    return DataError(f"{key}: expected {expected}, found {describe(value)}.", key=key)
+
+
+def describe(value: Any) -> str:
+    """A value in words that fit on one line, for error messages."""
+    names = {bool: "boolean", int: "number", float: "number", str: "text", list: "list", dict: "object", type(None): "null"}
+    kind = names.get(type(value), type(value).__name__)
+    if value is None:
+        return kind
+    if isinstance(value, str) and not value.strip():
+        return "empty text" if not value else "blank text"
+    if isinstance(value, (list, dict)):
+        return f"{kind} of {len(value)}"
+    # An integer of thousands of digits is valid JSON, and repr refuses it.
+    shown = "a huge integer" if isinstance(value, int) and value.bit_length() > 256 else ascii(value)
+    return f"{kind} {shown if len(shown) <= 60 else shown[:57] + '...'}"
+
+
+def required(row: dict[str, Any], key: str, expected: str, prefix: str = "") -> Any:
+    """The value of `key`, which must be there and not null (Parquet fills absent keys with null)."""
+    if row.get(key) is None:
+        known = ", ".join(sorted(str(name) for name in row)[:12]) or "no keys"
+        raise DataError(f"{prefix}{key}: expected {expected}, found nothing; the row has {known[:200]}.", key=f"{prefix}{key}")
+    return row[key]
+
+
+def as_text(value: Any, key: str, *, blank: bool = False) -> str:
+    """`value` if it is text that can be encoded (no lone surrogates) and, unless `blank`, holds more than white space."""
+    expected = "text" if blank else "non-empty text"
+    if not isinstance(value, str) or (not blank and not value.strip()):
+        raise wrong(key, expected, value)
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        raise wrong(key, f"{expected} in valid Unicode", value) from error
+    return value
+
+
+def text(row: dict[str, Any], key: str, prefix: str = "", *, blank: bool = False) -> str:
+    """Text under `key`."""
+    return as_text(required(row, key, "text", prefix), prefix + key, blank=blank)
+
+
+def optional_text(row: dict[str, Any], key: str) -> str | None:
+    """Text under `key`, or None where it is absent, null or blank."""
+    value = row.get(key)
+    return None if value is None else as_text(value, key, blank=True).strip() or None
+
+
+def as_number(value: Any, key: str, expected: str = "a finite number") -> float:
+    """`value` as a finite float; booleans are not numbers."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise wrong(key, expected, value)
+    try:
+        number = float(value)
+    except OverflowError as error:
+        raise wrong(key, expected, value) from error
+    if not math.isfinite(number):
+        raise wrong(key, expected, value)
+    return number
+
+
+def number(row: dict[str, Any], key: str) -> float:
+    """A finite number under `key`."""
+    return as_number(required(row, key, "a finite number"), key)
+
+
+def as_integer(value: Any, key: str, low: int, high: int) -> int:
+    """`value` if it is an integer in [low, high]; booleans are not integers."""
+    if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
+        raise wrong(key, f"an integer {low}..{high}", value)
+    return value
+
+
+def integer(row: dict[str, Any], key: str, low: int, high: int) -> int:
+    """An integer in [low, high] under `key`."""
+    return as_integer(required(row, key, f"an integer {low}..{high}"), key, low, high)
+
+
+def choice(row: dict[str, Any], key: str, choices: Collection[str]) -> str:
+    """One of the texts `choices` under `key`."""
+    expected = " or ".join(f'"{name}"' for name in choices)
+    value = required(row, key, expected)
+    if not isinstance(value, str) or value not in choices:
+        raise wrong(key, expected, value)
+    return value
+
+
+def as_list(value: Any, key: str) -> list[Any]:
+    """`value` if it is a list with something in it."""
+    if not isinstance(value, list) or not value:
+        raise wrong(key, "a non-empty list", value)
+    return value
+
+
+def items(row: dict[str, Any], key: str) -> list[Any]:
+    """A non-empty list under `key`."""
+    return as_list(required(row, key, "a non-empty list"), key)
+
+
+def as_object(value: Any, key: str) -> dict[str, Any]:
+    """`value` if it is an object."""
+    if not isinstance(value, dict):
+        raise wrong(key, "an object", value)
+    return value
+
+
+def as_messages(value: Any, key: str) -> Messages:
+    """A non-empty list of {role, content} with known roles and text contents; other keys of a message are left out."""
+    messages = []
+    for position, entry in enumerate(as_list(value, key)):
+        where = f"{key}[{position}]"
+        message = as_object(entry, where)
+        role = required(message, "role", "a role", f"{where}.")
+        if role not in ROLES:
+            raise wrong(f"{where}.role", "one of " + ", ".join(ROLES), role)
+        messages.append({"role": role, "content": text(message, "content", f"{where}.", blank=True)})
+    return tuple(messages)
+
+
+def conversation(row: dict[str, Any], key: str) -> Messages:
+    """A conversation under `key`: messages, or a text, which is one turn of the user."""
+    value = required(row, key, "text or a list of messages")
+    if isinstance(value, list):
+        return as_messages(value, key)
+    if not isinstance(value, str):
+        raise wrong(key, "text or a list of messages", value)
+    return ask(as_text(value, key))
+
+
+def ask(query: str) -> Messages:
+    """A conversation of one user turn."""
+    return ({"role": "user", "content": query},)
+
+
+def row_id(row: Row, *keys: str) -> str:
+    """The row's own id (under the first of `keys` it has; text or integer), else `row.name`."""
+    for key in keys:
+        value = row.get(key)
+        if value is None:
+            continue
+        if isinstance(value, bool) or not isinstance(value, (int, str)) or (isinstance(value, int) and value.bit_length() > 256):
+            raise wrong(key, "text or an integer as id", value)
+        row.has_id = True
+        return as_text(str(value), key)
+    return row.name
+
+
+def check(record: Record) -> None:
+    """Raise what is wrong with a record whose fields have the right types.
+
+    Raises:
+        DataError: no user query at the end of the context, a blank response, rewards that do not fit the responses, are not finite or, for a
+            single response, not 0 or 1.
+        NoUniqueBest: no single maximum of the rewards, or the best response's text occurs twice (no judgement could single it out: Eq. 10).
+    """
+    if not record.context or record.context[-1]["role"] != "user" or not record.context[-1]["content"].strip():
+        found = f"a turn of {record.context[-1]['role']}" if record.context and record.context[-1]["role"] != "user" else "nothing"
+        raise DataError(f"context: expected the user's query as the last turn, found {found}.", key="context")
+    if not record.responses or len(record.rewards) != record.n:
+        raise DataError(f"rewards: expected one per response, found {len(record.rewards)} for {record.n} responses.", key="rewards")
+    for position, response in enumerate(record.responses):
+        as_text(response, f"responses[{position}]")
+    for position, reward in enumerate(record.rewards):
+        as_number(reward, f"rewards[{position}]")
+    if record.n == 1 and record.rewards[0] not in (0.0, 1.0):
+        raise DataError(f"rewards: expected 0 or 1 for a single response, found {record.rewards[0]:g}.", key="rewards")
+    if record.rewards.count(max(record.rewards)) > 1:
+        raise NoUniqueBest(f"{record.id}: the highest reward, {max(record.rewards):g}, occurs more than once.")
+    if record.responses.count(record.responses[record.best]) > 1:
+        raise NoUniqueBest(f"{record.id}: another response has the same text as the best one.")

@@ -1,0 +1,336 @@
+"""One small function per format: a row of the file in, its records out (method: section 7).
+
+A reader takes a `Row` and returns a list of records, usually one. It raises `DataError` where the row is not what the format says; what all records
+must obey (a unique best, finite rewards, ...) is left to `fields.check`. The chosen response comes first wherever a format has one: presentation
+is shuffled later.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+from collections import Counter
+from collections.abc import Callable
+
+from rlsys.readers.fields import (
+    DataError,
+    Messages,
+    Row,
+    as_integer,
+    as_list,
+    as_messages,
+    as_number,
+    as_object,
+    as_text,
+    ask,
+    choice,
+    conversation,
+    integer,
+    items,
+    number,
+    optional_text,
+    required,
+    row_id,
+    text,
+    wrong,
+)
+from rlsys.records import NoUniqueBest, Record
+
+FIRST, SECOND, TIE = (1.0, 0.0), (0.0, 1.0), (0.0, 0.0)
+"""Rewards of a pair."""
+
+
+def rlsys(row: Row) -> list[Record]:
+    """Our own JSON records, as `Record.to_json` writes them; `id` and `source` may be missing."""
+    count = len(items(row, "responses"))
+    for position, response in enumerate(row["responses"]):
+        as_text(response, f"responses[{position}]")
+    for position, reward in enumerate(items(row, "rewards")):
+        as_number(reward, f"rewards[{position}]")
+    if row.get("strength") is not None:
+        number(row, "strength")
+    keys = dict(row, id=row_id(row, "id"), source=optional_text(row, "source") or "rlsys", context=as_messages(row.get("context"), "context"))
+    keys |= {key: optional_text(row, key) for key in ("reference", "family")}
+    if row.get("worked") is not None:
+        worked = as_object(row["worked"], "worked")
+        text(worked, "criteria", "worked.")
+        for key in ("notes", "scores"):
+            if len(as_list(worked.get(key), f"worked.{key}")) != count:
+                raise wrong(f"worked.{key}", f"one for each of the {count} responses", worked[key])
+        for position, (note, score) in enumerate(zip(worked["notes"], worked["scores"], strict=True)):
+            as_text(note, f"worked.notes[{position}]")
+            as_integer(score, f"worked.scores[{position}]", *((0, 1) if count == 1 else (1, 10)))
+    return [Record.from_json(keys)]
+
+
+def trl_preference(row: Row) -> list[Record]:
+    """TRL preference: prompt, chosen, rejected; texts or message lists. Without a prompt it is what chosen and rejected begin with alike."""
+    if row.get("prompt") is not None:
+        context = conversation(row, "prompt")
+        chosen, rejected = _reply(row, "chosen", context), _reply(row, "rejected", context)
+    elif isinstance(row.get("chosen"), str) and isinstance(row.get("rejected"), str):
+        context, chosen, rejected = _split_texts(text(row, "chosen"), text(row, "rejected"))
+    else:
+        context, chosen, rejected = _split_messages(row)
+    return [Record(row_id(row, "id"), "trl_preference", context, (chosen, rejected), FIRST)]
+
+
+def trl_unpaired(row: Row) -> list[Record]:
+    """TRL unpaired preference: prompt, completion, label (boolean); a single response with reward 1 or 0."""
+    context = conversation(row, "prompt")
+    label = required(row, "label", "a boolean")
+    if not isinstance(label, bool):
+        raise wrong("label", "a boolean", label)
+    return [Record(row_id(row, "id"), "trl_unpaired", context, (_reply(row, "completion", context),), (float(label),))]
+
+
+def hh_rlhf(row: Row) -> list[Record]:
+    """HH-RLHF: chosen and rejected, whole transcripts that differ in the assistant's last turn only."""
+    (context, chosen), (other, rejected) = _transcript(row, "chosen"), _transcript(row, "rejected")
+    if context != other:
+        raise DataError("rejected: expected the same conversation as in chosen up to the assistant's last turn, found another.", key="rejected")
+    return [Record(row_id(row, "id"), "hh_rlhf", context, (chosen, rejected), FIRST)]
+
+
+def ultrafeedback(row: Row) -> list[Record]:
+    """UltraFeedback: instruction, completions[].response and .overall_score.
+
+    A completion whose score is NaN or null is left out and counted (`Row.dropped`); the others can still be compared. Fewer than two scored
+    ones: no unique best.
+    """
+    responses, rewards = [], []
+    for position, entry in enumerate(items(row, "completions")):
+        where = f"completions[{position}]"
+        completion = as_object(entry, where)
+        score = completion.get("overall_score")
+        if "overall_score" not in completion:
+            raise DataError(f"{where}.overall_score: expected a number, found nothing.", key=f"{where}.overall_score")
+        if score is None or (isinstance(score, float) and math.isnan(score)):
+            row.dropped += 1
+            continue
+        rewards.append(as_number(score, f"{where}.overall_score"))
+        responses.append(text(completion, "response", f"{where}."))
+    context = ask(text(row, "instruction"))
+    if len(responses) < 2:
+        raise NoUniqueBest(f"{row.name}: {len(responses)} of {len(row['completions'])} completions have a score.")
+    family = optional_text(row, "source")
+    return [Record(row_id(row, "id"), "ultrafeedback", context, tuple(responses), tuple(rewards), family=family)]
+
+
+def ultrafeedback_binarized(row: Row) -> list[Record]:
+    """UltraFeedback binarized: prompt, chosen, rejected, score_chosen, score_rejected. `prompt_id` names the prompt, not the row."""
+    context = conversation(row, "prompt")
+    rewards = number(row, "score_chosen"), number(row, "score_rejected")
+    if rewards[0] < rewards[1]:
+        raise wrong("score_chosen", f"at least score_rejected ({rewards[1]:g})", rewards[0])
+    responses = _reply(row, "chosen", context), _reply(row, "rejected", context)
+    return [Record(row_id(row, "id"), "ultrafeedback_binarized", context, responses, rewards, strength=rewards[0] - rewards[1])]
+
+
+def helpsteer2(row: Row) -> list[Record]:
+    """HelpSteer2 preference: prompt, response_1, response_2, preference_strength -3..3 (> 0 means response_2, 0 is a tie)."""
+    strength = integer(row, "preference_strength", -3, 3)
+    # Several turns stand in one text, divided by NeMo's turn marks; the first turn is the user's and has none.
+    parts = re.split(r"\n?<extra_id_1>(User|Assistant)\n", text(row, "prompt"))
+    roles = ["user"] + [role.lower() for role in parts[1::2]]
+    context = tuple({"role": role, "content": content} for role, content in zip(roles, parts[::2], strict=True))
+    responses = text(row, "response_1"), text(row, "response_2")
+    return [Record(row_id(row, "id"), "helpsteer2", context, responses, _signed(strength), strength=abs(strength))]
+
+
+def helpsteer3(row: Row) -> list[Record]:
+    """HelpSteer3 preference: context, response1, response2, overall_preference -3..3 (< 0 means response1)."""
+    strength = integer(row, "overall_preference", -3, 3)
+    responses = text(row, "response1"), text(row, "response2")
+    context, family = conversation(row, "context"), optional_text(row, "domain")
+    return [Record(row_id(row, "id"), "helpsteer3", context, responses, _signed(strength), strength=abs(strength), family=family)]
+
+
+def offsetbias(row: Row) -> list[Record]:
+    """OffsetBias: instruction, output_1, output_2, label 1|2."""
+    return _labelled(row, "offsetbias", "instruction")
+
+
+def llmbar(row: Row) -> list[Record]:
+    """LLMBar: input, output_1, output_2, label 1|2."""
+    return _labelled(row, "llmbar", "input")
+
+
+def skywork(row: Row) -> list[Record]:
+    """Skywork preference v0.2: chosen, rejected as message lists that share all turns but the last."""
+    context, chosen, rejected = _split_messages(row)
+    return [Record(row_id(row, "id"), "skywork", context, (chosen, rejected), FIRST, family=optional_text(row, "source"))]
+
+
+def rewardbench(row: Row) -> list[Record]:
+    """Reward Bench: id, prompt, chosen, rejected, subset. The subset is the source, as ids are only looked at within it."""
+    context, subset = conversation(row, "prompt"), text(row, "subset")
+    responses = _reply(row, "chosen", context), _reply(row, "rejected", context)
+    return [Record(row_id(row, "id"), subset, context, responses, FIRST, family=subset)]
+
+
+def rewardbench2(row: Row) -> list[Record]:
+    """Reward Bench 2: prompt, chosen [..], rejected [..], num_correct, subset.
+
+    Several chosen (the Ties subset) have no unique best among them, so Eq. 10 is asked of each: one record per chosen response, against all the
+    rejected ones, with ids `id/0`, `id/1`, ...
+    """
+    context, subset, name = conversation(row, "prompt"), text(row, "subset"), row_id(row, "id")
+    chosen = [as_text(value, f"chosen[{position}]") for position, value in enumerate(items(row, "chosen"))]
+    rejected = [as_text(value, f"rejected[{position}]") for position, value in enumerate(items(row, "rejected"))]
+    if row.get("num_correct") is not None and integer(row, "num_correct", 1, len(chosen)) != len(chosen):
+        raise wrong("num_correct", f"the number of chosen responses ({len(chosen)})", row["num_correct"])
+    names = [name] if len(chosen) == 1 else [f"{name}/{position}" for position in range(len(chosen))]
+    rewards = (1.0,) + (0.0,) * len(rejected)
+    return [Record(key, subset, context, (best, *rejected), rewards, family=subset) for key, best in zip(names, chosen, strict=True)]
+
+
+def rmb_pair(row: Row) -> list[Record]:
+    """RMB pairwise: conversation_input, chosen.answer, reject.answer (the key is `reject`)."""
+    responses = _answer(row, "chosen"), _answer(row, "reject")
+    context, family = conversation(row, "conversation_input"), optional_text(row, "category_path")
+    return [Record(row_id(row, "id", "pair_uid"), "rmb_pair", context, responses, FIRST, family=family)]
+
+
+def rmb_bon(row: Row) -> list[Record]:
+    """RMB best-of-N: bon_best.answer and loser_list[].answer, all of them in one record."""
+    losers = [text(as_object(value, f"loser_list[{i}]"), "answer", f"loser_list[{i}].") for i, value in enumerate(items(row, "loser_list"))]
+    responses = (_answer(row, "bon_best"), *losers)
+    context, family = conversation(row, "conversation_input"), optional_text(row, "category_path")
+    return [Record(row_id(row, "id", "bon_uid"), "rmb_bon", context, responses, (1.0,) + (0.0,) * len(losers), family=family)]
+
+
+def ppe_preference(row: Row) -> list[Record]:
+    """PPE human preference: prompt, response_1, response_2, winner (model_a, model_b, or a tie: "tie", "tie (bothbad)")."""
+    winner = text(row, "winner")
+    if winner not in ("model_a", "model_b") and not winner.startswith("tie"):
+        raise wrong("winner", '"model_a", "model_b" or a tie', winner)
+    responses = text(row, "response_1"), text(row, "response_2")
+    rewards = {"model_a": FIRST, "model_b": SECOND}.get(winner, TIE)
+    return [Record(row_id(row, "id", "question_id"), "ppe_preference", conversation(row, "prompt"), responses, rewards)]
+
+
+def ppe_best_of_k(row: Row) -> list[Record]:
+    """PPE best-of-K: response_1..response_K, scores (K booleans), sampled_conflict_pairs.
+
+    One record per sampled pair, in the pair's own order, with id `id/0`, `id/1`, ...; the pairs count from 0, the columns from 1.
+    """
+    context, name, scores = conversation(row, "prompt"), row_id(row, "id", "question_id"), items(row, "scores")
+    records = []
+    for position, entry in enumerate(items(row, "sampled_conflict_pairs")):
+        where = f"sampled_conflict_pairs[{position}]"
+        pair = [as_integer(index, where, 0, len(scores) - 1) for index in as_list(entry, where)]
+        if len(pair) != 2:
+            raise wrong(where, "two indices", entry)
+        for index in pair:
+            if not isinstance(scores[index], bool):
+                raise wrong(f"scores[{index}]", "a boolean", scores[index])
+        first, second = pair
+        responses = text(row, f"response_{first + 1}"), text(row, f"response_{second + 1}")
+        records.append(Record(f"{name}/{position}", "ppe_best_of_k", context, responses, (float(scores[first]), float(scores[second]))))
+    return records
+
+
+def judgebench(row: Row) -> list[Record]:
+    """JudgeBench: question, response_A, response_B, label "A>B" | "B>A"."""
+    rewards = FIRST if choice(row, "label", ("A>B", "B>A")) == "A>B" else SECOND
+    responses = text(row, "response_A"), text(row, "response_B")
+    context, family = conversation(row, "question"), optional_text(row, "source")
+    return [Record(row_id(row, "id", "pair_id"), "judgebench", context, responses, rewards, family=family)]
+
+
+def realmistake(row: Row) -> list[Record]:
+    """ReaLMistake: input, llm_response, error_label or label ("error" | "no_error", or true for an error); reward 1 where there is NO error."""
+    key = "error_label" if row.get("error_label") is not None else "label"
+    label = required(row, key, '"error", "no_error" or a boolean')
+    error = label if isinstance(label, bool) else choice(row, key, ("error", "no_error")) == "error"
+    return [Record(row_id(row, "id"), "realmistake", ask(text(row, "input")), (text(row, "llm_response"),), (float(not error),))]
+
+
+def pandalm(row: Row) -> list[Record]:
+    """PandaLM: instruction, input (may be blank), response1, response2, annotator1..3 (0 tie, 1, 2); at least two of the three decide.
+
+    A majority for a tie, or three different votes, has no unique best. The strength is the number of votes (2 or 3).
+    """
+    vote, count = Counter(integer(row, f"annotator{k}", 0, 2) for k in (1, 2, 3)).most_common(1)[0]
+    rewards = {1: FIRST, 2: SECOND}.get(vote, TIE) if count >= 2 else TIE
+    query = "\n\n".join(part for part in (text(row, key, blank=True) for key in ("instruction", "input")) if part.strip())
+    responses = text(row, "response1"), text(row, "response2")
+    return [Record(row_id(row, "id", "idx"), "pandalm", ask(as_text(query, "instruction")), responses, rewards, strength=count)]
+
+
+READERS: dict[str, Callable[[Row], list[Record]]] = {
+    reader.__name__: reader
+    for reader in (
+        rlsys, trl_preference, trl_unpaired, hh_rlhf, ultrafeedback, ultrafeedback_binarized, helpsteer2, helpsteer3, offsetbias, llmbar,
+        skywork, rewardbench, rewardbench2, rmb_pair, rmb_bon, ppe_preference, ppe_best_of_k, judgebench, realmistake, pandalm,
+    )
+}  # fmt: skip
+"""Every format by its name."""
+
+
+def _signed(strength: int) -> tuple[float, float]:
+    return SECOND if strength > 0 else FIRST if strength < 0 else TIE
+
+
+def _labelled(row: Row, source: str, query: str) -> list[Record]:
+    rewards = FIRST if integer(row, "label", 1, 2) == 1 else SECOND
+    return [Record(row_id(row, "id"), source, ask(text(row, query)), (text(row, "output_1"), text(row, "output_2")), rewards)]
+
+
+def _answer(row: Row, key: str) -> str:
+    return text(as_object(required(row, key, "an object with an answer"), key), "answer", f"{key}.")
+
+
+def _reply(row: Row, key: str, context: Messages) -> str:
+    """The one assistant turn under `key`: a text, or messages with or without `context` in front."""
+    value = required(row, key, "text or a list of messages")
+    if not isinstance(value, list):
+        return as_text(value, key)
+    messages = as_messages(value, key)
+    if messages[:-1] not in ((), context) or messages[-1]["role"] != "assistant":
+        raise wrong(key, "one assistant message, after the prompt's messages or alone", value)
+    return messages[-1]["content"]
+
+
+def _split_messages(row: Row) -> tuple[Messages, str, str]:
+    """(context, chosen, rejected) of two message lists that differ in the last, the assistant's, only."""
+    chosen, rejected = (as_messages(required(row, key, "a list of messages"), key) for key in ("chosen", "rejected"))
+    for key, messages in (("chosen", chosen), ("rejected", rejected)):
+        if messages[-1]["role"] != "assistant":
+            raise wrong(key, "an assistant message at the end", messages[-1]["role"])
+    if chosen[:-1] != rejected[:-1]:
+        raise DataError("rejected: expected the messages of chosen up to the last one, found others.", key="rejected")
+    return chosen[:-1], chosen[-1]["content"], rejected[-1]["content"]
+
+
+def _split_texts(chosen: str, rejected: str) -> tuple[Messages, str, str]:
+    """(context, chosen, rejected) of two texts that begin with the same prompt, cut between words."""
+    end = len(os.path.commonprefix([chosen, rejected]))
+    while end and not chosen[end - 1].isspace():
+        end -= 1
+    prompt = chosen[:end].rstrip()
+    if not prompt:
+        raise DataError("prompt: expected a prompt, or a chosen and a rejected text that begin with the same one, found neither.", key="prompt")
+    return ask(prompt), chosen[len(prompt) :], rejected[len(prompt) :]
+
+
+_TURN = re.compile(r"(?:\A\s*|\n\n)(Human|Assistant):")
+
+
+def _transcript(row: Row, key: str) -> tuple[Messages, str]:
+    """(context, last assistant turn) of an HH-RLHF transcript. Neighbouring turns of one speaker, which do occur, are one turn."""
+    before, *parts = _TURN.split(text(row, key))
+    if before.strip() or not parts:
+        raise wrong(key, r'a transcript that begins with "\n\nHuman:"', row[key])
+    messages: list[dict[str, str]] = []
+    for speaker, content in zip(parts[::2], parts[1::2], strict=True):
+        role, content = ("user" if speaker == "Human" else "assistant"), content.strip()
+        if messages and messages[-1]["role"] == role:
+            messages[-1]["content"] = f"{messages[-1]['content']}\n\n{content}".strip()
+        else:
+            messages.append({"role": role, "content": content})
+    if messages[-1]["role"] != "assistant" or not messages[-1]["content"]:
+        raise wrong(key, "a transcript that ends with the assistant's turn", row[key][-50:])
+    return tuple(messages[:-1]), messages[-1]["content"]

@@ -1,0 +1,149 @@
+"""A run's folder: what lies where, who may write in it, and its checkpoints.
+
+    RUN/config.yaml              resolved config
+    RUN/metrics.jsonl            one line per step (tensorboard/ holds the same)
+    RUN/trajectories/            step_000001.parquet ..., heldout_base.parquet, heldout_cold_start.parquet, heldout_rl.parquet
+    RUN/checkpoints/cold_start/  model/ after the cold start: the frozen reference of RL
+    RUN/checkpoints/step_000010/ model/ (Hugging Face format), optimizer/ (one file per rank), state.json
+    RUN/checkpoints/best.json    which checkpoint had the best held-out reward
+    RUN/logs/                    what each actor, vLLM and DeepSpeed said
+    RUN/summary.json             written last, when the run is complete
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from rlsys.config import Config, ConfigError, load_config, save_config
+
+MAY_CHANGE = {"run", "checkpoint", "rl.steps", "rl.eval_every"}
+"""Keys that a resumed run may change; everything else would make another run of it."""
+
+
+class RunFolder:
+    """Opens (or makes) the folder of a run and holds its lock until `close`.
+
+    Raises:
+        ConfigError: another process is using the folder, or it holds a run with a different config.
+    """
+
+    def __init__(self, config: Config):
+        self.path = config.run.dir.absolute()
+        for name in ("trajectories", "checkpoints", "logs"):
+            (self.path / name).mkdir(parents=True, exist_ok=True)
+        self._lock = (self.path / ".lock").open("w")
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise ConfigError(f"{self.path}: another process is writing this run; wait for it or choose another run.dir.") from error
+        saved = self.path / "config.yaml"
+        if saved.exists():
+            _refuse_other_config(load_config(saved), config, saved)
+        save_config(config, saved)
+
+    def close(self) -> None:
+        self._lock.close()
+
+    # --- results -------------------------------------------------------------------------------------------------
+
+    @property
+    def logs(self) -> Path:
+        return self.path / "logs"
+
+    def heldout_path(self, stage: str) -> Path:
+        return self.path / "trajectories" / f"heldout_{stage}.parquet"
+
+    def write_json(self, name: str, value: Any) -> None:
+        path = self.path / name
+        aside = path.with_name(f".{path.name}.partial")
+        aside.write_text(json.dumps(value, indent=2) + "\n")
+        os.replace(aside, path)
+
+    def read_json(self, name: str) -> Any | None:
+        path = self.path / name
+        return json.loads(path.read_text()) if path.exists() else None
+
+    # --- checkpoints ---------------------------------------------------------------------------------------------
+
+    @property
+    def cold_start(self) -> Path:
+        return self.path / "checkpoints" / "cold_start"
+
+    def checkpoint_path(self, step: int) -> Path:
+        return self.path / "checkpoints" / f"step_{step:06d}"
+
+    def begin_checkpoint(self, step: int) -> Path:
+        """An empty folder to write into; `commit_checkpoint` gives it its name."""
+        aside = self.path / "checkpoints" / f".partial_{step:06d}"
+        shutil.rmtree(aside, ignore_errors=True)
+        aside.mkdir(parents=True)
+        return aside
+
+    def commit_checkpoint(self, step: int, state: dict[str, Any], keep: int) -> None:
+        """Complete the folder of `begin_checkpoint`, rename it, and drop all but the newest `keep` and the best."""
+        aside = self.path / "checkpoints" / f".partial_{step:06d}"
+        (aside / "state.json").write_text(json.dumps(state, indent=2))
+        shutil.rmtree(self.checkpoint_path(step), ignore_errors=True)
+        os.replace(aside, self.checkpoint_path(step))
+        for old in self.checkpoints()[:-keep]:
+            if old.name != self.best().get("checkpoint"):
+                shutil.rmtree(old)
+        # From here on a resumed run starts from this checkpoint; of the cold start only the model (the reference) is needed.
+        shutil.rmtree(self.cold_start / "optimizer", ignore_errors=True)
+
+    def checkpoints(self) -> list[Path]:
+        """Complete checkpoints, oldest first."""
+        return sorted(path for path in (self.path / "checkpoints").glob("step_*") if (path / "state.json").exists())
+
+    def best(self) -> dict[str, Any]:
+        """{"checkpoint": name, "reward": held-out reward} of the best so far; empty before the first evaluation."""
+        return self.read_json("checkpoints/best.json") or {}
+
+    def is_best(self, reward: float) -> bool:
+        return reward > self.best().get("reward", float("-inf"))
+
+    def set_best(self, step: int, reward: float) -> None:
+        self.write_json("checkpoints/best.json", {"checkpoint": self.checkpoint_path(step).name, "reward": reward})
+
+    def latest_state(self) -> tuple[Path, dict[str, Any]] | None:
+        """The newest complete checkpoint and its state, or None for a fresh run."""
+        found = self.checkpoints()
+        return (found[-1], json.loads((found[-1] / "state.json").read_text())) if found else None
+
+
+def write_parquet(table: pa.Table, path: Path) -> None:
+    """Write aside, then rename: a reader never meets half a table."""
+    aside = path.with_name(f".{path.name}.partial")
+    pq.write_table(table, aside)
+    os.replace(aside, path)
+
+
+def _refuse_other_config(old: Config, new: Config, where: Path) -> None:
+    changed = [
+        f"{key}: {before!r} there, {after!r} now"
+        for key, before, after in _differences(old.model_dump(mode="json"), new.model_dump(mode="json"))
+        if key not in MAY_CHANGE and key.partition(".")[0] not in MAY_CHANGE
+    ]
+    if changed:
+        raise ConfigError(
+            f"{where}: the folder holds a run with another config ({'; '.join(changed)}). Choose another run.dir, or remove the folder."
+        )
+
+
+def _differences(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> list[tuple[str, Any, Any]]:
+    found = []
+    for key in old.keys() | new.keys():
+        before, after = old.get(key), new.get(key)
+        if isinstance(before, dict) and isinstance(after, dict):
+            found.extend(_differences(before, after, f"{prefix}{key}."))
+        elif before != after:
+            found.append((f"{prefix}{key}", before, after))
+    return sorted(found, key=lambda item: item[0])

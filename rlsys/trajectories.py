@@ -1,0 +1,84 @@
+"""Arrow schemas of what travels between actors and of the trajectory table that every step leaves behind.
+
+A batch moves as one record batch: REQUESTS -> (rollout actors) -> SAMPLES -> (reward actor) -> TRAJECTORIES.
+Rows of one group are neighbours; `group` numbers the prompts of the batch from 0.
+"""
+
+from __future__ import annotations
+
+import pyarrow as pa
+
+TOKENS = pa.list_(pa.int32())
+FLOATS = pa.list_(pa.float32())
+
+REQUESTS = pa.schema(
+    [
+        ("group", pa.int32()),  # which prompt of the batch
+        ("prompt_tokens", TOKENS),
+        ("seeds", pa.list_(pa.int64())),  # one per sample wanted: its length is the group size
+    ]
+)
+"""What to sample: one row per prompt."""
+
+SAMPLES = pa.schema(
+    [
+        ("group", pa.int32()),
+        ("sample", pa.int32()),  # 0 .. group size - 1
+        ("tokens", TOKENS),  # generated ids, the end-of-sequence id included when it was generated
+        ("logprobs", FLOATS),  # the engine's log-probability of each of them, at the sampling temperature
+        ("text", pa.string()),  # special tokens left out
+        ("finish_reason", pa.string()),  # "stop" | "length"
+        ("weight_version", pa.int64()),  # of the weights that generated it
+    ]
+)
+"""What came back: one row per sample, ordered by (group, sample)."""
+
+TRAJECTORIES = pa.schema(
+    [
+        ("step", pa.int32()),
+        ("group", pa.int32()),
+        ("sample", pa.int32()),
+        ("prompt_id", pa.string()),  # Record.id
+        ("family", pa.string()),
+        ("order", pa.list_(pa.int32())),  # order[p]: original index of the response shown at place p
+        ("prompt", pa.string()),
+        ("text", pa.string()),
+        ("scores", pa.list_(pa.int32())),  # in the record's own order; null after a parse failure
+        ("parse_failure", pa.string()),  # reason, or null
+        ("correct", pa.bool_()),
+        ("reward", pa.float32()),  # +1 or -1
+        ("advantage", pa.float32()),
+        ("finish_reason", pa.string()),
+        ("weight_version", pa.int64()),
+        ("prompt_token_count", pa.int32()),
+        ("token_count", pa.int32()),
+        ("rollout_logprob", pa.float32()),  # means over the generated tokens
+        ("trainer_logprob", pa.float32()),  # null where the sample was not trained on
+        ("reference_logprob", pa.float32()),
+    ]
+)
+"""The table of a step: trajectories/step_000001.parquet."""
+
+LEARNER = pa.schema(
+    [
+        ("group", pa.int32()),
+        ("prompt_tokens", TOKENS),
+        ("tokens", TOKENS),
+        ("rollout_logprobs", FLOATS),
+        ("advantage", pa.float32()),
+    ]
+)
+"""What the learner trains on: one row per sample of the groups that carry an advantage; supervised rows have advantage 1."""
+
+GROUPS = pa.schema(
+    [
+        ("group", pa.int32()),
+        ("prompt_id", pa.string()),
+        ("family", pa.string()),
+        ("order", pa.list_(pa.int32())),
+        ("rewards", pa.list_(pa.float64())),  # ground truth, in the record's own order
+        ("prompt", pa.string()),
+        ("prompt_tokens", TOKENS),
+    ]
+)
+"""What the reward actor must know about each prompt of a batch to judge its samples."""

@@ -1,0 +1,67 @@
+"""Held-out summaries, worked out by hand on a table small enough to count."""
+
+import pyarrow as pa
+import pytest
+
+from rlsys import heldout
+from rlsys.records import Record
+
+
+def table(rows):
+    """rows: (prompt id, family, correct, parse failure)."""
+    return pa.table(
+        {
+            "prompt_id": [row[0] for row in rows],
+            "family": [row[1] for row in rows],
+            "correct": [row[2] for row in rows],
+            "parse_failure": pa.array([row[3] for row in rows], pa.string()),
+            "reward": [1.0 if row[2] else -1.0 for row in rows],
+            "token_count": [10] * len(rows),
+        }
+    )
+
+
+ROWS = [("a", "sum", True, None), ("b", "sum", False, None), ("c", "case", False, "no_box"), ("d", "case", True, None)]
+
+
+def test_counts_by_hand():
+    summary = heldout.summarise(table(ROWS))
+    assert summary["n"] == 4
+    assert summary["reward"] == pytest.approx(0.0)
+    assert summary["accuracy"] == pytest.approx(0.5)
+    assert summary["accuracy_parsed"] == pytest.approx(2 / 3)
+    assert summary["parse_failures"] == {"no_box": 1}
+    assert summary["families"]["case"] == {"n": 2, "accuracy": 0.5, "parsed": 0.5}
+    low, high = summary["reward_ci95"]
+    assert -1 <= low < 0 < high <= 1
+
+
+def test_several_samples_of_one_row_do_not_narrow_the_interval_as_new_rows_would():
+    few = heldout.summarise(table([(str(i), "f", i % 2 == 0, None) for i in range(40)]))
+    copies = heldout.summarise(table([(str(i), "f", i % 2 == 0, None) for i in range(40) for _ in range(10)]))
+    assert copies["n"] == 40 and copies["samples"] == 400
+    width = lambda s: s["accuracy_ci95"][1] - s["accuracy_ci95"][0]  # noqa: E731
+    assert width(copies) == pytest.approx(width(few), rel=0.15)
+
+
+def test_paired_difference_and_parsed_accuracy():
+    before = table(ROWS)
+    after = table([("a", "sum", True, None), ("b", "sum", True, None), ("c", "case", True, None), ("d", "case", True, None)])
+    result = heldout.paired(after, before)
+    assert result["mean"] == pytest.approx(1.0)  # rewards: two rows rise by 2, two stay
+    assert result["accuracy_parsed"]["n"] == 3
+    assert result["accuracy_parsed"]["mean"] == pytest.approx(1 / 3)
+
+
+def record(best, *responses):
+    rewards = tuple(1.0 if i == best else 0.0 for i in range(len(responses)))
+    return Record("x", "s", ({"role": "user", "content": "q"},), responses, rewards)
+
+
+def test_baselines_by_hand():
+    records = [record(0, "long one", "x"), record(1, "long one", "x"), record(1, "aa", "bb"), record(0, "only")]
+    result = heldout.baselines(records)
+    assert result["chance"] == pytest.approx(0.5)
+    assert result["pairs_n"] == 3
+    assert result["first"] == pytest.approx(1 / 3)
+    assert result["longer"] == pytest.approx((1 + 0 + 0.5) / 3)
