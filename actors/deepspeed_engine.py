@@ -97,7 +97,8 @@ def freeze(module: nn.Module, learner: Learner, dtype: torch.dtype) -> nn.Module
     if learner.zero_stage < 3:
         return module.to(get_accelerator().current_device_name())
     engine, *_ = deepspeed.initialize(model=module, config=_settings(3, dtype, 0.0))
-    return engine.eval()
+    engine.eval()
+    return engine
 
 
 def backward(engine: deepspeed.DeepSpeedEngine, loss: Tensor, *, last: bool) -> None:

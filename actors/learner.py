@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -253,8 +254,11 @@ class LearnerActor:
                 sums[2].index_add_(0, rows, reference[i].cpu().double())
         tokens, trainer, frozen = torch.stack(_from_all_ranks(sums)).sum(0)
         groups = batch["group"].to_pylist()
-        seen: dict[int, int] = {}
-        places = [seen[group] for group in groups if seen.update({group: seen.get(group, -1) + 1}) is None]
+        seen: Counter[int] = Counter()
+        places = []
+        for group in groups:
+            places.append(seen[group])
+            seen[group] += 1
         return pa.table(
             {
                 "group": pa.array(groups, pa.int32()),

@@ -10,7 +10,7 @@ import typer
 from rich.table import Table
 
 from launch import data_commands, doctor, score, show
-from launch.console import exit_status, only_json, to_stderr, to_stdout
+from launch.console import exit_status, only_json, say, to_stderr, to_stdout
 
 app = typer.Typer(
     name="rlsys",
@@ -142,7 +142,7 @@ def main() -> None:
         status = exit_status(error)
         if status is None:
             raise
-        to_stderr().print(f"error: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
+        say(to_stderr(), f"error: {error}", "red")
         sys.exit(status)
 
 

@@ -47,6 +47,11 @@ def to_stderr() -> Console:
     return Console(stderr=True)
 
 
+def say(console: Console, text: str, style: str | None = None) -> None:
+    """Print `text` as it is: brackets are no markup, and a long line is left to the terminal to wrap."""
+    console.print(plain(text), style=style, markup=False, highlight=False, soft_wrap=True)
+
+
 def plain(text: str) -> str:
     """`text` without control characters, so that a sample or a file cannot move the cursor or colour the terminal."""
     return "".join(char if char in "\n\t" or char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in text)

@@ -13,20 +13,17 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
-from launch.console import UserError, only_json, plain, to_stdout, written_aside
+from launch.console import UserError, only_json, say, to_stdout, written_aside
 
 app = typer.Typer(name="data", help="Check preference rows, or generate verifiable tasks.", no_args_is_help=True)
 
-FORMATS = (
-    "Formats: rlsys (JSON of the project's own records), trl, trl_unpaired, hh, ultrafeedback, ... `--format help` lists all."
-)
 JsonFlag = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout and nothing else.")]
 
 
 @app.command()
 def check(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="JSONL, JSON or Parquet file.")],
-    format: Annotated[str, typer.Option("--format", "-f", metavar="NAME", help="Reader to use; a wrong name lists them all.")],
+    format: Annotated[str, typer.Option("--format", "-f", metavar="NAME", help="Reader to use; see the list above.")],
     strict: Annotated[bool, typer.Option("--strict", help="Exit with status 1 if any row is malformed.")] = False,
     limit: Annotated[int | None, typer.Option("--limit", min=1, help="Stop after this many usable records.")] = None,
     as_json: JsonFlag = False,
@@ -36,23 +33,22 @@ def check(
     Rows without a unique best response are set aside and counted; malformed rows are named by number. The exit status is 1
     if no row is usable, or with --strict if one is malformed.
 
-    Example: rlsys data check pairs.jsonl --format trl
-    """
-    from rlsys.readers import READERS, Report, read
+    Formats: rlsys (the project's own records), trl_preference, trl_unpaired, hh_rlhf, ultrafeedback, ultrafeedback_binarized,
+    helpsteer2, helpsteer3, offsetbias, llmbar, skywork, rewardbench, rewardbench2, rmb_pair, rmb_bon, ppe_preference,
+    ppe_best_of_k, judgebench, realmistake, pandalm.
 
-    if format not in READERS:
-        raise UserError(f"--format {format}: no such reader; expected one of {', '.join(sorted(READERS))}.")
-    if not file.is_file():
-        raise UserError(f"{file}: no such file.")
+    Example: rlsys data check pairs.jsonl --format trl_preference
+    """
+    from rlsys.readers import Report, read
+
     report = Report()
     with only_json(as_json) as write_json:
         for _ in islice(read(file, format, report=report), limit):
             pass
-        summary = report.to_json()
-        write_json({"file": str(file), "format": format, **summary})
+        write_json(report.to_json())
         if not as_json:
-            _print_report(file, format, summary)
-    if report.records == 0 or (strict and report.malformed):
+            _print_report(report.to_json())
+    if report.records == 0 or (strict and report.malformed_count):
         raise typer.Exit(1)
 
 
@@ -104,10 +100,11 @@ def generate(
         }
         write_json(document)
         if not as_json:
-            table = Table("family", "records", title=f"{document['records']} records of split {split} in {output}", title_justify="left")
+            table = Table("family", "records")
             for name, number in document["families"].items():
                 table.add_row(name, str(number))
             to_stdout().print(table)
+            say(to_stdout(), f"{document['records']:,} records of split {split} in {output}")
 
 
 def _write_jsonl(rows: Iterable[dict[str, Any]], path: Path) -> None:
@@ -141,18 +138,25 @@ def _write_parquet(rows: Iterator[dict[str, Any]], path: Path, chunk_rows: int =
             writer.write_table(pa.Table.from_pylist(chunk, schema=schema))
 
 
-def _print_report(file: Path, format: str, summary: dict[str, Any]) -> None:
-    """The counts of a report as a table, then the first malformed rows by number."""
-    counts = Table("what", "rows", title=f"{file} as {format}", title_justify="left")
-    for name, value in summary.items():
-        if isinstance(value, int):
-            counts.add_row(name.replace("_", " "), str(value))
-        elif isinstance(value, dict):
-            for reason, number in value.items():
-                counts.add_row(f"{name.replace('_', ' ')}: {reason}", str(number))
+def _print_report(report: dict[str, Any]) -> None:
+    """What `rlsys.readers.Report.to_json` holds, as a table; then the first malformed rows by number."""
     console = to_stdout()
-    console.print(counts)
-    if summary["malformed"]:
-        console.print("First malformed rows:")
-        for row, message in summary["malformed"]:
-            console.print(f"  row {row}: {plain(message)}", markup=False, highlight=False, soft_wrap=True)
+    say(console, f"{report['file']}, read as {report['format']}")
+    table = Table("what", "count")
+    table.add_row("rows read", f"{report['rows']:,}")
+    table.add_row("usable records", f"{report['records']:,}")
+    for n, count in report["responses"].items():
+        table.add_row(f"  with {n} response{'s' if n != '1' else ''}", f"{count:,}")
+    for key, label in (
+        ("no_unique_best", "set aside: no unique best response"),
+        ("malformed_count", "set aside: malformed rows"),
+        ("dropped_responses", "responses without a score, left out"),
+        ("unchecked_ids", "ids not checked for repetition"),
+    ):
+        if report[key]:
+            table.add_row(label, f"{report[key]:,}")
+    console.print(table)
+    for entry in report["malformed"]:
+        say(console, entry["message"])
+    if (more := report["malformed_count"] - len(report["malformed"])) > 0:
+        console.print(f"... and {more:,} more malformed rows")

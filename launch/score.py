@@ -114,7 +114,7 @@ def _summary(counts: Counter[str]) -> dict[str, Any]:
 
 
 def _print(summary: dict[str, Any]) -> None:
-    table = Table("what", "value", title="Scored texts", title_justify="left")
+    table = Table("scored texts", "")
     for name in ("rows", "correct", "accuracy", "reward"):
         value = summary[name]
         table.add_row({"reward": "mean reward"}.get(name, name), f"{value:.3f}" if isinstance(value, float) else str(value))

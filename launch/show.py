@@ -12,7 +12,7 @@ from rich.panel import Panel
 from rich.rule import Rule
 from rich.text import Text
 
-from launch.console import UserError, only_json, plain, to_stdout
+from launch.console import UserError, only_json, plain, say, to_stdout
 
 
 def show(
@@ -25,7 +25,8 @@ def show(
 ) -> None:
     """Print the best and the worst samples of a step.
 
-    Each with what was asked, what was said, the scores, the reward, the advantage, or why it could not be parsed. Best means the highest reward, then the highest advantage (right where the rest of its group was wrong).
+    Each with what was asked, what was said, the scores, the reward, the advantage, or why it could not be parsed. Best means
+    the highest reward, then the highest advantage (right where the rest of its group was wrong).
 
     Example: rlsys show runs/latest --step 12 --best 1 --worst 3
     """
@@ -39,7 +40,7 @@ def show(
         console = to_stdout()
         failed = sum(row["parse_failure"] is not None for row in rows)
         correct = sum(bool(row["correct"]) for row in rows)
-        console.print(f"step {step} of {run}: {len(rows)} samples, {correct} correct, {failed} parse failures", markup=False, highlight=False)
+        say(console, f"step {step} of {run}: {len(rows)} samples, {correct} correct, {failed} parse failures")
         for title, chosen, colour in (("best", top, "green"), ("worst", bottom, "red")):
             for number, row in enumerate(chosen, 1):
                 console.print(_panel(f"{title} {number}", row, colour, prompt))

@@ -44,15 +44,19 @@ class Feed:
                 raise ValueError(
                     f"no row's prompt fits in prompt.max_tokens={self.max_prompt_tokens} ({len(self.too_long)} were too long); raise it."
                 )
-            epoch = self.sampler.state_dict()["epoch"]
-            record = self.rows[self.sampler.next(1)[0]]
-            looked_at += 1
-            order = shuffled(record.n, seed, epoch, record.id)
-            tokens = self.prompter.tokens(record, order)
-            if len(tokens) > self.max_prompt_tokens:
-                self.too_long.append(record.id)
-            else:
-                taken.append((record, order, tokens))
+            places = []
+            for _ in range(count - len(taken)):
+                epoch = self.sampler.state_dict()["epoch"]
+                places.append((epoch, self.sampler.next(1)[0]))
+            looked_at += len(places)
+            records = self.rows.take([index for _, index in places])
+            for (epoch, _), record in zip(places, records, strict=True):
+                order = shuffled(record.n, seed, epoch, record.id)
+                tokens = self.prompter.tokens(record, order)
+                if len(tokens) > self.max_prompt_tokens:
+                    self.too_long.append(record.id)
+                else:
+                    taken.append((record, order, tokens))
         return taken
 
 

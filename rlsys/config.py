@@ -40,6 +40,7 @@ class Data(Section):
     train: Path = Path("tasks:train")
     """File of training rows, or `tasks:NAME` to use the generator's rows (`data.tasks`) of that split."""
     heldout: Path = Path("tasks:heldout")
+    """File of held-out rows, or `tasks:NAME`; the same for every run, whatever its seed."""
     format: str = "rlsys"
     """Reader's name for train and heldout files; see `rlsys data check --help` for the list."""
     strict: bool = False
@@ -69,6 +70,7 @@ class Rollout(Section):
     cpus: PositiveInt | None = None
     """Cores of one rollout actor; None: all cores of the machine in synchronous mode, as the phases alternate."""
     temperature: PositiveFloat = 1.0
+    """Of training samples. The learner divides its logits by it, too."""
     top_p: float = Field(1.0, gt=0, le=1)
     """Below 1 the importance correction is no longer exact; a warning says so."""
     max_tokens: PositiveInt = 128
@@ -80,6 +82,7 @@ class Rollout(Section):
     gpu_memory_utilization: float = Field(0.4, gt=0, lt=1)
     """GPU engines: share of the card's memory (learners live on the rest when colocated)."""
     enforce_eager: bool = True
+    """Leave out graph capture and compilation: a quicker start for slower decoding."""
 
 
 class Learner(Section):
@@ -88,21 +91,28 @@ class Learner(Section):
     cpus: PositiveInt | None = None
     """Threads of one rank; None: the machine's cores divided by its ranks."""
     zero_stage: Literal[0, 1, 2, 3] = 2
+    """What DeepSpeed shards over the ranks: 1 optimizer state, 2 also gradients, 3 also weights; 0 nothing."""
     lr: PositiveFloat = 2e-5
+    """Learning rate of RL; the cold start has its own, sft.lr."""
     warmup_steps: NonNegativeInt = 0
     """Linear warm-up of the learning rate, in optimizer steps, at the start of each stage (SFT, RL)."""
     weight_decay: NonNegativeFloat = 0.0
+    """Of AdamW."""
     betas: tuple[float, float] = (0.9, 0.95)
+    """Of AdamW."""
     max_grad_norm: PositiveFloat = 1.0
+    """Gradients are scaled down to this global norm."""
     token_budget: PositiveInt = 4096
     """Tokens of one micro-batch, after sharing prompts. One group that is longer gets a micro-batch of its own."""
     activation_checkpointing: bool = False
+    """Recompute activations in the backward pass: less memory, about a third more arithmetic."""
     packing: bool = True
     """Encode a prompt once for its group. False: plain padded rows, the reference to compare with."""
 
 
 class Rl(Section):
     steps: NonNegativeInt = 20
+    """Batches of RL; each is sampled, judged and trained on once."""
     prompts_per_step: PositiveInt = 16
     """Groups of one batch (the paper's batch of 512, read as prompts)."""
     group_size: PositiveInt = 8
@@ -112,6 +122,7 @@ class Rl(Section):
     clip: PositiveFloat = 0.2
     """eps of the clipped surrogate."""
     updates_per_batch: PositiveInt = 1
+    """Optimizer steps per batch; above 1 the clip range starts to matter."""
     staleness: NonNegativeInt = 0
     """Weight versions a training sample may lag behind. 0: synchronous and on-policy; 1: generation overlaps training."""
     importance_cap: PositiveFloat = 2.0
@@ -119,6 +130,7 @@ class Rl(Section):
     refill: bool = True
     """Replace groups of equal reward by fresh prompts, in up to `refill_rounds` further rounds of sampling."""
     refill_rounds: NonNegativeInt = 1
+    """Further rounds of sampling that `refill` may take per batch."""
     eval_every: NonNegativeInt = 0
     """Held-out evaluation every so many steps; 0: only before, after the cold start, and at the end."""
 
@@ -129,8 +141,11 @@ class Sft(Section):
     rows: NonNegativeInt = 0
     """Worked rows to tune on; 0 skips the stage."""
     batch_rows: PositiveInt = 16
+    """Rows of one optimizer step."""
     lr: PositiveFloat = 1e-4
+    """Learning rate of the cold start."""
     epochs: PositiveInt = 1
+    """Passes over the rows."""
     data: Path | None = None
     """JSONL of {prompt, completion} rows instead of the generator's worked trajectories."""
 

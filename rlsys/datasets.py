@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -22,6 +23,8 @@ class Rows(Protocol):
 
     def __getitem__(self, index: int) -> Record: ...
 
+    def take(self, indices: Sequence[int]) -> list[Record]: ...
+
 
 class TaskRows:
     """A split of the generated tasks as a sequence: row i is made from (split, seed, i) alone."""
@@ -41,6 +44,9 @@ class TaskRows:
             raise IndexError(f"row {index} of {len(self)}")
         options = {"families": self.data.families, "level": self.data.level, "responses": self.data.responses}
         return next(iter(generate(self.split, 1, self.seed, start=index, **options)))
+
+    def take(self, indices: Sequence[int]) -> list[Record]:
+        return [self[index] for index in indices]
 
 
 def open_rows(source: Path, data: Data, seed: int) -> Rows:

@@ -49,7 +49,7 @@ def ensure_model(path: str | Path) -> str:
     elif folder.name == TINY:
         build_tiny(folder)
     elif folder.is_absolute() or given.startswith(("./", "../", "~")) or len(folder.parts) > 2:
-        raise ModelError(f"model {given}: no such folder. Name a Hugging Face model folder, a hub name, or a folder called {DEFAULT} or {TINY}.")
+        raise ModelError(f"model {given}: no such folder. Name a Hugging Face folder, a hub name, or a new folder {DEFAULT} or {TINY}.")
     return given
 
 
@@ -84,7 +84,7 @@ def _publish(folder: Path, write: Callable[[Path], None]) -> None:
     except OSError as error:
         # A rename onto a folder that is not empty fails: fine where another process was quicker with the same model.
         if not (folder / "config.json").is_file():
-            raise ModelError(f"model {folder}: cannot be written there ({error}). Remove what is in the way, or name another folder.") from error
+            raise ModelError(f"model {folder}: cannot be written there ({error}). Clear the way, or name another folder.") from error
     finally:
         shutil.rmtree(aside, ignore_errors=True)
 

@@ -7,32 +7,147 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel
+from transformers import AutoModelForCausalLM, PreTrainedModel
 
+from rlsys import tree_attention
 from rlsys.packing import MicroBatch
+
+CHUNK = 512  # completion tokens whose logits exist at the same time
 
 
 class Logprobs(NamedTuple):
-    """Flat over a micro-batch's M completion tokens."""
+    """Flat over a micro-batch's M completion tokens, in its order."""
 
-    logprob: Tensor  # float32 [M]
-    entropy: Tensor | None  # float32 [M], detached
+    logprob: Tensor
+    """float32 [M], carries the gradient."""
+    entropy: Tensor | None
+    """float32 [M], detached; None unless asked for."""
+
+
+class LogprobHead(nn.Linear):
+    """A language model's output layer that can also answer log-probabilities of given tokens, logits never kept.
+
+    Called with hidden states alone, it is the linear layer that it replaces; its weight is the same parameter (tied or not).
+    It stays a module with one weight and one autograd node, so that ZeRO-3 gathers the weight around both passes.
+    """
+
+    def __init__(self, linear: nn.Linear) -> None:
+        nn.Module.__init__(self)
+        self.in_features, self.out_features = linear.in_features, linear.out_features
+        self.weight, self.bias = linear.weight, linear.bias
+
+    def forward(self, hidden: Tensor, target: Tensor | None = None, temperature: float = 1.0, with_entropy: bool = False):  # noqa: ANN201
+        """Hidden [..., H] -> logits [..., V]; or, with target [M], hidden [M, H] -> (logprob [M], entropy [M] or None)."""
+        if target is None:
+            return super().forward(hidden)
+        logprob, entropy = _ChosenLogprobs.apply(hidden, self.weight, target, temperature, with_entropy)
+        return logprob, entropy if with_entropy else None
+
+
+class _ChosenLogprobs(torch.autograd.Function):
+    """log_softmax(hidden @ weight.T / temperature)[target] in chunks of tokens; the backward pass computes the logits again."""
+
+    @staticmethod
+    def forward(ctx, hidden: Tensor, weight: Tensor, target: Tensor, temperature: float, with_entropy: bool):  # noqa: ANN001, ANN205
+        logprob = torch.empty(target.shape, dtype=torch.float32, device=hidden.device)
+        entropy = torch.empty_like(logprob)
+        normaliser = torch.empty_like(logprob)
+        for part in _parts(target):
+            logits = _logits(hidden[part], weight, temperature)
+            normaliser[part] = torch.logsumexp(logits, dim=-1)
+            logprob[part] = logits.gather(1, target[part, None])[:, 0] - normaliser[part]
+            if with_entropy:
+                probabilities = torch.exp(logits - normaliser[part, None])
+                entropy[part] = normaliser[part] - (probabilities * logits).sum(dim=-1)
+        ctx.save_for_backward(hidden, weight, target, normaliser)
+        ctx.temperature = temperature
+        ctx.mark_non_differentiable(entropy)
+        return logprob, entropy
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor, _: Tensor):  # noqa: ANN001, ANN205
+        hidden, weight, target, normaliser = ctx.saved_tensors
+        d_hidden = torch.empty_like(hidden)
+        d_weight = torch.zeros_like(weight)
+        for part in _parts(target):
+            probabilities = torch.exp(_logits(hidden[part], weight, ctx.temperature).sub_(normaliser[part, None]))
+            # d logprob / d logits = onehot(target) - probabilities
+            d_logits = probabilities.mul_(-gradient[part, None] / ctx.temperature)
+            d_logits.scatter_add_(1, target[part, None], gradient[part, None] / ctx.temperature)
+            d_logits = d_logits.to(weight.dtype)
+            d_hidden[part] = d_logits @ weight
+            d_weight.addmm_(d_logits.T, hidden[part])
+        return d_hidden, d_weight, None, None, None
+
+
+def _parts(target: Tensor) -> list[slice]:
+    return [slice(start, min(start + CHUNK, len(target))) for start in range(0, len(target), CHUNK)]
+
+
+def _logits(hidden: Tensor, weight: Tensor, temperature: float) -> Tensor:
+    return torch.mm(hidden, weight.T).float().div_(temperature)
 
 
 class Policy(nn.Module):
-    """Wraps a Hugging Face causal language model, kept as `self.model`."""
+    """A Hugging Face causal language model, kept as `self.model` in its own form: save and load it as usual.
+
+    Packed policies take packed micro-batches only, plain ones plain ones only. Dropout is off.
+
+    Raises:
+        ValueError: a model whose attention or output the policy would get wrong (see `prepare`).
+    """
 
     def __init__(self, model: PreTrainedModel, packing: bool = True) -> None:
         super().__init__()
         self.model = model
+        self.packing = packing
+        prepare(model, packing)
 
     def enable_activation_checkpointing(self) -> None:
-        """Recompute each layer in the backward pass instead of keeping its activations."""
+        """Recompute each layer in the backward pass instead of keeping its activations: less memory, about 4/3 the work."""
+        self.model.gradient_checkpointing_enable({"use_reentrant": False})
 
     def forward(self, micro_batch: MicroBatch, temperature: float = 1.0, with_entropy: bool = False) -> Logprobs:
-        raise NotImplementedError
+        """Log-probabilities of the micro-batch's completion tokens at sampling temperature `temperature` (> 0)."""
+        if (micro_batch.layout is not None) != self.packing:
+            raise ValueError(f"policy with packing={self.packing} was given a {'plain' if self.packing else 'packed'} micro-batch; plan it likewise.")
+        extra = {"layout": micro_batch.layout} if self.packing else {"attention_mask": micro_batch.attention_mask}
+        hidden = self.model.get_decoder()(
+            input_ids=micro_batch.input_ids, position_ids=micro_batch.position_ids, use_cache=False, **extra
+        ).last_hidden_state
+        chosen = hidden.flatten(0, 1).index_select(0, micro_batch.source)
+        return Logprobs(*self.model.get_output_embeddings()(chosen, micro_batch.target, temperature, with_entropy))
+
+
+def prepare(model: PreTrainedModel, packing: bool) -> None:
+    """Make `model` fit for a Policy, in place: attention function, output layer, no dropout.
+
+    Raises:
+        ValueError: attention that is not full and causal (sliding window, chunked, linear), logits that are capped or
+            scaled, or an output layer that is not a plain bias-free linear one; the message names the setting.
+    """
+    config, name = model.config.get_text_config(), type(model).__name__
+    kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
+    windowed = getattr(config, "sliding_window", None) and getattr(config, "use_sliding_window", True)
+    if kinds != {"full_attention"} or windowed:
+        window = getattr(config, "sliding_window", None)
+        raise ValueError(f"{name}: layer_types {sorted(kinds)}, sliding_window {window}; only full causal attention in every layer is supported.")
+    for setting in ("final_logit_softcapping", "attn_logit_softcapping", "logits_scaling", "logit_scale"):
+        if getattr(config, setting, None) not in (None, 1, 1.0):
+            raise ValueError(f"{name}: {setting} is {getattr(config, setting)}; only unscaled, uncapped scores and logits are supported.")
+    head = model.get_output_embeddings()
+    if not isinstance(head, nn.Linear) or head.bias is not None:
+        raise ValueError(f"{name}: expected a linear output layer without bias, found {head}.")
+    if not isinstance(head, LogprobHead):
+        model.set_output_embeddings(LogprobHead(head))
+    model.set_attn_implementation(tree_attention.NAME if packing else "sdpa")
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+        if hasattr(module, "attention_dropout"):
+            module.attention_dropout = 0.0
 
 
 def load_policy(path: str | Path, dtype: torch.dtype, packing: bool = True) -> Policy:
-    """Load a Hugging Face folder or hub name as a policy."""
-    raise NotImplementedError
+    """Load a Hugging Face folder or hub name as a policy in training mode, its weights in `dtype`."""
+    return Policy(AutoModelForCausalLM.from_pretrained(path, dtype=dtype), packing).train()

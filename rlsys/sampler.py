@@ -1,8 +1,8 @@
 """The order in which rows are drawn: a fresh permutation per epoch, a function of the seed alone, resumable from four integers.
 
-No permutation is held. Each index is computed by a swap-or-not shuffle (Hoang, Morris and Rogaway, "An Enciphering Scheme Based on a Card Shuffle",
-CRYPTO 2012, arXiv 1208.1176): every round pairs the cards x and (key - x) mod size, and a pseudo-random bit of the pair says whether they change
-places. It permutes any range, small ones included, and needs some 100 rounds of a few operations an index.
+No permutation is held. Each index is computed by a swap-or-not shuffle (Hoang, Morris and Rogaway, "An Enciphering Scheme Based on a Card
+Shuffle", CRYPTO 2012, arXiv 1208.1176): every round pairs the cards x and (key - x) mod size, and a pseudo-random bit of the pair says
+whether they change places. It permutes any range, small ones included, and takes some 100 rounds of a few operations an index.
 """
 
 from __future__ import annotations

@@ -63,13 +63,19 @@ def extract(text: str, n: int, low: int, high: int) -> Extraction:
     return Extraction(scores, None)
 
 
+def check_order(order: Sequence[int], n: int) -> None:
+    """Raise ValueError unless `order` is a permutation of 0 .. n-1."""
+    if sorted(order) != list(range(n)):
+        raise ValueError(f"order {list(order)}: expected each of 0 .. {n - 1} once, the original index of the response at each place.")
+
+
 def unshuffle(scores: Sequence[int], order: Sequence[int]) -> tuple[int, ...]:
     """Scores as shown -> scores in the record's own order. order[p]: original index of the response shown at place p.
 
     Raises:
         ValueError: `order` is not a permutation of 0 .. n-1, n the number of scores.
     """
-    _check_order(order, len(scores))
+    check_order(order, len(scores))
     back = [0] * len(scores)
     for score, original in zip(scores, order):
         back[original] = score
@@ -105,16 +111,11 @@ def judge(text: str, rewards: Sequence[float], order: Sequence[int] | None = Non
     n = len(rewards)
     order = range(n) if order is None else order
     _best(rewards)
-    _check_order(order, n)
+    check_order(order, n)
     shown, failure = extract(text, n, *score_range(n))
     scores = None if shown is None else unshuffle(shown, order)
     correct = scores is not None and is_correct(scores, rewards)
     return Judgement(scores, failure, correct, rule_reward(correct))
-
-
-def _check_order(order: Sequence[int], n: int) -> None:
-    if sorted(order) != list(range(n)):
-        raise ValueError(f"order {list(order)}: expected each of 0 .. {n - 1} once, the original index of the response at each place.")
 
 
 def _best(rewards: Sequence[float]) -> int:

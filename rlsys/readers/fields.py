@@ -195,8 +195,8 @@ def check(record: Record) -> None:
     """Raise what is wrong with a record whose fields have the right types.
 
     Raises:
-        DataError: no user query at the end of the context, a blank response, rewards that do not fit the responses, are not finite or, for a
-            single response, not 0 or 1.
+        DataError: no user query at the end of the context, a blank response, rewards that do not fit the responses, are not finite or,
+            for a single response, not 0 or 1.
         NoUniqueBest: no single maximum of the rewards, or the best response's text occurs twice (no judgement could single it out: Eq. 10).
     """
     if not record.context or record.context[-1]["role"] != "user" or not record.context[-1]["content"].strip():

@@ -70,7 +70,7 @@ class Report:
 
 
 def read(path: str | Path, format: str, *, strict: bool = False, report: Report | None = None) -> Iterator[Record]:
-    """The records of a file in its own order, streamed: memory does not grow with the file (.json excepted).
+    """The records of a file in its own order, streamed: memory does not grow with the file (`.json` excepted).
 
     Args:
         path: a .jsonl, .jsonl.gz, .json (a list, or {"data": [...]}) or .parquet file.
@@ -91,7 +91,8 @@ class RecordFile(Sequence[Record]):
     """Random access to the good records of a file, without holding them: 14 bytes of index a record (.json is held whole).
 
     The first pass reads every row, so that all problems are known (`report`) before anything else starts. Parquet is then decoded a row
-    group at a time: ask for the records of a batch by `take`, which visits each row group once. A .jsonl.gz is unpacked to a temporary file.
+    group at a time: ask for the records of a batch by `take`, which visits each row group once. A .jsonl.gz is unpacked to a temporary
+    file.
 
     Raises:
         DataError: as `read`; later, if the file changes under it.
@@ -132,7 +133,7 @@ def _reader(format: str) -> Callable[[Row], list[Record]]:
 
 
 def _name(path: Path, number: int) -> str:
-    return f"{path.name.split('.')[0]}:{number}"
+    return f"{path.stem.removesuffix('.jsonl')}:{number}"
 
 
 def _records(

@@ -1,21 +1,20 @@
 """One small function per format: a row of the file in, its records out (method: section 7).
 
-A reader takes a `Row` and returns a list of records, usually one. It raises `DataError` where the row is not what the format says; what all records
-must obey (a unique best, finite rewards, ...) is left to `fields.check`. The chosen response comes first wherever a format has one: presentation
-is shuffled later.
+A reader takes a `Row` and returns a list of records, usually one. It raises `DataError` where the row is not what the format says; what all
+records must obey (a unique best, finite rewards, ...) is left to `fields.check`. The chosen response comes first wherever a format has one:
+presentation is shuffled later.
 """
 
 from __future__ import annotations
 
 import math
-import os
 import re
 from collections import Counter
 from collections.abc import Callable
 
+from rlsys.readers.dialogues import reply, split_messages, split_texts, transcript
 from rlsys.readers.fields import (
     DataError,
-    Messages,
     Row,
     as_integer,
     as_list,
@@ -50,7 +49,8 @@ def rlsys(row: Row) -> list[Record]:
         as_number(reward, f"rewards[{position}]")
     if row.get("strength") is not None:
         number(row, "strength")
-    keys = dict(row, id=row_id(row, "id"), source=optional_text(row, "source") or "rlsys", context=as_messages(row.get("context"), "context"))
+    keys = dict(row, id=row_id(row, "id"), context=as_messages(row.get("context"), "context"))
+    keys["source"] = optional_text(row, "source") or "rlsys"
     keys |= {key: optional_text(row, key) for key in ("reference", "family")}
     if row.get("worked") is not None:
         worked = as_object(row["worked"], "worked")
@@ -65,14 +65,14 @@ def rlsys(row: Row) -> list[Record]:
 
 
 def trl_preference(row: Row) -> list[Record]:
-    """TRL preference: prompt, chosen, rejected; texts or message lists. Without a prompt it is what chosen and rejected begin with alike."""
+    """TRL preference: prompt, chosen, rejected; texts or message lists. Without a prompt: what chosen and rejected begin with."""
     if row.get("prompt") is not None:
         context = conversation(row, "prompt")
-        chosen, rejected = _reply(row, "chosen", context), _reply(row, "rejected", context)
+        chosen, rejected = reply(row, "chosen", context), reply(row, "rejected", context)
     elif isinstance(row.get("chosen"), str) and isinstance(row.get("rejected"), str):
-        context, chosen, rejected = _split_texts(text(row, "chosen"), text(row, "rejected"))
+        context, chosen, rejected = split_texts(text(row, "chosen"), text(row, "rejected"))
     else:
-        context, chosen, rejected = _split_messages(row)
+        context, chosen, rejected = split_messages(row)
     return [Record(row_id(row, "id"), "trl_preference", context, (chosen, rejected), FIRST)]
 
 
@@ -82,14 +82,14 @@ def trl_unpaired(row: Row) -> list[Record]:
     label = required(row, "label", "a boolean")
     if not isinstance(label, bool):
         raise wrong("label", "a boolean", label)
-    return [Record(row_id(row, "id"), "trl_unpaired", context, (_reply(row, "completion", context),), (float(label),))]
+    return [Record(row_id(row, "id"), "trl_unpaired", context, (reply(row, "completion", context),), (float(label),))]
 
 
 def hh_rlhf(row: Row) -> list[Record]:
     """HH-RLHF: chosen and rejected, whole transcripts that differ in the assistant's last turn only."""
-    (context, chosen), (other, rejected) = _transcript(row, "chosen"), _transcript(row, "rejected")
+    (context, chosen), (other, rejected) = transcript(row, "chosen"), transcript(row, "rejected")
     if context != other:
-        raise DataError("rejected: expected the same conversation as in chosen up to the assistant's last turn, found another.", key="rejected")
+        raise DataError("rejected: expected the turns of chosen up to the assistant's last one, found others.", key="rejected")
     return [Record(row_id(row, "id"), "hh_rlhf", context, (chosen, rejected), FIRST)]
 
 
@@ -124,7 +124,7 @@ def ultrafeedback_binarized(row: Row) -> list[Record]:
     rewards = number(row, "score_chosen"), number(row, "score_rejected")
     if rewards[0] < rewards[1]:
         raise wrong("score_chosen", f"at least score_rejected ({rewards[1]:g})", rewards[0])
-    responses = _reply(row, "chosen", context), _reply(row, "rejected", context)
+    responses = reply(row, "chosen", context), reply(row, "rejected", context)
     return [Record(row_id(row, "id"), "ultrafeedback_binarized", context, responses, rewards, strength=rewards[0] - rewards[1])]
 
 
@@ -136,7 +136,7 @@ def helpsteer2(row: Row) -> list[Record]:
     roles = ["user"] + [role.lower() for role in parts[1::2]]
     context = tuple({"role": role, "content": content} for role, content in zip(roles, parts[::2], strict=True))
     responses = text(row, "response_1"), text(row, "response_2")
-    return [Record(row_id(row, "id"), "helpsteer2", context, responses, _signed(strength), strength=abs(strength))]
+    return [Record(row_id(row, "id"), "helpsteer2", context, responses, _signed(strength), strength=float(abs(strength)))]
 
 
 def helpsteer3(row: Row) -> list[Record]:
@@ -144,7 +144,7 @@ def helpsteer3(row: Row) -> list[Record]:
     strength = integer(row, "overall_preference", -3, 3)
     responses = text(row, "response1"), text(row, "response2")
     context, family = conversation(row, "context"), optional_text(row, "domain")
-    return [Record(row_id(row, "id"), "helpsteer3", context, responses, _signed(strength), strength=abs(strength), family=family)]
+    return [Record(row_id(row, "id"), "helpsteer3", context, responses, _signed(strength), strength=float(abs(strength)), family=family)]
 
 
 def offsetbias(row: Row) -> list[Record]:
@@ -159,22 +159,22 @@ def llmbar(row: Row) -> list[Record]:
 
 def skywork(row: Row) -> list[Record]:
     """Skywork preference v0.2: chosen, rejected as message lists that share all turns but the last."""
-    context, chosen, rejected = _split_messages(row)
+    context, chosen, rejected = split_messages(row)
     return [Record(row_id(row, "id"), "skywork", context, (chosen, rejected), FIRST, family=optional_text(row, "source"))]
 
 
 def rewardbench(row: Row) -> list[Record]:
     """Reward Bench: id, prompt, chosen, rejected, subset. The subset is the source, as ids are only looked at within it."""
     context, subset = conversation(row, "prompt"), text(row, "subset")
-    responses = _reply(row, "chosen", context), _reply(row, "rejected", context)
+    responses = reply(row, "chosen", context), reply(row, "rejected", context)
     return [Record(row_id(row, "id"), subset, context, responses, FIRST, family=subset)]
 
 
 def rewardbench2(row: Row) -> list[Record]:
     """Reward Bench 2: prompt, chosen [..], rejected [..], num_correct, subset.
 
-    Several chosen (the Ties subset) have no unique best among them, so Eq. 10 is asked of each: one record per chosen response, against all the
-    rejected ones, with ids `id/0`, `id/1`, ...
+    Several chosen (the Ties subset) have no unique best among them, so Eq. 10 is asked of each: one record per chosen response, against all
+    the rejected ones, with ids `id/0`, `id/1`, ...
     """
     context, subset, name = conversation(row, "prompt"), text(row, "subset"), row_id(row, "id")
     chosen = [as_text(value, f"chosen[{position}]") for position, value in enumerate(items(row, "chosen"))]
@@ -241,7 +241,7 @@ def judgebench(row: Row) -> list[Record]:
 
 
 def realmistake(row: Row) -> list[Record]:
-    """ReaLMistake: input, llm_response, error_label or label ("error" | "no_error", or true for an error); reward 1 where there is NO error."""
+    """ReaLMistake: input, llm_response, error_label or label ("error" | "no_error", or true for an error); reward 1 for NO error."""
     key = "error_label" if row.get("error_label") is not None else "label"
     label = required(row, key, '"error", "no_error" or a boolean')
     error = label if isinstance(label, bool) else choice(row, key, ("error", "no_error")) == "error"
@@ -257,7 +257,7 @@ def pandalm(row: Row) -> list[Record]:
     rewards = {1: FIRST, 2: SECOND}.get(vote, TIE) if count >= 2 else TIE
     query = "\n\n".join(part for part in (text(row, key, blank=True) for key in ("instruction", "input")) if part.strip())
     responses = text(row, "response1"), text(row, "response2")
-    return [Record(row_id(row, "id", "idx"), "pandalm", ask(as_text(query, "instruction")), responses, rewards, strength=count)]
+    return [Record(row_id(row, "id", "idx"), "pandalm", ask(as_text(query, "instruction")), responses, rewards, strength=float(count))]
 
 
 READERS: dict[str, Callable[[Row], list[Record]]] = {
@@ -281,56 +281,3 @@ def _labelled(row: Row, source: str, query: str) -> list[Record]:
 
 def _answer(row: Row, key: str) -> str:
     return text(as_object(required(row, key, "an object with an answer"), key), "answer", f"{key}.")
-
-
-def _reply(row: Row, key: str, context: Messages) -> str:
-    """The one assistant turn under `key`: a text, or messages with or without `context` in front."""
-    value = required(row, key, "text or a list of messages")
-    if not isinstance(value, list):
-        return as_text(value, key)
-    messages = as_messages(value, key)
-    if messages[:-1] not in ((), context) or messages[-1]["role"] != "assistant":
-        raise wrong(key, "one assistant message, after the prompt's messages or alone", value)
-    return messages[-1]["content"]
-
-
-def _split_messages(row: Row) -> tuple[Messages, str, str]:
-    """(context, chosen, rejected) of two message lists that differ in the last, the assistant's, only."""
-    chosen, rejected = (as_messages(required(row, key, "a list of messages"), key) for key in ("chosen", "rejected"))
-    for key, messages in (("chosen", chosen), ("rejected", rejected)):
-        if messages[-1]["role"] != "assistant":
-            raise wrong(key, "an assistant message at the end", messages[-1]["role"])
-    if chosen[:-1] != rejected[:-1]:
-        raise DataError("rejected: expected the messages of chosen up to the last one, found others.", key="rejected")
-    return chosen[:-1], chosen[-1]["content"], rejected[-1]["content"]
-
-
-def _split_texts(chosen: str, rejected: str) -> tuple[Messages, str, str]:
-    """(context, chosen, rejected) of two texts that begin with the same prompt, cut between words."""
-    end = len(os.path.commonprefix([chosen, rejected]))
-    while end and not chosen[end - 1].isspace():
-        end -= 1
-    prompt = chosen[:end].rstrip()
-    if not prompt:
-        raise DataError("prompt: expected a prompt, or a chosen and a rejected text that begin with the same one, found neither.", key="prompt")
-    return ask(prompt), chosen[len(prompt) :], rejected[len(prompt) :]
-
-
-_TURN = re.compile(r"(?:\A\s*|\n\n)(Human|Assistant):")
-
-
-def _transcript(row: Row, key: str) -> tuple[Messages, str]:
-    """(context, last assistant turn) of an HH-RLHF transcript. Neighbouring turns of one speaker, which do occur, are one turn."""
-    before, *parts = _TURN.split(text(row, key))
-    if before.strip() or not parts:
-        raise wrong(key, r'a transcript that begins with "\n\nHuman:"', row[key])
-    messages: list[dict[str, str]] = []
-    for speaker, content in zip(parts[::2], parts[1::2], strict=True):
-        role, content = ("user" if speaker == "Human" else "assistant"), content.strip()
-        if messages and messages[-1]["role"] == role:
-            messages[-1]["content"] = f"{messages[-1]['content']}\n\n{content}".strip()
-        else:
-            messages.append({"role": role, "content": content})
-    if messages[-1]["role"] != "assistant" or not messages[-1]["content"]:
-        raise wrong(key, "a transcript that ends with the assistant's turn", row[key][-50:])
-    return tuple(messages[:-1]), messages[-1]["content"]

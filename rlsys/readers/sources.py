@@ -70,7 +70,7 @@ def as_row(value: Any) -> dict[str, Any] | DataError:
 def parse_line(line: bytes) -> dict[str, Any] | DataError:
     """One line of JSONL."""
     try:
-        return as_row(json.loads(line.decode()))
+        return as_row(json.loads(line.rstrip(b"\r\n").decode()))
     except UnicodeDecodeError as error:
         return DataError(f"expected UTF-8, found byte 0x{line[error.start]:02x} at position {error.start + 1} of the line.")
     except json.JSONDecodeError as error:
@@ -142,7 +142,7 @@ class JsonList:
 
 
 class Parquet:
-    """A Parquet file. Streaming holds one batch of rows; random access decodes whole row groups, so small ones (1,000s of rows) serve it best."""
+    """A Parquet file. Streaming holds one batch of rows; random access decodes whole row groups: those of some 1,000 rows serve it best."""
 
     def __init__(self, path: Path):
         self._path = path

@@ -38,7 +38,7 @@ class Item:
 
 @dataclass(frozen=True, slots=True)
 class Family:
-    """A kind of task. `draw(rng, level)` picks the facts of an item, and they alone decide its split; `build(rng, level, facts)` words it."""
+    """A kind of task. `draw(rng, level)` picks an item's facts, which alone decide its split; `build(rng, level, facts)` words it."""
 
     name: str
     about: str

@@ -134,8 +134,8 @@ def _build_sorting(rng: random.Random, level: int, facts: tuple[int, ...]) -> It
 
 def _draw_parity(rng: random.Random, level: int) -> tuple[str, int, int]:
     low = 10 * (rng.randint(1, 7) if level < 3 else rng.randint(10, 90))
-    high = low + 10 * rng.randint(1, 2 if level == 3 else 9 - low // 10)
-    # Bounds other than round tens, so that there are many items; both stay within two (three) digits.
+    high = low + 10 * rng.randint(2, 3 if level == 3 else 9 - low // 10)
+    # Bounds other than round tens make many items; all numbers between have two (level 3: three) digits, seven or more of each parity.
     return rng.choice(("even", "odd")), low + rng.randint(0, 9), high + rng.randint(5, 9)
 
 
@@ -192,9 +192,7 @@ def _build_sequence(rng: random.Random, level: int, facts: tuple[int, int]) -> I
 
 
 def _draw_number_words(rng: random.Random, level: int) -> tuple[int, ...]:
-    if level == 1:
-        return (rng.randint(13, 99),)
-    return tuple(rng.randint(20 if level == 2 else 13, 99) for _ in range(level - 1))
+    return tuple(rng.randint(13, 99) for _ in range(level))
 
 
 def _build_number_words(rng: random.Random, level: int, facts: tuple[int, ...]) -> Item:

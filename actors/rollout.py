@@ -1,0 +1,295 @@
+"""The rollout actor: one vLLM engine that turns prompts into samples, and takes new weights between batches.
+
+A sample has its own seed, so it can be drawn again alone. While weights are exchanged no request runs: the engine's requests
+are finished first, later ones wait, and so every sample is the work of one weight version.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import os
+import shutil
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from actors import chatter, vllm_compat
+from rlsys.config import Rollout
+from rlsys.trajectories import SAMPLES
+
+LAST_LINES = 25
+"""Lines of the engine's log that an error quotes."""
+
+
+class RolloutError(RuntimeError):
+    """A rollout actor cannot do what was asked; the message names it and, where the engine failed, quotes its log."""
+
+
+class RolloutActor:
+    """One vLLM engine. Life: construct, `ready`, then `generate` and weight updates in any order, `shutdown`."""
+
+    def __init__(
+        self,
+        name: str,
+        model_path: str,
+        rollout: Rollout,
+        dtype: str,
+        max_model_len: int,
+        seed: int,
+        weight_backend: str,
+        log_dir: str,
+        threads: int | None = None,
+    ):
+        """
+        Args:
+            name: how errors and the log file call this actor.
+            model_path: Hugging Face folder or hub name.
+            dtype: "bfloat16" or "float32".
+            max_model_len: longest prompt with its completion, in tokens.
+            seed: the engine's own; samples are seeded one by one.
+            weight_backend: "cpu", "nccl" or "ipc", the same as the learner's.
+            log_dir: the engine's output goes to `log_dir/NAME.log`.
+            threads: cores for the engine, its own among the rollout actors of this machine; None: all of them.
+        """
+        self.name, self.model_path, self.rollout, self.dtype = name, model_path, rollout, dtype
+        self.max_model_len, self.seed, self.weight_backend = max_model_len, seed, weight_backend
+        self.threads = threads or len(os.sched_getaffinity(0))
+        self.log = Path(log_dir) / f"{name}.log"
+        chatter.to_file(self.log)
+        self._engine: Any = None
+        self._version = 0
+        self._request_ids = itertools.count()
+        self._running: set[asyncio.Task[Any]] = set()
+        self._admitting = asyncio.Event()
+        self._admitting.set()
+        self._spoilt = ""
+
+    def __repr__(self) -> str:
+        return self.name
+
+    # --- life ----------------------------------------------------------------------------------------------------
+
+    async def ready(self) -> dict[str, Any]:
+        """Start the engine; returns name, vllm version, device, cores, kv_blocks and seconds to start.
+
+        Raises:
+            RolloutError: the engine did not start.
+        """
+        began = time.monotonic()
+        vllm_compat.before_import(self.weight_backend)
+        from transformers import AutoTokenizer
+        from vllm import __version__
+        from vllm.config import WeightTransferConfig
+        from vllm.engine.arg_utils import AsyncEngineArgs
+        from vllm.v1.engine.async_llm import AsyncLLM
+
+        self._cores = vllm_compat.Cores(self.threads if vllm_compat.device() == "cpu" else 0)
+        arguments = AsyncEngineArgs(
+            model=self.model_path,
+            dtype=self.dtype,
+            max_model_len=self.max_model_len,
+            seed=self.seed,
+            tensor_parallel_size=self.rollout.tensor_parallel,
+            enforce_eager=self.rollout.enforce_eager,
+            enable_prefix_caching=True,
+            logprobs_mode="processed_logprobs",  # after temperature and top-p, i.e. of what was really drawn from
+            weight_transfer_config=WeightTransferConfig(backend=self.weight_backend),
+            worker_extension_cls="actors.weight_engine.WorkerExtension",
+            disable_log_stats=True,
+            **vllm_compat.engine_arguments(self.rollout, self.max_model_len),
+        )
+        try:
+            with vllm_compat.engine_environment(self._cores.ids, self.threads, self.rollout.tensor_parallel):
+                self._engine = AsyncLLM.from_engine_args(arguments)
+        except Exception as error:
+            raise RolloutError(self._obituary("the engine did not start", error)) from error
+        self._tokenizer = AutoTokenizer.from_pretrained(self.model_path)
+        return {
+            "name": self.name,
+            "vllm": __version__,
+            "device": vllm_compat.device(),
+            "cores": self._cores.ids,
+            "kv_blocks": self._engine.vllm_config.cache_config.num_gpu_blocks,
+            "seconds": time.monotonic() - began,
+        }
+
+    async def identity(self) -> dict[str, Any]:
+        """Name and number of engine workers: what a learner needs to know to send weights."""
+        return {"name": self.name, "tensor_parallel": self.rollout.tensor_parallel}
+
+    async def in_flight(self) -> int:
+        """Samples that were asked for and are not finished."""
+        return len(self._running)
+
+    async def abort(self) -> None:
+        """Drop everything in flight; the `generate` calls concerned raise RolloutError."""
+        for task in self._running:
+            task.cancel()
+
+    async def shutdown(self) -> None:
+        """Stop the engine and its processes."""
+        await self.abort()
+        if self._engine is not None:
+            self._engine.shutdown()
+            self._engine = None
+            self._cores.release()
+
+    # --- sampling ------------------------------------------------------------------------------------------------
+
+    async def generate(self, requests: pa.RecordBatch, temperature: float, top_p: float, max_tokens: int) -> pa.RecordBatch:
+        """Draw every sample of `requests`, all in flight at once.
+
+        Args:
+            requests: REQUESTS schema; each seed (>= 0) gives one sample, the same one whenever weights and settings are the same.
+            temperature: 0 is greedy (seeds do not matter then).
+            top_p: 1 samples from everything; below 1 `logprobs` are of the renormalised nucleus.
+            max_tokens: longest completion; prompt and completion together must fit `max_model_len`.
+        Returns:
+            SAMPLES schema, ordered by (group, sample). `logprobs` are log_softmax(logits / temperature) of the engine; at
+            temperature 0, of the logits themselves.
+        Raises:
+            RolloutError: a prompt is too long, the engine failed, or `abort` was called.
+        """
+        from vllm import SamplingParams
+        from vllm.sampling_params import RequestOutputKind
+
+        rows = requests.to_pylist()
+        for row in rows:
+            length = len(row["prompt_tokens"])
+            if length + max_tokens > self.max_model_len:
+                raise RolloutError(
+                    f"{self.name}: group {row['group']}: a prompt of {length} tokens and a completion of up to {max_tokens} do not fit "
+                    f"max_model_len={self.max_model_len}. Set such rows aside (prompt.max_tokens) or lower max_tokens."
+                )
+        await self._admitting.wait()
+        self._refuse_if_spoilt()
+        version = self._version
+        keys, tasks = [], []
+        for row in rows:
+            for sample, seed in enumerate(row["seeds"]):
+                params = SamplingParams(
+                    temperature=temperature,
+                    top_p=top_p,
+                    max_tokens=max_tokens,
+                    seed=seed if temperature > 0 else None,
+                    logprobs=0,  # the sampled token's own
+                    detokenize=False,  # done once, at the end
+                    output_kind=RequestOutputKind.FINAL_ONLY,
+                )
+                task = asyncio.ensure_future(self._sample(row["prompt_tokens"], params))
+                self._running.add(task)
+                task.add_done_callback(self._running.discard)
+                keys.append((row["group"], sample))
+                tasks.append(task)
+        try:
+            outputs = await asyncio.gather(*tasks)
+        except asyncio.CancelledError as error:
+            raise RolloutError(f"{self.name}: samples were aborted.") from error
+        except Exception as error:
+            raise RolloutError(self._obituary("the engine failed while it sampled", error)) from error
+        finally:
+            for task in tasks:
+                task.cancel()
+        return self._samples(keys, outputs, version)
+
+    async def _sample(self, prompt: list[int], params: Any) -> Any:
+        final = None
+        async for output in self._engine.generate({"prompt_token_ids": prompt}, params, f"{self.name}-{next(self._request_ids)}"):
+            final = output
+        return final.outputs[0]
+
+    def _samples(self, keys: list[tuple[int, int]], outputs: list[Any], version: int) -> pa.RecordBatch:
+        tokens = [list(output.token_ids) for output in outputs]
+        columns = {
+            "group": [group for group, _ in keys],
+            "sample": [sample for _, sample in keys],
+            "tokens": tokens,
+            "logprobs": [[at[token].logprob for token, at in zip(ids, out.logprobs, strict=True)] for ids, out in zip(tokens, outputs, strict=True)],
+            "text": self._tokenizer.batch_decode(tokens, skip_special_tokens=True),
+            "finish_reason": [output.finish_reason for output in outputs],
+            "weight_version": [version] * len(outputs),
+        }
+        table = pa.Table.from_pydict(columns, schema=SAMPLES).sort_by([("group", "ascending"), ("sample", "ascending")])
+        return table.combine_chunks().to_batches()[0] if table.num_rows else pa.RecordBatch.from_pylist([], schema=SAMPLES)
+
+    # --- weights (called by the learner through actors.weights) -----------------------------------------------------
+
+    async def init_weight_transfer(self, info: dict[str, Any]) -> None:
+        """Prepare the engine's workers for the backend's transfers."""
+        await self._weight_call("init_weight_transfer_engine", init_info=info)
+
+    async def start_update(self) -> None:
+        """Let running samples finish, hold later ones back, and make the engine expect weights."""
+        self._refuse_if_spoilt()
+        self._admitting.clear()
+        while self._running:
+            await asyncio.wait(self._running)
+        await self._engine.pause_generation(mode="keep", clear_cache=False)
+        await self._weight_call("start_weight_update")
+
+    async def update(self, info: dict[str, Any], payload: np.ndarray | None = None) -> None:
+        """Load one round of weights.
+
+        Args:
+            info: the backend's update info; with backend "cpu" only the bucket's table.
+            payload: backend "cpu": the bucket (uint8, `actors.weights.pack`), straight out of Ray's object store.
+        """
+        if payload is None:
+            await self._weight_call("update_weights", update_info=info)
+            return
+        with tempfile.NamedTemporaryFile(prefix="rlsys-weights-", dir=_roomy_folder(payload.nbytes), delete=False) as file:
+            file.write(memoryview(payload))
+        try:
+            await self._weight_call("update_weights", update_info={**info, "path": file.name})
+        finally:
+            os.unlink(file.name)
+
+    async def finish_update(self, version: int) -> None:
+        """Put the new weights in place, forget what the old ones cached, and go on as `version`."""
+        await self._weight_call("finish_weight_update")
+        # After the update: a prompt's cached keys and values are the old weights' until here.
+        if not await self._engine.reset_prefix_cache():
+            self._spoilt = "its prefix cache could not be reset after a weight update"
+        else:
+            self._version = version
+        await self._engine.resume_generation()
+        self._admitting.set()
+        self._refuse_if_spoilt()
+
+    async def weight_version(self) -> int:
+        """Version of the weights in use; 0 are those of `model_path`."""
+        return self._version
+
+    async def checksums(self) -> list[list[Any]]:
+        """Per engine worker: what `actors.weight_engine.WorkerExtension.rlsys_checksums` says."""
+        return await self._engine.collective_rpc("rlsys_checksums")
+
+    async def _weight_call(self, method: str, **arguments: Any) -> None:
+        try:
+            await self._engine.collective_rpc(method, kwargs=arguments)
+        except Exception as error:
+            self._spoilt = f"a weight update failed in {method}"
+            self._admitting.set()
+            raise RolloutError(self._obituary(self._spoilt, error)) from error
+
+    def _refuse_if_spoilt(self) -> None:
+        if self._spoilt:
+            raise RolloutError(f"{self.name}: {self._spoilt}; start it again. See {self.log}.")
+
+    # --- errors --------------------------------------------------------------------------------------------------
+
+    def _obituary(self, what: str, error: BaseException) -> str:
+        lines = self.log.read_text(errors="replace").splitlines()[-LAST_LINES:] if self.log.exists() else []
+        quoted = "\n".join(f"    {line}" for line in lines)
+        return f"{self.name}: {what}: {type(error).__name__}: {error}\nLast lines of {self.log}:\n{quoted}"
+
+
+def _roomy_folder(size: int) -> str:
+    """Shared memory where it has room for `size` bytes twice over, the temporary folder otherwise."""
+    shared = "/dev/shm"
+    return shared if os.path.isdir(shared) and shutil.disk_usage(shared).free > 2 * size else tempfile.gettempdir()

@@ -1,0 +1,150 @@
+"""Our system at work for `rlsys bench step`: the actors, the calls and the defaults of a run, on prompts of an exact length."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import ray
+
+from actors.groups import Cluster
+from launch.bench_work import StepClock, Work, prompt_texts, run_child
+from rlsys.batches import requests_for
+from rlsys.config import Config, load_config
+from rlsys.models import ensure_model
+from rlsys.trajectories import GROUPS, LEARNER
+
+
+def measure(work: Work) -> dict[str, Any]:
+    """Run the steps on a local Ray of its own; seconds by phase of each, and what was run."""
+    from transformers import AutoTokenizer
+
+    config = run_config(work)
+    model = ensure_model(config.model.path)
+    tokenizer = AutoTokenizer.from_pretrained(model)
+    texts = prompt_texts(tokenizer, 0, work.steps * work.prompts, work.prompt_tokens)
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    began = time.perf_counter()
+    # "local": never somebody's running cluster, whose cores would be others.
+    ray.init(address="local", num_cpus=len(work.cores), include_dashboard=False, log_to_driver=False, logging_level="warning")
+    try:
+        with tempfile.TemporaryDirectory(prefix="rlsys-bench-") as folder:
+            cluster = Cluster(config, model, work.prompt_tokens + work.output_tokens, Path(folder) / "logs")
+            try:
+                told = cluster.start()
+                cluster.learn("snapshot_reference")
+                cluster.learn("start_stage", config.learner.lr, config.learner.warmup_steps)
+                start_s = time.perf_counter() - began
+                steps = []
+                for number in range(work.steps):
+                    groups = group_rows(tokenizer, texts[number * work.prompts : (number + 1) * work.prompts], number)
+                    steps.append(step(cluster, config, work, groups, number, Path(folder)))
+            finally:
+                cluster.close()
+    finally:
+        ray.shutdown()
+    return {
+        "system": "rlsys",
+        "start_s": start_s,
+        "steps": steps,
+        "settings": {
+            "dtype": config.model.dtype,
+            "packing": config.learner.packing,
+            "activation_checkpointing": config.learner.activation_checkpointing,
+            "token_budget": config.learner.token_budget,
+            "zero_stage": config.learner.zero_stage,
+            "beta": config.rl.beta,
+            "lr": config.learner.lr,
+            "device": told["learner-0"]["device"],
+        },
+    }
+
+
+def run_config(work: Work) -> Config:
+    """The defaults of a run in the shape of the work; overrides last."""
+    return load_config(
+        None,
+        [
+            f"model.path={work.model}",
+            f"prompt.max_tokens={work.prompt_tokens}",
+            f"rollout.max_tokens={work.output_tokens}",
+            f"rl.prompts_per_step={work.prompts}",
+            f"rl.group_size={work.samples}",
+            *work.overrides,
+        ],
+    )
+
+
+def group_rows(tokenizer: Any, texts: list[str], step_number: int) -> pa.RecordBatch:
+    """GROUPS rows of the prompts, as if each asked for two responses to be compared."""
+    rows = [
+        {
+            "group": i,
+            "prompt_id": f"bench-{step_number}-{i}",
+            "family": "bench",
+            "order": [0, 1],
+            "rewards": [1.0, 0.0],
+            "prompt": text,
+            "prompt_tokens": tokenizer(text)["input_ids"],
+        }
+        for i, text in enumerate(texts)
+    ]
+    return pa.RecordBatch.from_pylist(rows, schema=GROUPS)
+
+
+def step(cluster: Cluster, config: Config, work: Work, groups: pa.RecordBatch, number: int, folder: Path) -> dict[str, Any]:
+    """One whole GRPO step, as `actors.rl_loop` drives it."""
+    clock = StepClock()
+    key = f"step {number}"
+    with clock.phase("generate"):
+        requests = requests_for(groups, work.samples, "bench", config.seed, number)
+        samples = cluster.generate(
+            requests, config.rollout.temperature, config.rollout.top_p, work.output_tokens, min_tokens=work.output_tokens
+        )
+    with clock.phase("judge"):
+        cluster.judge(key, number, groups, samples)
+    with clock.phase("train"):
+        trained = cluster.learn("train_grpo", learner_rows(groups, samples), config.rollout.temperature)["metrics"]
+    with clock.phase("write trajectories"):
+        cluster.write_trajectories(key, folder / f"step_{number:06d}.parquet")
+    with clock.phase("send weights"):
+        cluster.send_weights(number + 1)
+    seconds = clock.stop()
+    if trained["skipped"]:
+        raise RuntimeError(f"step {number + 1} was not trained on ({trained['skip_reason']}): its figures would mean nothing.")
+    lengths = [len(row) for row in samples["tokens"]]
+    return {
+        "seconds": seconds,
+        "train_seconds": {name: trained[f"seconds/learner_{name}"] for name in ("reference", "forward", "backward", "optimizer") if f"seconds/learner_{name}" in trained},
+        "samples": len(lengths),
+        "prompt_tokens": sorted({len(row) for row in groups["prompt_tokens"]}),
+        "output_tokens": sorted(set(lengths)),
+        "encoded_tokens": trained["encoded_tokens"],
+        "loss": trained["loss"],
+    }
+
+
+def learner_rows(groups: pa.RecordBatch, samples: pa.RecordBatch) -> pa.RecordBatch:
+    """LEARNER rows of all samples, with advantages +1, -1, +1, ... in place of the judged ones.
+
+    A model that was not taught the format never parses: its rewards are all equal, and nothing would be trained on.
+    """
+    prompts = dict(zip(groups["group"].to_pylist(), groups["prompt_tokens"].to_pylist(), strict=True))
+    return pa.record_batch(
+        {
+            "group": samples["group"],
+            "prompt_tokens": [prompts[group] for group in samples["group"].to_pylist()],
+            "tokens": samples["tokens"],
+            "rollout_logprobs": samples["logprobs"],
+            "advantage": [1.0 - 2.0 * (sample % 2) for sample in samples["sample"].to_pylist()],
+        },
+        schema=LEARNER,
+    )
+
+
+if __name__ == "__main__":
+    run_child(measure)

@@ -1,0 +1,121 @@
+"""The work that `rlsys bench step` gives to each system: its shape, its prompts, its cores, and how one step is timed.
+
+Each system does it in a process of its own (`launch.bench_ours`, `launch.bench_trl`), which is told the work as JSON and
+writes what it measured as JSON.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import time
+from bisect import bisect_left
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from launch.console import UserError
+
+
+@dataclass(frozen=True)
+class Work:
+    """GRPO steps of one exact shape; the first is a warm-up."""
+
+    prompts: int
+    samples: int
+    prompt_tokens: int
+    output_tokens: int
+    cores: list[int]
+    """Numbers of the cores that all processes of a system run on."""
+    repeats: int
+    """Steps after the first."""
+    overrides: list[str]
+    """Settings of the run that differ from the defaults, `section.key=value`."""
+    model: str
+
+    @property
+    def steps(self) -> int:
+        return 1 + self.repeats
+
+    @property
+    def sequences(self) -> int:
+        """Samples of one step."""
+        return self.prompts * self.samples
+
+
+def choose_cores(count: int) -> list[int]:
+    """`count` of the cores this process may use, the last ones: the first tends to serve the machine's interrupts.
+
+    Raises:
+        UserError: there are fewer.
+    """
+    available = sorted(os.sched_getaffinity(0))
+    if count > len(available):
+        raise UserError(f"--cores {count}: this process may use {len(available)} ({', '.join(map(str, available))}).")
+    return available[-count:]
+
+
+def prompt_texts(tokenizer: Any, first: int, count: int, tokens: int) -> list[str]:
+    """Prompts number `first` to `first + count - 1`, all different from their first words on, each of exactly `tokens` tokens.
+
+    Different, so that no cache of one step helps in another. "Tokens" are those of `tokenizer(text)`, as TRL counts them.
+
+    Raises:
+        UserError: no text of that length was found.
+    """
+    texts = []
+    for number in range(first, first + count):
+        lines = (f"{number} Case {i}: the first answer says {i * 7}, the second {i * 9}; name the rule, then judge both. " for i in range(tokens))
+        text = "".join(lines)
+        # A prefix that is one character longer has at most one token more: close to where the count is reached, some prefix has it.
+        near = bisect_left(range(len(text)), tokens, key=lambda end, text=text: _count(tokenizer, text[:end]))
+        ends = range(max(1, near - 40), min(len(text), near + 40))
+        found = next((text[:end] for end in ends if _count(tokenizer, text[:end]) == tokens), None)
+        if found is None:
+            raise UserError(f"--prompt-tokens {tokens}: found no text of just that many tokens for this model's tokenizer; try another number.")
+        texts.append(found)
+    return texts
+
+
+def _count(tokenizer: Any, text: str) -> int:
+    return len(tokenizer(text)["input_ids"])
+
+
+class StepClock:
+    """Seconds of one step by phase; `whole` is from its beginning to its end, so it also holds what is in no phase."""
+
+    def __init__(self) -> None:
+        self._began = time.perf_counter()
+        self.seconds: dict[str, float] = {}
+
+    @contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        began = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - began
+
+    def stop(self) -> dict[str, float]:
+        """All phases and `whole`."""
+        return {**self.seconds, "whole": time.perf_counter() - self._began}
+
+
+def run_child(measure: Callable[[Work], dict[str, Any]]) -> None:
+    """Main of a measuring process: `python -m MODULE WORK.json RESULT.json`. Its cores are what it and all it starts may use."""
+    # An ordinary exit on request, so that engines and Ray are shut down on the way.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    work = Work(**json.loads(Path(sys.argv[1]).read_text()))
+    os.sched_setaffinity(0, work.cores)
+    began = time.perf_counter()
+    result = measure(work)
+    result["process_s"] = time.perf_counter() - began
+    Path(sys.argv[2]).write_text(json.dumps(result))
+
+
+def write_work(work: Work, path: Path) -> None:
+    path.write_text(json.dumps(asdict(work)))

@@ -1,0 +1,189 @@
+r"""From a record to the tokens that the policy sees, and from a teacher's judgement to the completion it should write.
+
+The wording is a Jinja file (rlsys/templates, or a user's own); everything goes into one user turn of the model's chat
+template. Conversation and responses are material, never instructions: before they enter the prompt, whatever in them
+could end a section, open another, or pass for a score is *defused*, by a visible dot after its first character:
+`<|im_end|>` -> `<·|im_end|>`, `\boxed{9}` -> `\·boxed{9}`, `[End of Response 1]` -> `[·End of Response 1]`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from jinja2 import StrictUndefined, TemplateError, TemplateSyntaxError
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+from rlsys.records import Record
+from rlsys.scores import check_order, score_range
+
+TEMPLATES = Path(__file__).parent / "templates"
+_GUARDS = "·¦‧"  # the first that no mark and no special token contains
+_GAP = "[\\s\u00ad\u200b-\u200f\u2060\ufeff]*+"  # blanks, and what looks like nothing at all
+_SURROGATES = re.compile("[\ud800-\udfff]")
+
+
+class PromptError(ValueError):
+    """A template or tokenizer that cannot be used; the message names the file, the fault and what is expected."""
+
+
+class Prompter:
+    """Renders records through one template and one tokenizer.
+
+    Args:
+        tokenizer: a Hugging Face tokenizer with a chat template.
+        template: name of a file in rlsys/templates (`pointwise`, `compact`), or path of one's own. It is given messages
+            (dicts of role and content), responses (as shown), n, low, high, and sets `marks` (see pointwise.jinja).
+    Raises:
+        PromptError: no such template; it does not compile or uses what it is not given; its marks are missing, or do not
+            enclose every response once; or the tokenizer has no chat template.
+    """
+
+    def __init__(self, tokenizer: Any, template: str = "pointwise") -> None:
+        self.tokenizer = tokenizer
+        if not tokenizer.chat_template:
+            raise PromptError(f"tokenizer {tokenizer.name_or_path}: it has no chat template; the prompt is a user turn and needs one.")
+        path = TEMPLATES / f"{template}.jinja" if re.fullmatch(r"\w+", template) else Path(template)
+        self.name = str(template)
+        try:
+            source = path.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            known = ", ".join(sorted(file.stem for file in TEMPLATES.glob("*.jinja")))
+            raise PromptError(f"template {template}: cannot be read ({error}). Name one of {known}, or the path of a text file.") from error
+        # The sandbox: a downloaded template may format text, and do nothing else.
+        environment = ImmutableSandboxedEnvironment(undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+        try:
+            self._template = environment.from_string(source)
+        except TemplateSyntaxError as error:
+            raise PromptError(f"template {template}, line {error.lineno}: {error.message}") from error
+        marks = self._read_marks()
+        tokens = _special_tokens(tokenizer)
+        self._guard = next((guard for guard in _GUARDS if not any(guard in text for text in (*marks, *tokens))), None)
+        if self._guard is None:
+            raise PromptError(f"template {template}: its marks use all of {_GUARDS}, one of which must be free to defuse content with.")
+        patterns = [rf"\\{_GAP}boxed", *map(_mark_pattern, marks), *map(re.escape, tokens)]
+        self._hostile = re.compile("|".join(patterns), re.IGNORECASE)
+        self._check_marks(marks)
+
+    def render(self, record: Record, order: Sequence[int]) -> str:
+        """The whole prompt as text, up to where the model's answer begins. order[p]: index of the response at place p."""
+        turn = [{"role": "user", "content": self.user_turn(record, order)}]
+        return self.tokenizer.apply_chat_template(turn, add_generation_prompt=True, tokenize=False)
+
+    def tokens(self, record: Record, order: Sequence[int]) -> list[int]:
+        """Token ids of `render`. The chat template has written all special tokens that belong there, so none is added."""
+        return self.tokenizer.encode(self.render(record, order), add_special_tokens=False)
+
+    def user_turn(self, record: Record, order: Sequence[int]) -> str:
+        """The template filled with defused content, without the chat template around it.
+
+        Raises:
+            ValueError: `order` is not a permutation of the record's responses.
+        """
+        check_order(order, record.n)
+        messages = [{"role": self.defuse(message["role"]), "content": self.defuse(message["content"])} for message in record.context]
+        return str(self._module(messages, [self.defuse(record.responses[original]) for original in order])).strip("\n")
+
+    def defuse(self, text: str) -> str:
+        r"""Content with every mark, `\boxed` and special token broken up; any other text comes back as it is.
+
+        Marks and tokens are found in any case, marks and `\boxed` with any blanks between their parts. A guard character
+        goes in after the first character of each; no pattern contains the guard, so a new match can never arise, and
+        what overlapped is found in the next round. Lone surrogates, which no tokenizer takes, become U+FFFD.
+        """
+        text, count = _SURROGATES.sub("\ufffd", text), 1
+        while count:
+            text, count = self._hostile.subn(self._break_up, text)
+        return text
+
+    def _break_up(self, match: re.Match[str]) -> str:
+        found = match[0]
+        return found[0] + self._guard + found[1:] if len(found) > 1 else self._guard  # one character has no inside
+
+    def _module(self, messages: list[dict[str, str]], responses: list[str]) -> Any:
+        low, high = score_range(len(responses))
+        given = {"messages": messages, "responses": responses, "n": len(responses), "low": low, "high": high}
+        try:
+            return self._template.make_module(given)
+        except (TemplateError, TypeError, ValueError, ArithmeticError, LookupError) as error:
+            raise PromptError(f"template {self.name}: {error}. It is given {', '.join(given)}.") from error
+
+    def _read_marks(self) -> list[str]:
+        marks = getattr(self._module([{"role": "user", "content": "q"}], ["r"]), "marks", None)
+        example = '{% set marks = ["[Begin of Response #]", "[End of Response #]"] %}'
+        if not isinstance(marks, list) or not all(isinstance(mark, str) and len(mark.strip()) > 1 for mark in marks):
+            raise PromptError(f"template {self.name}: expected it to set its marks, for example {example}.")
+        if sum("#" in mark for mark in marks) != 2:
+            raise PromptError(f"template {self.name}: expected two marks with # (index of a response), as in {example}; found {marks}.")
+        return marks
+
+    def _check_marks(self, marks: list[str]) -> None:
+        """Fill the template with harmless words and see that each response stands once, between its own two marks."""
+        begin, end = (mark for mark in marks if "#" in mark)
+        for n in (1, 2, 3, 12):
+            turns = [("user", "queryzero"), ("assistant", "queryone"), ("user", "querytwo")]
+            words = [f"wordnumber{i}x" for i in range(1, n + 1)]
+            text = str(self._module([{"role": role, "content": content} for role, content in turns], words))
+            for content in (content for _, content in turns):
+                if text.count(content) != 1:
+                    raise PromptError(f"template {self.name}: expected every message once; it shows one {text.count(content)} times.")
+            for i, word in enumerate(words, 1):
+                enclosed = re.escape(begin.replace("#", str(i))) + r"\s*" + word + r"\s*" + re.escape(end.replace("#", str(i)))
+                if text.count(word) != 1 or not re.search(enclosed, text):
+                    raise PromptError(f"template {self.name}: expected response {i} of {n} once, between {begin!r} and {end!r} (# is {i}).")
+            for mark in (begin, end):
+                found = len(re.findall(_mark_pattern(mark), text, re.IGNORECASE))
+                if found != n:
+                    raise PromptError(f"template {self.name}: expected {mark!r} only around responses, found {found} for {n} of them.")
+
+
+def worked_text(record: Record, order: Sequence[int]) -> str:
+    r"""The teacher's judgement as a completion in the output form, notes and scores in the order shown.
+
+        Specific Criteria: {criteria}
+        Analysis: Response 1: {note} Response 2: {note}
+        Scores: \boxed{9, 2}
+
+    Raises:
+        ValueError: the record has no worked judgement, or one of another length; or `order` is no permutation.
+    """
+    check_order(order, record.n)
+    worked = record.worked
+    if worked is None or len(worked.notes) != record.n or len(worked.scores) != record.n:
+        raise ValueError(f"record {record.id}: expected a worked judgement with {record.n} notes and scores, found {worked}.")
+    notes = " ".join(f"Response {place}: {worked.notes[original]}" for place, original in enumerate(order, 1))
+    scores = ", ".join(str(worked.scores[original]) for original in order)
+    return f"Specific Criteria: {worked.criteria}\nAnalysis: {notes}\nScores: \\boxed{{{scores}}}"
+
+
+def shuffled(n: int, *key: str | int | float | bool | None) -> list[int]:
+    """A permutation of 0..n-1 that depends on the key alone, for example shuffled(4, seed, epoch, record.id).
+
+    Uniform over keys, and the same in every process and version of Python (unlike hash() and random.shuffle).
+    """
+    return sorted(range(n), key=lambda i: _digest(["order", list(key), i]))
+
+
+def seed_for(*key: str | int | float | bool | None) -> int:
+    """A sampling seed, 0 <= seed < 2**31, that depends on the key alone, for example seed_for(seed, step, record.id, sample)."""
+    return int.from_bytes(_digest(["seed", list(key)])) >> 33
+
+
+def _digest(key: list[Any]) -> bytes:
+    return hashlib.blake2b(json.dumps(key).encode(), digest_size=8).digest()
+
+
+def _mark_pattern(mark: str) -> str:
+    """A mark as a pattern: any blanks between its words and signs, # for any number."""
+    return _GAP.join(r"\d++" if part == "#" else re.escape(part) for part in re.findall(r"\w+|[^\w\s]", mark))
+
+
+def _special_tokens(tokenizer: Any) -> list[str]:
+    """What the tokenizer turns into one reserved id, longest first. Added plain words and blanks are ordinary text."""
+    added = tokenizer.added_tokens_decoder.values()
+    tokens = {str(token) for token in added if token.special or re.search(r"[^\w\s]", str(token))} | set(tokenizer.all_special_tokens)
+    return sorted((token for token in tokens if token.strip()), key=lambda token: (-len(token), token))

@@ -1,0 +1,328 @@
+"""The learner's ranks, in real Ray actors with real DeepSpeed, against a plain PyTorch loop over whole, unpacked sequences."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import ray
+import torch
+from deepspeed.utils import safe_get_full_fp32_param, safe_get_full_grad
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from actors import deepspeed_engine as ds
+from actors.learner import LearnerActor
+from rlsys.config import Learner, Rl
+from rlsys.trajectories import LEARNER
+
+WAIT_S = 120
+TEMPERATURE = 0.7
+LR = 1e-3
+GROUPS = ((9, (5, 12, 3, 8)), (17, (7, 7, 10, 1)), (4, (15, 6, 2, 9)))
+"""Prompt length and completion lengths of each group."""
+STAGES_AND_RANKS = [(2, 1), (3, 1), (0, 2), (1, 2), (2, 2), (3, 2)]
+
+
+class Probe(LearnerActor):
+    """A learner whose engine can be rebuilt with other settings, and that tells gradients and weights."""
+
+    def rebuild(self, learner: dict[str, Any], rl: dict[str, Any], dtype: str = "float32") -> None:
+        self.learner = Learner(token_budget=64, lr=LR, max_grad_norm=0.5, betas=(0.9, 0.95), weight_decay=0.1).model_copy(update=learner)
+        self.rl = Rl(beta=0.05).model_copy(update=rl)
+        self.dtype = getattr(torch, dtype)
+        self.reference = None
+        self._build()
+        self.start_stage(self.learner.lr, self.learner.warmup_steps)
+        self.snapshot_reference()
+
+    def _step(self, lr: float) -> ds.StepResult:
+        self.gradient = {name: safe_get_full_grad(p).float().clone() for name, p in self.engine.module.model.named_parameters()}
+        return super()._step(lr)
+
+    def gradients(self) -> dict[str, np.ndarray]:
+        return {name: value.numpy() for name, value in self.gradient.items()}
+
+    def weights(self) -> dict[str, np.ndarray]:
+        return {name: whole.float().numpy().copy() for name, whole in ds.full_weights(self.engine.module.model)}
+
+    def master_weights(self) -> dict[str, np.ndarray]:
+        return {name: safe_get_full_fp32_param(p).numpy().copy() for name, p in self.engine.module.model.named_parameters()}
+
+    def has_reference(self) -> bool:
+        return self.reference is not None
+
+
+class Ranks:
+    """Some ranks that stay in their process group while their engines come and go."""
+
+    def __init__(self, model: Path, world_size: int, logs: Path):
+        ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
+        actor = ray.remote(Probe).options(num_cpus=0)
+        self.actors = [
+            actor.remote(rank, world_size, str(model), Learner(ranks=world_size), Rl(), "float32", 0, str(logs), 1, WAIT_S)
+            for rank in range(world_size)
+        ]
+        host, port = ray.get(self.actors[0].address.remote(), timeout=WAIT_S)
+        self.told = self("setup", host, port)
+
+    def __call__(self, method: str, *args: Any) -> list[Any]:
+        return ray.get([getattr(actor, method).remote(*args) for actor in self.actors], timeout=WAIT_S)
+
+    def first(self, method: str, *args: Any) -> Any:
+        return self(method, *args)[0]
+
+
+@pytest.fixture(scope="module")
+def ranks(ray_session, tiny_model, tmp_path_factory):
+    logs = tmp_path_factory.mktemp("learner_logs")
+    started = {world_size: Ranks(tiny_model, world_size, logs) for world_size in (1, 2)}
+    yield started
+    for each in started.values():
+        each("shutdown")
+        for actor in each.actors:
+            ray.kill(actor)
+
+
+@pytest.fixture(scope="module")
+def batch(tiny_model) -> pa.RecordBatch:
+    """Three groups of four samples; the rollout engine's log-probabilities are the model's own with noise on them."""
+    model = AutoModelForCausalLM.from_pretrained(tiny_model, dtype=torch.float32)
+    generator = torch.Generator().manual_seed(1)
+    rows = []
+    for group, (prompt_length, lengths) in enumerate(GROUPS):
+        prompt = torch.randint(3, 500, (prompt_length,), generator=generator).tolist()
+        for sample, length in enumerate(lengths):
+            tokens = torch.randint(3, 500, (length,), generator=generator).tolist()
+            row = {"group": group, "prompt_tokens": prompt, "tokens": tokens, "advantage": [1.2, -0.9, 0.4, -0.7][sample]}
+            own = plain_logprobs(model, row, TEMPERATURE).detach()
+            row["rollout_logprobs"] = (own + 0.5 * torch.randn(length, generator=generator)).tolist()
+            rows.append(row)
+    return pa.RecordBatch.from_pylist(rows, schema=LEARNER)
+
+
+def plain_logprobs(model, row: dict[str, Any], temperature: float) -> torch.Tensor:
+    """Log-probability of each completion token, from the full softmax over one whole sequence."""
+    ids = torch.tensor([row["prompt_tokens"] + row["tokens"]])
+    logits = model(input_ids=ids).logits[0, len(row["prompt_tokens"]) - 1 : -1]
+    return torch.log_softmax(logits / temperature, dim=-1).gather(1, torch.tensor(row["tokens"])[:, None])[:, 0]
+
+
+class PlainGrpo:
+    """GRPO as the paper writes it, sample by sample, with torch's own clipping and AdamW."""
+
+    def __init__(self, model_path: Path, beta: float, clip: float = 0.2, cap: float = 2.0):
+        self.model = AutoModelForCausalLM.from_pretrained(model_path, dtype=torch.float32)
+        self.frozen = AutoModelForCausalLM.from_pretrained(model_path, dtype=torch.float32)
+        self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=LR, betas=(0.9, 0.95), weight_decay=0.1)
+        self.beta, self.clip, self.cap = beta, clip, cap
+
+    def step(self, batch: pa.RecordBatch, temperature: float, passes: int = 1) -> dict[str, float]:
+        rows = batch.to_pylist()
+        old = [plain_logprobs(self.model, row, temperature).detach() for row in rows]
+        losses, norms, kls, truncated = [], [], [], []
+        for _ in range(passes):
+            self.optimizer.zero_grad()
+            total = 0.0
+            for row, before in zip(rows, old, strict=True):
+                now = plain_logprobs(self.model, row, temperature)
+                frozen = plain_logprobs(self.frozen, row, temperature).detach()
+                importance = torch.exp(before - torch.tensor(row["rollout_logprobs"])).clamp(max=self.cap)
+                ratio = torch.exp(now - before)
+                surrogate = torch.minimum(ratio * row["advantage"], ratio.clamp(1 - self.clip, 1 + self.clip) * row["advantage"])
+                kl = torch.exp(frozen - now) - (frozen - now) - 1
+                total = total + (-importance * surrogate + self.beta * kl).mean() / len(rows)
+                kls.extend(kl.tolist())
+                truncated.extend((importance >= self.cap).tolist())
+            total.backward()
+            norms.append(torch.nn.utils.clip_grad_norm_(self.model.parameters(), float("inf")).item())
+            self.gradient = {name: p.grad.clone().numpy() for name, p in self.model.named_parameters()}
+            torch.nn.utils.clip_grad_norm_(self.model.parameters(), 0.5)
+            self.optimizer.step()
+            losses.append(total.item())
+        names = ("loss", "grad_norm", "kl", "importance_truncated")
+        return dict(zip(names, map(np.mean, (losses, norms, kls, truncated)), strict=True))
+
+    def weights(self) -> dict[str, np.ndarray]:
+        return {name: p.detach().numpy().copy() for name, p in self.model.named_parameters()}
+
+
+def distance(left: dict[str, np.ndarray], right: dict[str, np.ndarray]) -> float:
+    """Norm of the difference, over the norm of `right`."""
+    assert left.keys() == right.keys()
+    difference = sum(np.square(left[name] - right[name], dtype=np.float64).sum() for name in left)
+    return float(np.sqrt(difference / sum(np.square(right[name], dtype=np.float64).sum() for name in right)))
+
+
+def identical(left: dict[str, np.ndarray], right: dict[str, np.ndarray]) -> bool:
+    return left.keys() == right.keys() and all(np.array_equal(left[name], right[name]) for name in left)
+
+
+def test_every_rank_says_what_it_is(ranks):
+    told = ranks[2].told
+    assert [each["name"] for each in told] == ["learner-0", "learner-1"]
+    assert {each["threads"] for each in told} == {1}
+
+
+@pytest.mark.parametrize("token_budget", [32, 4096])
+@pytest.mark.parametrize(("stage", "world_size"), STAGES_AND_RANKS)
+def test_two_steps_equal_the_plain_loop(ranks, batch, tiny_model, stage, world_size, token_budget):
+    learner = ranks[world_size]
+    learner("rebuild", {"zero_stage": stage, "token_budget": token_budget}, {})
+    plain = PlainGrpo(tiny_model, beta=0.05)
+    for _ in range(2):  # the second step has moments, and a reference that differs from the policy
+        before = plain.weights()
+        expected = plain.step(batch, TEMPERATURE)
+        metrics = learner.first("train_grpo", batch, TEMPERATURE)["metrics"]
+        for name in ("loss", "grad_norm", "importance_truncated"):
+            assert metrics[name] == pytest.approx(expected[name], rel=1e-5), name
+        assert metrics["kl"] == pytest.approx(expected["kl"], rel=1e-4, abs=1e-9)
+        assert distance(learner.first("gradients"), plain.gradient) < 1e-5
+        weights = learner.first("weights")
+        moved = {name: weights[name] - before[name] for name in weights}
+        assert distance(moved, {name: value - before[name] for name, value in plain.weights().items()}) < 1e-3
+    assert expected["importance_truncated"] > 0 and expected["kl"] > 0
+    assert metrics["tokens"] == sum(sum(lengths) for _, lengths in GROUPS)
+
+
+def test_a_shared_prompt_is_encoded_once(ranks, batch):
+    ranks[1]("rebuild", {"token_budget": 4096}, {"beta": 0.0})
+    metrics = ranks[1].first("train_grpo", batch, TEMPERATURE)["metrics"]
+    assert metrics["encoded_tokens"] <= sum(prompt + sum(lengths) for prompt, lengths in GROUPS)
+
+
+def test_several_updates_on_one_batch_are_clipped_against_the_first_policy(ranks, batch, tiny_model):
+    ranks[2]("rebuild", {"zero_stage": 2, "lr": LR}, {"updates_per_batch": 3})
+    plain = PlainGrpo(tiny_model, beta=0.05)
+    expected = plain.step(batch, TEMPERATURE, passes=3)
+    metrics = ranks[2].first("train_grpo", batch, TEMPERATURE)["metrics"]
+    assert metrics["loss"] == pytest.approx(expected["loss"], rel=1e-4)
+    assert metrics["kl"] == pytest.approx(expected["kl"], rel=1e-4)
+    assert metrics["clip_fraction"] > 0
+
+
+def test_samples_carry_the_log_probabilities_before_the_update(ranks, batch, tiny_model):
+    ranks[2]("rebuild", {"zero_stage": 3}, {})
+    answers = ranks[2]("train_grpo", batch, TEMPERATURE)
+    model = AutoModelForCausalLM.from_pretrained(tiny_model, dtype=torch.float32)
+    expected = [plain_logprobs(model, row, TEMPERATURE).mean().item() for row in batch.to_pylist()]
+    for answer in answers:
+        samples = answer["samples"].to_pydict()
+        assert list(zip(samples["group"], samples["sample"], strict=True)) == [(group, i) for group in range(3) for i in range(4)]
+        assert samples["trainer_logprob"] == pytest.approx(expected, rel=1e-5)
+        assert samples["reference_logprob"] == pytest.approx(expected, rel=1e-5)
+
+
+def test_without_a_penalty_there_is_no_reference(ranks, batch):
+    ranks[1]("rebuild", {}, {"beta": 0.0})
+    answer = ranks[1].first("train_grpo", batch, TEMPERATURE)
+    assert not ranks[1].first("has_reference")
+    assert answer["samples"]["reference_logprob"].null_count == batch.num_rows
+    assert "kl" not in answer["metrics"]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize(("stage", "world_size"), [(0, 1), *STAGES_AND_RANKS])
+def test_nothing_that_is_not_finite_reaches_the_weights(ranks, batch, stage, world_size, dtype):
+    """One poisoned sample on one rank: every rank skips, and the next step is as if nothing had happened."""
+    learner = ranks[world_size]
+
+    def poisoned(column: str) -> pa.RecordBatch:
+        rows = batch.to_pylist()
+        if column == "advantage":
+            rows[-1]["advantage"] = float("nan")
+        else:
+            rows[0]["rollout_logprobs"][0] = float("nan")
+        return pa.RecordBatch.from_pylist(rows, schema=LEARNER)
+
+    learner("rebuild", {"zero_stage": stage}, {}, dtype)
+    learner.first("train_grpo", batch, TEMPERATURE)
+    before = learner.first("weights")
+    for column in ("advantage", "rollout_logprobs"):
+        for answer in learner("train_grpo", poisoned(column), TEMPERATURE):
+            assert answer["metrics"]["skipped"] == 1
+            assert "not finite" in answer["metrics"]["skip_reason"]
+        assert identical(learner.first("weights"), before)
+    after = learner.first("train_grpo", batch, TEMPERATURE)["metrics"]
+    resumed = learner.first("weights")
+
+    learner("rebuild", {"zero_stage": stage}, {}, dtype)
+    for _ in range(2):
+        untouched = learner.first("train_grpo", batch, TEMPERATURE)["metrics"]
+    assert after["skipped"] == 0 and after["loss"] == untouched["loss"]
+    assert identical(resumed, learner.first("weights"))
+
+
+@pytest.mark.parametrize(("stage", "world_size"), [(1, 2), (2, 1), (2, 2), (3, 2)])
+def test_updates_too_small_for_bf16_add_up(ranks, batch, stage, world_size):
+    """At lr 1e-6 a step is far below bf16's resolution of most weights; the fp32 masters must keep it."""
+    learner = ranks[world_size]
+    learner("rebuild", {"zero_stage": stage, "lr": 1e-6, "weight_decay": 0.0}, {"beta": 0.0}, "bfloat16")
+    before = learner.first("weights")
+    for _ in range(10):
+        learner.first("train_sft", batch)
+    masters = learner.first("master_weights")
+    name = "model.layers.0.mlp.down_proj.weight"
+    moved = np.abs(masters[name] - before[name])
+    # Adam moves a weight by about lr a step while its gradient keeps its sign.
+    assert 5e-6 < np.median(moved) < 1.1e-5
+    for key, value in learner.first("weights").items():
+        assert np.array_equal(value, torch.from_numpy(masters[key]).bfloat16().float().numpy())
+
+
+def test_supervised_steps_follow_the_warm_up_and_learn(ranks, batch, tiny_model):
+    ranks[2]("rebuild", {"zero_stage": 2}, {"beta": 0.0})
+    ranks[2]("start_stage", 2e-3, 4)
+    steps = [ranks[2].first("train_sft", batch) for _ in range(6)]
+    assert [step["lr"] for step in steps] == pytest.approx([5e-4, 1e-3, 1.5e-3, 2e-3, 2e-3, 2e-3])
+    model = AutoModelForCausalLM.from_pretrained(tiny_model, dtype=torch.float32)
+    expected = -np.mean([plain_logprobs(model, row, 1.0).mean().item() for row in batch.to_pylist()])
+    assert steps[0]["loss"] == pytest.approx(expected, rel=1e-5)
+    assert steps[-1]["loss"] < steps[0]["loss"] - 0.5
+
+
+@pytest.mark.parametrize(("stage", "world_size"), [(0, 2), (1, 2), (2, 1), (2, 2), (3, 2)])
+def test_a_run_goes_on_from_a_checkpoint_bit_for_bit(ranks, batch, stage, world_size, tmp_path):
+    learner = ranks[world_size]
+    learner("rebuild", {"zero_stage": stage, "warmup_steps": 5}, {"beta": 0.0})
+    learner("train_grpo", batch, TEMPERATURE)
+    learner("save", str(tmp_path))
+    uninterrupted = learner.first("train_grpo", batch, TEMPERATURE)["metrics"]
+    expected = learner.first("weights")
+
+    learner("rebuild", {"zero_stage": stage}, {"beta": 0.0})
+    learner("load", str(tmp_path))
+    resumed = learner.first("train_grpo", batch, TEMPERATURE)["metrics"]
+    assert (resumed["loss"], resumed["grad_norm"], resumed["lr"]) == tuple(uninterrupted[name] for name in ("loss", "grad_norm", "lr"))
+    assert identical(learner.first("weights"), expected)
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_a_checkpoint_of_another_shape_is_refused_in_words(ranks, batch, tmp_path):
+    ranks[2]("rebuild", {"zero_stage": 2}, {"beta": 0.0})
+    ranks[2]("save", str(tmp_path))
+    ranks[2]("rebuild", {"zero_stage": 3}, {"beta": 0.0})
+    with pytest.raises(ValueError, match="learner.zero_stage was 2 and is 3.*model.path"):
+        ranks[2]("load", str(tmp_path))
+    with pytest.raises(ValueError, match="no optimizer state"):
+        ranks[2]("load", str(tmp_path / "elsewhere"))
+
+
+@pytest.mark.parametrize(("stage", "dtype"), [(2, "float32"), (3, "bfloat16")])
+def test_a_saved_model_loads_in_transformers_as_it_is(ranks, batch, tiny_model, stage, dtype, tmp_path):
+    ranks[2]("rebuild", {"zero_stage": stage}, {"beta": 0.0}, dtype)
+    ranks[2]("train_sft", batch)
+    ranks[2]("save", str(tmp_path))
+    model = AutoModelForCausalLM.from_pretrained(tmp_path / "model", dtype="auto")
+    assert model.dtype == getattr(torch, dtype)
+    weights = ranks[2].first("weights")
+    assert identical({name: p.detach().float().numpy() for name, p in model.named_parameters()}, weights)
+    told = ranks[2].first("evaluate_logprobs", batch, TEMPERATURE)
+    for row, logprobs in zip(batch.to_pylist(), told, strict=True):
+        expected = plain_logprobs(model, row, TEMPERATURE).float().tolist()
+        assert logprobs == pytest.approx(expected, abs=1e-5 if dtype == "float32" else 0.1)
+    text = "Scores: \\boxed{9, 2}"
+    assert AutoTokenizer.from_pretrained(tmp_path / "model").encode(text) == AutoTokenizer.from_pretrained(tiny_model).encode(text)

@@ -1,0 +1,218 @@
+"""New weights reach every running engine whole: real engines, real Ray, real ZeRO shards, against transformers on the same weights."""
+
+from __future__ import annotations
+
+import sys
+import time
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import ray
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from actors.weight_source import DeepSpeedSource, WeightSource
+from actors.weights import WeightTransferError, checksum, compare, make_trainer, pack, unpack
+from rlsys.config import Learner
+from rlsys.trajectories import REQUESTS
+
+WAIT_S = 120
+PROMPT = "The prompt is long enough to fill some blocks of the prefix cache, before and after an update of the weights. " * 2
+
+
+@pytest.fixture
+def model(tiny_model):
+    """A fresh fp32 copy of the model that the engines started from."""
+    return AutoModelForCausalLM.from_pretrained(tiny_model, dtype=torch.float32)
+
+
+@pytest.fixture(scope="module")
+def prompt(tiny_model):
+    return AutoTokenizer.from_pretrained(tiny_model).encode(PROMPT)
+
+
+def disturb(model, seed, scale=0.05):
+    """Change every parameter: embeddings (tied to the output head), projections and norms."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter += scale * torch.randn(parameter.shape, generator=generator)
+
+
+def greedy(model, prompt):
+    return model.generate(torch.tensor([prompt]), max_new_tokens=24, do_sample=False)[0, len(prompt) :].tolist()
+
+
+def ask(engines, prompt):
+    """(tokens, weight version) that each engine answers greedily."""
+    batch = pa.RecordBatch.from_pylist([{"group": 0, "prompt_tokens": prompt, "seeds": [0]}], schema=REQUESTS)
+    answers = ray.get([actor.generate.remote(batch, 0.0, 1.0, 24) for actor in engines.actors], timeout=WAIT_S)
+    return [(answer["tokens"][0].as_py(), answer["weight_version"][0].as_py()) for answer in answers]
+
+
+def open_transfer(source, actors):
+    return make_trainer("cpu", 0, source, actors, 1, WAIT_S)
+
+
+# --- through running engines ------------------------------------------------------------------------------------------
+
+
+def test_both_engines_answer_with_the_new_weights_and_carry_their_version(engines, model, prompt):
+    trainer = open_transfer(WeightSource(model), engines.actors)
+    trainer.send_weights(1, verify=True)
+    before = greedy(model, prompt)
+    assert ask(engines, prompt) == [(before, 1)] * 2
+    # The same prompt lies in the prefix cache now; had it survived the update, its keys and values would be the old weights'.
+    disturb(model, seed=1)
+    trainer.send_weights(2, verify=True)
+    after = greedy(model, prompt)
+    assert after != before
+    assert ask(engines, prompt) == [(after, 2)] * 2
+    assert ray.get([actor.weight_version.remote() for actor in engines.actors], timeout=WAIT_S) == [2, 2]
+
+
+def test_samples_under_way_finish_on_the_weights_they_began_with(engines, model, prompt):
+    trainer = open_transfer(WeightSource(model), engines.actors)
+    trainer.send_weights(10)
+    batch = pa.RecordBatch.from_pylist([{"group": 0, "prompt_tokens": prompt[:20], "seeds": list(range(64))}], schema=REQUESTS)
+    engine = engines.actors[0]
+    expected = ray.get(engine.generate.remote(batch, 1.0, 1.0, 64), timeout=WAIT_S)
+    running = engine.generate.remote(batch, 1.0, 1.0, 64)
+    while not ray.get(engine.in_flight.remote(), timeout=WAIT_S):
+        pass
+    disturb(model, seed=2)
+    trainer.send_weights(11)
+    assert ray.get(running, timeout=WAIT_S) == expected
+    later = ray.get(engine.generate.remote(batch, 1.0, 1.0, 64), timeout=WAIT_S)
+    assert set(later["weight_version"].to_pylist()) == {11} and later["tokens"] != expected["tokens"]
+
+
+def test_a_changed_value_is_found_and_named(engines, model):
+    source = WeightSource(model)
+    trainer = open_transfer(source, engines.actors)
+    trainer.send_weights(3, verify=True)
+    for name in ("model.layers.1.self_attn.k_proj.weight", "model.layers.0.mlp.up_proj.weight", "model.norm.weight"):
+        with torch.no_grad():
+            model.get_parameter(name)[..., -1] += 0.5
+        with pytest.raises(WeightTransferError, match="differ") as failure:
+            trainer.verify()
+        assert {line.split(" (in ")[0] for line in str(failure.value).splitlines()[1:]} == {f"{engine}: {name}" for engine in engines.names}
+        trainer.send_weights(3, verify=True)
+
+
+def test_an_engine_left_behind_is_named(engines, model):
+    both = open_transfer(WeightSource(model), engines.actors)
+    both.send_weights(4)
+    disturb(model, seed=3)
+    open_transfer(WeightSource(model), engines.actors[:1]).send_weights(5, verify=True)
+    with pytest.raises(WeightTransferError, match="rollout-1: model.embed_tokens.weight") as failure:
+        both.verify()
+    assert "rollout-0" not in str(failure.value)
+    assert "lm_head" in str(failure.value), "the tied head's own packed copy is looked at, too"
+
+
+class Rank:
+    """One DeepSpeed rank that holds a disturbed copy of the model."""
+
+    def __init__(self, folder, zero_stage, dtype):
+        from actors import deepspeed_engine as ds
+
+        host = ray.util.get_node_ip_address()
+        store = ds.open_store(host, 1, WAIT_S)
+        ds.join_group(0, 1, host, store.port, store, WAIT_S)
+        self.model = AutoModelForCausalLM.from_pretrained(folder, dtype=getattr(torch, dtype))
+        disturb(self.model, seed=zero_stage)
+        self.engine = ds.build_engine(self.model, Learner(zero_stage=zero_stage), getattr(torch, dtype))
+
+    def shards(self):
+        return [parameter.numel() for parameter in self.engine.module.parameters()]
+
+    def metadata(self):
+        return [(meta.name, meta.dtype, meta.shape) for meta in DeepSpeedSource(self.engine).metadata()]
+
+    def send(self, actors, version):
+        return make_trainer("cpu", 0, DeepSpeedSource(self.engine), actors, 1, WAIT_S).send_weights(version, verify=True)
+
+
+@pytest.mark.parametrize("zero_stage", [2, 3])
+def test_a_deepspeed_engine_s_weights_arrive_whole(engines, model, prompt, tiny_model, zero_stage):
+    ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
+    rank = ray.remote(Rank).options(num_cpus=0).remote(str(tiny_model), zero_stage, "float32")
+    if zero_stage == 3:
+        assert sum(ray.get(rank.shards.remote(), timeout=WAIT_S)) < sum(p.numel() for p in model.parameters())
+    disturb(model, seed=zero_stage)
+    assert ray.get(rank.metadata.remote(), timeout=WAIT_S) == [(name, p.dtype, tuple(p.shape)) for name, p in model.named_parameters()]
+    ray.get(rank.send.remote(engines.actors, 20 + zero_stage), timeout=WAIT_S)
+    assert ask(engines, prompt) == [(greedy(model, prompt), 20 + zero_stage)] * 2
+    ray.kill(rank)
+
+
+# --- waits ------------------------------------------------------------------------------------------------------------
+
+
+class Deaf:
+    """An actor that knows its name and never comes back from `start_update`."""
+
+    def identity(self):
+        return {"name": "rollout-deaf", "tensor_parallel": 1}
+
+    def init_weight_transfer(self, info):
+        pass
+
+    def start_update(self):
+        time.sleep(WAIT_S)
+
+
+def test_an_engine_that_does_not_answer_is_named(ray_session, model):
+    ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
+    deaf = ray.remote(Deaf).options(num_cpus=0).remote()
+    ray.get(deaf.identity.remote(), timeout=WAIT_S)
+    trainer = make_trainer("cpu", 0, WeightSource(model), [deaf], 1, timeout_s=2.0)
+    with pytest.raises(WeightTransferError, match="no answer to start_update within 2 s from rollout-deaf"):
+        trainer.send_weights(1)
+    ray.kill(deaf)
+
+
+# --- the wire format --------------------------------------------------------------------------------------------------
+
+DTYPES = st.sampled_from([torch.float32, torch.bfloat16, torch.float16])
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.tuples(DTYPES, st.lists(st.integers(1, 9), min_size=1, max_size=3)), max_size=12), st.integers(64, 600))
+def test_buckets_hold_every_tensor_bit_for_bit(layout, bucket_bytes):
+    tensors = [(f"tensor {i}", torch.randn(shape).to(dtype)) for i, (dtype, shape) in enumerate(layout)]
+    received = []
+    for table, bucket in pack(iter(tensors), bucket_bytes):
+        assert bucket.numel() <= bucket_bytes or len(table) == 1
+        received += [(name, tensor.clone()) for name, tensor in unpack(table, bucket.clone())]
+    assert [name for name, _ in received] == [name for name, _ in tensors]
+    for (_, sent), (_, arrived) in zip(tensors, received, strict=True):
+        assert sent.dtype == arrived.dtype and torch.equal(sent, arrived)
+
+
+def test_a_checksum_tells_values_shapes_and_names_apart():
+    tensor = torch.tensor([[1.0, 0.0], [2.0, -3.0]])
+    assert checksum("a", tensor) == checksum("a", tensor.clone()) == checksum("a", torch.tensor([[1.0, -0.0], [2.0, -3.0]]))
+    others = [("b", tensor), ("a", tensor.t()), ("a", tensor.view(4)), ("a", tensor.bfloat16()), ("a", torch.nextafter(tensor, tensor + 1))]
+    assert len({checksum("a", tensor), *(checksum(name, other) for name, other in others)}) == 1 + len(others)
+
+
+def test_shards_of_several_workers_must_cover_a_tensor():
+    """Two workers hold the halves of one tensor; one of them loses its half, then holds another tensor's."""
+    whole = torch.arange(12.0).view(4, 3)
+    halves = [("w", 0, start, 2, checksum("w", whole[start : start + 2]), "qkv") for start in (0, 2)]
+    assert compare([("w", whole)], {"rollout-0": [[halves[0]], [halves[1]]]}) == []
+    assert compare([("w", whole)], {"rollout-0": [[halves[0]], []]}) == ["rollout-0: w is not held in full"]
+    swapped = [("w", 0, 2, 2, halves[0][4], "qkv")]
+    assert compare([("w", whole)], {"rollout-0": [[halves[0]], swapped]}) == ["rollout-0: w (in qkv, 2..4 of dimension 0) differs"]
+    assert "does not have" in compare([], {"rollout-0": [[halves[0]]]})[0]
+
+
+def test_the_object_store_hands_a_bucket_over_as_it_is(ray_session):
+    table, bucket = next(iter(pack([("x", torch.randn(5, 7).bfloat16())], 256)))
+    arrived = ray.get(ray.put(bucket.numpy()), timeout=WAIT_S)
+    assert isinstance(arrived, np.ndarray) and torch.equal(next(iter(unpack(table, torch.tensor(arrived))))[1], next(iter(unpack(table, bucket)))[1])

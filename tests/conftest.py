@@ -1,0 +1,28 @@
+"""What many tests share: one Ray, one tiny model."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+# Before Ray starts: nothing is reported home, and actors find the same setting.
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+
+
+@pytest.fixture(scope="session")
+def ray_session():
+    """A Ray of two cores on this machine, for the whole test session."""
+    import ray
+
+    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="warning")
+    yield ray
+    ray.shutdown()
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory):
+    """Folder of a randomly initialised Llama of about a million weights, with tokenizer and chat template."""
+    from rlsys.models import build_tiny
+
+    return build_tiny(tmp_path_factory.mktemp("models") / "tiny-random")

@@ -1,0 +1,275 @@
+"""The `rlsys` command as a person meets it: in a process of its own, by its exit status, stdout and stderr."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import yaml
+
+from rlsys.trajectories import TRAJECTORIES
+
+ROOT = Path(__file__).resolve().parents[2]
+HEAVY = ("torch", "ray", "vllm", "transformers", "deepspeed", "pyarrow", "numpy", "scipy", "matplotlib")
+COMMANDS = ("", "train", "sft", "show", "score", "doctor", "config", "config show", "data", "data check", "data generate")
+
+
+def rlsys(*arguments: object, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    environment = os.environ | {"COLUMNS": "120", "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-m", "launch.cli", *map(str, arguments)]
+    return subprocess.run(command, cwd=cwd or ROOT, env=environment, capture_output=True, text=True, timeout=120)
+
+
+def document(result: subprocess.CompletedProcess[str]):
+    """The one JSON document on stdout: anything beside it would be a JSONDecodeError."""
+    return json.loads(result.stdout, parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_needs_no_heavy_import(command: str) -> None:
+    program = (
+        "import sys; from launch.cli import app\n"
+        f"sys.argv = ['rlsys', *{command.split()!r}, '--help']\n"
+        "try:\n    app()\nexcept SystemExit as end:\n    assert end.code == 0, end.code\n"
+        f"print('HEAVY', sorted(set({HEAVY!r}) & set(sys.modules)))"
+    )
+    result = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert result.returncode == 0, result.stderr
+    assert "Usage:" in result.stdout
+    assert result.stdout.rstrip().endswith("HEAVY []")
+
+
+def test_the_installed_command_and_the_module_are_the_same() -> None:
+    installed = subprocess.run([Path(sys.executable).with_name("rlsys"), "config", "show"], capture_output=True, text=True, timeout=120)
+    assert installed.stdout == rlsys("config", "show").stdout != ""
+
+
+# --- errors ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["train", "absent.yaml"], ["absent.yaml", "launch/configs"]),
+        (["config", "show", "rl.stepz=3"], ["rl.stepz=3", "rl.steps"]),
+        (["config", "show", "--json", "rl.steps=-1"], ["rl.steps"]),
+        (["show", "absent", "--step", "1"], ["absent", "run.dir"]),
+        (["score", "absent.jsonl"], ["absent.jsonl"]),
+        (["data", "check", "absent.jsonl", "--format", "rlsys"], ["absent.jsonl"]),
+        (["data", "check", "absent.jsonl", "--format", "trl_preferenc", "--json"], ["trl_preference"]),
+    ],
+)
+def test_what_the_user_can_put_right_is_one_message_on_stderr_and_status_2(arguments: list[str], expected: list[str]) -> None:
+    result = rlsys(*arguments)
+    assert result.returncode == 2
+    assert result.stdout == ""
+    assert result.stderr.startswith("error: ")
+    assert "Traceback" not in result.stderr
+    for words in expected:
+        assert words in result.stderr
+
+
+def test_a_bug_keeps_its_traceback(tmp_path: Path) -> None:
+    program = "import sys\nimport launch.cli as cli\n@cli.app.command()\ndef bug(): int('x')\nsys.argv = ['rlsys', 'bug']\ncli.main()"
+    path = tmp_path / "program.py"
+    path.write_text(program)
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    result = subprocess.run([sys.executable, path], env=environment, capture_output=True, text=True, timeout=60)
+    assert result.returncode == 1
+    assert "Traceback" in result.stderr and "invalid literal" in result.stderr
+
+
+def test_ctrl_c_ends_with_130(tmp_path: Path) -> None:
+    fifo = tmp_path / "texts.jsonl"
+    os.mkfifo(fifo)
+    process = subprocess.Popen([sys.executable, "-m", "launch.cli", "score", fifo], cwd=ROOT, stderr=subprocess.PIPE, text=True)
+    with fifo.open("w"):  # opens only once the command is reading: from then on it waits for rows
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "Traceback" not in errors
+
+
+# --- config ---------------------------------------------------------------------------------------------------------
+
+
+def test_config_show_prints_yaml_that_is_a_config_file_again(tmp_path: Path) -> None:
+    first = rlsys("config", "show", "rl.steps=7", "data.families=[sum, order]")
+    assert yaml.safe_load(first.stdout)["rl"]["steps"] == 7
+    path = tmp_path / "again.yaml"
+    path.write_text(first.stdout)
+    assert rlsys("config", "show", path).stdout == first.stdout
+    assert document(rlsys("config", "show", path, "--json")) == yaml.safe_load(first.stdout)
+
+
+def test_config_show_keys_lists_every_setting() -> None:
+    settings = document(rlsys("config", "show", "--json"))
+    rows = {row["key"]: row for row in document(rlsys("config", "show", "--keys", "--json", "rl.beta=0.5"))}
+    dotted = {f"{section}.{key}" for section, inner in settings.items() if isinstance(inner, dict) for key in inner} | {"seed"}
+    assert set(rows) == dotted
+    assert rows["rl.beta"]["value"] == 0.5 and "KL" in rows["rl.beta"]["help"]
+    table = rlsys("config", "show", "--keys").stdout
+    assert all(key in table for key in dotted)
+
+
+# --- score ----------------------------------------------------------------------------------------------------------
+
+
+def write_jsonl(path: Path, rows: list) -> Path:
+    path.write_text("".join((row if isinstance(row, str) else json.dumps(row)) + "\n" for row in rows))
+    return path
+
+
+TEXTS = [
+    {"text": r"... Scores: \boxed{3, 9}", "rewards": [0, 1]},
+    {"text": r"... Scores: \boxed{3, 9}", "rewards": [0, 1], "order": [1, 0]},
+    {"text": "no verdict", "rewards": [1, 0]},
+    {"text": r"\boxed{1}", "rewards": [1]},
+    {"text": r"\boxed{11, 2}", "rewards": [1, 0]},
+]
+JUDGED = [
+    {"scores": [3, 9], "reason": None, "correct": True, "reward": 1.0},
+    {"scores": [9, 3], "reason": None, "correct": False, "reward": -1.0},
+    {"scores": None, "reason": "no_box", "correct": False, "reward": -1.0},
+    {"scores": [1], "reason": None, "correct": True, "reward": 1.0},
+    {"scores": None, "reason": "out_of_range", "correct": False, "reward": -1.0},
+]
+
+
+def test_score_writes_one_row_per_text_and_a_summary_beside_it(tmp_path: Path) -> None:
+    texts = write_jsonl(tmp_path / "texts.jsonl", TEXTS)
+    plain = rlsys("score", texts)
+    assert plain.returncode == 0, plain.stderr
+    assert [json.loads(line) for line in plain.stdout.splitlines()] == JUDGED
+    assert "no_box" in plain.stderr
+    output = tmp_path / "judged.jsonl"
+    filed = rlsys("score", texts, "--output", output)
+    assert (filed.stdout, output.read_text()) == ("", plain.stdout)
+    summary = {"rows": 5, "correct": 2, "accuracy": 0.4, "reward": -0.2, "parse_failures": {"no_box": 1, "out_of_range": 1}}
+    assert document(rlsys("score", texts, "--json")) == {"rows": JUDGED, "summary": summary}
+
+
+@pytest.mark.parametrize(
+    ("row", "expected"),
+    [
+        ("{", "JSON"),
+        ([1], "object"),
+        ({"rewards": [0, 1]}, "text"),
+        ({"text": "x", "rewards": []}, "rewards"),
+        ({"text": "x", "rewards": [True, False]}, "rewards"),
+        ('{"text": "x", "rewards": [NaN, 1]}', "rewards"),
+        ({"text": "x", "rewards": [1, 1]}, "rewards"),
+        ({"text": "x", "rewards": [0.5]}, "rewards"),
+        ({"text": "x", "rewards": [0, 1], "order": [0, 0]}, "order"),
+        ({"text": "x", "rewards": [0, 1], "order": [False, True]}, "order"),
+    ],
+)
+def test_a_row_that_cannot_be_scored_is_named_and_leaves_no_output(tmp_path: Path, row, expected: str) -> None:
+    texts = write_jsonl(tmp_path / "texts.jsonl", [TEXTS[0], row])
+    result = rlsys("score", texts, "--output", tmp_path / "judged.jsonl")
+    assert result.returncode == 2
+    assert f"{texts}: row 2" in result.stderr and expected in result.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["texts.jsonl"]
+
+
+# --- show -----------------------------------------------------------------------------------------------------------
+
+
+def trajectory(sample: int, reward: float, advantage: float | None, text: str, failure: str | None = None) -> dict:
+    return {
+        "step": 3,
+        "group": 0,
+        "sample": sample,
+        "prompt_id": "sum-17",
+        "family": "sum",
+        "order": [1, 0],
+        "prompt": "Judge these.\n[begin 1] forty [end 1]",
+        "text": text,
+        "scores": None if failure else [2, 8],
+        "parse_failure": failure,
+        "correct": reward > 0,
+        "reward": reward,
+        "advantage": advantage,
+        "finish_reason": "stop",
+        "weight_version": 2,
+        "prompt_token_count": 11,
+        "token_count": 5,
+        "rollout_logprob": -0.25,
+        "trainer_logprob": float("nan"),
+        "reference_logprob": None,
+    }
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    folder = tmp_path / "run" / "trajectories"
+    folder.mkdir(parents=True)
+    rows = [
+        trajectory(0, 1.0, 0.5, "plain win"),
+        trajectory(1, -1.0, -1.5, "lost \x1b[31mred [bold]words[/bold]"),
+        trajectory(2, 1.0, 1.5, "rare win"),
+        trajectory(3, -1.0, None, "unreadable", failure="no_box"),
+    ]
+    pq.write_table(pa.Table.from_pylist(rows, schema=TRAJECTORIES), folder / "step_000003.parquet")
+    for other in (1, 2, 7):
+        (folder / f"step_{other:06d}.parquet").touch()
+    return tmp_path / "run"
+
+
+def test_show_picks_the_best_and_the_worst_and_no_sample_twice(run: Path) -> None:
+    shown = document(rlsys("show", run, "--step", 3, "--best", 1, "--worst", 9, "--json"))
+    assert shown["samples"] == 4 and shown["reward"] == 0.0
+    assert [row["text"] for row in shown["best"]] == ["rare win"]
+    assert [row["sample"] for row in shown["worst"]] == [1, 3, 0]
+    assert shown["best"][0]["trainer_logprob"] is None  # JSON has no NaN
+
+
+def test_show_prints_what_was_asked_and_said_literally(run: Path) -> None:
+    result = rlsys("show", run, "--step", 3)
+    assert result.returncode == 0, result.stderr
+    said = ("rare win", "[bold]words[/bold]", "parse failure: no_box", "reward -1")
+    for words in ("sum-17", "family sum", "[begin 1] forty [end 1]", *said):
+        assert words in result.stdout
+    assert "\x1b" not in result.stdout
+    assert "forty" not in rlsys("show", run, "--step", 3, "--no-prompt").stdout
+
+
+def test_show_names_the_steps_that_exist(run: Path) -> None:
+    result = rlsys("show", run, "--step", 4, "--json")
+    assert (result.returncode, result.stdout) == (2, "")
+    assert "no samples of step 4" in result.stderr and "1-3, 7" in result.stderr
+
+
+def test_show_says_when_a_table_cannot_be_read(run: Path) -> None:
+    result = rlsys("show", run, "--step", 7)
+    assert result.returncode == 2 and "step_000007.parquet" in result.stderr
+
+
+# --- doctor ---------------------------------------------------------------------------------------------------------
+
+
+def test_doctor_reports_this_environment_in_one_document(tmp_path: Path) -> None:
+    result = rlsys("doctor", "--json", cwd=tmp_path)
+    report = document(result)
+    assert result.returncode == 0 and report["ok"], report["problems"]
+    assert report["python"]["executable"] == sys.executable
+    installed = {row["name"]: row for row in report["packages"]}
+    assert installed["ray"]["installed"] == installed["ray"]["pinned"]
+    assert report["machine"]["cores"] >= 1 and report["machine"]["memory_gib"] > 0
+    assert report["model"]["present"] is False and any("model" in problem["what"] for problem in report["problems"])
+
+
+def test_doctor_says_what_is_missing_and_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RLSYS_DEVICE", "abacus")
+    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
+    result = rlsys("doctor")
+    assert result.returncode == 1
+    assert "MISSING: RLSYS_DEVICE=abacus" in result.stdout and "expected cpu or gpu" in result.stdout
+    assert "source launch/ray_env.sh" in result.stdout

@@ -1,0 +1,101 @@
+"""Drawing rows: nothing too long is cut, the order and the seeds derive from keys alone, the teacher's errors are dropped."""
+
+import json
+
+import pytest
+
+from rlsys.batches import Feed, cold_start_rows, group_batch, heldout_rows, prompt_completion_rows, requests_for
+from rlsys.config import Data
+from rlsys.datasets import TaskRows, open_rows
+from rlsys.models import build_tiny
+from rlsys.prompts import Prompter
+from rlsys.readers import DataError
+from rlsys.records import Record, Worked
+from rlsys.sampler import Sampler
+from rlsys.scores import judge
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tmp_path_factory):
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(build_tiny(tmp_path_factory.mktemp("model") / "tiny-random"))
+
+
+def feed(tokenizer, limit=2000, seed=1):
+    rows = TaskRows("train", Data(), seed)
+    return Feed(rows, Sampler(len(rows), seed), Prompter(tokenizer, "compact"), limit)
+
+
+def test_what_is_drawn_depends_on_the_seed_and_the_place_alone(tokenizer):
+    at_once = feed(tokenizer).take(12, 1)
+    piecewise = feed(tokenizer)
+    parts = piecewise.take(5, 1) + piecewise.take(7, 1)
+    assert at_once == parts
+    assert feed(tokenizer, seed=2).take(12, 2) != at_once
+
+
+def test_long_rows_are_set_aside_and_counted_never_cut(tokenizer):
+    everything = feed(tokenizer)
+    lengths = sorted(len(tokens) for _, _, tokens in everything.take(40, 1))
+    limit = lengths[20]
+    some = feed(tokenizer, limit)
+    taken = some.take(15, 1)
+    assert max(len(tokens) for _, _, tokens in taken) <= limit
+    assert some.too_long
+    prompter = some.prompter
+    assert all(tokens == prompter.tokens(record, order) for record, order, tokens in taken)
+
+
+def test_nothing_fits_is_an_error_that_names_the_key(tokenizer, tmp_path):
+    from rlsys.tasks import generate
+
+    path = tmp_path / "few.jsonl"
+    path.write_text("".join(json.dumps(record.to_json()) + "\n" for record in generate("train", 5, 0)))
+    rows = open_rows(path, Data(), 0)
+    with pytest.raises(ValueError, match=r"prompt.max_tokens=3"):
+        Feed(rows, Sampler(len(rows), 0), Prompter(tokenizer, "compact"), 3).take(2, 0)
+
+
+def test_heldout_rows_are_the_first_that_fit(tokenizer):
+    rows = TaskRows("heldout", Data(), 7)
+    kept, too_long = heldout_rows(rows, Prompter(tokenizer, "compact"), 10, 10_000)
+    assert [record.id for record in kept] == [rows[i].id for i in range(10)] and too_long == []
+
+
+def test_heldout_tasks_are_the_same_for_every_seed():
+    assert TaskRows("heldout", Data(), 1)[3] == TaskRows("heldout", Data(), 2)[3]
+    assert TaskRows("train", Data(), 1)[3] != TaskRows("train", Data(), 2)[3]
+
+
+def test_every_sample_has_its_own_seed_whatever_else_is_in_the_batch(tokenizer):
+    source = feed(tokenizer)
+    drawn = source.take(4, 1)
+    together = requests_for(group_batch(source.prompter, drawn), 3, "train", 1, 9)["seeds"].to_pylist()
+    alone = requests_for(group_batch(source.prompter, drawn[2:3]), 3, "train", 1, 9)["seeds"].to_pylist()
+    assert together[2] == alone[0]
+    assert len({seed for row in together for seed in row}) == 12
+
+
+def test_the_teachers_wrong_trajectories_are_dropped(tokenizer):
+    good = Record("a", "t", ({"role": "user", "content": "q"},), ("x", "y"), (1.0, 0.0), worked=Worked("c", ("n", "m"), (9, 2)))
+    wrong = Record("b", "t", ({"role": "user", "content": "q"},), ("x", "y"), (1.0, 0.0), worked=Worked("c", ("n", "m"), (2, 9)))
+    rows, counts = cold_start_rows([(good, [1, 0], [1, 2]), (wrong, [0, 1], [1, 2])], tokenizer)
+    assert counts == {"kept": 1, "dropped": 1}
+    text = tokenizer.decode(rows[0]["tokens"], skip_special_tokens=True)
+    assert judge(text, good.rewards, [1, 0]).correct
+    assert rows[0]["tokens"][-1] == tokenizer.eos_token_id
+
+
+def test_a_record_without_a_teacher_says_what_to_do(tokenizer):
+    bare = Record("a", "llmbar", ({"role": "user", "content": "q"},), ("x", "y"), (1.0, 0.0))
+    with pytest.raises(ValueError, match="sft.rows=0"):
+        cold_start_rows([(bare, [0, 1], [1, 2])], tokenizer)
+
+
+def test_prompt_completion_file_names_its_bad_row(tokenizer, tmp_path):
+    path = tmp_path / "sft.jsonl"
+    path.write_text('{"prompt": "p", "completion": "c"}\n{"prompt": "p"}\n')
+    with pytest.raises(DataError, match=r"sft.jsonl, row 2"):
+        prompt_completion_rows(path, 10, tokenizer)
+    assert len(prompt_completion_rows(path, 1, tokenizer)) == 1

@@ -1,0 +1,161 @@
+"""Config: YAML, then overrides, then checks whose messages name the file or override, the key, and what would be right."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+from pydantic import ValidationError
+
+from rlsys.config import Config, ConfigError, Section, known_keys, load_config, save_config
+
+CONFIGS = sorted((Path(__file__).resolve().parents[2] / "launch" / "configs").glob("*.yaml"))
+
+
+def write(path: Path, text: str) -> Path:
+    path.write_text(text)
+    return path
+
+
+def test_no_file_means_all_defaults() -> None:
+    assert load_config(None) == Config()
+
+
+def test_a_file_sets_what_it_names_and_leaves_the_rest(tmp_path: Path) -> None:
+    config = load_config(write(tmp_path / "a.yaml", "seed: 3\nrl:\n  beta: 0.5\n"))
+    assert (config.seed, config.rl.beta, config.rl.steps) == (3, 0.5, Config().rl.steps)
+
+
+def test_an_empty_file_is_all_defaults(tmp_path: Path) -> None:
+    assert load_config(write(tmp_path / "a.yaml", "# nothing yet\n")) == Config()
+
+
+def test_overrides_win_over_the_file_and_later_ones_over_earlier(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.yaml", "rl: {steps: 5, beta: 0.5}\n")
+    config = load_config(path, ["rl.steps=6", "rl.steps=7", "seed=9"])
+    assert (config.rl.steps, config.rl.beta, config.seed) == (7, 0.5, 9)
+
+
+@pytest.mark.parametrize(
+    ("override", "read"),
+    [
+        ("rl.refill=false", lambda c: c.rl.refill is False),
+        ("learner.lr=3e-6", lambda c: c.learner.lr == 3e-6),  # YAML reads this as text, pydantic as a number
+        ("rollout.cpus=null", lambda c: c.rollout.cpus is None),
+        ("data.responses=[2, 4]", lambda c: c.data.responses == (2, 4)),
+        ("run.dir=runs/a=b", lambda c: c.run.dir == Path("runs/a=b")),
+        ("model.path=owner/name", lambda c: c.model.path == "owner/name"),
+        ("data.train=tasks:train", lambda c: c.data.train == Path("tasks:train")),
+    ],
+)
+def test_override_values_are_yaml(override: str, read) -> None:
+    assert read(load_config(None, [override]))
+
+
+@pytest.mark.parametrize(
+    ("key", "nearest"),
+    [("rl.stepz", "rl.steps"), ("rollout.temprature", "rollout.temperature"), ("learnr", "learner"), ("modle", "model")],
+)
+def test_an_unknown_key_names_the_nearest_known_one(tmp_path: Path, key: str, nearest: str) -> None:
+    with pytest.raises(ConfigError, match=f"override '{key}=1'.*unknown key {key}.*Did you mean {nearest}\\?"):
+        load_config(None, [f"{key}=1"])
+    section, dot, name = key.partition(".")
+    path = write(tmp_path / "mine.yaml", yaml.safe_dump({section: {name: 1}} if dot else {section: 1}))
+    with pytest.raises(ConfigError, match=f"mine.yaml: unknown key {key}.*Did you mean {nearest}\\?"):
+        load_config(path)
+
+
+def test_an_unknown_key_like_no_other_points_to_the_list() -> None:
+    with pytest.raises(ConfigError, match="rlsys config show"):
+        load_config(None, ["qqqqqqqq=1"])
+
+
+@pytest.mark.parametrize(
+    ("override", "key"),
+    [
+        ("rl.steps=many", "rl.steps"),
+        ("rl.steps=-1", "rl.steps"),
+        ("rl.group_size=2.5", "rl.group_size"),
+        ("rollout.temperature=0", "rollout.temperature"),
+        ("rollout.top_p=1.5", "rollout.top_p"),
+        ("learner.zero_stage=4", "learner.zero_stage"),
+        ("model.dtype=float8", "model.dtype"),
+        ("rl=3", "rl"),
+        ("data.responses=[2, x]", "data.responses.1"),
+    ],
+)
+def test_a_bad_value_names_the_override_the_key_and_the_value(override: str, key: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_config(None, [override])
+    message = str(caught.value)
+    assert message.startswith(f"override {override!r}: {key}: ") and "got " in message
+
+
+def test_a_bad_value_in_a_file_names_the_file_even_beside_good_overrides(tmp_path: Path) -> None:
+    path = write(tmp_path / "mine.yaml", "rl: {beta: -1}\n")
+    with pytest.raises(ConfigError, match=r"mine\.yaml: rl\.beta: "):
+        load_config(path, ["rl.steps=3"])
+
+
+def test_every_problem_is_reported_at_once() -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_config(None, ["rl.steps=-1", "rl.betta=1"])
+    assert len(str(caught.value).splitlines()) == 2
+
+
+@pytest.mark.parametrize("override", ["rl.steps", "=3", "rl.steps=[1", "seed.deep=1"])
+def test_an_override_that_is_none_is_quoted(override: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_config(None, ["seed=1", override])
+    assert repr(override) in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [("rl: [", "not valid YAML"), ("- a\n- b\n", "expected sections"), ("just words", "expected sections")],
+)
+def test_a_file_that_is_no_config_is_named(tmp_path: Path, text: str, expected: str) -> None:
+    with pytest.raises(ConfigError, match=rf"mine\.yaml: .*{expected}"):
+        load_config(write(tmp_path / "mine.yaml", text))
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"absent\.yaml: cannot be read"):
+        load_config(tmp_path / "absent.yaml")
+    with pytest.raises(ConfigError, match="cannot be read"):
+        load_config(tmp_path)
+
+
+def test_a_saved_config_loads_as_the_same_config(tmp_path: Path) -> None:
+    config = load_config(None, ["rl.steps=7", "learner.betas=[0.8, 0.9]", "data.families=[a, b]", "learner.lr=1e-7", "run.dir=runs/x"])
+    save_config(config, tmp_path / "config.yaml")
+    assert load_config(tmp_path / "config.yaml") == config
+
+
+def test_assignment_is_checked_too() -> None:
+    with pytest.raises(ValidationError):
+        Config().rl.steps = -1
+
+
+def test_known_keys_are_the_keys_of_a_full_config() -> None:
+    tree = Config().model_dump()
+    expected = set(tree) | {f"{name}.{key}" for name, section in tree.items() if isinstance(section, dict) for key in section}
+    assert set(known_keys()) == expected
+
+
+def sections() -> list[type[Section]]:
+    """Config and the section types inside it."""
+    types = [info.annotation for info in Config.model_fields.values()]
+    return [Config, *(kind for kind in types if isinstance(kind, type) and issubclass(kind, Section))]
+
+
+@pytest.mark.parametrize("section", sections(), ids=lambda section: section.__name__)
+def test_every_setting_says_what_it_is(section: type[Section]) -> None:
+    silent = [name for name, info in section.model_fields.items() if not info.description and info.annotation not in sections()]
+    assert silent == []
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.name)
+def test_the_ready_made_configs_load(path: Path) -> None:
+    load_config(path)

@@ -1,0 +1,202 @@
+"""Files of rows: every kind is read alike, streamed or by index; damage is counted where it stands; the report."""
+
+from __future__ import annotations
+
+import gzip
+import itertools
+import json
+import tracemalloc
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from rlsys.readers import DataError, RecordFile, Report, read
+from rlsys.readers.files import MESSAGES
+from rlsys.records import Record
+
+USER = {"role": "user", "content": "Q?"}
+OWN = {"id": "x", "source": "s", "context": [USER], "responses": ["one", "two"], "rewards": [0.5, -2]}
+
+
+def write(path: Path, rows) -> Path:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def load(path: Path, format: str, **options):
+    report = Report()
+    return list(read(path, format, report=report, **options)), report
+
+
+def test_damaged_lines_are_counted_by_their_line_number(tmp_path):
+    good = json.dumps({"input": "Q?", "output_1": "é", "output_2": "two", "label": 1}, ensure_ascii=False).encode()
+    lines = [
+        b"\xef\xbb\xbf" + good,
+        b"",
+        b"{",
+        b"[1]",
+        b"\xff" + good,
+        b"[" * 100_000,
+        b"9" * 10_000,
+        b"null",
+        good + b"\r",
+        good[:-4] + b"\xff}",
+    ]
+    (tmp_path / "f.jsonl").write_bytes(b"\n".join(lines))
+    records, report = load(tmp_path / "f.jsonl", "llmbar")
+    assert [record.id for record in records] == ["f:1", "f:9"]
+    assert records[0].responses == ("é", "two")
+    assert [row for row, _ in report.malformed] == [3, 4, 5, 6, 7, 8, 10]
+    assert report.rows == 9  # a blank line is no row
+    assert "position 2 of the line" in report.malformed[0][1] and "0xff at position 1 " in report.malformed[2][1]
+
+
+def test_every_kind_of_file_holds_the_same_records(tmp_path):
+    shared = {"scores": [True, False, False], "sampled_conflict_pairs": [[0, 2], [1, 0]]}
+    shared |= {"response_1": "one", "response_2": "two", "response_3": "three"}
+    rows = [shared | {"question_id": f"q{i}", "prompt": f"Q{i}?"} for i in range(30)]
+    rows[7]["scores"] = [True, True, True]  # no unique best
+    rows[11]["winner"] = "not a key of this format"
+    text = "".join(json.dumps(row) + "\n" for row in rows)
+    (tmp_path / "f.jsonl").write_text(text)
+    (tmp_path / "f.jsonl.gz").write_bytes(gzip.compress(text.encode()))
+    (tmp_path / "f.json").write_text(json.dumps(rows))
+    (tmp_path / "wrapped.json").write_text(json.dumps({"data": rows}))
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "f.parquet", row_group_size=7)
+
+    expected, _ = load(tmp_path / "f.jsonl", "ppe_best_of_k")
+    assert len(expected) == 58
+    for path in tmp_path.iterdir():
+        records, report = load(path, "ppe_best_of_k")
+        assert records == expected and (report.rows, report.no_unique_best) == (30, 2)
+        file = RecordFile(path, "ppe_best_of_k")
+        assert len(file) == 58 and file.report == report
+        backwards = range(57, -1, -1)
+        assert [file[i] for i in backwards] == expected[::-1]
+        assert file.take([5, 40, 5, 0]) == [expected[i] for i in (5, 40, 5, 0)]
+        assert file[-1] == expected[-1]
+        with pytest.raises(IndexError, match="58 records"):
+            file[58]
+
+
+def test_random_access_skips_what_was_set_aside(tmp_path):
+    lines = [json.dumps(OWN | {"id": f"é{i}"}, ensure_ascii=False) for i in range(6)]
+    lines[1] = "{broken"
+    lines[3] = json.dumps(OWN | {"rewards": [1, 1]})
+    (tmp_path / "f.jsonl").write_text("\ufeff" + "\n\n".join(lines))
+    file = RecordFile(tmp_path / "f.jsonl", "rlsys")
+    assert [record.id for record in file] == ["é0", "é2", "é4", "é5"]
+    assert (file.report.malformed_count, file.report.no_unique_best, file.report.malformed[0][0]) == (1, 1, 3)
+    with pytest.raises(DataError, match="row 3"):
+        RecordFile(tmp_path / "f.jsonl", "rlsys", strict=True)
+
+
+def test_parquet_with_nested_messages_and_nulls(tmp_path):
+    one, two = ([USER, {"role": "assistant", "content": text}] for text in ("one", "two"))
+    rows = [{"chosen": one, "rejected": two, "source": "magpie"}, {"chosen": None, "rejected": two, "source": None}]
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "f.parquet")
+    records, report = load(tmp_path / "f.parquet", "skywork")
+    assert records == [Record("f:1", "skywork", (USER,), ("one", "two"), (1.0, 0.0), family="magpie")]
+    assert report.malformed[0][0] == 2 and "chosen: expected a list of messages, found nothing" in report.malformed[0][1]
+
+
+def test_parquet_text_that_is_not_utf8_is_one_malformed_row(tmp_path):
+    broken = pa.Array.from_buffers(pa.string(), 3, pa.array([b"Q?", b"\xff\xfe", b"Q?"], pa.binary()).buffers())
+    table = pa.table({"input": broken, "output_1": ["one"] * 3, "output_2": ["two"] * 3, "label": [1] * 3})
+    pq.write_table(table, tmp_path / "f.parquet")
+    records, report = load(tmp_path / "f.parquet", "llmbar")
+    assert [record.id for record in records] == ["f:1", "f:3"] and report.malformed[0][0] == 2
+
+
+def test_parquet_streams_and_its_index_stays_small(tmp_path):
+    rows, text = 30_000, "x" * 3000
+    schema = pa.schema({"input": pa.string(), "output_1": pa.string(), "output_2": pa.string(), "label": pa.int64()})
+    with pq.ParquetWriter(tmp_path / "f.parquet", schema) as writer:
+        for start in range(0, rows, 1000):
+            numbers = [f"{start + i} {text}" for i in range(1000)]
+            writer.write_table(pa.table({"input": numbers, "output_1": numbers, "output_2": ["no"] * 1000, "label": [1] * 1000}, schema))
+    held = 2 * len(text) * rows  # bytes of text in the file
+    tracemalloc.start()
+    arrow = pa.total_allocated_bytes()
+    first = list(itertools.islice(read(tmp_path / "f.parquet", "llmbar"), 3))
+    assert [record.id for record in first] == ["f:1", "f:2", "f:3"]
+    file = RecordFile(tmp_path / "f.parquet", "llmbar")
+    assert file[23_456].context[0]["content"] == f"23456 {text}"
+    peak = tracemalloc.get_traced_memory()[1] + pa.total_allocated_bytes() - arrow
+    tracemalloc.stop()
+    assert len(file) == rows
+    assert peak < held / 4
+    assert sum(len(part) * part.itemsize for part in (file._places, file._numbers, file._parts)) <= 16 * rows
+
+
+def test_all_malformed_rows_are_counted_but_few_messages_kept(tmp_path):
+    _, report = load(write(tmp_path / "f.jsonl", [{"a": 1}] * 1000), "llmbar")
+    assert report.malformed_count == 1000 and len(report.malformed) == MESSAGES
+    assert "and 980 more" in report.summary()
+
+
+def test_report_is_json(tmp_path):
+    rows = [OWN, OWN | {"id": "y", "rewards": [1, 1]}, {}]
+    _, report = load(write(tmp_path / "f.jsonl", rows), "rlsys")
+    found = json.loads(json.dumps(report.to_json()))
+    assert {key: found[key] for key in ("rows", "records", "no_unique_best", "malformed_count", "format", "responses")} == {
+        "rows": 3,
+        "records": 1,
+        "no_unique_best": 1,
+        "malformed_count": 1,
+        "format": "rlsys",
+        "responses": {"2": 1},
+    }
+    assert found["malformed"][0]["row"] == 3 and "responses" in found["malformed"][0]["message"]
+    assert "3 rows, 1 records" in report.summary()
+
+
+def test_an_unknown_format_names_the_nearest_and_all_known():
+    with pytest.raises(DataError, match="Did you mean helpsteer2.*trl_preference.*pandalm"):
+        read("anything.jsonl", "helpsteer_2")
+
+
+@pytest.mark.parametrize(
+    "name, content, message",
+    [
+        ("f.csv", b"a,b", "unknown suffix '.csv'.*\\.jsonl"),
+        ("f.jsonl", b"", "the file is empty"),
+        ("f.jsonl", b"\n \n", "holds no rows"),
+        ("f.json", b"[]", "holds no rows"),
+        ("f.json", b"{}", 'expected a list of objects or {"data"'),
+        ("f.json", b"3", "expected a list"),
+        ("f.json", b'{"a": 1}\n{"a": 2}', "One object a line is .jsonl"),
+        ("f.json", b"[\xff]", "expected JSON in UTF-8"),
+        ("f.json", b"[" * 100_000, "expected JSON"),
+        ("f.jsonl", "{}".encode("utf-16"), "UTF-16"),
+        ("f.parquet", b"PAR1 but not really", "not a readable Parquet file"),
+        ("f.jsonl.gz", b"not gzip", "damaged"),
+        ("f.jsonl.gz", gzip.compress(b'{"a": 1}\n' * 1000)[:30], "damaged"),
+    ],
+)
+def test_files_that_cannot_be_read_say_why(tmp_path, name, content, message):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(DataError, match=message) as error:
+        load(tmp_path / name, "rlsys")
+    assert name in str(error.value)
+
+
+def test_missing_files_and_folders_say_so(tmp_path):
+    with pytest.raises(DataError, match="there is no such file"):
+        read(tmp_path / "none.jsonl", "rlsys")
+    (tmp_path / "folder.json").mkdir()
+    with pytest.raises(DataError, match="cannot be read"):
+        read(tmp_path / "folder.json", "rlsys")
+    pq.write_table(pa.table({"a": pa.array([], pa.int64())}), tmp_path / "f.parquet")
+    with pytest.raises(DataError, match="holds no rows"):
+        list(read(tmp_path / "f.parquet", "rlsys"))
+
+
+def test_a_file_that_changes_under_its_index_is_noticed(tmp_path):
+    path = write(tmp_path / "f.jsonl", [OWN, OWN | {"id": "y"}])
+    file = RecordFile(path, "rlsys")
+    path.write_text("{}")
+    with pytest.raises(DataError, match="has changed"):
+        file[1]
