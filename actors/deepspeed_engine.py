@@ -25,6 +25,8 @@ if not torch.accelerator.is_available():
 import deepspeed  # noqa: E402
 from deepspeed.accelerator import get_accelerator  # noqa: E402
 
+Engine = deepspeed.DeepSpeedEngine
+
 BUCKET = 1 << 25
 """Elements of one gradient-reduction bucket. DeepSpeed's own default (5e8) would hold 2 GB of fp32."""
 
@@ -77,7 +79,7 @@ def _settings(zero_stage: int, dtype: torch.dtype, max_grad_norm: float) -> dict
     return settings
 
 
-def build_engine(module: nn.Module, learner: Learner, dtype: torch.dtype) -> deepspeed.DeepSpeedEngine:
+def build_engine(module: nn.Module, learner: Learner, dtype: torch.dtype) -> Engine:
     """An engine with AdamW on fp32 master weights, ZeRO stage `learner.zero_stage`, and no scheduler of its own.
 
     Gradients of micro-batches are accumulated in fp32, except for stage 0 with bf16 weights, where DeepSpeed offers bf16 only.
@@ -101,7 +103,7 @@ def freeze(module: nn.Module, learner: Learner, dtype: torch.dtype) -> nn.Module
     return engine
 
 
-def backward(engine: deepspeed.DeepSpeedEngine, loss: Tensor, *, last: bool) -> None:
+def backward(engine: Engine, loss: Tensor, *, last: bool) -> None:
     """Accumulate the gradient of one micro-batch; `last` marks the final one before `step`.
 
     The loss is this micro-batch's share of the whole batch's loss: gradients are summed over micro-batches and ranks.
@@ -115,7 +117,7 @@ def backward(engine: deepspeed.DeepSpeedEngine, loss: Tensor, *, last: bool) -> 
     engine.backward(loss * dist.get_world_size(), scale_wrt_gas=False)
 
 
-def step(engine: deepspeed.DeepSpeedEngine, lr: float) -> StepResult:
+def step(engine: Engine, lr: float) -> StepResult:
     """Clip and update with learning rate `lr`, unless the gradient of any rank is not finite: then forget it, on every rank."""
     for group in engine.basic_optimizer.param_groups:
         group["lr"] = lr
@@ -130,7 +132,7 @@ def step(engine: deepspeed.DeepSpeedEngine, lr: float) -> StepResult:
     return StepResult(engine.was_step_applied(), float(engine.get_global_grad_norm() if norm is None else norm))
 
 
-def reset_moments(engine: deepspeed.DeepSpeedEngine) -> None:
+def reset_moments(engine: Engine) -> None:
     """Set AdamW's moments and step count to zero, in place, as DeepSpeed keeps views of them."""
     for state in engine.basic_optimizer.state.values():
         for value in state.values():
@@ -151,6 +153,13 @@ def full_weights(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
     for name, parameter in module.named_parameters():
         with gathered(parameter) as whole:
             yield name, whole
+
+
+def from_all_ranks(value: Any) -> list[Any]:
+    """Every rank's `value` (small, picklable), in rank order. Collective."""
+    values = [None] * dist.get_world_size()
+    dist.all_gather_object(values, value)
+    return values
 
 
 def device() -> str:

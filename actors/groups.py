@@ -201,8 +201,10 @@ class Cluster:
         """Write what was judged under `key` as Parquet."""
         wait([Pending(self.reward.write.remote(key, str(path), trained), "reward", "write")], self.timeout_s)
 
-    def generate(self, requests: pa.RecordBatch, temperature: float, top_p: float, max_tokens: int) -> pa.RecordBatch:
-        """Sample every request (REQUESTS schema); returns SAMPLES ordered by (group, sample).
+    def generate(
+        self, requests: pa.RecordBatch, temperature: float, top_p: float, max_tokens: int, min_tokens: int = 0
+    ) -> pa.RecordBatch:
+        """Sample every request (REQUESTS schema), min_tokens to max_tokens each; returns SAMPLES ordered by (group, sample).
 
         Prompts go to the engine that has the fewest in flight, in shares small enough that a slow engine gets fewer.
         """
@@ -215,7 +217,7 @@ class Cluster:
             while shares and min(load) < 2:
                 engine = load.index(min(load))
                 name = self.rollout_names[engine]
-                ref = self.rollouts[engine].generate.remote(shares.pop(), temperature, top_p, max_tokens)
+                ref = self.rollouts[engine].generate.remote(shares.pop(), temperature, top_p, max_tokens, min_tokens)
                 in_flight[ref] = (engine, Pending(ref, name, "generate"))
                 load[engine] += 1
             done, _ = ray.wait(list(in_flight), num_returns=1, timeout=self.timeout_s)
@@ -225,8 +227,7 @@ class Cluster:
             engine, call = in_flight.pop(done[0])
             load[engine] -= 1
             answers.append(fetch(call, self.timeout_s))
-        table = pa.Table.from_batches(answers).sort_by([("group", "ascending"), ("sample", "ascending")])
-        return table.combine_chunks().to_batches()[0]
+        return pa.concat_batches(answers).sort_by([("group", "ascending"), ("sample", "ascending")])
 
     def close(self) -> None:
         """Let engines and learners shut down in order, briefly; what does not answer is killed."""

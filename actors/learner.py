@@ -190,7 +190,7 @@ class LearnerActor:
             for row, value in zip(part.sample.tolist(), answer.tolist(), strict=True):
                 rows.setdefault(row, []).append(value)
         everything: dict[int, list[float]] = {}
-        for one in _from_all_ranks(rows):
+        for one in ds.from_all_ranks(rows):
             everything.update(one)
         return [everything.get(row, []) for row in range(batch.num_rows)]
 
@@ -215,7 +215,7 @@ class LearnerActor:
                 with self._timed("backward"):
                     ds.backward(self.engine, loss, last=i == len(share) - 1)
                 parts.append(metrics)
-            ranks = _from_all_ranks(merge_metrics(parts))
+            ranks = ds.from_all_ranks(merge_metrics(parts))
             lr = self._lr()
             sums.extend(ranks)
             with self._timed("optimizer"):
@@ -230,7 +230,7 @@ class LearnerActor:
             metrics[name] /= len(norms)
         metrics["grad_norm"] = sum(norms) / len(norms)
         metrics["lr"] = lr
-        metrics["encoded_tokens"] = float(sum(_from_all_ranks(sum(part.tokens for part in share))))
+        metrics["encoded_tokens"] = float(sum(ds.from_all_ranks(sum(part.tokens for part in share))))
         metrics |= {f"seconds/learner_{name}": value for name, value in self.seconds.items()}
         metrics["skipped"] = float(skipped is not None)
         if skipped:
@@ -252,7 +252,7 @@ class LearnerActor:
             sums[1].index_add_(0, rows, old[i].cpu().double())
             if reference:
                 sums[2].index_add_(0, rows, reference[i].cpu().double())
-        tokens, trainer, frozen = torch.stack(_from_all_ranks(sums)).sum(0)
+        tokens, trainer, frozen = torch.stack(ds.from_all_ranks(sums)).sum(0)
         groups = batch["group"].to_pylist()
         seen: Counter[int] = Counter()
         places = []
@@ -303,12 +303,6 @@ class LearnerActor:
     def _identity(self) -> dict[str, Any]:
         dtype = str(self.dtype).removeprefix("torch.")
         return {"learner.ranks": self.world_size, "learner.zero_stage": self.learner.zero_stage, "model.dtype": dtype}
-
-
-def _from_all_ranks(value: Any) -> list[Any]:
-    values = [None] * dist.get_world_size()
-    dist.all_gather_object(values, value)
-    return values
 
 
 def _why_skipped(ranks: Sequence[Metrics], result: ds.StepResult) -> str | None:

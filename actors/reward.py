@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import torch
 
 from rlsys.grpo import group_advantages
 from rlsys.run_folder import write_parquet
@@ -54,7 +55,7 @@ class RewardActor:
         advantages = np.zeros(len(rewards), dtype=np.float32)
         for group in prompts:
             rows = group_of == group
-            advantages[rows] = group_advantages(rewards[rows])
+            advantages[rows] = group_advantages(torch.from_numpy(rewards[rows])).numpy()
         table = pa.table(
             {
                 "step": [step] * len(rewards),

@@ -398,7 +398,7 @@ def _concatenate(parts: list[ray.ObjectRef], timeout_s: float) -> pa.RecordBatch
         batches = ray.get(parts, timeout=timeout_s)
     except ray.exceptions.RayError as error:
         raise ActorFailed(f"reward: the judged batch was lost: {error}") from error
-    return pa.Table.from_batches(batches).combine_chunks().to_batches()[0]
+    return pa.concat_batches(batches)
 
 
 def _add_counts(rounds: list[dict[str, Any]]) -> dict[str, Any]:

@@ -141,7 +141,9 @@ class RolloutActor:
 
     # --- sampling ------------------------------------------------------------------------------------------------
 
-    async def generate(self, requests: pa.RecordBatch, temperature: float, top_p: float, max_tokens: int) -> pa.RecordBatch:
+    async def generate(
+        self, requests: pa.RecordBatch, temperature: float, top_p: float, max_tokens: int, min_tokens: int = 0
+    ) -> pa.RecordBatch:
         """Draw every sample of `requests`, all in flight at once.
 
         Args:
@@ -149,6 +151,7 @@ class RolloutActor:
             temperature: 0 is greedy (seeds do not matter then).
             top_p: 1 samples from everything; below 1 `logprobs` are of the renormalised nucleus.
             max_tokens: longest completion; prompt and completion together must fit `max_model_len`.
+            min_tokens: shortest completion; before it the end of sequence has no probability.
         Returns:
             SAMPLES schema, ordered by (group, sample). `logprobs` are log_softmax(logits / temperature) of the engine; at
             temperature 0, of the logits themselves.
@@ -176,6 +179,7 @@ class RolloutActor:
                     temperature=temperature,
                     top_p=top_p,
                     max_tokens=max_tokens,
+                    min_tokens=min_tokens,
                     seed=seed if temperature > 0 else None,
                     logprobs=0,  # the sampled token's own
                     detokenize=False,  # done once, at the end

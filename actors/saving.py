@@ -11,12 +11,11 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-import deepspeed
 import torch
 import torch.distributed as dist
 from transformers import AutoTokenizer, PreTrainedModel
 
-from actors.deepspeed_engine import full_weights
+from actors.deepspeed_engine import Engine, full_weights
 
 TAG = "state"
 """DeepSpeed's name for the one state in a folder."""
@@ -38,7 +37,7 @@ def save_model(model: PreTrainedModel, tokenizer_from: str, folder: Path) -> Non
     dist.barrier()
 
 
-def save_optimizer(engine: deepspeed.DeepSpeedEngine, folder: Path, state: dict[str, Any]) -> None:
+def save_optimizer(engine: Engine, folder: Path, state: dict[str, Any]) -> None:
     """Every rank's master weights, moments and random state, by DeepSpeed, with `state` as learner.json beside them."""
     aside = _aside(folder)
     if dist.get_rank() == 0:
@@ -54,7 +53,7 @@ def save_optimizer(engine: deepspeed.DeepSpeedEngine, folder: Path, state: dict[
     dist.barrier()
 
 
-def load_optimizer(engine: deepspeed.DeepSpeedEngine, folder: Path, identity: dict[str, Any]) -> dict[str, Any]:
+def load_optimizer(engine: Engine, folder: Path, identity: dict[str, Any]) -> dict[str, Any]:
     """Restore what `save_optimizer` wrote, weights included; returns its `state`.
 
     Args:

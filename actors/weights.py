@@ -58,20 +58,20 @@ def pack(weights: Iterable[tuple[str, Tensor]], bucket_bytes: int) -> Iterator[t
     """
     table: Table = []
     buffer = torch.empty(bucket_bytes, dtype=torch.uint8)
-    used = 0
+    end = 0
     for name, tensor in weights:
         size = tensor.numel() * tensor.element_size()
-        if table and used + size > bucket_bytes:
-            yield table, buffer[:used]
-            table, used = [], 0
-        if size > buffer.numel():
-            buffer = torch.empty(size, dtype=torch.uint8)
-        target = buffer[used : used + size].view(tensor.dtype).view(tensor.shape)
-        target.copy_(tensor)
-        table.append((name, str(tensor.dtype).removeprefix("torch."), list(tensor.shape), used))
-        used = min(-(-(used + size) // ALIGNMENT) * ALIGNMENT, buffer.numel())
+        start = -(-end // ALIGNMENT) * ALIGNMENT
+        if table and start + size > bucket_bytes:
+            yield table, buffer[:end]
+            table, start = [], 0
+        end = start + size
+        if end > buffer.numel():
+            buffer = torch.empty(end, dtype=torch.uint8)
+        buffer[start:end].view(tensor.dtype).view(tensor.shape).copy_(tensor)
+        table.append((name, str(tensor.dtype).removeprefix("torch."), list(tensor.shape), start))
     if table:
-        yield table, buffer[:used]
+        yield table, buffer[:end]
 
 
 def unpack(table: Table, buffer: Tensor) -> Iterator[tuple[str, Tensor]]:

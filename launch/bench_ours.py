@@ -12,9 +12,9 @@ import pyarrow as pa
 import ray
 
 from actors.groups import Cluster
-from launch.bench_work import StepClock, Work, prompt_texts, run_child
+from launch.bench_work import TRAIN_PARTS, StepClock, Work, prompt_texts, run_child, run_config
 from rlsys.batches import requests_for
-from rlsys.config import Config, load_config
+from rlsys.config import Config
 from rlsys.models import ensure_model
 from rlsys.trajectories import GROUPS, LEARNER
 
@@ -64,21 +64,6 @@ def measure(work: Work) -> dict[str, Any]:
     }
 
 
-def run_config(work: Work) -> Config:
-    """The defaults of a run in the shape of the work; overrides last."""
-    return load_config(
-        None,
-        [
-            f"model.path={work.model}",
-            f"prompt.max_tokens={work.prompt_tokens}",
-            f"rollout.max_tokens={work.output_tokens}",
-            f"rl.prompts_per_step={work.prompts}",
-            f"rl.group_size={work.samples}",
-            *work.overrides,
-        ],
-    )
-
-
 def group_rows(tokenizer: Any, texts: list[str], step_number: int) -> pa.RecordBatch:
     """GROUPS rows of the prompts, as if each asked for two responses to be compared."""
     rows = [
@@ -119,7 +104,7 @@ def step(cluster: Cluster, config: Config, work: Work, groups: pa.RecordBatch, n
     lengths = [len(row) for row in samples["tokens"]]
     return {
         "seconds": seconds,
-        "train_seconds": {name: trained[f"seconds/learner_{name}"] for name in ("reference", "forward", "backward", "optimizer") if f"seconds/learner_{name}" in trained},
+        "train_seconds": {name: trained.get(f"seconds/learner_{name}", 0.0) for name in TRAIN_PARTS},
         "samples": len(lengths),
         "prompt_tokens": sorted({len(row) for row in groups["prompt_tokens"]}),
         "output_tokens": sorted(set(lengths)),

@@ -16,8 +16,7 @@ from datasets import Dataset
 from transformers import AutoTokenizer, TrainerCallback
 from trl import GRPOConfig, GRPOTrainer
 
-from launch.bench_ours import run_config
-from launch.bench_work import StepClock, Work, prompt_texts, run_child
+from launch.bench_work import TRAIN_PARTS, StepClock, Work, prompt_texts, run_child, run_config
 from rlsys.models import ensure_model
 
 
@@ -72,7 +71,7 @@ class StepClocks(TrainerCallback):
 
     def on_step_end(self, *args: Any, **kwargs: Any) -> None:
         seconds = self.trainer.clock.stop()
-        parts = {name: seconds.pop(name) for name in ("reference", "forward", "backward", "optimizer") if name in seconds}
+        parts = {name: seconds.pop(name, 0.0) for name in TRAIN_PARTS}
         # Everything that is neither sampling nor judging, gradient clipping and TRL's own bookkeeping included.
         seconds["train"] = seconds["whole"] - seconds["generate"] - seconds["judge"]
         prompts, outputs = self.trainer.lengths
@@ -149,7 +148,7 @@ def measure(work: Work) -> dict[str, Any]:
             "activation_checkpointing": arguments.gradient_checkpointing,
             "beta": arguments.beta,
             "lr": arguments.learning_rate,
-            "optimizer": str(arguments.optim),
+            "optimizer": arguments.optim.value,
             "device": str(arguments.device),
         },
     }

@@ -16,9 +16,15 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from launch.console import UserError
+
+if TYPE_CHECKING:
+    from rlsys.config import Config
+
+TRAIN_PARTS = ("reference", "forward", "backward", "optimizer")
+"""What the training phase is made of, as far as both systems can be clocked alike."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +63,23 @@ def choose_cores(count: int) -> list[int]:
     if count > len(available):
         raise UserError(f"--cores {count}: this process may use {len(available)} ({', '.join(map(str, available))}).")
     return available[-count:]
+
+
+def run_config(work: Work) -> Config:
+    """The defaults of a run in the shape of the work; overrides last."""
+    from rlsys.config import load_config
+
+    return load_config(
+        None,
+        [
+            f"model.path={work.model}",
+            f"prompt.max_tokens={work.prompt_tokens}",
+            f"rollout.max_tokens={work.output_tokens}",
+            f"rl.prompts_per_step={work.prompts}",
+            f"rl.group_size={work.samples}",
+            *work.overrides,
+        ],
+    )
 
 
 def prompt_texts(tokenizer: Any, first: int, count: int, tokens: int) -> list[str]:

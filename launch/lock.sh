@@ -6,8 +6,8 @@ cd "$(dirname "$0")/.."
 if [ -n "${PIP_FIND_LINKS:-}" ]; then torch=(--find-links "$PIP_FIND_LINKS"); else torch=(--torch-backend cpu); fi
 pins="$(mktemp)"
 trap 'rm -f "$pins"' EXIT
-.venv/bin/uv pip compile pyproject.toml --extra cpu --extra test --overrides launch/overrides.txt --python-version 3.11 \
-    "${torch[@]}" --no-annotate --no-header --upgrade --quiet --output-file "$pins" > /dev/null
+.venv/bin/uv pip compile pyproject.toml --extra cpu --extra test --overrides launch/overrides.txt --overrides launch/overrides-cpu.txt \
+    --python-version 3.11 "${torch[@]}" --no-annotate --no-header --upgrade --quiet --output-file "$pins" > /dev/null
 {
     echo "# Every package of the CPU set, pinned. Written by launch/lock.sh; do not edit."
     # These have builds for x86 only, and nothing needs them elsewhere.

@@ -33,7 +33,7 @@ fi
 
 # What .venv was made from. A virtual environment holds its own path, so that a moved folder is made anew, too.
 place="$PWD $device"
-hash="$(cat "$requirements" launch/overrides.txt launch/setup.sh pyproject.toml | cksum)"
+hash="$(cat "$requirements" launch/overrides*.txt launch/setup.sh pyproject.toml | cksum)"
 if [ -f "$STAMP" ] && [ "$(sed -n 1p "$STAMP")" = "$place" ] && .venv/bin/python -c "" 2> /dev/null; then
     [ "$(sed -n 2p "$STAMP")" = "$hash" ] && exit 0
     say "the pinned versions changed; bringing .venv up to date."
@@ -63,12 +63,12 @@ fi
 command -v cc > /dev/null || command -v gcc > /dev/null || command -v clang > /dev/null \
     || say "no C compiler found (cc, gcc, clang); the parts that are compiled on first use will ask for one."
 
-.venv/bin/python -m pip install --quiet --disable-pip-version-check "uv==$UV_VERSION"
+.venv/bin/python -m pip install --quiet --quiet --disable-pip-version-check "uv==$UV_VERSION"
 uv() { VIRTUAL_ENV="$PWD/.venv" .venv/bin/uv "$@"; }
 
 # uv does not read pip's settings: hand over the two that decide where wheels come from.
 links="${PIP_FIND_LINKS:-$(.venv/bin/python -m pip config get global.find-links 2> /dev/null || true)}"
-sources=()
+sources=(--overrides launch/overrides.txt)
 for link in $links; do sources+=(--find-links "$link"); done
 [ -z "${PIP_INDEX_URL:-}" ] || export UV_DEFAULT_INDEX="${UV_DEFAULT_INDEX:-$PIP_INDEX_URL}"
 
@@ -82,10 +82,10 @@ if [ "$device" = cpu ]; then
         if [ -n "$(find "${link#file://}" -maxdepth 1 -name "torch-$version-$tag-*.whl" 2> /dev/null)" ]; then at_hand=yes; fi
     done
     [ "$at_hand" = yes ] || sources+=(--torch-backend cpu)
-    sources+=(--overrides launch/overrides.txt)
+    sources+=(--overrides launch/overrides-cpu.txt)
 fi
 say "installing the packages of $requirements; a first time takes some minutes."
-uv pip install --quiet ${sources[@]+"${sources[@]}"} --requirements "$requirements"
+uv pip install --quiet "${sources[@]}" --requirements "$requirements"
 uv pip install --quiet --no-deps --no-build-isolation --editable .
 printf '%s\n%s\n' "$place" "$hash" > "$STAMP.partial"
 mv "$STAMP.partial" "$STAMP"

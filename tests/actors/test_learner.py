@@ -50,6 +50,10 @@ class Probe(LearnerActor):
         return {name: whole.float().numpy().copy() for name, whole in ds.full_weights(self.engine.module.model)}
 
     def master_weights(self) -> dict[str, np.ndarray]:
+        optimizer = self.engine.optimizer
+        if self.learner.zero_stage == 0:
+            masters = dict(zip(map(id, optimizer.fp16_groups[0]), optimizer.fp32_groups[0], strict=True))
+            return {name: masters[id(p)].detach().numpy().copy() for name, p in self.engine.module.model.named_parameters()}
         return {name: safe_get_full_fp32_param(p).numpy().copy() for name, p in self.engine.module.model.named_parameters()}
 
     def has_reference(self) -> bool:
@@ -68,6 +72,7 @@ class Ranks:
         ]
         host, port = ray.get(self.actors[0].address.remote(), timeout=WAIT_S)
         self.told = self("setup", host, port)
+        self.logs = logs
 
     def __call__(self, method: str, *args: Any) -> list[Any]:
         return ray.get([getattr(actor, method).remote(*args) for actor in self.actors], timeout=WAIT_S)
@@ -167,6 +172,10 @@ def test_every_rank_says_what_it_is(ranks):
     assert {each["threads"] for each in told} == {1}
 
 
+def test_deepspeeds_chatter_goes_to_a_file(ranks):
+    assert "DeepSpeed" in (ranks[2].logs / "learner-0.log").read_text()
+
+
 @pytest.mark.parametrize("token_budget", [32, 4096])
 @pytest.mark.parametrize(("stage", "world_size"), STAGES_AND_RANKS)
 def test_two_steps_equal_the_plain_loop(ranks, batch, tiny_model, stage, world_size, token_budget):
@@ -256,7 +265,7 @@ def test_nothing_that_is_not_finite_reaches_the_weights(ranks, batch, stage, wor
     assert identical(resumed, learner.first("weights"))
 
 
-@pytest.mark.parametrize(("stage", "world_size"), [(1, 2), (2, 1), (2, 2), (3, 2)])
+@pytest.mark.parametrize(("stage", "world_size"), [(0, 1), (1, 2), (2, 1), (2, 2), (3, 2)])
 def test_updates_too_small_for_bf16_add_up(ranks, batch, stage, world_size):
     """At lr 1e-6 a step is far below bf16's resolution of most weights; the fp32 masters must keep it."""
     learner = ranks[world_size]

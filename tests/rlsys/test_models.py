@@ -69,7 +69,8 @@ def test_a_tiny_model_has_about_a_million_weights_and_encodes_every_text(tmp_pat
     assert tokenizer.decode(tokenizer.encode(EVERY_BYTE)) == EVERY_BYTE
     turns = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Ho"}, {"role": "user", "content": "So?"}]
     text = tokenizer.apply_chat_template(turns, add_generation_prompt=True, tokenize=False)
-    expected = "<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\nHo<|im_end|>\n<|im_start|>user\nSo?<|im_end|>\n<|im_start|>assistant\n"
+    blocks = ("user\nHi", "assistant\nHo", "user\nSo?")
+    expected = "".join(f"<|im_start|>{block}<|im_end|>\n" for block in blocks) + "<|im_start|>assistant\n"
     assert text == expected
     tokens = tokenizer.encode(text, add_special_tokens=False)
     assert tokens.count(tokenizer.eos_token_id) == 3 and model.generation_config.eos_token_id == tokenizer.eos_token_id

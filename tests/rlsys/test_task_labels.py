@@ -200,6 +200,6 @@ def test_wordings_of_one_fact_stay_in_one_split():
         return frozenset((last_word(query), TABLES["opposite"][last_word(query)]))
 
     for family, fact in (("addition", lambda query: frozenset(numbers(query))), ("opposite", opposites)):
-        seen = {split: {fact(query_of(record)) for record in generate(split, 3000, 1, families=(family,))} for split in ("train", "heldout")}
+        seen = {split: {fact(query_of(record)) for record in generate(split, 3000, 1, (family,))} for split in ("train", "heldout")}
         train, heldout = seen["train"], seen["heldout"]
         assert train and heldout and not train & heldout

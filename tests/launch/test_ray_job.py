@@ -1,0 +1,118 @@
+"""`ray job submit` of the main job to a running cluster, as the README shows it: real cluster, real token, tiny model."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+START_S, SUBMIT_S, STOP_S = 120, 400, 60
+
+
+class Head:
+    """`ray start --head` in a session of its own, on ports and in a folder that no other cluster uses.
+
+    Its environment is made by launch/ray_env.sh alone, starting from one in which neither the virtual environment nor Ray's
+    settings are known. The token lies in the cluster's own folder.
+    """
+
+    def __init__(self, folder: Path):
+        self.folder, self.log = folder, folder / "start.log"
+        hidden = ("RAY_", "VIRTUAL_ENV", "PYTHON")
+        self.environment = {name: value for name, value in os.environ.items() if not name.startswith(hidden)}
+        bin_folder = str(Path(sys.executable).parent)
+        path = [entry for entry in os.environ["PATH"].split(os.pathsep) if entry != bin_folder]
+        self.environment |= {"PATH": os.pathsep.join(path), "RAY_AUTH_TOKEN_PATH": str(folder / "token"), "OMP_NUM_THREADS": "1"}
+        # 0: Ray takes a free one. It cannot for its client server, so that one gets a number below those the system hands out.
+        ports = f"--port=0 --dashboard-agent-listen-port=0 --ray-client-server-port={11_000 + os.getpid() % 9_000}"
+        command = f"ray start --head --block {ports} --num-cpus=2 --object-store-memory=200000000 --temp-dir={folder / 'ray'}"
+        self.process = subprocess.Popen(
+            self.sourced(command), cwd=ROOT, env=self.environment, stdout=self.log.open("w"), stderr=subprocess.STDOUT, start_new_session=True
+        )
+
+    @staticmethod
+    def sourced(command: str) -> list[str]:
+        return ["bash", "-c", f"source launch/ray_env.sh && exec {command}"]
+
+    def address(self) -> str:
+        """The dashboard's address, which takes submissions, as `ray start` prints it."""
+        deadline = time.monotonic() + START_S
+        while time.monotonic() < deadline and self.process.poll() is None:
+            if found := re.search(r"RAY_API_SERVER_ADDRESS='(\S+)'", self.log.read_text()):
+                return found[1]
+            time.sleep(0.5)
+        pytest.fail(f"ray start came to nothing:\n{self.log.read_text()}")
+
+    def submit(self, command: str) -> subprocess.CompletedProcess[str]:
+        submission = self.sourced(f"ray job submit --address {self.address()} --working-dir . -- {command}")
+        return subprocess.run(submission, cwd=ROOT, env=self.environment, capture_output=True, text=True, timeout=SUBMIT_S)
+
+    def stop(self) -> None:
+        """End this cluster and no other: `ray stop` would end every cluster of the machine."""
+        self.process.terminate()  # `ray start --block` takes its processes with it
+        try:
+            self.process.wait(STOP_S)
+        except subprocess.TimeoutExpired:
+            os.killpg(self.process.pid, signal.SIGKILL)
+            self.process.wait(STOP_S)
+
+
+@pytest.fixture(scope="module")
+def head() -> Iterator[Head]:
+    folder = Path(tempfile.mkdtemp(prefix="rlsys-"))  # short: Ray puts sockets below it, whose paths are limited to 107 bytes
+    head = Head(folder)
+    try:
+        yield head
+    finally:
+        head.stop()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def test_the_cluster_finds_the_command_and_runs_the_uploaded_code(head: Head) -> None:
+    result = head.submit("rlsys doctor --json")
+    assert result.returncode == 0, result.stdout + result.stderr
+    report = json.loads(result.stdout[result.stdout.index("\n{") : result.stdout.rindex("\n}") + 2])
+    assert report["ok"] and report["ray"]["auth_mode"] == "token"
+    assert report["python"]["executable"] == sys.executable
+
+
+def test_without_the_token_nobody_gets_in(head: Head) -> None:
+    environment = head.environment | {"RAY_AUTH_TOKEN": "0" * 64}
+    command = head.sourced(f"ray job list --address {head.address()}")
+    result = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=SUBMIT_S)
+    assert result.returncode != 0
+    assert "token" in (result.stdout + result.stderr).lower()
+
+
+def test_a_submitted_run_leaves_its_summary(head: Head, tmp_path: Path) -> None:
+    overrides = [
+        f"run.dir={tmp_path / 'run'}",
+        f"model.path={tmp_path / 'tiny-random'}",
+        "model.dtype=float32",
+        "data.heldout_rows=4",
+        "prompt.template=compact",
+        "prompt.max_tokens=600",
+        "rollout.max_tokens=8",
+        "rollout.max_num_seqs=16",
+        "rollout.kv_cache_gib=0.25",
+        "sft.rows=4",
+        "sft.batch_rows=4",
+        "rl.steps=1",
+        "rl.prompts_per_step=2",
+        "rl.group_size=2",
+    ]
+    result = head.submit(f"rlsys train launch/configs/quickstart.yaml {' '.join(overrides)}")
+    assert result.returncode == 0, (result.stdout + result.stderr)[-8000:]
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert set(summary["heldout"]) == {"base", "cold_start", "rl"}

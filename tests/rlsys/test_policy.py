@@ -1,0 +1,241 @@
+"""Packed and plain policies against a slow independent one: each row alone through the model, full logits, full softmax."""
+
+from __future__ import annotations
+
+import copy
+
+import pyarrow as pa
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from transformers import (
+    LlamaConfig,
+    LlamaForCausalLM,
+    MistralConfig,
+    MistralForCausalLM,
+    PreTrainedModel,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+)
+
+import rlsys.policy
+import rlsys.tree_attention
+from rlsys.grpo import LossInputs, grpo_loss
+from rlsys.packing import plan
+from rlsys.policy import Policy, load_policy
+from rlsys.trajectories import LEARNER
+
+SIZES = {
+    "vocab_size": 61,
+    "hidden_size": 48,
+    "intermediate_size": 80,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 6,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 256,
+    "initializer_range": 0.2,  # far from uniform, so that attention matters
+}
+MODELS = {
+    "llama": lambda: LlamaForCausalLM(LlamaConfig(**SIZES, tie_word_embeddings=True, pad_token_id=None)),
+    "llama_untied": lambda: LlamaForCausalLM(LlamaConfig(**SIZES, tie_word_embeddings=False, pad_token_id=None)),
+    "qwen2": lambda: Qwen2ForCausalLM(Qwen2Config(**SIZES, tie_word_embeddings=True)),
+    "qwen3": lambda: Qwen3ForCausalLM(Qwen3Config(**SIZES, head_dim=16, tie_word_embeddings=False)),
+}
+TEMPERATURE = 0.7
+
+
+def build(name: str) -> PreTrainedModel:
+    torch.manual_seed(0)
+    return MODELS[name]().train()
+
+
+def make_batch(opening: int, shape: list[tuple[int, list[int]]], seed: int = 0) -> pa.RecordBatch:
+    """Random tokens; `shape`: per group, how far its prompt goes beyond the common opening, and its completions' lengths."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def draw(count: int) -> list[int]:
+        return torch.randint(0, SIZES["vocab_size"], (count,), generator=generator).tolist()
+
+    start, rows = draw(opening), []
+    for group, (rest, lengths) in enumerate(shape):
+        prompt = start + draw(rest)
+        for length in lengths:
+            rollout = (-3 - torch.rand(length, generator=generator)).tolist()
+            advantage = torch.randn((), generator=generator).item()
+            rows.append({"group": group, "prompt_tokens": prompt, "tokens": draw(length), "rollout_logprobs": rollout, "advantage": advantage})
+    return pa.RecordBatch.from_pylist(rows, schema=LEARNER)
+
+
+def objective(logprob: torch.Tensor, rollout: torch.Tensor, advantage: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    """A GRPO loss whose reference is a fixed function of the rollout, so that every term has a gradient."""
+    return grpo_loss(LossInputs(logprob, rollout, advantage, weight, reference_logprob=rollout - 0.3, beta=0.1))[0]
+
+
+def slow(model: PreTrainedModel, batch: pa.RecordBatch) -> tuple[list[torch.Tensor], list[torch.Tensor], float]:
+    """Log-probabilities and entropies per row, and the loss; gradients are left on the model."""
+    logprobs, entropies, total = [], [], 0.0
+    for row in batch.to_pylist():
+        prompt, tokens = row["prompt_tokens"], torch.tensor(row["tokens"])
+        logits = model(input_ids=torch.tensor([prompt + row["tokens"]])).logits[0, len(prompt) - 1 : -1]
+        full = torch.log_softmax(logits / TEMPERATURE, dim=-1)
+        logprob = full[torch.arange(len(tokens)), tokens]
+        loss = objective(
+            logprob, torch.tensor(row["rollout_logprobs"]), torch.tensor(row["advantage"]), torch.tensor(1 / (batch.num_rows * len(tokens)))
+        )
+        loss.backward()
+        total += loss.item()
+        logprobs.append(logprob.detach())
+        entropies.append(-(full.exp() * full).sum(-1).detach())
+    return logprobs, entropies, total
+
+
+def fast(policy: Policy, batch: pa.RecordBatch, ranks: int = 1, budget: int = 10_000) -> tuple[list[torch.Tensor], list[torch.Tensor], float]:
+    """The same through the plan; the ranks take turns on one model, so their gradients add up as an all-reduce would."""
+    logprobs = [torch.empty(0)] * batch.num_rows
+    entropies = list(logprobs)
+    total = 0.0
+    for share in plan(batch, ranks, budget, policy.packing):
+        for micro in share:
+            out = policy(micro, TEMPERATURE, with_entropy=True)
+            loss = objective(out.logprob, micro.rollout_logprob, micro.advantage, micro.weight)
+            loss.backward()
+            total += loss.item()
+            for row in micro.sample.unique().tolist():
+                logprobs[row] = out.logprob[micro.sample == row].detach()
+                entropies[row] = out.entropy[micro.sample == row]
+    return logprobs, entropies, total
+
+
+def assert_equal_to_slow(name: str, batch: pa.RecordBatch, packing: bool, checkpointing: bool = False, ranks: int = 1, budget: int = 10_000) -> None:
+    model = build(name)
+    policy = Policy(copy.deepcopy(model), packing)
+    if checkpointing:
+        policy.enable_activation_checkpointing()
+    policy.train()
+    expected, found = slow(model, batch), fast(policy, batch, ranks, budget)
+    torch.testing.assert_close(torch.cat(found[0]), torch.cat(expected[0]), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(torch.cat(found[1]), torch.cat(expected[1]), rtol=1e-5, atol=1e-5)
+    assert found[2] == pytest.approx(expected[2], rel=1e-5, abs=1e-6)
+    ours = dict(policy.model.named_parameters())
+    largest = max(parameter.grad.abs().max().item() for parameter in model.parameters())
+    for key, parameter in model.named_parameters():
+        scale = parameter.grad.abs().max().item()
+        error = (ours[key].grad - parameter.grad).abs().max().item()
+        assert error <= 1e-5 * scale + 1e-6 * largest, key  # the second term: gradients that are zero but for rounding
+
+
+TREE = make_batch(7, [(5, [3, 9, 1, 8]), (0, [4, 4]), (11, [6]), (2, [1, 1, 2])])
+
+
+@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("packing", [True, False])
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_every_logprob_and_gradient_equals_the_slow_one(name: str, packing: bool, checkpointing: bool) -> None:
+    assert_equal_to_slow(name, TREE, packing, checkpointing)
+
+
+@pytest.mark.parametrize("packing", [True, False])
+@pytest.mark.parametrize(("ranks", "budget"), [(1, 30), (2, 10_000), (2, 40), (3, 1), (3, 64)])
+def test_loss_and_gradient_do_not_depend_on_the_cut(packing: bool, ranks: int, budget: int) -> None:
+    assert_equal_to_slow("llama", TREE, packing, ranks=ranks, budget=budget)
+
+
+group_shapes = st.tuples(st.integers(0, 12), st.lists(st.integers(1, 14), min_size=1, max_size=5))
+
+
+@given(st.integers(1, 10), st.lists(group_shapes, min_size=1, max_size=4), st.integers(0, 999))
+@settings(deadline=None, max_examples=25)
+def test_random_trees_equal_the_slow_ones(opening: int, shape: list[tuple[int, list[int]]], seed: int) -> None:
+    assert_equal_to_slow("llama", make_batch(opening, shape, seed), packing=True)
+
+
+def test_prompts_without_a_common_opening() -> None:
+    assert_equal_to_slow("llama", make_batch(0, [(5, [3, 2]), (6, [1, 8])]), packing=True)
+
+
+def test_long_nodes_cut_into_chains_and_many_chunks_of_logits(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rlsys.tree_attention, "MAX_NODE", 3)
+    monkeypatch.setattr(rlsys.policy, "CHUNK", 4)
+    assert_equal_to_slow("llama", TREE, packing=True)
+
+
+@pytest.mark.parametrize("packing", [True, False])
+def test_a_dummy_gives_every_parameter_a_gradient_of_zero(packing: bool) -> None:
+    policy = Policy(build("llama"), packing)
+    _, (dummy,) = plan(make_batch(2, [(1, [2])]), 2, 100, packing)
+    out = policy(dummy, with_entropy=True)
+    loss, metrics = grpo_loss(LossInputs(out.logprob, dummy.rollout_logprob, dummy.advantage, dummy.weight, beta=0, entropy=out.entropy))
+    loss.backward()
+    assert metrics["tokens"] == 0
+    for name, parameter in policy.named_parameters():
+        assert parameter.grad is not None, name
+        assert not parameter.grad.any(), name
+
+
+def test_full_logits_are_never_allocated(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rlsys.policy, "CHUNK", 8)
+    torch.manual_seed(0)
+    vocab = 5_000
+    policy = Policy(LlamaForCausalLM(LlamaConfig(**SIZES | {"vocab_size": vocab}, pad_token_id=None)))
+    ((micro,),) = plan(make_batch(4, [(4, [25] * 4)]), 1, 1000)
+    biggest = 0
+
+    class Watch(torch.utils._python_dispatch.TorchDispatchMode):
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):  # noqa: ANN001, ANN204
+            nonlocal biggest
+            out = function(*args, **(kwargs or {}))
+            if isinstance(out, torch.Tensor) and out.ndim == 2 and vocab in out.shape and SIZES["hidden_size"] not in out.shape:
+                biggest = max(biggest, out.numel())
+            return out
+
+    with Watch():
+        policy(micro).logprob.sum().backward()
+    assert 0 < biggest <= 8 * vocab
+
+
+def test_bfloat16_stays_near_float32() -> None:
+    model = build("llama")
+    exact = fast(Policy(copy.deepcopy(model)), TREE)
+    rounded = fast(Policy(model.to(torch.bfloat16)), TREE)
+    plain = fast(Policy(build("llama").to(torch.bfloat16), packing=False), TREE)
+    error = (torch.cat(rounded[0]) - torch.cat(exact[0])).abs().mean()
+    assert error < 1.5 * (torch.cat(plain[0]) - torch.cat(exact[0])).abs().mean() + 1e-3
+
+
+def test_the_wrapped_model_still_answers_logits_and_saves_as_itself(tmp_path) -> None:  # noqa: ANN001
+    model = build("llama").eval()
+    ids = torch.arange(12)[None]
+    before, keys = model(ids).logits.detach(), list(model.state_dict())
+    policy = Policy(model, packing=False)
+    torch.testing.assert_close(policy.model(ids).logits, before)
+    assert list(policy.model.state_dict()) == keys
+    policy.model.save_pretrained(tmp_path)
+    again = load_policy(tmp_path, torch.float32)
+    assert again.training
+    assert again.model.lm_head.weight is again.model.model.embed_tokens.weight
+    torch.testing.assert_close(torch.cat(fast(again, TREE)[0]), torch.cat(fast(policy, TREE)[0]), rtol=1e-5, atol=1e-5)
+
+
+def test_dropout_is_off() -> None:
+    model = LlamaForCausalLM(LlamaConfig(**SIZES, attention_dropout=0.5, pad_token_id=None)).train()
+    for packing in (True, False):
+        policy = Policy(model, packing)
+        ((micro,),) = plan(TREE, 1, 10_000, packing)
+        assert torch.equal(policy(micro).logprob, policy(micro).logprob)
+
+
+def test_sliding_windows_are_refused() -> None:
+    with pytest.raises(ValueError, match="sliding_window 4"):
+        Policy(MistralForCausalLM(MistralConfig(**SIZES, sliding_window=4)))
+    with pytest.raises(ValueError, match="sliding_window 4"):
+        windowed = Qwen2Config(**SIZES, use_sliding_window=True, sliding_window=4, max_window_layers=2)
+        Policy(Qwen2ForCausalLM(windowed))
+
+
+def test_a_micro_batch_of_the_other_kind_is_refused() -> None:
+    ((plain,),) = plan(TREE, 1, 10_000, packing=False)
+    with pytest.raises(ValueError, match="plan it likewise"):
+        Policy(build("llama"))(plain)
