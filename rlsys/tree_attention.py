@@ -1,10 +1,9 @@
 """Attention over a tree of token segments, as an attention function of transformers (`rlsys_tree`).
 
 Every token attends to all tokens of its node's ancestors and causally to its own node. Nodes with the same parent are
-computed side by side as one block: their queries against the ancestors' keys, which they share, in one matrix product, and
-against their own keys in one batched product; then one softmax over both. No [T, T] mask or score matrix exists. Matrix
-products and a softmax rather than fused attention: measured on CPU in bfloat16, the fused kernel took 3 to 12 times as
-long on blocks of a hundred tokens, its backward pass above all.
+computed side by side as one batched product of their queries with their ancestors' keys and their own, and one softmax. No
+[T, T] mask or score matrix exists. Matrix products and a softmax rather than fused attention: measured on CPU in bfloat16,
+the fused kernel took 3 to 12 times as long on blocks of a hundred tokens, its backward pass above all.
 """
 
 from __future__ import annotations
@@ -52,8 +51,9 @@ class _Rows:
     shape: tuple[int, int, int, int, int]  # K, R, n, L, P
     query: Tensor  # [K * n * R * L]
     result: Tensor  # the same, with padding sent to row T * H
-    own: Tensor  # [K * n * L]
+    key: Tensor  # [K * n * (P + L)]: the ancestors' tokens, then the node's own
     prefix: Tensor  # [K * P]
+    own: Tensor  # [K * n * L]
     real: Tensor | None  # bool [1, n, 1, L, 1]; None without padding
     causal: Tensor  # float [1, R * L, L]: 0, and -inf above the diagonal
 
@@ -132,14 +132,16 @@ def _index(block: Block, heads: int, key_heads: int, total: int, dtype: torch.dt
     key_head = torch.arange(key_heads, device=device)
     own = block.tokens * key_heads + key_head[:, None, None]  # [K, n, L]
     head = torch.arange(heads, device=device).view(key_heads, 1, group, 1)
+    prefix = block.prefix * key_heads + key_head[:, None]  # [K, P]
     query = block.tokens[:, None] * heads + head  # [K, n, R, L]
     real = (torch.arange(width, device=device) < block.lengths[:, None])[:, None]  # [n, 1, L]
     return _Rows(
         shape=(key_heads, group, n, width, len(block.prefix)),
         query=query.flatten(),
         result=torch.where(real, query, total * heads).flatten(),
+        key=torch.cat([prefix[:, None].expand(-1, n, -1), own], dim=-1).flatten(),
+        prefix=prefix.flatten(),
         own=own.flatten(),
-        prefix=(block.prefix * key_heads + key_head[:, None]).flatten(),
         real=real[None, ..., None] if block.padded else None,
         causal=torch.full((width, width), -torch.inf, dtype=dtype, device=device).triu(1).repeat(group, 1)[None],
     )
@@ -153,20 +155,11 @@ class _TreeAttention(torch.autograd.Function):
         out = q.new_empty(q.shape[0] + 1, q.shape[1])
         kept = []
         for block in rows:
-            key_heads, group, n, width, prefix = block.shape
-            many = (key_heads, n * group * width)  # all siblings' queries at once, for the keys they share
-            each = (key_heads * n, group * width)  # one sibling's queries, for its own keys
-            query = q.index_select(0, block.query).mul_(scale)
-            k_own, v_own = (x.index_select(0, block.own).view(each[0], width, -1) for x in (k, v))
-            scores = torch.baddbmm(block.causal, query.view(*each, -1), k_own.transpose(1, 2))
-            if prefix:
-                k_prefix, v_prefix = (x.index_select(0, block.prefix).view(key_heads, prefix, -1) for x in (k, v))
-                scores = torch.cat([torch.bmm(query.view(*many, -1), k_prefix.transpose(1, 2)), scores.view(*many, width)], dim=-1)
-            p = torch.softmax(scores.view(*many, prefix + width), dim=-1)
-            result = torch.bmm(p.view(*each, prefix + width)[..., prefix:], v_own)
-            if prefix:
-                result = torch.baddbmm(result.view(*many, -1), p[..., :prefix], v_prefix)
-            out.index_copy_(0, block.result, result.view_as(query))
+            query, key, value = _gather(block, q, k, v, scale)
+            scores = torch.bmm(query, key.transpose(1, 2))
+            scores[..., block.shape[-1] :].add_(block.causal)
+            p = torch.softmax(scores, dim=-1)
+            out.index_copy_(0, block.result, torch.bmm(p, value).flatten(0, 1))
             kept.append(p)
         ctx.rows, ctx.scale = rows, scale
         ctx.save_for_backward(q, k, v, *kept)
@@ -176,34 +169,32 @@ class _TreeAttention(torch.autograd.Function):
     def backward(ctx, gradient: Tensor):  # noqa: ANN001, ANN205
         q, k, v, *kept = ctx.saved_tensors
         dq = q.new_empty(q.shape[0] + 1, q.shape[1])
-        # a shared prefix collects from many blocks: more precision than bfloat16 has
+        # a shared prefix collects from many nodes: more precision than bfloat16 has
         wide = torch.promote_types(k.dtype, torch.float32)
         dk, dv = k.new_zeros(k.shape, dtype=wide), v.new_zeros(v.shape, dtype=wide)
         for block, p in zip(ctx.rows, kept, strict=True):
             key_heads, group, n, width, prefix = block.shape
-            many, each = (key_heads, n * group * width), (key_heads * n, group * width)
-            query = q.index_select(0, block.query).mul_(ctx.scale)
+            query, key, value = _gather(block, q, k, v, ctx.scale)
             upstream = gradient.index_select(0, block.query)
             if block.real is not None:
-                upstream = (upstream.view(key_heads, n, group, width, -1) * block.real).view_as(upstream)
-            k_own, v_own = (x.index_select(0, block.own).view(each[0], width, -1) for x in (k, v))
-            dp = torch.bmm(upstream.view(*each, -1), v_own.transpose(1, 2))
-            if prefix:
-                k_prefix, v_prefix = (x.index_select(0, block.prefix).view(key_heads, prefix, -1) for x in (k, v))
-                dp = torch.cat([torch.bmm(upstream.view(*many, -1), v_prefix.transpose(1, 2)), dp.view(*many, width)], dim=-1)
-            dp = dp.view_as(p)
-            ds = torch._softmax_backward_data(dp, p, -1, p.dtype)
-            p_each, ds_each = (x.view(*each, prefix + width)[..., prefix:] for x in (p, ds))
-            dv.index_add_(0, block.own, torch.bmm(p_each.transpose(1, 2), upstream.view(*each, -1)).flatten(0, 1).to(wide))
-            dk.index_add_(0, block.own, torch.bmm(ds_each.transpose(1, 2), query.view(*each, -1)).flatten(0, 1).to(wide))
-            dquery = torch.bmm(ds_each, k_own)
-            if prefix:
-                p_many, ds_many = p[..., :prefix], ds[..., :prefix]
-                dv.index_add_(0, block.prefix, torch.bmm(p_many.transpose(1, 2), upstream.view(*many, -1)).flatten(0, 1).to(wide))
-                dk.index_add_(0, block.prefix, torch.bmm(ds_many.transpose(1, 2), query.view(*many, -1)).flatten(0, 1).to(wide))
-                dquery = torch.baddbmm(dquery.view(*many, -1), ds_many, k_prefix)
-            dq.index_copy_(0, block.result, dquery.view_as(query).mul_(ctx.scale))
+                upstream = (upstream.view(key_heads, n, group, width, -1) * block.real)
+            upstream = upstream.view_as(query)
+            ds = torch._softmax_backward_data(torch.bmm(upstream, value.transpose(1, 2)), p, -1, p.dtype)
+            for total, part in ((dv, torch.bmm(p.transpose(1, 2), upstream)), (dk, torch.bmm(ds.transpose(1, 2), query))):
+                part = part.view(key_heads, n, prefix + width, -1)
+                total.index_add_(0, block.own, part[:, :, prefix:].to(wide).flatten(0, 2))
+                if prefix:
+                    total.index_add_(0, block.prefix, part[:, :, :prefix].sum(dim=1, dtype=wide).flatten(0, 1))
+            dq.index_copy_(0, block.result, torch.bmm(ds, key).mul_(ctx.scale).flatten(0, 1))
         return dq[:-1], dk.to(k.dtype), dv.to(v.dtype), None, None
+
+
+def _gather(block: _Rows, q: Tensor, k: Tensor, v: Tensor, scale: float) -> tuple[Tensor, Tensor, Tensor]:
+    """The block's scaled queries [K * n, R * L, D] and its keys and values [K * n, P + L, D]."""
+    key_heads, group, n, width, prefix = block.shape
+    query = q.index_select(0, block.query).mul_(scale).view(key_heads * n, group * width, -1)
+    key, value = (x.index_select(0, block.key).view(key_heads * n, prefix + width, -1) for x in (k, v))
+    return query, key, value
 
 
 def tree_attention(query: Tensor, key: Tensor, value: Tensor, layout: Layout, scale: float) -> Tensor:

@@ -34,12 +34,14 @@ class Head:
         bin_folder = str(Path(sys.executable).parent)
         path = [entry for entry in os.environ["PATH"].split(os.pathsep) if entry != bin_folder]
         self.environment |= {"PATH": os.pathsep.join(path), "RAY_AUTH_TOKEN_PATH": str(folder / "token"), "OMP_NUM_THREADS": "1"}
-        # 0: Ray takes a free one. It cannot for its client server, so that one gets a number below those the system hands out.
-        ports = f"--port=0 --dashboard-agent-listen-port=0 --ray-client-server-port={11_000 + os.getpid() % 9_000}"
+        # 0: Ray takes a free one. Its client server wants a number: one below those that the system hands out.
+        client = 20_000 + os.getpid() % 9_000
+        ports = f"--port=0 --dashboard-agent-listen-port=0 --ray-client-server-port={client} --min-worker-port=0 --max-worker-port=0"
         command = f"ray start --head --block {ports} --num-cpus=2 --object-store-memory=200000000 --temp-dir={folder / 'ray'}"
-        self.process = subprocess.Popen(
-            self.sourced(command), cwd=ROOT, env=self.environment, stdout=self.log.open("w"), stderr=subprocess.STDOUT, start_new_session=True
-        )
+        with self.log.open("w") as log:
+            self.process = subprocess.Popen(
+                self.sourced(command), cwd=ROOT, env=self.environment, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
+            )
 
     @staticmethod
     def sourced(command: str) -> list[str]:
@@ -85,6 +87,7 @@ def test_the_cluster_finds_the_command_and_runs_the_uploaded_code(head: Head) ->
     report = json.loads(result.stdout[result.stdout.index("\n{") : result.stdout.rindex("\n}") + 2])
     assert report["ok"] and report["ray"]["auth_mode"] == "token"
     assert report["python"]["executable"] == sys.executable
+    assert Path(report["code"]).is_relative_to(head.folder / "ray")  # not the checkout that .venv was made from
 
 
 def test_without_the_token_nobody_gets_in(head: Head) -> None:

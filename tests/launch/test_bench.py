@@ -1,0 +1,111 @@
+"""`rlsys bench step`: it does the work that was asked for, whole, and its figures add up. How fast is no matter for a test."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from launch.bench import PHASES, render, summarise
+from launch.bench_work import TRAIN_PARTS, Work, choose_cores, prompt_texts
+from launch.console import UserError
+from rlsys.models import build_tiny
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(scope="module")
+def tiny_bench_model(tmp_path_factory) -> Path:
+    return build_tiny(tmp_path_factory.mktemp("bench") / "tiny-random")
+
+
+def bench_step(*arguments: object) -> subprocess.CompletedProcess[str]:
+    environment = os.environ | {"COLUMNS": "120", "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-m", "launch.cli", "bench", "step", *map(str, arguments)]
+    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=400)
+
+
+SHAPE = ("--prompts", 2, "--samples", 4, "--prompt-tokens", 50, "--output-tokens", 9, "--repeats", 2)
+
+
+def check_system(system: dict, phases: tuple[str, ...]) -> None:
+    assert len(system["steps"]) == 3
+    for step in system["steps"]:
+        assert (step["samples"], step["prompt_tokens"], step["output_tokens"]) == (8, [50], [9])
+        seconds = step["seconds"]
+        assert set(seconds) == {*phases, "whole"} and min(seconds.values()) > 0
+        parts = sum(seconds[phase] for phase in phases)
+        assert parts <= seconds["whole"] + 1e-9
+        assert set(step["train_seconds"]) == set(TRAIN_PARTS) and min(step["train_seconds"].values()) > 0
+        assert sum(step["train_seconds"].values()) <= seconds["train"]
+    wholes = [step["seconds"]["whole"] for step in system["steps"]]
+    assert system["first"]["seconds"]["whole"] == wholes[0]
+    assert system["best"]["seconds"]["whole"] == min(wholes[1:])
+    assert system["median"]["seconds"]["whole"] == pytest.approx(sum(wholes[1:]) / 2)
+    assert system["tokens_per_s"]["generate"] == pytest.approx(8 * 9 / system["median"]["seconds"]["generate"])
+    assert system["tokens_per_s"]["whole"] == pytest.approx(8 * (50 + 9) / system["median"]["seconds"]["whole"])
+
+
+def test_whole_steps_of_the_shape_that_was_asked_for(tiny_bench_model: Path) -> None:
+    overrides = ("model.dtype=float32", "rollout.kv_cache_gib=0.25", "weights.verify=true")
+    result = bench_step("--model", tiny_bench_model, *SHAPE, "--json", *overrides)
+    assert result.returncode == 0, result.stderr
+    document = json.loads(result.stdout)
+    assert document["work"]["cores"] == choose_cores(1)
+    assert set(document["systems"]) == {"rlsys"} and "times_as_fast_as_trl" not in document
+    ours = document["systems"]["rlsys"]
+    check_system(ours, PHASES)
+    # Each prompt is encoded once for its four samples.
+    assert ours["steps"][0]["encoded_tokens"] < 8 * (50 + 9)
+    assert ours["settings"]["dtype"] == "float32"
+    # Weights moved: another step on other samples has another loss.
+    assert len({step["loss"] for step in ours["steps"]}) == 3
+
+
+def test_the_same_work_in_trl(tiny_bench_model: Path, tmp_path: Path) -> None:
+    pytest.importorskip("trl", reason="TRL is an optional extra: pip install 'rlsys[bench]'")
+    from launch.bench import run_system
+    from launch.console import to_stderr
+
+    work = Work(2, 4, 50, 9, choose_cores(1), 2, ["model.dtype=float32"], str(tiny_bench_model))
+    theirs = run_system("TRL", "launch.bench_trl", work, 300, to_stderr())
+    document = summarise(work, 0.0, {"trl": theirs, "rlsys": theirs})
+    check_system(document["systems"]["trl"], ("generate", "judge", "train"))
+    assert document["times_as_fast_as_trl"] == {"whole": 1.0, "train": 1.0, "generate": 1.0}
+    assert theirs["system"].startswith("TRL ") and theirs["settings"]["dtype"] == "float32" and theirs["settings"]["beta"] > 0
+    assert render(document)
+
+
+def test_prompts_have_exactly_the_length_and_nothing_in_common(tiny_bench_model: Path) -> None:
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(tiny_bench_model)
+    for tokens in (16, 50, 337):
+        texts = prompt_texts(tokenizer, 3, 4, tokens)
+        ids = [tokenizer(text)["input_ids"] for text in texts]
+        assert [len(row) for row in ids] == [tokens] * 4
+        assert len({row[0] for row in ids}) == 4
+    assert prompt_texts(tokenizer, 4, 1, 50) == prompt_texts(tokenizer, 3, 2, 50)[1:]
+
+
+def test_more_cores_than_there_are_is_the_persons_mistake() -> None:
+    with pytest.raises(UserError, match="--cores 4096"):
+        choose_cores(4096)
+    assert set(choose_cores(1)) <= os.sched_getaffinity(0)
+
+
+def test_a_failed_process_is_quoted(tmp_path: Path) -> None:
+    result = bench_step("--model", tmp_path / "absent", *SHAPE)
+    assert result.returncode == 1
+    assert "error: our system failed" in result.stderr and "no such folder" in result.stderr
+    assert "Traceback" not in result.stderr.split("error:")[0]
+
+
+def test_a_wrong_setting_is_told_before_anything_starts(tiny_bench_model: Path) -> None:
+    result = bench_step("--model", tiny_bench_model, "learner.pack=true")
+    assert result.returncode == 2
+    assert "learner.packing" in result.stderr

@@ -1,0 +1,43 @@
+"""Imports run launch -> actors -> rlsys and never back; the method knows nothing of Ray, vLLM or DeepSpeed."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+FORBIDDEN = {
+    "rlsys": {"actors", "launch", "ray", "vllm", "deepspeed"},
+    "actors": {"launch"},
+    "launch": set(),
+}
+
+
+def imported(path: Path) -> set[str]:
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name.partition(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.level == 0:
+            names.add(node.module.partition(".")[0])
+    return names
+
+
+@pytest.mark.parametrize("package", FORBIDDEN)
+def test_imports_run_one_way(package):
+    files = sorted((ROOT / package).rglob("*.py"))
+    assert files
+    for path in files:
+        assert not imported(path) & FORBIDDEN[package], path
+
+
+def test_only_one_place_speaks_of_cuda():
+    """Device is found, not assumed: the word may stand only where devices are told apart."""
+    speakers = [
+        str(path.relative_to(ROOT))
+        for package in FORBIDDEN
+        for path in sorted((ROOT / package).rglob("*.py"))
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Constant) and node.value == "cuda"
+    ]
+    assert set(speakers) <= {"actors/vllm_compat.py"}
