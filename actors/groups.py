@@ -153,6 +153,7 @@ class Cluster:
                 seed=config.seed,
                 log_dir=str(logs),
                 threads=self.placement.learner_threads,
+                timeout_s=self.timeout_s,
             )
             for rank, name in enumerate(self.learner_names)
         ]

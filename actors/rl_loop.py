@@ -202,20 +202,20 @@ class Job:
         batches = [rows[i : i + config.batch_rows] for _ in range(config.epochs) for i in range(0, len(rows), config.batch_rows)]
         self.cluster.learn("start_stage", config.lr, self.config.learner.warmup_steps)
         began = time.monotonic()
-        tokens = 0
+        curve = []
         for number, batch in enumerate(batches, start=1):
             with self.watch.phase("cold start", f"cold start: batch {number} of {len(batches)}"):
                 metrics = self.cluster.learn("train_sft", learner_batch(batch))
-            tokens += metrics["tokens"]
+            curve.append(metrics)
             pace = (time.monotonic() - began) / number
             if number % max(1, len(batches) // 10) == 0 or number == len(batches):
                 self.watch.say(
-                    f"cold start {number}/{len(batches)}: loss {metrics['loss']:.3f}, {tokens / (time.monotonic() - began):.0f} tokens/s, "
+                    f"cold start {number}/{len(batches)}: {metrics['nll']:.3f} nats/token, {metrics['encoded_tokens'] / pace:.0f} tokens/s, "
                     f"ETA {eta(number, len(batches), pace)}"
                 )
         with self.watch.phase("checkpoint", "saving the cold start"):
             self.cluster.learn("save", str(self.folder.cold_start))
-            self.folder.write_json("cold_start.json", {**counts, "sampler": self.feed.sampler.state_dict()})
+            self.folder.write_json("cold_start.json", {**counts, "sampler": self.feed.sampler.state_dict(), "batches": curve})
         self._sync()
 
     def _cold_start_rows(self) -> tuple[list[dict[str, Any]], dict[str, Any]]:

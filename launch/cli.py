@@ -59,9 +59,9 @@ def sft(config: ConfigFile, overrides: Overrides = None) -> None:
     from rlsys.config import load_config
 
     settings = load_config(config, overrides)
-    from actors.rl_loop import sft as run
+    from actors.rl_loop import train as run
 
-    run(settings, console=to_stdout())
+    run(settings, console=to_stdout(), stages=("sft",))
 
 
 app.command()(show.show)

@@ -49,8 +49,8 @@ class LossInputs:
 def group_advantages(rewards: Tensor) -> Tensor:
     """(r - mean) / std within each group; `rewards` float [G] or [N, G], result float32 of the same shape.
 
-    The standard deviation is the sample one (divisor G - 1), as DeepSeekMath's authors' successors compute it with
-    `torch.std` (TRL, verl, OpenRLHF): its squares sum to G - 1. No epsilon is added, so the result is invariant under
+    The standard deviation is the sample one (divisor G - 1): DeepSeekMath does not say which, and `torch.std`, hence the
+    common implementations, takes this one. No epsilon is added, so the result is invariant under
     any positive affine map of the rewards. A group of equal rewards, or of one sample, gets zeros: it carries no
     preference.
 
@@ -131,7 +131,9 @@ def sft_loss(logprob: Tensor, weight: Tensor) -> tuple[Tensor, Metrics]:
     return loss, _floats({"tokens": torch.ones_like(logprob), "nll": -logprob.detach()}) | {"loss": loss.item()}
 
 
-MEAN_OVER_TOKENS = ("kl", "entropy", "nll", "clip_fraction", "ratio", "mismatch", "mismatch_k3", "importance_weight", "importance_truncated")
+MEAN_OVER_TOKENS = frozenset(
+    ("kl", "entropy", "nll", "clip_fraction", "ratio", "mismatch", "mismatch_k3", "importance_weight", "importance_truncated")
+)
 """Metrics that are divided by the number of tokens at the end; `*_max` are maxima; `loss` and `tokens` stay sums."""
 
 

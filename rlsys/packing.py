@@ -151,7 +151,9 @@ def _group(rows: list[_Row], groups: list[int]) -> list[_Unit]:
     for row, group in zip(rows, groups, strict=True):
         known = members.setdefault(group, [])
         if known and not np.array_equal(known[0].prompt, row.prompt):
-            raise ValueError(f"learner batch, row {row.index}: its prompt differs from row {known[0].index}'s, though both are of group {group}.")
+            raise ValueError(
+                f"learner batch, row {row.index}: its prompt differs from row {known[0].index}'s, though both are of group {group}."
+            )
         known.append(row)
     return [_Unit(members[group][0].prompt, tuple(members[group])) for group in members]
 

@@ -177,7 +177,7 @@ class _TreeAttention(torch.autograd.Function):
             query, key, value = _gather(block, q, k, v, ctx.scale)
             upstream = gradient.index_select(0, block.query)
             if block.real is not None:
-                upstream = (upstream.view(key_heads, n, group, width, -1) * block.real)
+                upstream = upstream.view(key_heads, n, group, width, -1) * block.real
             upstream = upstream.view_as(query)
             ds = torch._softmax_backward_data(torch.bmm(upstream, value.transpose(1, 2)), p, -1, p.dtype)
             for total, part in ((dv, torch.bmm(p.transpose(1, 2), upstream)), (dk, torch.bmm(ds.transpose(1, 2), query))):
@@ -226,7 +226,8 @@ def _attention_function(
     """Called by every attention layer; `layout` is a keyword of the model's forward call and survives checkpointing."""
     if layout is None or query.shape[0] != 1 or query.shape[2] != layout.length:
         found = "none" if layout is None else f"one of {layout.length} tokens"
-        raise ValueError(f"{NAME}: expected a layout for queries {list(query.shape)}, found {found}; pass packed micro-batches through Policy.")
+        shape = list(query.shape)
+        raise ValueError(f"{NAME}: expected a layout for queries {shape}, found {found}; pass packed micro-batches through Policy.")
     if dropout:
         raise ValueError(f"{NAME}: attention dropout is {dropout}; training by log-probabilities needs it to be 0.")
     return tree_attention(query, key, value, layout, query.shape[-1] ** -0.5 if scaling is None else scaling), None

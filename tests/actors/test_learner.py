@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import pyarrow as pa
 import pytest
 import ray
 import torch
-from deepspeed.utils import safe_get_full_fp32_param, safe_get_full_grad
+from deepspeed.utils import logger, safe_get_full_fp32_param, safe_get_full_grad
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from actors import deepspeed_engine as ds
@@ -55,6 +56,11 @@ class Probe(LearnerActor):
             masters = dict(zip(map(id, optimizer.fp16_groups[0]), optimizer.fp32_groups[0], strict=True))
             return {name: masters[id(p)].detach().numpy().copy() for name, p in self.engine.module.model.named_parameters()}
         return {name: safe_get_full_fp32_param(p).numpy().copy() for name, p in self.engine.module.model.named_parameters()}
+
+    def chatter(self) -> None:
+        print("printed", flush=True)
+        os.write(1, b"written by C\n")
+        logger.warning("a warning of DeepSpeed")
 
     def has_reference(self) -> bool:
         return self.reference is not None
@@ -172,8 +178,10 @@ def test_every_rank_says_what_it_is(ranks):
     assert {each["threads"] for each in told} == {1}
 
 
-def test_deepspeeds_chatter_goes_to_a_file(ranks):
-    assert "DeepSpeed" in (ranks[2].logs / "learner-0.log").read_text()
+def test_libraries_chatter_goes_to_a_file(ranks):
+    ranks[2]("chatter")
+    log = (ranks[2].logs / "learner-1.log").read_text()
+    assert "printed" in log and "written by C" in log and "a warning of DeepSpeed" in log
 
 
 @pytest.mark.parametrize("token_budget", [32, 4096])
@@ -279,7 +287,7 @@ def test_updates_too_small_for_bf16_add_up(ranks, batch, stage, world_size):
     # Adam moves a weight by about lr a step while its gradient keeps its sign.
     assert 5e-6 < np.median(moved) < 1.1e-5
     for key, value in learner.first("weights").items():
-        assert np.array_equal(value, torch.from_numpy(masters[key]).bfloat16().float().numpy())
+        assert np.array_equal(value, torch.tensor(masters[key]).bfloat16().float().numpy())
 
 
 def test_supervised_steps_follow_the_warm_up_and_learn(ranks, batch, tiny_model):

@@ -63,9 +63,10 @@ def make_batch(opening: int, shape: list[tuple[int, list[int]]], seed: int = 0) 
     for group, (rest, lengths) in enumerate(shape):
         prompt = start + draw(rest)
         for length in lengths:
-            rollout = (-3 - torch.rand(length, generator=generator)).tolist()
-            advantage = torch.randn((), generator=generator).item()
-            rows.append({"group": group, "prompt_tokens": prompt, "tokens": draw(length), "rollout_logprobs": rollout, "advantage": advantage})
+            row = {"group": group, "prompt_tokens": prompt, "tokens": draw(length)}
+            row["rollout_logprobs"] = (-3 - torch.rand(length, generator=generator)).tolist()
+            row["advantage"] = torch.randn((), generator=generator).item()
+            rows.append(row)
     return pa.RecordBatch.from_pylist(rows, schema=LEARNER)
 
 
@@ -92,7 +93,9 @@ def slow(model: PreTrainedModel, batch: pa.RecordBatch) -> tuple[list[torch.Tens
     return logprobs, entropies, total
 
 
-def fast(policy: Policy, batch: pa.RecordBatch, ranks: int = 1, budget: int = 10_000) -> tuple[list[torch.Tensor], list[torch.Tensor], float]:
+def fast(
+    policy: Policy, batch: pa.RecordBatch, ranks: int = 1, budget: int = 10_000
+) -> tuple[list[torch.Tensor], list[torch.Tensor], float]:
     """The same through the plan; the ranks take turns on one model, so their gradients add up as an all-reduce would."""
     logprobs = [torch.empty(0)] * batch.num_rows
     entropies = list(logprobs)
@@ -109,7 +112,9 @@ def fast(policy: Policy, batch: pa.RecordBatch, ranks: int = 1, budget: int = 10
     return logprobs, entropies, total
 
 
-def assert_equal_to_slow(name: str, batch: pa.RecordBatch, packing: bool, checkpointing: bool = False, ranks: int = 1, budget: int = 10_000) -> None:
+def assert_equal_to_slow(
+    name: str, batch: pa.RecordBatch, packing: bool, checkpointing: bool = False, ranks: int = 1, budget: int = 10_000
+) -> None:
     model = build(name)
     policy = Policy(copy.deepcopy(model), packing)
     if checkpointing:
