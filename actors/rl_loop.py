@@ -5,6 +5,8 @@ Everything that takes long happens in the actors; this driver decides what comes
 
 from __future__ import annotations
 
+import json
+import logging
 import os
 import time
 from collections import Counter, deque
@@ -387,6 +389,8 @@ def _connect(config: Config) -> bool:
         return False
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     submitted = "RAY_ADDRESS" in os.environ
+    # A local Ray guards itself by a token of its own making; that it says so each time tells the person nothing.
+    logging.getLogger("ray._private.authentication.authentication_token_setup").setLevel(logging.ERROR)
     ray.init(include_dashboard=config.run.dashboard if not submitted else None, log_to_driver=True, logging_level="warning")
     if submitted and not config.run.dir.is_absolute():
         print(f"run.dir={config.run.dir} is relative: it lies in this job's working folder, {Path.cwd()}. Give an absolute path to keep it.")
@@ -409,6 +413,4 @@ def _add_counts(rounds: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def _json(value: Any) -> str:
-    import json
-
     return json.dumps(value, indent=2, default=str) + "\n"

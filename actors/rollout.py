@@ -213,7 +213,7 @@ class RolloutActor:
             "group": [group for group, _ in keys],
             "sample": [sample for _, sample in keys],
             "tokens": tokens,
-            "logprobs": [[at[token].logprob for token, at in zip(ids, out.logprobs, strict=True)] for ids, out in zip(tokens, outputs, strict=True)],
+            "logprobs": [_logprobs(output) for output in outputs],
             "text": self._tokenizer.batch_decode(tokens, skip_special_tokens=True),
             "finish_reason": [output.finish_reason for output in outputs],
             "weight_version": [version] * len(outputs),
@@ -291,6 +291,11 @@ class RolloutActor:
         lines = self.log.read_text(errors="replace").splitlines()[-LAST_LINES:] if self.log.exists() else []
         quoted = "\n".join(f"    {line}" for line in lines)
         return f"{self.name}: {what}: {type(error).__name__}: {error}\nLast lines of {self.log}:\n{quoted}"
+
+
+def _logprobs(output: Any) -> list[float]:
+    """Of the sampled tokens; vLLM gives a dict from token id to log-probability at each place."""
+    return [at[token].logprob for token, at in zip(output.token_ids, output.logprobs, strict=True)]
 
 
 def _roomy_folder(size: int) -> str:

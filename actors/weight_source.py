@@ -38,7 +38,9 @@ class WeightSource:
 
     def metadata(self) -> list[ParamMeta]:
         """What iteration will yield, in the same order, without gathering anything."""
-        return [ParamMeta(name, self.dtype or p.dtype, tuple(getattr(p, "ds_shape", p.shape))) for name, p in self.module.named_parameters()]
+        return [
+            ParamMeta(name, self.dtype or p.dtype, tuple(getattr(p, "ds_shape", p.shape))) for name, p in self.module.named_parameters()
+        ]
 
     def __iter__(self) -> Iterator[tuple[str, Tensor]]:
         for name, parameter in self.module.named_parameters():

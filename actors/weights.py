@@ -171,7 +171,9 @@ class RayClient:
             done, _ = ray.wait(list(open_refs), num_returns=1, timeout=max(0.0, deadline - time.monotonic()))
             if not done:
                 late = ", ".join(open_refs.values())
-                raise WeightTransferError(f"no answer to {call} within {self.timeout_s:.0f} s from {late}. Raise run.actor_timeout_s if it is only slow.")
+                raise WeightTransferError(
+                    f"no answer to {call} within {self.timeout_s:.0f} s from {late}. Raise run.actor_timeout_s if it is only slow."
+                )
             name = open_refs.pop(done[0])
             try:
                 answers[done[0]] = ray.get(done[0], timeout=self.timeout_s)

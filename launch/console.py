@@ -39,12 +39,16 @@ def exit_status(error: BaseException) -> int | None:
     return 1 if type(error).__module__.partition(".")[0] in PACKAGES else None
 
 
+WIDTH = 140
+"""Columns of what is printed into a file or a job's log, where there is no terminal to ask."""
+
+
 def to_stdout() -> Console:
-    return Console()
+    return Console(width=None if sys.stdout.isatty() else WIDTH)
 
 
 def to_stderr() -> Console:
-    return Console(stderr=True)
+    return Console(stderr=True, width=None if sys.stderr.isatty() else WIDTH)
 
 
 def say(console: Console, text: str, style: str | None = None) -> None:

@@ -135,6 +135,7 @@ def test_aborting_ends_what_is_in_flight(engines, tokenizer):
 def test_an_engine_that_cannot_start_is_named_with_the_end_of_its_log(ray_session, tmp_path):
     actor = ray.remote(RolloutActor).options(num_cpus=0)
     broken = actor.remote("rollout-broken", str(tmp_path / "nothing-here"), Rollout(), "float32", 256, 0, "cpu", str(tmp_path), 1)
-    with pytest.raises(ray.exceptions.RayTaskError, match=r"rollout-broken: the engine did not start(.|\n)*Last lines of .*rollout-broken.log"):
+    complaint = r"rollout-broken: the engine did not start(.|\n)*Last lines of .*rollout-broken.log"
+    with pytest.raises(ray.exceptions.RayTaskError, match=complaint):
         ray.get(broken.ready.remote(), timeout=WAIT_S)
     ray.kill(broken)

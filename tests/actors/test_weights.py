@@ -215,4 +215,6 @@ def test_shards_of_several_workers_must_cover_a_tensor():
 def test_the_object_store_hands_a_bucket_over_as_it_is(ray_session):
     table, bucket = next(iter(pack([("x", torch.randn(5, 7).bfloat16())], 256)))
     arrived = ray.get(ray.put(bucket.numpy()), timeout=WAIT_S)
-    assert isinstance(arrived, np.ndarray) and torch.equal(next(iter(unpack(table, torch.tensor(arrived))))[1], next(iter(unpack(table, bucket)))[1])
+    assert isinstance(arrived, np.ndarray)
+    (_, sent), (_, received) = next(unpack(table, bucket)), next(unpack(table, torch.tensor(arrived)))
+    assert torch.equal(sent, received)
