@@ -1,9 +1,7 @@
-"""Where the actors live and how one waits for them: placement, bounded waits that name the actor, and shutting down."""
+"""Where the actors live: placement, the calls that go to all of them, and shutting down."""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,53 +14,8 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 from actors.learner import LearnerActor
 from actors.reward import RewardActor
 from actors.rollout import RolloutActor
+from actors.waiting import ActorFailed, Pending, fetch, wait
 from rlsys.config import Config
-
-
-class ActorFailed(RuntimeError):
-    """A remote call failed, its actor died, or it did not answer in time; the message names the actor and the call."""
-
-
-@dataclass(frozen=True)
-class Pending:
-    """A remote call that is under way."""
-
-    ref: ray.ObjectRef
-    actor: str
-    call: str
-
-
-def wait(calls: Sequence[Pending], timeout_s: float) -> list[Any]:
-    """Results of `calls`, in order. Raises at the first failure, without waiting for the rest.
-
-    One rank that fails leaves its peers in a collective for ever: hence results are looked at as they come.
-
-    Raises:
-        ActorFailed: a call raised, its actor died, or not all were done after `timeout_s` seconds.
-    """
-    open_calls = {call.ref: call for call in calls}
-    results: dict[ray.ObjectRef, Any] = {}
-    deadline = time.monotonic() + timeout_s
-    while open_calls:
-        done, _ = ray.wait(list(open_calls), num_returns=1, timeout=max(0.0, deadline - time.monotonic()))
-        if not done:
-            late = ", ".join(f"{call.actor} ({call.call})" for call in open_calls.values())
-            raise ActorFailed(f"no answer within {timeout_s:.0f} s from {late}. Raise run.actor_timeout_s if it is only slow.")
-        call = open_calls.pop(done[0])
-        results[call.ref] = fetch(call, timeout_s)
-    return [results[call.ref] for call in calls]
-
-
-def fetch(call: Pending, timeout_s: float) -> Any:
-    """The result of one finished call; failures are told in the actor's own words."""
-    try:
-        return ray.get(call.ref, timeout=timeout_s)
-    except ray.exceptions.RayTaskError as error:
-        raise ActorFailed(f"{call.actor} failed in {call.call}: {error.cause or error}\n{error}") from error
-    except ray.exceptions.RayActorError as error:
-        raise ActorFailed(f"{call.actor} died during {call.call}: {error}") from error
-    except ray.exceptions.GetTimeoutError as error:
-        raise ActorFailed(f"{call.actor}: the result of {call.call} did not arrive within {timeout_s:.0f} s.") from error
 
 
 @dataclass(frozen=True)
@@ -180,7 +133,8 @@ class Cluster:
 
     def _learner_calls(self, method: str, *args: Any) -> list[Pending]:
         return [
-            Pending(getattr(actor, method).remote(*args), name, method) for actor, name in zip(self.learners, self.learner_names, strict=True)
+            Pending(getattr(actor, method).remote(*args), name, method)
+            for actor, name in zip(self.learners, self.learner_names, strict=True)
         ]
 
     def learn(self, method: str, *args: Any) -> Any:
@@ -202,9 +156,7 @@ class Cluster:
         """Write what was judged under `key` as Parquet."""
         wait([Pending(self.reward.write.remote(key, str(path), trained), "reward", "write")], self.timeout_s)
 
-    def generate(
-        self, requests: pa.RecordBatch, temperature: float, top_p: float, max_tokens: int, min_tokens: int = 0
-    ) -> pa.RecordBatch:
+    def generate(self, requests: pa.RecordBatch, temperature: float, top_p: float, max_tokens: int, min_tokens: int = 0) -> pa.RecordBatch:
         """Sample every request (REQUESTS schema), min_tokens to max_tokens each; returns SAMPLES ordered by (group, sample).
 
         Prompts go to the engine that has the fewest in flight, in shares small enough that a slow engine gets fewer.

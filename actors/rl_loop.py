@@ -21,8 +21,9 @@ import pyarrow.parquet as pq
 import ray
 from rich.console import Console
 
-from actors.groups import ActorFailed, Cluster
+from actors.groups import Cluster
 from actors.telemetry import Watch, eta
+from actors.waiting import ActorFailed
 from rlsys import heldout
 from rlsys.batches import Feed, cold_start_rows, group_batch, heldout_rows, learner_batch, prompt_completion_rows, requests_for
 from rlsys.config import Config
@@ -212,8 +213,8 @@ class Job:
             pace = (time.monotonic() - began) / number
             if number % max(1, len(batches) // 10) == 0 or number == len(batches):
                 self.watch.say(
-                    f"cold start {number}/{len(batches)}: {metrics['nll']:.3f} nats/token, {metrics['encoded_tokens'] / pace:.0f} tokens/s, "
-                    f"ETA {eta(number, len(batches), pace)}"
+                    f"cold start {number}/{len(batches)}: {metrics['nll']:.3f} nats/token, "
+                    f"{metrics['encoded_tokens'] / pace:.0f} tokens/s, ETA {eta(number, len(batches), pace)}"
                 )
         with self.watch.phase("checkpoint", "saving the cold start"):
             self.cluster.learn("save", str(self.folder.cold_start))
@@ -336,8 +337,9 @@ class Job:
         told = f"KL {trained['kl']:.4f}, entropy {trained['entropy']:.2f}, " if trained.get("kl") is not None else ""
         note = f" [yellow]update skipped: {trained.get('skip_reason')}[/]" if trained.get("skipped") else ""
         self.watch.say(
-            f"step {batch.step}/{self.config.rl.steps}: reward {reward:+.3f}, {told}{counts['groups_unequal']}/{counts['groups']} groups unequal, "
-            f"{metrics['generated_tokens_per_s']:.0f} tokens/s, generate {batch.seconds:.1f} s, train {train_s:.1f} s, send {sync_s:.1f} s, "
+            f"step {batch.step}/{self.config.rl.steps}: reward {reward:+.3f}, {told}"
+            f"{counts['groups_unequal']}/{counts['groups']} groups unequal, {metrics['generated_tokens_per_s']:.0f} tokens/s, "
+            f"generate {batch.seconds:.1f} s, train {train_s:.1f} s, send {sync_s:.1f} s, "
             f"ETA {eta(batch.step, self.config.rl.steps, pace)}{note}"
         )
 
@@ -369,7 +371,11 @@ class Job:
             if self.folder.heldout_path(stage).exists()
         }
         last = list(tables)[-1]
-        pairs = [(after, before) for after, before in (("rl", "base"), ("rl", "cold_start"), ("cold_start", "base")) if {after, before} <= tables.keys()]
+        pairs = [
+            (after, before)
+            for after, before in (("rl", "base"), ("rl", "cold_start"), ("cold_start", "base"))
+            if {after, before} <= tables.keys()
+        ]
         return {
             "heldout": {stage: heldout.summarise(table) for stage, table in tables.items()},
             "baselines": heldout.baselines(self.heldout),
@@ -393,7 +399,9 @@ def _connect(config: Config) -> bool:
     logging.getLogger("ray._private.authentication.authentication_token_setup").setLevel(logging.ERROR)
     ray.init(include_dashboard=config.run.dashboard if not submitted else None, log_to_driver=True, logging_level="warning")
     if submitted and not config.run.dir.is_absolute():
-        print(f"run.dir={config.run.dir} is relative: it lies in this job's working folder, {Path.cwd()}. Give an absolute path to keep it.")
+        print(
+            f"run.dir={config.run.dir} is relative: it lies in this job's working folder, {Path.cwd()}. Give an absolute path to keep it."
+        )
     return not submitted
 
 

@@ -47,7 +47,7 @@ def engine_arguments(rollout: Rollout, max_model_len: int) -> dict[str, Any]:
         # A seeded request whose prompt is split kills the engine ("CPU Generator does not use offset"): nothing may split one.
         "enable_chunked_prefill": False,
         "max_num_batched_tokens": max(max_model_len, 4096),
-        # One process for scheduler and model: starts in half the time (29 s, not 58), and an idle engine takes no core
+        # One process for scheduler and model: one import of vLLM less at the start, and an idle engine takes no core
         # (the separate worker polls for work with a fifth of one).
         "distributed_executor_backend": "uni" if rollout.tensor_parallel == 1 else "mp",
     }

@@ -162,24 +162,13 @@ class RayClient:
         return dict(zip(self.names, answers, strict=True))
 
     def _all(self, call: str, refs: list[Any]) -> list[Any]:
-        import ray
+        # Late, as every vLLM process loads this module (`register`), and has no use for Ray.
+        from actors.waiting import ActorFailed, Pending, wait
 
-        open_refs = dict(zip(refs, self.names, strict=True))
-        answers = {}
-        deadline = time.monotonic() + self.timeout_s
-        while open_refs:
-            done, _ = ray.wait(list(open_refs), num_returns=1, timeout=max(0.0, deadline - time.monotonic()))
-            if not done:
-                late = ", ".join(open_refs.values())
-                raise WeightTransferError(
-                    f"no answer to {call} within {self.timeout_s:.0f} s from {late}. Raise run.actor_timeout_s if it is only slow."
-                )
-            name = open_refs.pop(done[0])
-            try:
-                answers[done[0]] = ray.get(done[0], timeout=self.timeout_s)
-            except ray.exceptions.RayError as error:
-                raise WeightTransferError(f"{name} failed in {call}: {error}") from error
-        return [answers[ref] for ref in refs]
+        try:
+            return wait([Pending(ref, name, call) for ref, name in zip(refs, self.names, strict=True)], self.timeout_s)
+        except ActorFailed as error:
+            raise WeightTransferError(str(error)) from error
 
 
 class Sender(Protocol):

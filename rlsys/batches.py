@@ -123,7 +123,13 @@ def cold_start_rows(
 def learner_row(group: int, prompt_tokens: Sequence[int], tokenizer, text: str) -> dict[str, object]:
     """One supervised row: the completion ends with the token that ends an assistant's turn."""
     tokens = [*tokenizer.encode(text, add_special_tokens=False), tokenizer.eos_token_id]
-    return {"group": group, "prompt_tokens": list(prompt_tokens), "tokens": tokens, "rollout_logprobs": [0.0] * len(tokens), "advantage": 1.0}
+    return {
+        "group": group,
+        "prompt_tokens": list(prompt_tokens),
+        "tokens": tokens,
+        "rollout_logprobs": [0.0] * len(tokens),
+        "advantage": 1.0,
+    }
 
 
 def learner_batch(rows: Sequence[dict[str, object]]) -> pa.RecordBatch:

@@ -31,7 +31,9 @@ class TaskRows:
 
     def __init__(self, split: str, data: Data, seed: int):
         if split not in TASK_ROWS:
-            raise ValueError(f"data: {TASKS}{split} is no generated split; expected one of {', '.join(TASKS + name for name in TASK_ROWS)}.")
+            raise ValueError(
+                f"data: {TASKS}{split} is no generated split; expected one of {', '.join(TASKS + name for name in TASK_ROWS)}."
+            )
         self.split, self.data, self.seed = split, data, TASK_SEEDS.get(split, seed)
 
     def __len__(self) -> int:

@@ -1,13 +1,13 @@
 """A run's folder: what lies where, who may write in it, and its checkpoints.
 
-    RUN/config.yaml              resolved config
-    RUN/metrics.jsonl            one line per step (tensorboard/ holds the same)
-    RUN/trajectories/            step_000001.parquet ..., heldout_base.parquet, heldout_cold_start.parquet, heldout_rl.parquet
-    RUN/checkpoints/cold_start/  model/ after the cold start: the frozen reference of RL
-    RUN/checkpoints/step_000010/ model/ (Hugging Face format), optimizer/ (one file per rank), state.json
-    RUN/checkpoints/best.json    which checkpoint had the best held-out reward
-    RUN/logs/                    what each actor, vLLM and DeepSpeed said
-    RUN/summary.json             written last, when the run is complete
+RUN/config.yaml              resolved config
+RUN/metrics.jsonl            one line per step (tensorboard/ holds the same)
+RUN/trajectories/            step_000001.parquet ..., heldout_base.parquet, heldout_cold_start.parquet, heldout_rl.parquet
+RUN/checkpoints/cold_start/  model/ after the cold start: the frozen reference of RL
+RUN/checkpoints/step_000010/ model/ (Hugging Face format), optimizer/ (one file per rank), state.json
+RUN/checkpoints/best.json    which checkpoint had the best held-out reward
+RUN/logs/                    what each actor, vLLM and DeepSpeed said
+RUN/summary.json             written last, when the run is complete
 """
 
 from __future__ import annotations

@@ -5,7 +5,8 @@ import time
 import pytest
 import ray
 
-from actors.groups import ActorFailed, Pending, place, wait
+from actors.groups import place
+from actors.waiting import ActorFailed, Pending, wait
 from rlsys.config import load_config
 
 

@@ -1,0 +1,56 @@
+"""Bounded waits for remote calls. Nothing waits for ever, and what went wrong names the actor."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import ray
+
+
+class ActorFailed(RuntimeError):
+    """A remote call failed, its actor died, or it did not answer in time; the message names the actor and the call."""
+
+
+@dataclass(frozen=True)
+class Pending:
+    """A remote call that is under way."""
+
+    ref: ray.ObjectRef
+    actor: str
+    call: str
+
+
+def wait(calls: Sequence[Pending], timeout_s: float) -> list[Any]:
+    """Results of `calls`, in order. Raises at the first failure, without waiting for the rest.
+
+    One rank that fails leaves its peers in a collective for ever: hence results are looked at as they come.
+
+    Raises:
+        ActorFailed: a call raised, its actor died, or not all were done after `timeout_s` seconds.
+    """
+    open_calls = {call.ref: call for call in calls}
+    results: dict[ray.ObjectRef, Any] = {}
+    deadline = time.monotonic() + timeout_s
+    while open_calls:
+        done, _ = ray.wait(list(open_calls), num_returns=1, timeout=max(0.0, deadline - time.monotonic()))
+        if not done:
+            late = ", ".join(f"{call.actor} ({call.call})" for call in open_calls.values())
+            raise ActorFailed(f"no answer within {timeout_s:.0f} s from {late}. Raise run.actor_timeout_s if it is only slow.")
+        call = open_calls.pop(done[0])
+        results[call.ref] = fetch(call, timeout_s)
+    return [results[call.ref] for call in calls]
+
+
+def fetch(call: Pending, timeout_s: float) -> Any:
+    """The result of one finished call; failures are told in the actor's own words."""
+    try:
+        return ray.get(call.ref, timeout=timeout_s)
+    except ray.exceptions.RayTaskError as error:
+        raise ActorFailed(f"{call.actor} failed in {call.call}: {error.cause or error}\n{error}") from error
+    except ray.exceptions.RayActorError as error:
+        raise ActorFailed(f"{call.actor} died during {call.call}: {error}") from error
+    except ray.exceptions.GetTimeoutError as error:
+        raise ActorFailed(f"{call.actor}: the result of {call.call} did not arrive within {timeout_s:.0f} s.") from error
