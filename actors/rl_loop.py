@@ -155,8 +155,8 @@ class Job:
         elif cold_started:
             # The optimizer's fp32 weights are finer than the saved model's.
             self.cluster.learn("load", str(self.folder.cold_start))
-            self.version = 1
             self.feed.sampler.load_state_dict(self.folder.read_json("cold_start.json")["sampler"])
+            self._sync()
         self.log = MetricsLog(self.folder.path, self.step)
 
     def _say_reports(self, rows: Any) -> None:
