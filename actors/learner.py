@@ -27,6 +27,9 @@ from rlsys.grpo import LossInputs, Metrics, finalise_metrics, grpo_loss, merge_m
 from rlsys.packing import MicroBatch, plan
 from rlsys.policy import Logprobs, load_policy
 
+SCHEDULE = ("lr", "warmup_steps", "stage_step")
+"""What a checkpoint keeps of the learning rate's course."""
+
 Loss = Callable[[int, MicroBatch, Logprobs], tuple[Tensor, Metrics]]
 """Loss and metric sums of micro-batch number i."""
 
@@ -69,7 +72,7 @@ class LearnerActor:
         self.store: dist.TCPStore | None = None
         self.reference: torch.nn.Module | None = None
         self.seconds: dict[str, float] = {}
-        self.lr, self.warmup_steps, self.stage_step = learner.lr, learner.warmup_steps, 0
+        self.lr, self.warmup_steps, self.decay_steps, self.stage_step = learner.lr, learner.warmup_steps, 0, 0
 
     def __repr__(self) -> str:
         return self.name
@@ -113,8 +116,12 @@ class LearnerActor:
 
     def start_stage(self, lr: float, warmup_steps: int) -> None:
         """Begin a stage: moments at zero, learning rate `lr` after a linear warm-up of `warmup_steps` optimizer steps."""
-        self.lr, self.warmup_steps, self.stage_step = lr, warmup_steps, 0
+        self.lr, self.warmup_steps, self.decay_steps, self.stage_step = lr, warmup_steps, 0, 0
         ds.reset_moments(self.engine)
+
+    def decay_over(self, steps: int) -> None:
+        """Let this stage's learning rate fall linearly to zero over `steps` optimizer steps, counted from its beginning."""
+        self.decay_steps = steps
 
     def snapshot_reference(self, folder: str | None = None) -> None:
         """Freeze the current weights, or those of Hugging Face `folder`, as the KL reference. Nothing happens with beta = 0."""
@@ -242,7 +249,9 @@ class LearnerActor:
         return ds.step(self.engine, lr)
 
     def _lr(self) -> float:
-        return self.lr * min(1.0, (self.stage_step + 1) / max(self.warmup_steps, 1))
+        warmth = min(1.0, (self.stage_step + 1) / max(self.warmup_steps, 1))
+        rest = max(0.0, 1 - self.stage_step / self.decay_steps) if self.decay_steps else 1.0
+        return self.lr * min(warmth, rest)
 
     def _samples(self, batch: pa.RecordBatch, share: Sequence[MicroBatch], old: list[Tensor], reference: list[Tensor]) -> pa.Table:
         sums = torch.zeros(3, batch.num_rows, dtype=torch.float64)
@@ -288,7 +297,7 @@ class LearnerActor:
     def save(self, folder: str) -> None:
         """Write `folder`/model, which transformers and vLLM load as it is, and `folder`/optimizer, from which `load` goes on."""
         saving.save_model(self.engine.module.model, self.model_path, Path(folder) / "model")
-        schedule = {"lr": self.lr, "warmup_steps": self.warmup_steps, "stage_step": self.stage_step}
+        schedule = {name: getattr(self, name) for name in SCHEDULE}
         saving.save_optimizer(self.engine, Path(folder) / "optimizer", self._identity() | schedule)
 
     def load(self, folder: str) -> None:
@@ -298,7 +307,8 @@ class LearnerActor:
             ValueError: nothing was saved there, or by another number of ranks, another ZeRO stage or dtype.
         """
         saved = saving.load_optimizer(self.engine, Path(folder) / "optimizer", self._identity())
-        self.lr, self.warmup_steps, self.stage_step = saved["lr"], saved["warmup_steps"], saved["stage_step"]
+        for name in SCHEDULE:
+            setattr(self, name, saved[name])
 
     def _identity(self) -> dict[str, Any]:
         dtype = str(self.dtype).removeprefix("torch.")

@@ -243,6 +243,8 @@ class Job:
         if self.step == 0:
             self.cluster.learn("snapshot_reference")
             self.cluster.learn("start_stage", config.learner.lr, config.learner.warmup_steps)
+        if config.learner.lr_decay == "linear":
+            self.cluster.learn("decay_over", rl.steps * rl.updates_per_batch)
         pace: deque[float] = deque(maxlen=5)
         admitted: deque[Future[Batch]] = deque()
         admitted_step = self.step

@@ -96,6 +96,9 @@ class Learner(Section):
     """Learning rate of RL; the cold start has its own, sft.lr."""
     warmup_steps: NonNegativeInt = 0
     """Linear warm-up of the learning rate, in optimizer steps, at the start of each stage (SFT, RL)."""
+    lr_decay: Literal["none", "linear"] = "linear"
+    """Of RL: `linear` lets the learning rate fall to zero at the last step (rl.steps), so that the run does not end on the
+    jitter of single updates. The cold start's is constant."""
     weight_decay: NonNegativeFloat = 0.0
     """Of AdamW."""
     betas: tuple[float, float] = (0.9, 0.95)

@@ -301,6 +301,16 @@ def test_supervised_steps_follow_the_warm_up_and_learn(ranks, batch, tiny_model)
     assert steps[-1]["loss"] < steps[0]["loss"] - 0.5
 
 
+def test_the_learning_rate_falls_to_zero_over_the_stage(ranks, batch):
+    ranks[1]("rebuild", {"zero_stage": 1}, {"beta": 0.0})
+    ranks[1]("start_stage", 2e-3, 2)
+    ranks[1]("decay_over", 4)
+    rates = [ranks[1].first("train_sft", batch)["lr"] for _ in range(5)]
+    assert rates == pytest.approx([1e-3, 1.5e-3, 1e-3, 5e-4, 0.0])
+    ranks[1]("start_stage", 2e-3, 0)
+    assert ranks[1].first("train_sft", batch)["lr"] == pytest.approx(2e-3)
+
+
 @pytest.mark.parametrize(("stage", "world_size"), [(0, 2), (1, 2), (2, 1), (2, 2), (3, 2)])
 def test_a_run_goes_on_from_a_checkpoint_bit_for_bit(ranks, batch, stage, world_size, tmp_path):
     learner = ranks[world_size]
