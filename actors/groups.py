@@ -54,8 +54,12 @@ def place(config: Config, cpus: int, gpus: int, nodes: int) -> Placement:
         rollout = {"CPU": 1.0, "GPU": part if tensor_parallel == 1 else float(tensor_parallel)}
         return Placement(learner, learner_threads, rollout, rollout_threads, colocated)
     # Where phases take turns the engines reserve nothing: the learners' reservation stands for both.
-    rollout = {"CPU": 0.0 if colocated else float(rollout_threads)}
-    return Placement({"CPU": float(min(learner_threads, cores))}, learner_threads, rollout, rollout_threads, colocated)
+    wanted = ranks * learner_threads + (0 if colocated else engines * rollout_threads)
+    # More actors than cores share them: a reservation beyond what there is would never be granted.
+    scale = min(1.0, cpus / wanted)
+    learner = {"CPU": int(100 * scale * learner_threads) / 100}
+    rollout = {"CPU": 0.0 if colocated else int(100 * scale * rollout_threads) / 100}
+    return Placement(learner, learner_threads, rollout, rollout_threads, colocated)
 
 
 class Cluster:

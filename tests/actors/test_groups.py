@@ -28,6 +28,13 @@ def test_without_cards_overlapping_phases_share_the_cores_out():
     assert placement.learner["CPU"] + 2 * placement.rollout["CPU"] <= 8
 
 
+@pytest.mark.parametrize(("ranks", "engines", "staleness"), [(2, 2, 1), (4, 1, 0), (3, 3, 1)])
+def test_more_actors_than_cores_still_find_room(ranks, engines, staleness):
+    placement = place(config(f"learner.ranks={ranks}", f"rollout.actors={engines}", f"rl.staleness={staleness}"), cpus=2, gpus=0, nodes=1)
+    assert 0 < placement.learner["CPU"] and ranks * placement.learner["CPU"] + engines * placement.rollout["CPU"] <= 2
+    assert placement.learner_threads == placement.rollout_threads == 1 or staleness == 0
+
+
 def test_cards_are_owned_where_there_are_enough_and_shared_otherwise():
     own = place(config("learner.ranks=2", "rollout.actors=2"), cpus=32, gpus=4, nodes=1)
     assert not own.colocated and own.learner["GPU"] == own.rollout["GPU"] == 1.0
