@@ -100,7 +100,7 @@ def test_every_sample_is_on_record_and_its_reward_can_be_worked_out_again(straig
             assert record.id == row["prompt_id"]
             again = judge(row["text"], record.rewards, row["order"])
             assert (row["scores"], row["parse_failure"], row["correct"], row["reward"]) == (
-                again.scores,
+                list(again.scores) if again.scores is not None else None,
                 again.failure,
                 again.correct,
                 again.reward,
