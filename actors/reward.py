@@ -37,6 +37,7 @@ class RewardActor:
         """Score `samples` (SAMPLES schema) of `groups` (GROUPS schema) and remember their trajectories for `write`.
 
         Args:
+            samples: ordered by (group, sample), equally many of every group.
             key: which table these belong to; refills of one step share it, and number their groups on.
             want: at most this many groups of unequal reward are handed to the learner; None: all of them.
 
@@ -51,11 +52,15 @@ class RewardActor:
             for group, text in zip(columns["group"], columns["text"], strict=True)
         ]
         rewards = np.array([judgement.reward for judgement in judgements], dtype=np.float32)
-        group_of = np.array(columns["group"])
-        advantages = np.zeros(len(rewards), dtype=np.float32)
-        for group in prompts:
-            rows = group_of == group
-            advantages[rows] = group_advantages(torch.from_numpy(rewards[rows])).numpy()
+        # A group's samples are neighbours and equally many: one row of the matrix per group.
+        by_group = rewards.reshape(len(prompts), -1)
+        advantages = group_advantages(torch.from_numpy(by_group)).numpy()
+        trained = advantages.any(axis=1)
+        unequal = int(trained.sum())
+        if want is not None:
+            trained &= trained.cumsum() <= want
+        chosen = trained.repeat(by_group.shape[1])
+        advantages = advantages.ravel()
         table = pa.table(
             {
                 "step": [step] * len(rewards),
@@ -83,8 +88,6 @@ class RewardActor:
         )
         self.tables.setdefault(key, []).append(table)
 
-        unequal = [group for group in prompts if np.any(advantages[group_of == group])]
-        chosen = np.isin(group_of, unequal[:want] if want is not None else unequal)
         picked = samples.filter(pa.array(chosen))
         self.handed_out.setdefault(key, []).extend(zip(picked["group"].to_pylist(), picked["sample"].to_pylist(), strict=True))
         learner = pa.record_batch(
@@ -101,9 +104,9 @@ class RewardActor:
         return {
             "samples": len(rewards),
             "groups": len(prompts),
-            "groups_unequal": len(unequal),
-            "groups_trained": len(unequal[:want]) if want is not None else len(unequal),
-            "groups_all_right": sum(bool(np.all(rewards[group_of == group] > 0)) for group in prompts),
+            "groups_unequal": unequal,
+            "groups_trained": int(trained.sum()),
+            "groups_all_right": int((by_group > 0).all(axis=1).sum()),
             "reward_sum": float(rewards.sum()),
             "tokens": int(sum(_lengths(samples["tokens"]))),
             "truncated": columns["finish_reason"].count("length"),

@@ -5,7 +5,6 @@ Everything that takes long happens in the actors; this driver decides what comes
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import time
@@ -30,7 +29,7 @@ from rlsys.config import Config
 from rlsys.datasets import open_rows
 from rlsys.metrics import MetricsLog
 from rlsys.models import ensure_model
-from rlsys.prompts import Prompter, shuffled
+from rlsys.prompts import Prompter
 from rlsys.report import summary_table
 from rlsys.run_folder import RunFolder
 from rlsys.sampler import Sampler
@@ -127,8 +126,8 @@ class Job:
                 self.watch.say(f"{len(too_long)} held-out rows are longer than prompt.max_tokens and set aside, the first: {too_long[0]}")
             self._say_reports(rows)
         resume = self.folder.latest_state()
-        cold_started = (self.folder.cold_start / "model").exists()
-        model = str(self.folder.cold_start / "model") if cold_started else base
+        cold_started = self.folder.cold_start_state()
+        model = str(self.folder.cold_start / "model") if cold_started is not None else base
         with self.watch.phase("start", "starting rollout engines and learners"):
             max_tokens = max(config.rollout.max_tokens, config.eval.max_tokens or 0)
             self.cluster = Cluster(config, model, config.prompt.max_tokens + max_tokens, self.folder.logs)
@@ -139,7 +138,9 @@ class Job:
             f"with {placement.learner_threads}, ZeRO-{config.learner.zero_stage}, weights by {self.cluster.backend}; "
             f"{'taking turns' if placement.colocated else 'side by side'}; ready after {self.watch.seconds['start']:.0f} s"
         )
-        (self.folder.path / "actors.json").write_text(_json(told))
+        self.folder.write_json("actors.json", told)
+        if config.rollout.top_p < 1:
+            self.watch.say("[yellow]rollout.top_p is below 1: the importance correction between engine and trainer is not exact[/]")
         self.step = 0
         if resume is not None:
             path, state = resume
@@ -152,18 +153,17 @@ class Job:
                 self.watch.seconds[name] = self.watch.seconds.get(name, 0.0) + seconds
             self._sync()
             self.watch.say(f"resumed after step {self.step} from {path}")
-        elif cold_started:
+        elif cold_started is not None:
             # The optimizer's fp32 weights are finer than the saved model's.
             self.cluster.learn("load", str(self.folder.cold_start))
-            self.feed.sampler.load_state_dict(self.folder.read_json("cold_start.json")["sampler"])
+            self.feed.sampler.load_state_dict(cold_started["sampler"])
             self._sync()
         self.log = MetricsLog(self.folder.path, self.step)
 
     def _say_reports(self, rows: Any) -> None:
         report = getattr(rows, "report", None)
         if report is not None:
-            told = report.to_json()
-            (self.folder.path / "data_report.json").write_text(_json(told))
+            self.folder.write_json("data_report.json", report.to_json())
             self.watch.say(f"{self.config.data.train}: {len(rows)} usable rows; what was set aside and why is in data_report.json")
 
     # --- evaluation ----------------------------------------------------------------------------------------------
@@ -173,15 +173,9 @@ class Job:
         config, path = self.config, self.folder.heldout_path(stage)
         if not (stage in ("base", "cold_start") and path.exists()):
             with self.watch.phase("evaluate", f"scoring {len(self.heldout)} held-out rows ({stage})"):
-                # The same orders at every stage, so that differences are paired.
-                samples = config.eval.samples
-                drawn = []
-                for record in self.heldout:
-                    order = shuffled(record.n, "heldout", record.id)
-                    drawn.append((record, order, self.feed.prompter.tokens(record, order)))
-                groups = group_batch(self.feed.prompter, drawn)
+                groups = group_batch(self.heldout)
                 max_tokens = config.eval.max_tokens or config.rollout.max_tokens
-                requests = requests_for(groups, samples, "heldout", config.seed)
+                requests = requests_for(groups, config.eval.samples, "heldout", config.seed)
                 answers = self.cluster.generate(requests, config.eval.temperature, config.rollout.top_p, max_tokens)
                 self.cluster.judge(stage, self.step, groups, answers)
                 self.cluster.write_trajectories(stage, path)
@@ -197,7 +191,7 @@ class Job:
 
     def cold_start(self) -> None:
         """Supervised fine-tuning on the teacher's trajectories that are correct (method: section 3)."""
-        if (self.folder.cold_start / "model").exists():
+        if self.folder.cold_start_state() is not None:
             return
         config = self.config.sft
         with self.watch.phase("cold start", "writing the teacher's trajectories"):
@@ -278,8 +272,7 @@ class Job:
         rounds: list[dict[str, Any]] = []
         missing, first_group = rl.prompts_per_step, 0
         for _ in range(1 + (rl.refill_rounds if rl.refill else 0)):
-            drawn = self.feed.take(missing, config.seed)
-            groups = group_batch(self.feed.prompter, drawn, first_group)
+            groups = group_batch(self.feed.take(missing, config.seed), first_group)
             requests = requests_for(groups, rl.group_size, "train", config.seed, step)
             with self.engines:
                 samples = self.cluster.generate(requests, config.rollout.temperature, config.rollout.top_p, config.rollout.max_tokens)
@@ -372,7 +365,6 @@ class Job:
             for stage in ("base", "cold_start", "rl")
             if self.folder.heldout_path(stage).exists()
         }
-        last = list(tables)[-1]
         pairs = [
             (after, before)
             for after, before in (("rl", "base"), ("rl", "cold_start"), ("cold_start", "base"))
@@ -380,12 +372,11 @@ class Job:
         ]
         return {
             "heldout": {stage: heldout.summarise(table) for stage, table in tables.items()},
-            "baselines": heldout.baselines(self.heldout),
+            "baselines": heldout.baselines([drawn.record for drawn in self.heldout]),
             "paired": {f"{after}_minus_{before}": heldout.paired(tables[after], tables[before]) for after, before in pairs},
             "seconds": {name: round(seconds, 2) for name, seconds in self.watch.seconds.items()},
             "rl_steps": self.step,
-            "last_stage": last,
-            "teacher": (self.folder.read_json("cold_start.json") or {}).get("teacher"),
+            "teacher": (self.folder.cold_start_state() or {}).get("teacher"),
             "model": self.config.model.path,
             "run_dir": str(self.folder.path),
         }
@@ -420,7 +411,3 @@ def _add_counts(rounds: list[dict[str, Any]]) -> dict[str, Any]:
     total["parse_failures"] = dict(sum((Counter(counts["parse_failures"]) for counts in rounds), Counter()))
     total["oldest_version"] = min(counts["oldest_version"] for counts in rounds)
     return total
-
-
-def _json(value: Any) -> str:
-    return json.dumps(value, indent=2, default=str) + "\n"

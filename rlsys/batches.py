@@ -18,6 +18,24 @@ from rlsys.scores import judge
 from rlsys.trajectories import GROUPS, LEARNER, REQUESTS
 
 
+@dataclass(frozen=True)
+class Drawn:
+    """A record as it will be shown: rendered once, for the length check, the engine and the trajectory table alike."""
+
+    record: Record
+    order: list[int]
+    """order[p]: index of the response shown at place p."""
+    prompt: str
+    tokens: list[int]
+
+
+def draw(prompter: Prompter, record: Record, *key: object) -> Drawn:
+    """Render `record` with its responses in the order that `key` gives."""
+    order = shuffled(record.n, *key)
+    prompt = prompter.render(record, order)
+    return Drawn(record, order, prompt, prompter.encode(prompt))
+
+
 @dataclass
 class Feed:
     """Draws records in the sampler's order; rows whose prompt is too long are counted and set aside.
@@ -31,13 +49,13 @@ class Feed:
     max_prompt_tokens: int
     too_long: list[str] = field(default_factory=list)
 
-    def take(self, count: int, seed: int) -> list[tuple[Record, list[int], list[int]]]:
-        """The next `count` usable rows as (record, order in which its responses are shown, prompt tokens).
+    def take(self, count: int, seed: int) -> list[Drawn]:
+        """The next `count` usable rows; the order of a row's responses depends on (seed, epoch, id).
 
         Raises:
             ValueError: a whole epoch went by without enough rows that fit.
         """
-        taken: list[tuple[Record, list[int], list[int]]] = []
+        taken: list[Drawn] = []
         looked_at = 0
         while len(taken) < count:
             if looked_at > len(self.rows) + count:
@@ -51,41 +69,46 @@ class Feed:
             looked_at += len(places)
             records = self.rows.take([index for _, index in places])
             for (epoch, _), record in zip(places, records, strict=True):
-                order = shuffled(record.n, seed, epoch, record.id)
-                tokens = self.prompter.tokens(record, order)
-                if len(tokens) > self.max_prompt_tokens:
+                drawn = draw(self.prompter, record, seed, epoch, record.id)
+                if len(drawn.tokens) > self.max_prompt_tokens:
                     self.too_long.append(record.id)
                 else:
-                    taken.append((record, order, tokens))
+                    taken.append(drawn)
         return taken
 
 
-def heldout_rows(rows: Rows, prompter: Prompter, limit: int, max_prompt_tokens: int) -> tuple[list[Record], list[str]]:
-    """The first `limit` rows that fit, and the ids of those that did not."""
-    kept: list[Record] = []
+def heldout_rows(rows: Rows, prompter: Prompter, limit: int, max_prompt_tokens: int) -> tuple[list[Drawn], list[str]]:
+    """The first `limit` rows that fit, and the ids of those that did not.
+
+    The order of responses depends on the row's id alone: the same at every stage and in every run, so that differences are paired.
+    """
+    kept: list[Drawn] = []
     too_long: list[str] = []
     for index in range(len(rows)):
         if len(kept) == limit:
             break
         record = rows[index]
-        fits = len(prompter.tokens(record, list(range(record.n)))) <= max_prompt_tokens
-        (kept if fits else too_long).append(record if fits else record.id)
+        drawn = draw(prompter, record, "heldout", record.id)
+        if len(drawn.tokens) > max_prompt_tokens:
+            too_long.append(record.id)
+        else:
+            kept.append(drawn)
     return kept, too_long
 
 
-def group_batch(prompter: Prompter, drawn: Iterable[tuple[Record, Sequence[int], Sequence[int]]], first_group: int = 0) -> pa.RecordBatch:
-    """GROUPS rows of drawn (record, order, prompt tokens), numbered from `first_group`."""
+def group_batch(drawn: Iterable[Drawn], first_group: int = 0) -> pa.RecordBatch:
+    """GROUPS rows of what was drawn, numbered from `first_group`."""
     rows = [
         {
             "group": first_group + i,
-            "prompt_id": record.id,
-            "family": record.family,
-            "order": list(order),
-            "rewards": list(record.rewards),
-            "prompt": prompter.render(record, list(order)),
-            "prompt_tokens": list(tokens),
+            "prompt_id": each.record.id,
+            "family": each.record.family,
+            "order": each.order,
+            "rewards": list(each.record.rewards),
+            "prompt": each.prompt,
+            "prompt_tokens": each.tokens,
         }
-        for i, (record, order, tokens) in enumerate(drawn)
+        for i, each in enumerate(drawn)
     ]
     return pa.RecordBatch.from_pylist(rows, schema=GROUPS)
 
@@ -96,28 +119,24 @@ def requests_for(groups: pa.RecordBatch, samples: int, *key: object) -> pa.Recor
     return pa.record_batch({"group": groups["group"], "prompt_tokens": groups["prompt_tokens"], "seeds": seeds}, schema=REQUESTS)
 
 
-def cold_start_rows(
-    drawn: Sequence[tuple[Record, Sequence[int], Sequence[int]]], tokenizer, first_group: int = 0
-) -> tuple[list[dict[str, object]], dict[str, int]]:
+def cold_start_rows(drawn: Sequence[Drawn], tokenizer) -> tuple[list[dict[str, object]], dict[str, int]]:
     """LEARNER rows of the teacher's trajectories, rejected unless correct (Eq. 10), and how many were kept and dropped.
 
     Raises:
         ValueError: a record has no worked judgement to learn from.
     """
     rows: list[dict[str, object]] = []
-    dropped = 0
-    for i, (record, order, prompt_tokens) in enumerate(drawn):
+    for i, each in enumerate(drawn):
+        record = each.record
         if record.worked is None:
             raise ValueError(
                 f"record {record.id} ({record.source}) carries no worked judgement: the cold start needs generated tasks "
                 "(data.train: tasks:train) or sft.data; set sft.rows=0 to go without."
             )
-        text = worked_text(record, list(order))
-        if not judge(text, record.rewards, list(order)).correct:
-            dropped += 1
-            continue
-        rows.append(learner_row(first_group + i, prompt_tokens, tokenizer, text))
-    return rows, {"kept": len(rows), "dropped": dropped}
+        text = worked_text(record, each.order)
+        if judge(text, record.rewards, each.order).correct:
+            rows.append(learner_row(i, each.tokens, tokenizer, text))
+    return rows, {"kept": len(rows), "dropped": len(drawn) - len(rows)}
 
 
 def learner_row(group: int, prompt_tokens: Sequence[int], tokenizer, text: str) -> dict[str, object]:

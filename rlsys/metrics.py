@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from pathlib import Path
 from typing import Any
@@ -28,10 +29,11 @@ class MetricsLog:
         self.board = SummaryWriter(str(folder / "tensorboard"), purge_step=resume_step + 1)
 
     def write(self, step: int, metrics: dict[str, Any]) -> None:
-        """Append one line; numbers also go to TensorBoard under their own names."""
-        self.file.write(json.dumps({"step": step, **metrics}) + "\n")
+        """Append one line; numbers also go to TensorBoard under their own names. What is not finite (a skipped step's) becomes null."""
+        finite = {name: None if isinstance(value, float) and not math.isfinite(value) else value for name, value in metrics.items()}
+        self.file.write(json.dumps({"step": step, **finite}, allow_nan=False) + "\n")
         self.file.flush()
-        for name, value in metrics.items():
+        for name, value in finite.items():
             if isinstance(value, int | float):
                 self.board.add_scalar(name, value, step)
         self.board.flush()

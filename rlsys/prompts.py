@@ -75,8 +75,12 @@ class Prompter:
         return self.tokenizer.apply_chat_template(turn, add_generation_prompt=True, tokenize=False)
 
     def tokens(self, record: Record, order: Sequence[int]) -> list[int]:
-        """Token ids of `render`. The chat template has written all special tokens that belong there, so none is added."""
-        return self.tokenizer.encode(self.render(record, order), add_special_tokens=False)
+        """Token ids of `render`."""
+        return self.encode(self.render(record, order))
+
+    def encode(self, prompt: str) -> list[int]:
+        """Token ids of a rendered prompt. The chat template has written all special tokens that belong there, so none is added."""
+        return self.tokenizer.encode(prompt, add_special_tokens=False)
 
     def user_turn(self, record: Record, order: Sequence[int]) -> str:
         """The template filled with defused content, without the chat template around it.

@@ -77,6 +77,10 @@ class RunFolder:
     def cold_start(self) -> Path:
         return self.path / "checkpoints" / "cold_start"
 
+    def cold_start_state(self) -> dict[str, Any] | None:
+        """What cold_start.json holds; None until the cold start is complete, as the file is written after its weights."""
+        return self.read_json("cold_start.json")
+
     def checkpoint_path(self, step: int) -> Path:
         return self.path / "checkpoints" / f"step_{step:06d}"
 

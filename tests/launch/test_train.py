@@ -28,33 +28,23 @@ from rlsys.trajectories import TRAJECTORIES
 REAL_DATA = Path(os.environ.get("RLSYS_REAL_DATA", "../shared/data"))
 
 
+CONFIG = Path(__file__).resolve().parents[2] / "launch" / "configs" / "tiny.yaml"
+
+
 def tiny(run_dir: Path, model: Path, *overrides: str):
     return load_config(
-        None,
+        CONFIG,
         [
             f"run.dir={run_dir}",
             "run.actor_timeout_s=240",
             f"model.path={model}",
-            "model.dtype=float32",
             "data.heldout_rows=6",
-            "prompt.template=compact",
-            "data.families=[include_word, letter_case]",
             "data.responses=[1, 2]",
-            "prompt.max_tokens=400",
-            "rollout.max_tokens=160",
-            "rollout.max_num_seqs=32",
-            "rollout.kv_cache_gib=0.25",
-            "learner.lr=1e-3",
             "rl.prompts_per_step=2",
-            "rl.group_size=4",
             "weights.verify=true",
             *overrides,
         ],
     )
-
-
-# Enough for the tiny model to write the format (and to guess the scores), so that there is something to train on.
-COLD_START = ("sft.rows=800", "sft.batch_rows=8", "sft.lr=3e-3")
 
 
 def quiet() -> Console:
@@ -68,7 +58,7 @@ def weights(folder: Path) -> dict[str, torch.Tensor]:
 @pytest.fixture(scope="module")
 def straight_run(ray_session, tiny_model, tmp_path_factory):
     """Cold start and three RL steps in one go."""
-    config = tiny(tmp_path_factory.mktemp("straight") / "run", tiny_model, *COLD_START, "rl.steps=3", "checkpoint.every=1")
+    config = tiny(tmp_path_factory.mktemp("straight") / "run", tiny_model, "checkpoint.every=1")
     return config, train(config, quiet())
 
 
@@ -193,7 +183,7 @@ def test_real_preferences_overlapped_on_two_zero3_ranks_and_two_engines(straight
         f"data.heldout={REAL_DATA / file}",
         f"data.format={format}",
         "prompt.max_tokens=900",
-        "rl.steps=3",
+        "sft.rows=0",
         "rl.prompts_per_step=4",
         "rl.staleness=1",
         "rollout.actors=2",

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from rlsys.batches import Feed, cold_start_rows, group_batch, heldout_rows, prompt_completion_rows, requests_for
+from rlsys.batches import Drawn, Feed, cold_start_rows, group_batch, heldout_rows, prompt_completion_rows, requests_for
 from rlsys.config import Data
 from rlsys.datasets import TaskRows, open_rows
 from rlsys.models import build_tiny
@@ -37,14 +37,14 @@ def test_what_is_drawn_depends_on_the_seed_and_the_place_alone(tokenizer):
 
 def test_long_rows_are_set_aside_and_counted_never_cut(tokenizer):
     everything = feed(tokenizer)
-    lengths = sorted(len(tokens) for _, _, tokens in everything.take(40, 1))
+    lengths = sorted(len(each.tokens) for each in everything.take(40, 1))
     limit = lengths[20]
     some = feed(tokenizer, limit)
     taken = some.take(15, 1)
-    assert max(len(tokens) for _, _, tokens in taken) <= limit
+    assert max(len(each.tokens) for each in taken) <= limit
     assert some.too_long
     prompter = some.prompter
-    assert all(tokens == prompter.tokens(record, order) for record, order, tokens in taken)
+    assert all(each.tokens == prompter.tokens(each.record, each.order) for each in taken)
 
 
 def test_nothing_fits_is_an_error_that_names_the_key(tokenizer, tmp_path):
@@ -60,7 +60,14 @@ def test_nothing_fits_is_an_error_that_names_the_key(tokenizer, tmp_path):
 def test_heldout_rows_are_the_first_that_fit(tokenizer):
     rows = TaskRows("heldout", Data(), 7)
     kept, too_long = heldout_rows(rows, Prompter(tokenizer, "compact"), 10, 10_000)
-    assert [record.id for record in kept] == [rows[i].id for i in range(10)] and too_long == []
+    assert [each.record.id for each in kept] == [rows[i].id for i in range(10)] and too_long == []
+
+
+def test_a_heldout_row_is_measured_in_the_order_in_which_it_is_shown(tokenizer):
+    rows, prompter = TaskRows("heldout", Data(), 7), Prompter(tokenizer, "compact")
+    limit = 130
+    kept, too_long = heldout_rows(rows, prompter, 40, limit)
+    assert too_long and all(len(prompter.tokens(each.record, each.order)) == len(each.tokens) <= limit for each in kept)
 
 
 def test_heldout_tasks_are_the_same_for_every_seed():
@@ -71,8 +78,8 @@ def test_heldout_tasks_are_the_same_for_every_seed():
 def test_every_sample_has_its_own_seed_whatever_else_is_in_the_batch(tokenizer):
     source = feed(tokenizer)
     drawn = source.take(4, 1)
-    together = requests_for(group_batch(source.prompter, drawn), 3, "train", 1, 9)["seeds"].to_pylist()
-    alone = requests_for(group_batch(source.prompter, drawn[2:3]), 3, "train", 1, 9)["seeds"].to_pylist()
+    together = requests_for(group_batch(drawn), 3, "train", 1, 9)["seeds"].to_pylist()
+    alone = requests_for(group_batch(drawn[2:3]), 3, "train", 1, 9)["seeds"].to_pylist()
     assert together[2] == alone[0]
     assert len({seed for row in together for seed in row}) == 12
 
@@ -80,7 +87,7 @@ def test_every_sample_has_its_own_seed_whatever_else_is_in_the_batch(tokenizer):
 def test_the_teachers_wrong_trajectories_are_dropped(tokenizer):
     good = Record("a", "t", ({"role": "user", "content": "q"},), ("x", "y"), (1.0, 0.0), worked=Worked("c", ("n", "m"), (9, 2)))
     wrong = Record("b", "t", ({"role": "user", "content": "q"},), ("x", "y"), (1.0, 0.0), worked=Worked("c", ("n", "m"), (2, 9)))
-    rows, counts = cold_start_rows([(good, [1, 0], [1, 2]), (wrong, [0, 1], [1, 2])], tokenizer)
+    rows, counts = cold_start_rows([Drawn(good, [1, 0], "", [1, 2]), Drawn(wrong, [0, 1], "", [1, 2])], tokenizer)
     assert counts == {"kept": 1, "dropped": 1}
     text = tokenizer.decode(rows[0]["tokens"], skip_special_tokens=True)
     assert judge(text, good.rewards, [1, 0]).correct
@@ -90,7 +97,7 @@ def test_the_teachers_wrong_trajectories_are_dropped(tokenizer):
 def test_a_record_without_a_teacher_says_what_to_do(tokenizer):
     bare = Record("a", "llmbar", ({"role": "user", "content": "q"},), ("x", "y"), (1.0, 0.0))
     with pytest.raises(ValueError, match="sft.rows=0"):
-        cold_start_rows([(bare, [0, 1], [1, 2])], tokenizer)
+        cold_start_rows([Drawn(bare, [0, 1], "", [1, 2])], tokenizer)
 
 
 def test_prompt_completion_file_names_its_bad_row(tokenizer, tmp_path):

@@ -9,6 +9,7 @@ import yaml
 from pydantic import ValidationError
 
 from rlsys.config import Config, ConfigError, Section, known_keys, load_config, save_config
+from rlsys.tasks import FAMILIES
 
 CONFIGS = sorted((Path(__file__).resolve().parents[2] / "launch" / "configs").glob("*.yaml"))
 
@@ -158,4 +159,6 @@ def test_every_setting_says_what_it_is(section: type[Section]) -> None:
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.name)
 def test_the_ready_made_configs_load(path: Path) -> None:
-    load_config(path)
+    config = load_config(path)
+    assert config.run.dir == Path("runs") / path.stem  # two of them never write in one folder
+    assert set(config.data.families) <= set(FAMILIES)

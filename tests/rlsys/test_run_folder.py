@@ -68,6 +68,26 @@ def test_resume_drops_the_metrics_of_steps_taken_again_and_a_half_line(tmp_path)
     assert [(row["step"], row["reward"]) for row in MetricsLog.read(tmp_path)] == [(1, 0.1), (2, 0.2), (3, 0.9)]
 
 
+def test_what_is_not_finite_is_null_as_json_knows_no_nan(tmp_path):
+    log = MetricsLog(tmp_path)
+    log.write(1, {"grad_norm": float("nan"), "loss": float("inf"), "reward": 0.5})
+    log.close()
+    assert json.loads((tmp_path / "metrics.jsonl").read_text(), parse_constant=pytest.fail) == {
+        "step": 1,
+        "grad_norm": None,
+        "loss": None,
+        "reward": 0.5,
+    }
+
+
+def test_a_cold_start_that_was_cut_off_is_not_taken_for_one(tmp_path):
+    folder = RunFolder(config(tmp_path))
+    (folder.cold_start / "model").mkdir(parents=True)
+    assert folder.cold_start_state() is None
+    folder.write_json("cold_start.json", {"kept": 1})
+    assert folder.cold_start_state() == {"kept": 1}
+
+
 def test_tables_and_json_leave_no_partial_files(tmp_path):
     folder = RunFolder(config(tmp_path))
     folder.write_json("summary.json", {"a": 1})
