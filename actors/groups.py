@@ -1,4 +1,4 @@
-"""Where the actors live: placement, the calls that go to all of them, and shutting down."""
+"""Where the actors live: placement, starting them and shutting them down. What the loop asks of them is in `actors.calls`."""
 
 from __future__ import annotations
 
@@ -11,10 +11,11 @@ import ray
 from ray.util.placement_group import placement_group, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
+from actors.calls import Actors, learner_names, rollout_names
 from actors.learner import LearnerActor
 from actors.reward import RewardActor
 from actors.rollout import RolloutActor
-from actors.waiting import ActorFailed, Pending, fetch, wait
+from actors.waiting import ActorFailed, Pending, wait
 from rlsys.config import Config
 
 
@@ -62,11 +63,21 @@ def place(config: Config, cpus: int, gpus: int, nodes: int) -> Placement:
     return Placement(learner, learner_threads, rollout, rollout_threads, colocated)
 
 
-class Cluster:
+class Engine(RolloutActor):
+    """A rollout actor whose samples stay in the object store while the caller learns how many there are."""
+
+    @ray.method(num_returns=2)
+    async def sample(self, *arguments: Any) -> tuple[int, pa.RecordBatch]:
+        """What `generate` does; two objects: the number of samples, and the samples."""
+        samples = await self.generate(*arguments)
+        return samples.num_rows, samples
+
+
+class Cluster(Actors):
     """All actors of a run. `close` ends them; every wait is bounded by `run.actor_timeout_s`."""
 
     def __init__(self, config: Config, model_path: str, max_model_len: int, logs: Path):
-        self.timeout_s = config.run.actor_timeout_s
+        timeout_s = config.run.actor_timeout_s
         resources = ray.cluster_resources()
         nodes = sum(node["Alive"] for node in ray.nodes())
         self.placement = place(config, int(resources.get("CPU", 1)), int(resources.get("GPU", 0)), nodes)
@@ -77,13 +88,12 @@ class Cluster:
         if self.placement.rollout.get("CPU"):
             bundles = bundles + [self.placement.rollout] * config.rollout.actors
         self.group = placement_group(bundles, strategy="PACK")
-        if not self.group.wait(self.timeout_s):
+        if not self.group.wait(timeout_s):
             remove_placement_group(self.group)
-            raise ActorFailed(f"the cluster did not grant {bundles} within {self.timeout_s:.0f} s; it has {resources} in all.")
+            raise ActorFailed(f"the cluster did not grant {bundles} within {timeout_s:.0f} s; it has {resources} in all.")
 
-        rollout = ray.remote(RolloutActor)
-        self.rollout_names = [f"rollout-{i}" for i in range(config.rollout.actors)]
-        self.rollouts = [
+        rollout = ray.remote(Engine)
+        rollouts = [
             rollout.options(name=name, **self._options(self.placement.rollout, config.learner.ranks + i)).remote(
                 name=name,
                 model_path=model_path,
@@ -95,11 +105,10 @@ class Cluster:
                 log_dir=str(logs),
                 threads=self.placement.rollout_threads,
             )
-            for i, name in enumerate(self.rollout_names)
+            for i, name in enumerate(rollout_names(config.rollout.actors))
         ]
         learner = ray.remote(LearnerActor)
-        self.learner_names = [f"learner-{rank}" for rank in range(config.learner.ranks)]
-        self.learners = [
+        learners = [
             learner.options(name=name, **self._options(self.placement.learner, rank)).remote(
                 rank=rank,
                 world_size=config.learner.ranks,
@@ -110,12 +119,13 @@ class Cluster:
                 seed=config.seed,
                 log_dir=str(logs),
                 threads=self.placement.learner_threads,
-                timeout_s=self.timeout_s,
+                timeout_s=timeout_s,
             )
-            for rank, name in enumerate(self.learner_names)
+            for rank, name in enumerate(learner_names(config.learner.ranks))
         ]
-        self.reward = ray.remote(RewardActor).options(name="reward", num_cpus=0).remote("reward")
-        self._weights = config.weights
+        reward = ray.remote(RewardActor).options(name="reward", num_cpus=0).remote("reward")
+        super().__init__(rollouts, learners, reward, timeout_s, config.rollout.max_num_seqs, config.weights.verify)
+        self._bucket_mib = config.weights.bucket_mib
 
     def _options(self, resources: dict[str, float], bundle: int) -> dict[str, Any]:
         options: dict[str, Any] = {"num_cpus": resources.get("CPU", 0), "num_gpus": resources.get("GPU", 0)}
@@ -123,73 +133,15 @@ class Cluster:
             options["scheduling_strategy"] = PlacementGroupSchedulingStrategy(self.group, placement_group_bundle_index=bundle)
         return options
 
-    # --- calls ---------------------------------------------------------------------------------------------------
-
     def start(self) -> dict[str, Any]:
         """Bring all actors up side by side; returns what they say of themselves, by name."""
         ready = [Pending(actor.ready.remote(), name, "ready") for actor, name in zip(self.rollouts, self.rollout_names, strict=True)]
         host, port = wait([Pending(self.learners[0].address.remote(), "learner-0", "address")], self.timeout_s)[0]
         setup = self._learner_calls("setup", host, port)
         told = wait([*ready, *setup, Pending(self.reward.ready.remote(), "reward", "ready")], self.timeout_s)
-        weights = self._weights
-        self.learn("connect_rollouts", self.rollouts, self.backend, weights.bucket_mib, self.timeout_s)
+        self.learn("connect_rollouts", self.rollouts, self.backend, self._bucket_mib, self.timeout_s)
         return dict(zip([*self.rollout_names, *self.learner_names, "reward"], told, strict=True))
 
-    def _learner_calls(self, method: str, *args: Any) -> list[Pending]:
-        return [
-            Pending(getattr(actor, method).remote(*args), name, method)
-            for actor, name in zip(self.learners, self.learner_names, strict=True)
-        ]
-
-    def learn(self, method: str, *args: Any) -> Any:
-        """Call `method` on every rank; returns rank 0's answer."""
-        return wait(self._learner_calls(method, *args), self.timeout_s)[0]
-
-    def send_weights(self, version: int) -> dict[str, Any]:
-        """Bring the learners' weights to every engine; the engines' samples carry `version` from then on."""
-        return self.learn("send_weights", version, self._weights.verify)
-
-    def judge(
-        self, key: str, step: int, groups: pa.RecordBatch, samples: pa.RecordBatch, want: int | None = None
-    ) -> tuple[dict[str, Any], ray.ObjectRef]:
-        """Score a batch; the learner's part stays in the object store."""
-        counts, learner = self.reward.judge.options(num_returns=2).remote(key, step, groups, samples, want)
-        return wait([Pending(counts, "reward", "judge")], self.timeout_s)[0], learner
-
-    def write_trajectories(self, key: str, path: Path, trained: pa.Table | None = None) -> None:
-        """Write what was judged under `key` as Parquet."""
-        wait([Pending(self.reward.write.remote(key, str(path), trained), "reward", "write")], self.timeout_s)
-
-    def generate(self, requests: pa.RecordBatch, temperature: float, top_p: float, max_tokens: int, min_tokens: int = 0) -> pa.RecordBatch:
-        """Sample every request (REQUESTS schema), min_tokens to max_tokens each; returns SAMPLES ordered by (group, sample).
-
-        Prompts go to the engine that has the fewest in flight, in shares small enough that a slow engine gets fewer.
-        """
-        share = requests.num_rows if len(self.rollouts) == 1 else max(1, requests.num_rows // (4 * len(self.rollouts)))
-        shares = [requests.slice(start, share) for start in range(0, requests.num_rows, share)][::-1]
-        in_flight: dict[ray.ObjectRef, tuple[int, Pending]] = {}
-        load = [0] * len(self.rollouts)
-        answers: list[pa.RecordBatch] = []
-        while shares or in_flight:
-            while shares and min(load) < 2:
-                engine = load.index(min(load))
-                name = self.rollout_names[engine]
-                ref = self.rollouts[engine].generate.remote(shares.pop(), temperature, top_p, max_tokens, min_tokens)
-                in_flight[ref] = (engine, Pending(ref, name, "generate"))
-                load[engine] += 1
-            done, _ = ray.wait(list(in_flight), num_returns=1, timeout=self.timeout_s)
-            if not done:
-                late = ", ".join(sorted({call.actor for _, call in in_flight.values()}))
-                raise ActorFailed(f"no samples within {self.timeout_s:.0f} s from {late}. Raise run.actor_timeout_s if it is only slow.")
-            engine, call = in_flight.pop(done[0])
-            load[engine] -= 1
-            answers.append(fetch(call, self.timeout_s))
-        return pa.concat_batches(answers).sort_by([("group", "ascending"), ("sample", "ascending")])
-
     def close(self) -> None:
-        """Let engines and learners shut down in order, briefly; what does not answer is killed."""
-        farewells = [actor.shutdown.remote() for actor in [*self.rollouts, *self.learners]]
-        ray.wait(farewells, num_returns=len(farewells), timeout=15)
-        for actor in [*self.rollouts, *self.learners, self.reward]:
-            ray.kill(actor)
+        super().close()
         remove_placement_group(self.group)

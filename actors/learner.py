@@ -25,7 +25,7 @@ from actors.weights import DeepSpeedSource, make_trainer
 from rlsys import config
 from rlsys.grpo import LossInputs, Metrics, finalise_metrics, grpo_loss, merge_metrics, sft_loss
 from rlsys.packing import MicroBatch, plan
-from rlsys.policy import Logprobs, load_policy
+from rlsys.policy import Logprobs, Policy, load_policy
 
 SCHEDULE = ("lr", "warmup_steps", "stage_step")
 """What a checkpoint keeps of the learning rate's course."""
@@ -100,12 +100,15 @@ class LearnerActor:
         }
 
     def _build(self) -> None:
-        policy = load_policy(self.model_path, self.dtype, self.learner.packing)
+        policy = self._load(self.model_path)
         if self.learner.activation_checkpointing:
             policy.enable_activation_checkpointing()
         self.pad_token_id = getattr(policy.model.config, "pad_token_id", None) or 0
         self.engine = ds.build_engine(policy, self.learner, self.dtype)
         self.engine.train()
+
+    def _load(self, path: str) -> Policy:
+        return load_policy(path, self.dtype, self.learner.packing, self.learner.fused_norms)
 
     def shutdown(self) -> None:
         """Leave the process group."""
@@ -127,7 +130,7 @@ class LearnerActor:
         """Freeze the current weights, or those of Hugging Face `folder`, as the KL reference. Nothing happens with beta = 0."""
         if self.rl.beta == 0:
             return
-        policy = load_policy(folder or self.model_path, self.dtype, self.learner.packing)
+        policy = self._load(folder or self.model_path)
         if folder is None:
             target = dict(policy.named_parameters())
             for name, whole in ds.full_weights(self.engine.module):

@@ -1,140 +1,182 @@
-"""The reward actor: judges a whole batch of samples against the ground truth and keeps the step's trajectory table."""
+"""The reward actor: judges whole batches of samples against the ground truth and keeps the step's trajectory table."""
 
 from __future__ import annotations
 
+import gc
 from collections import Counter
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import torch
 
 from rlsys.grpo import group_advantages
 from rlsys.run_folder import write_parquet
-from rlsys.scores import judge
+from rlsys.scores import Truth
 from rlsys.trajectories import LEARNER, TRAJECTORIES
 
 
+@dataclass(frozen=True)
+class Judged:
+    """One judged batch."""
+
+    table: pa.Table
+    """TRAJECTORIES schema, as far as it is known before training."""
+    trained: np.ndarray
+    """bool, per row of the table: the learner gets it."""
+    learner: pa.RecordBatch
+    """LEARNER schema: those rows."""
+
+
 class RewardActor:
-    """Judges samples by the rules of the method (Eq. 10, Eq. 11). Several batches (refills) may make up one step."""
+    """Judges samples by the rules of the method (Eq. 10, Eq. 11). Several batches (refills) may make up one step.
+
+    A step's life under its key: `judge` once per batch, `hand_over` if there is something to train on, `write`, forgotten.
+    """
 
     def __init__(self, name: str):
         self.name = name
-        # By batch key: the tables judged so far, and (group, sample) of every row given to the learner.
-        self.tables: dict[str, list[pa.Table]] = {}
-        self.handed_out: dict[str, list[tuple[int, int]]] = {}
+        self.judged: dict[str, list[Judged]] = {}
 
     def __repr__(self) -> str:
         return self.name
 
     def ready(self) -> dict[str, Any]:
+        """Told once the process stands; returns the actor's name."""
+        # Whatever has been imported by now stays: a collection in the middle of a batch need not walk through it.
+        gc.freeze()
         return {"name": self.name}
 
     def judge(
-        self, key: str, step: int, groups: pa.RecordBatch, samples: pa.RecordBatch, want: int | None = None
-    ) -> tuple[dict[str, Any], pa.RecordBatch]:
-        """Score `samples` (SAMPLES schema) of `groups` (GROUPS schema) and remember their trajectories for `write`.
+        self, key: str, step: int, groups: pa.RecordBatch, *samples: pa.RecordBatch, want: int | None = None
+    ) -> dict[str, Any]:
+        """Score the samples of `groups` (GROUPS schema) and remember their trajectories.
 
         Args:
-            samples: ordered by (group, sample), equally many of every group.
             key: which table these belong to; refills of one step share it, and number their groups on.
+            samples: parts (SAMPLES schema) of one batch, equally many samples of every group, together in the order of `groups`
+                and of (group, sample).
             want: at most this many groups of unequal reward are handed to the learner; None: all of them.
 
         Returns:
-            Counts of the batch, and what the learner trains on (LEARNER schema): the samples of the groups whose rewards are
-            not all equal.
+            Counts of the batch.
+
+        Raises:
+            ValueError: the samples are not those of `groups`.
         """
-        prompts = {row["group"]: row for row in groups.to_pylist()}
-        columns = {name: samples[name].to_pylist() for name in ("group", "sample", "text", "finish_reason", "weight_version")}
-        judgements = [
-            judge(text, prompts[group]["rewards"], prompts[group]["order"])
-            for group, text in zip(columns["group"], columns["text"], strict=True)
-        ]
-        rewards = np.array([judgement.reward for judgement in judgements], dtype=np.float32)
-        # A group's samples are neighbours and equally many: one row of the matrix per group.
-        by_group = rewards.reshape(len(prompts), -1)
-        advantages = group_advantages(torch.from_numpy(by_group)).numpy()
+        batch = pa.concat_batches(samples)
+        size, rest = divmod(batch.num_rows, groups.num_rows)
+        # Row of `groups` that each sample belongs to: whatever a group's samples share is taken from there.
+        origin = pa.array(np.arange(groups.num_rows).repeat(size))
+        if rest or not size or not batch["group"].equals(groups["group"].take(origin)):
+            raise ValueError(
+                f"{self.name}: {key}: {batch.num_rows} samples for {groups.num_rows} groups: expected equally many of every group, "
+                "in the order of the groups."
+            )
+        truths = [Truth(*one) for one in zip(groups["rewards"].to_pylist(), groups["order"].to_pylist())]
+        judgements = [truths[i].judge(text) for i, text in zip(origin.to_pylist(), batch["text"].to_pylist())]
+        scores, failures, correct, paid = zip(*judgements)
+
+        rewards = np.array(paid, dtype=np.float32).reshape(-1, size)
+        advantages = group_advantages(torch.from_numpy(rewards)).numpy()
         trained = advantages.any(axis=1)
         unequal = int(trained.sum())
         if want is not None:
             trained &= trained.cumsum() <= want
-        chosen = trained.repeat(by_group.shape[1])
-        advantages = advantages.ravel()
-        table = pa.table(
-            {
-                "step": [step] * len(rewards),
-                "group": columns["group"],
-                "sample": columns["sample"],
-                "prompt_id": [prompts[g]["prompt_id"] for g in columns["group"]],
-                "family": [prompts[g]["family"] for g in columns["group"]],
-                "order": [prompts[g]["order"] for g in columns["group"]],
-                "prompt": [prompts[g]["prompt"] for g in columns["group"]],
-                "text": columns["text"],
-                "scores": [judgement.scores for judgement in judgements],
-                "parse_failure": [judgement.failure for judgement in judgements],
-                "correct": [judgement.correct for judgement in judgements],
-                "reward": rewards,
-                "advantage": advantages,
-                "finish_reason": columns["finish_reason"],
-                "weight_version": columns["weight_version"],
-                "prompt_token_count": [len(prompts[g]["prompt_tokens"]) for g in columns["group"]],
-                "token_count": _lengths(samples["tokens"]),
-                "rollout_logprob": [_mean(row) for row in samples["logprobs"].to_pylist()],
-                "trainer_logprob": pa.nulls(len(rewards), pa.float32()),
-                "reference_logprob": pa.nulls(len(rewards), pa.float32()),
-            },
-            schema=TRAJECTORIES,
-        )
-        self.tables.setdefault(key, []).append(table)
 
-        picked = samples.filter(pa.array(chosen))
-        self.handed_out.setdefault(key, []).extend(zip(picked["group"].to_pylist(), picked["sample"].to_pylist(), strict=True))
-        learner = pa.record_batch(
-            {
-                "group": picked["group"],
-                "prompt_tokens": [prompts[g]["prompt_tokens"] for g in picked["group"].to_pylist()],
-                "tokens": picked["tokens"],
-                "rollout_logprobs": picked["logprobs"],
-                "advantage": advantages[chosen],
-            },
-            schema=LEARNER,
-        )
-        failures = Counter(judgement.failure for judgement in judgements if judgement.failure)
+        asked = pa.Table.from_batches([groups.select(["prompt_id", "family", "order", "prompt"])]).take(origin)
+        unknown = pa.nulls(batch.num_rows, pa.float32())
+        columns = {
+            "step": np.full(batch.num_rows, step),
+            "group": batch["group"],
+            "sample": batch["sample"],
+            **dict(zip(asked.column_names, asked.columns)),
+            "text": batch["text"],
+            "scores": scores,
+            "parse_failure": failures,
+            "correct": correct,
+            "reward": rewards.ravel(),
+            "advantage": advantages.ravel(),
+            "finish_reason": batch["finish_reason"],
+            "weight_version": batch["weight_version"],
+            "prompt_token_count": pc.list_value_length(groups["prompt_tokens"]).take(origin),
+            "token_count": pc.list_value_length(batch["tokens"]),
+            "rollout_logprob": _means(batch["logprobs"]),
+            "trainer_logprob": unknown,
+            "reference_logprob": unknown,
+        }
+        table = pa.table(columns, schema=TRAJECTORIES)
+        chosen = trained.repeat(size)
+        self.judged.setdefault(key, []).append(Judged(table, chosen, _learner_rows(groups, origin, batch, advantages.ravel(), chosen)))
         return {
-            "samples": len(rewards),
-            "groups": len(prompts),
+            "samples": batch.num_rows,
+            "groups": groups.num_rows,
             "groups_unequal": unequal,
             "groups_trained": int(trained.sum()),
-            "groups_all_right": int((by_group > 0).all(axis=1).sum()),
+            "groups_all_right": int((rewards > 0).all(axis=1).sum()),
             "reward_sum": float(rewards.sum()),
-            "tokens": int(sum(_lengths(samples["tokens"]))),
-            "truncated": columns["finish_reason"].count("length"),
-            "parse_failures": dict(failures),
-            "oldest_version": min(columns["weight_version"]),
-        }, learner
+            "tokens": pc.sum(table["token_count"]).as_py(),
+            "truncated": pc.sum(pc.equal(batch["finish_reason"], "length")).as_py(),
+            "parse_failures": dict(Counter(failure for failure in failures if failure)),
+            "oldest_version": pc.min(batch["weight_version"]).as_py(),
+        }
+
+    def hand_over(self, key: str) -> tuple[int, pa.RecordBatch]:
+        """What the learner trains on of all that was judged under `key` (LEARNER schema), in that order; first its number of rows.
+
+        The samples of groups whose rewards are all equal are not in it.
+        """
+        batch = pa.concat_batches([judged.learner for judged in self.judged[key]])
+        return batch.num_rows, batch
 
     def write(self, key: str, path: str, trained: pa.Table | None = None) -> dict[str, Any]:
         """Write the trajectories remembered under `key` as one Parquet file and forget them.
 
         Args:
-            trained: columns trainer_logprob and reference_logprob (means per sample), one row for each that `judge` gave to
-                the learner under `key`, in that order.
+            trained: columns trainer_logprob and reference_logprob (means per sample), one row for each of `hand_over`, in that
+                order.
+
+        Raises:
+            ValueError: `trained` has another number of rows.
         """
-        table = pa.concat_tables(self.tables.pop(key))
-        keys = self.handed_out.pop(key)
+        judged = self.judged.pop(key)
+        table = pa.concat_tables([one.table for one in judged]).combine_chunks()
         if trained is not None:
+            mask = np.concatenate([one.trained for one in judged])
+            if mask.sum() != trained.num_rows:
+                raise ValueError(f"{self.name}: {key}: {trained.num_rows} trained rows, expected the {mask.sum()} that were handed over.")
             for name in ("trainer_logprob", "reference_logprob"):
-                value_of = dict(zip(keys, trained[name].to_pylist(), strict=True))
-                values = [value_of.get(key) for key in zip(table["group"].to_pylist(), table["sample"].to_pylist(), strict=True)]
-                table = table.set_column(table.schema.get_field_index(name), TRAJECTORIES.field(name), pa.array(values, pa.float32()))
+                values = pc.replace_with_mask(table[name], pa.array(mask), trained[name].combine_chunks().cast(pa.float32()))
+                table = table.set_column(table.schema.get_field_index(name), TRAJECTORIES.field(name), values)
         write_parquet(table, Path(path))
         return {"rows": table.num_rows}
 
 
-def _lengths(tokens: pa.Array) -> list[int]:
-    return [len(row) for row in tokens]
+def _learner_rows(
+    groups: pa.RecordBatch, origin: pa.Array, samples: pa.RecordBatch, advantages: np.ndarray, chosen: np.ndarray
+) -> pa.RecordBatch:
+    mask = pa.array(chosen)
+    picked = samples.filter(mask)
+    columns = {
+        "group": picked["group"],
+        "prompt_tokens": groups["prompt_tokens"].take(origin.filter(mask)),
+        "tokens": picked["tokens"],
+        "rollout_logprobs": picked["logprobs"],
+        "advantage": advantages[chosen],
+    }
+    return pa.record_batch(columns, schema=LEARNER)
 
 
-def _mean(values: list[float]) -> float | None:
-    return sum(values) / len(values) if values else None
+def _means(rows: pa.ListArray) -> pa.Array:
+    """Mean of each list, float32; null for an empty one."""
+    lengths = pc.list_value_length(rows).to_numpy()
+    some = lengths > 0
+    starts = (lengths.cumsum() - lengths)[some]
+    means = np.zeros(len(lengths))
+    if some.any():
+        # The empty lists in between hold no values, so the next start is also where a list ends.
+        means[some] = np.add.reduceat(rows.flatten().to_numpy(), starts, dtype=np.float64) / lengths[some]
+    return pa.array(means, pa.float32(), mask=~some)

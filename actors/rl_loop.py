@@ -9,20 +9,22 @@ import logging
 import os
 import time
 from collections import Counter, deque
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterator
+from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
 from typing import Any
 
-import pyarrow as pa
 import pyarrow.parquet as pq
 import ray
 from rich.console import Console
 
+from actors.admission import admit
+from actors.calls import Actors
 from actors.groups import Cluster
 from actors.telemetry import Watch, eta
-from actors.waiting import ActorFailed
+from actors.waiting import Pending
 from rlsys import heldout
 from rlsys.batches import Feed, cold_start_rows, group_batch, heldout_rows, learner_batch, prompt_completion_rows, requests_for
 from rlsys.config import Config
@@ -80,10 +82,12 @@ class Batch:
     """What one step trains on: a slot is charged when its prompts are admitted, and freed when it was trained on."""
 
     step: int
-    learner: ray.ObjectRef | pa.RecordBatch
+    learner: ray.ObjectRef
+    """LEARNER schema."""
     counts: dict[str, Any]
     sampler_state: dict[str, int]
-    seconds: float
+    seconds: dict[str, float]
+    """By part: draw, generate, judge."""
 
 
 class Job:
@@ -91,10 +95,10 @@ class Job:
 
     def __init__(self, config: Config, folder: RunFolder, watch: Watch):
         self.config, self.folder, self.watch = config, folder, watch
-        self.cluster: Cluster | None = None
+        self.cluster: Actors | None = None
         self.log: MetricsLog | None = None
         self.version = 0
-        # Engines either generate a batch or take weights; never both at once.
+        # Engines generate one batch at a time, and one that is evaluated on has no other beside it.
         self.engines = Lock()
 
     def __enter__(self) -> Job:
@@ -108,34 +112,41 @@ class Job:
 
     # --- bringing it up ------------------------------------------------------------------------------------------
 
+    def prepare(self) -> str:
+        """Model and data; returns the folder of the model that everything starts from."""
+        config = self.config
+        base = ensure_model(config.model.path)
+        from transformers import AutoTokenizer
+
+        self.tokenizer = AutoTokenizer.from_pretrained(base)
+        prompter = Prompter(self.tokenizer, config.prompt.template)
+        rows = open_rows(config.data.train, config.data, config.seed)
+        self.feed = Feed(rows, Sampler(len(rows), config.seed), prompter, config.prompt.max_tokens)
+        self.heldout, too_long = heldout_rows(
+            open_rows(config.data.heldout, config.data, config.seed), prompter, config.data.heldout_rows, config.prompt.max_tokens
+        )
+        if too_long:
+            self.watch.say(f"{len(too_long)} held-out rows are longer than prompt.max_tokens and set aside, the first: {too_long[0]}")
+        if self._write_data_report():
+            self.watch.say(f"{config.data.train}: {len(rows):,} rows, checked when drawn; data_report.json counts what is set aside")
+        return base
+
     def start(self) -> None:
         """Model, data, actors; and, where the folder holds an unfinished run, its latest state."""
         config = self.config
         with self.watch.phase("start", "preparing model and data"):
-            base = ensure_model(config.model.path)
-            from transformers import AutoTokenizer
-
-            self.tokenizer = AutoTokenizer.from_pretrained(base)
-            prompter = Prompter(self.tokenizer, config.prompt.template)
-            rows = open_rows(config.data.train, config.data, config.seed)
-            self.feed = Feed(rows, Sampler(len(rows), config.seed), prompter, config.prompt.max_tokens)
-            self.heldout, too_long = heldout_rows(
-                open_rows(config.data.heldout, config.data, config.seed), prompter, config.data.heldout_rows, config.prompt.max_tokens
-            )
-            if too_long:
-                self.watch.say(f"{len(too_long)} held-out rows are longer than prompt.max_tokens and set aside, the first: {too_long[0]}")
-            self._say_reports(rows)
+            base = self.prepare()
         resume = self.folder.latest_state()
         cold_started = self.folder.cold_start_state()
         model = str(self.folder.cold_start / "model") if cold_started is not None else base
         with self.watch.phase("start", "starting rollout engines and learners"):
             max_tokens = max(config.rollout.max_tokens, config.eval.max_tokens or 0)
-            self.cluster = Cluster(config, model, config.prompt.max_tokens + max_tokens, self.folder.logs)
-            told = self.cluster.start()
-        placement = self.cluster.placement
+            cluster = self.cluster = Cluster(config, model, config.prompt.max_tokens + max_tokens, self.folder.logs)
+            told = cluster.start()
+        placement = cluster.placement
         self.watch.say(
             f"{config.rollout.actors} rollout engine(s) with {placement.rollout_threads} thread(s), {config.learner.ranks} learner rank(s) "
-            f"with {placement.learner_threads}, ZeRO-{config.learner.zero_stage}, weights by {self.cluster.backend}; "
+            f"with {placement.learner_threads}, ZeRO-{config.learner.zero_stage}, weights by {cluster.backend}; "
             f"{'taking turns' if placement.colocated else 'side by side'}; ready after {self.watch.seconds['start']:.0f} s"
         )
         self.folder.write_json("actors.json", told)
@@ -160,11 +171,12 @@ class Job:
             self._sync()
         self.log = MetricsLog(self.folder.path, self.step)
 
-    def _say_reports(self, rows: Any) -> None:
-        report = getattr(rows, "report", None)
+    def _write_data_report(self) -> bool:
+        """What was found in the rows of the training file that were seen so far; False if the rows are generated."""
+        report = getattr(self.feed.rows, "report", None)
         if report is not None:
             self.folder.write_json("data_report.json", report.to_json())
-            self.watch.say(f"{self.config.data.train}: {len(rows)} usable rows; what was set aside and why is in data_report.json")
+        return report is not None
 
     # --- evaluation ----------------------------------------------------------------------------------------------
 
@@ -176,8 +188,8 @@ class Job:
                 groups = group_batch(self.heldout)
                 max_tokens = config.eval.max_tokens or config.rollout.max_tokens
                 requests = requests_for(groups, config.eval.samples, "heldout", config.seed)
-                answers = self.cluster.generate(requests, config.eval.temperature, config.rollout.top_p, max_tokens)
-                self.cluster.judge(stage, self.step, groups, answers)
+                samples = self.cluster.sample(requests, config.eval.temperature, config.rollout.top_p, max_tokens)
+                self.cluster.judge(stage, self.step, groups, samples)
                 self.cluster.write_trajectories(stage, path)
         result = heldout.summarise(pq.read_table(path))
         failed = sum(result["parse_failures"].values())
@@ -228,10 +240,8 @@ class Job:
     # --- RL ------------------------------------------------------------------------------------------------------
 
     def reinforce(self) -> None:
-        """GRPO: the steps of method section 4.
-
-        With staleness s, up to s + 1 batches are admitted and not yet trained on: one is trained on while the next is being
-        generated. Batches are generated one after the other and the engines take new weights between two of them.
+        """GRPO: the steps of method section 4. With staleness 0 they follow each other; above, `admit` lets the next batches be
+        collected while one is trained on.
         """
         config, rl = self.config, self.config.rl
         if self.step == 0:
@@ -240,51 +250,50 @@ class Job:
         if config.learner.lr_decay == "linear":
             self.cluster.learn("decay_over", rl.steps * rl.updates_per_batch)
         pace: deque[float] = deque(maxlen=5)
-        admitted: deque[Future[Batch]] = deque()
-        admitted_step = self.step
-        with ThreadPoolExecutor(max_workers=1, thread_name_prefix="generate") as pool:
-            try:
-                while self.step < rl.steps:
-                    began = time.monotonic()
-                    while len(admitted) <= rl.staleness and admitted_step < rl.steps:
-                        admitted_step += 1
-                        admitted.append(pool.submit(self._collect, admitted_step))
-                    with self.watch.phase("wait for samples", f"step {self.step + 1}: generating"):
-                        batch = admitted.popleft().result()
-                    self._refuse_stale(batch)
-                    with self.watch.phase("train", f"step {batch.step}: training") as clock:
-                        trained = self._train(batch)
-                    with self.watch.phase("send weights", f"step {batch.step}: sending weights") as sync:
-                        self._sync()
-                    self.step = batch.step
-                    pace.append(time.monotonic() - began)
-                    self._report(batch, trained, clock["seconds"], sync["seconds"], sum(pace) / len(pace))
-                    self._checkpoint(batch)
-            finally:
-                for future in admitted:
-                    future.cancel()
+        began, before = time.monotonic(), Counter(self.watch.seconds)
+        with closing(admit(self._collect, self.step + 1, rl.steps, rl.staleness)) as batches:
+            while self.step < rl.steps:
+                with self.watch.phase("wait for samples", f"step {self.step + 1}: generating"):
+                    batch = next(batches)
+                self._refuse_stale(batch)
+                with self.watch.phase("train", f"step {batch.step}: training"):
+                    trained, writing = self._train(batch)
+                with self.watch.phase("send weights", f"step {batch.step}: sending weights"):
+                    self._sync()
+                with self.watch.phase("write trajectories"):
+                    self.cluster.finish(writing)
+                self.step = batch.step
+                # Everything since the last report: what that one and its checkpoint took, too.
+                now, after = time.monotonic(), Counter(self.watch.seconds)
+                pace.append(now - began)
+                self._report(batch, trained, _whole(now - began, after - before), sum(pace) / len(pace))
+                began, before = now, after
+                self._checkpoint(batch)
 
     def _collect(self, step: int) -> Batch:
         """Sample and judge one batch. Groups of equal reward teach nothing; they are refilled by fresh prompts if asked."""
         config, rl = self.config, self.config.rl
-        began = time.monotonic()
-        parts: list[ray.ObjectRef] = []
+        key = f"step {step}"
         rounds: list[dict[str, Any]] = []
+        seconds: Counter[str] = Counter()
         missing, first_group = rl.prompts_per_step, 0
         for _ in range(1 + (rl.refill_rounds if rl.refill else 0)):
-            groups = group_batch(self.feed.take(missing, config.seed), first_group)
-            requests = requests_for(groups, rl.group_size, "train", config.seed, step)
-            with self.engines:
-                samples = self.cluster.generate(requests, config.rollout.temperature, config.rollout.top_p, config.rollout.max_tokens)
-            counts, learner = self.cluster.judge(f"step {step}", step, groups, samples, missing)
+            with _timed(seconds, "draw"):
+                groups = group_batch(self.feed.take(missing, config.seed), first_group)
+                requests = requests_for(groups, rl.group_size, "train", config.seed, step)
+            with self.engines, _timed(seconds, "generate"):
+                samples = self.cluster.sample(requests, config.rollout.temperature, config.rollout.top_p, config.rollout.max_tokens)
+            with _timed(seconds, "judge"):
+                counts = self.cluster.judge(key, step, groups, samples, missing)
             rounds.append(counts)
-            parts.append(learner)
             first_group += missing
             missing -= counts["groups_trained"]
             if missing == 0:
                 break
-        learner = parts[0] if len(parts) == 1 else _concatenate(parts, self.cluster.timeout_s)
-        return Batch(step, learner, _add_counts(rounds), self.feed.sampler.state_dict(), time.monotonic() - began)
+        with _timed(seconds, "judge"):
+            learner = self.cluster.hand_over(key)
+        self._write_data_report()
+        return Batch(step, learner, _add_counts(rounds), self.feed.sampler.state_dict(), dict(seconds))
 
     def _refuse_stale(self, batch: Batch) -> None:
         """The admission above cannot let an older sample through; this holds it to that."""
@@ -292,24 +301,35 @@ class Job:
         if lag > self.config.rl.staleness:
             raise RuntimeError(f"step {batch.step}: a sample is {lag} weight versions old, rl.staleness allows {self.config.rl.staleness}.")
 
-    def _train(self, batch: Batch) -> dict[str, Any]:
-        """One GRPO update on all ranks; a step whose groups all have equal rewards trains on nothing."""
-        path = self.folder.path / "trajectories" / f"step_{batch.step:06d}.parquet"
+    def _train(self, batch: Batch) -> tuple[dict[str, Any], Pending]:
+        """One GRPO update on all ranks; a step whose groups all have equal rewards trains on nothing.
+
+        Returns:
+            the update's metrics; and the writing of the step's trajectories, under way.
+        """
+        key, path = f"step {batch.step}", self.folder.path / "trajectories" / f"step_{batch.step:06d}.parquet"
         if batch.counts["groups_trained"] == 0:
-            self.cluster.write_trajectories(f"step {batch.step}", path)
-            return {"skipped": 1, "skip_reason": "all groups of equal reward"}
+            return {"skipped": 1, "skip_reason": "all groups of equal reward"}, self.cluster.begin_writing(key, path)
         result = self.cluster.learn("train_grpo", batch.learner, self.config.rollout.temperature)
-        self.cluster.write_trajectories(f"step {batch.step}", path, result["samples"])
-        return result["metrics"]
+        return result["metrics"], self.cluster.begin_writing(key, path, result["samples"])
 
     def _sync(self) -> None:
-        """The learners' weights to every engine, under a new version number."""
+        """The learners' weights to every engine, under a new version number.
+
+        A batch that is being generated is finished first; with rollout.in_flight_updates its requests go on under the new weights.
+        """
         self.version += 1
-        with self.engines:
+        with nullcontext() if self.config.rollout.in_flight_updates else self.engines:
             self.cluster.send_weights(self.version)
 
-    def _report(self, batch: Batch, trained: dict[str, Any], train_s: float, sync_s: float, pace: float) -> None:
+    def _report(self, batch: Batch, trained: dict[str, Any], seconds: dict[str, float], pace: float) -> None:
+        """One line to the log, the dashboard and the screen.
+
+        `seconds/step` is the sum of wait_for_samples, train, send_weights, write_trajectories, checkpoint, evaluate and other.
+        draw, generate and judge are those of the batch: what the wait consists of when nothing overlaps.
+        """
         counts = batch.counts
+        seconds = {**seconds, **batch.seconds}
         reward = counts["reward_sum"] / counts["samples"]
         metrics = {
             "reward": reward,
@@ -320,12 +340,10 @@ class Job:
             **{name: value for name, value in counts.items() if name not in ("parse_failures", "reward_sum")},
             **{f"parse_failures/{reason}": count for reason, count in counts["parse_failures"].items()},
             **trained,
-            "seconds/generate": batch.seconds,
-            "seconds/train": train_s,
-            "seconds/send_weights": sync_s,
-            "generated_tokens_per_s": counts["tokens"] / batch.seconds,
+            **{f"seconds/{name}": value for name, value in seconds.items()},
+            "generated_tokens_per_s": counts["tokens"] / seconds["generate"],
             "weight_version": self.version,
-            "prompts_too_long": len(self.feed.too_long),
+            "prompts_too_long": self.feed.too_long,
         }
         self.log.write(batch.step, metrics)
         self.watch.gauges(metrics)
@@ -334,7 +352,7 @@ class Job:
         self.watch.say(
             f"step {batch.step}/{self.config.rl.steps}: reward {reward:+.3f}, {told}"
             f"{counts['groups_unequal']}/{counts['groups']} groups unequal, {metrics['generated_tokens_per_s']:.0f} tokens/s, "
-            f"generate {batch.seconds:.1f} s, train {train_s:.1f} s, send {sync_s:.1f} s, "
+            f"generate {seconds['generate']:.1f} s, train {seconds['train']:.1f} s, send {seconds['send_weights']:.1f} s, "
             f"ETA {eta(batch.step, self.config.rl.steps, pace)}{note}"
         )
 
@@ -398,12 +416,17 @@ def _connect(config: Config) -> bool:
     return not submitted
 
 
-def _concatenate(parts: list[ray.ObjectRef], timeout_s: float) -> pa.RecordBatch:
-    try:
-        batches = ray.get(parts, timeout=timeout_s)
-    except ray.exceptions.RayError as error:
-        raise ActorFailed(f"reward: the judged batch was lost: {error}") from error
-    return pa.concat_batches(batches)
+@contextmanager
+def _timed(seconds: Counter[str], part: str) -> Iterator[None]:
+    began = time.monotonic()
+    yield
+    seconds[part] += time.monotonic() - began
+
+
+def _whole(elapsed: float, phases: Counter[str]) -> dict[str, float]:
+    """Seconds of a step by phase, `other` being what no phase accounts for."""
+    named = {name.replace(" ", "_"): value for name, value in phases.items()}
+    return {**named, "other": elapsed - sum(named.values()), "step": elapsed}
 
 
 def _add_counts(rounds: list[dict[str, Any]]) -> dict[str, Any]:

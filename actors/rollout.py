@@ -1,7 +1,12 @@
-"""The rollout actor: one vLLM engine that turns prompts into samples, and takes new weights between batches.
+"""The rollout actor: one vLLM engine that turns prompts into samples, and takes new weights.
 
 A sample has its own seed, so it can be drawn again alone. While weights are exchanged no request runs: the engine's requests
 are finished first, later ones wait, and so every sample is the work of one weight version.
+
+With `rollout.in_flight_updates` requests are not finished but frozen, and go on under the new weights. What they have written
+stays, with the log-probabilities at which it was sampled; its keys and values are computed again (`finish_update` says why),
+so that every token is drawn from exactly the distribution that one version of the weights gives it. `weight_version` of such a
+sample is that of its oldest token.
 """
 
 from __future__ import annotations
@@ -9,16 +14,16 @@ from __future__ import annotations
 import asyncio
 import itertools
 import os
-import shutil
-import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import ray
 
 from actors import chatter, vllm_compat
+from actors.weight_buckets import Segment
 from rlsys.config import Rollout
 from rlsys.trajectories import SAMPLES
 
@@ -104,10 +109,11 @@ class RolloutActor:
             **vllm_compat.engine_arguments(self.rollout, self.max_model_len),
         )
         try:
-            with vllm_compat.engine_environment(self._cores.ids, self.threads, self.rollout.tensor_parallel):
+            with vllm_compat.engine_environment(self._cores.ids, self.threads, self.rollout):
                 self._engine = AsyncLLM.from_engine_args(arguments)
         except Exception as error:
             raise RolloutError(self._obituary("the engine did not start", error)) from error
+        await self._engine.update_weight_version(str(self._version))
         self._tokenizer = AutoTokenizer.from_pretrained(self.model_path)
         return {
             "name": self.name,
@@ -119,8 +125,9 @@ class RolloutActor:
         }
 
     async def identity(self) -> dict[str, Any]:
-        """Name and number of engine workers: what a learner needs to know to send weights."""
-        return {"name": self.name, "tensor_parallel": self.rollout.tensor_parallel}
+        """Name, machine (Ray's id), threads and number of engine workers: what a learner needs to know to send weights."""
+        node = ray.get_runtime_context().get_node_id()
+        return {"name": self.name, "node": node, "threads": self.threads, "tensor_parallel": self.rollout.tensor_parallel}
 
     async def in_flight(self) -> int:
         """Samples that were asked for and are not finished."""
@@ -153,10 +160,10 @@ class RolloutActor:
             max_tokens: longest completion; prompt and completion together must fit `max_model_len`.
             min_tokens: shortest completion; before it the end of sequence has no probability.
         Returns:
-            SAMPLES schema, ordered by (group, sample). `logprobs` are log_softmax(logits / temperature) of the engine; at
-            temperature 0, of the logits themselves.
+            SAMPLES schema, ordered by (group, sample). `logprobs` are log_softmax(logits / temperature) of the engine when it
+            drew the token; at temperature 0, of the logits themselves. `weight_version` is the oldest that wrote any token.
         Raises:
-            RolloutError: a prompt is too long, the engine failed, or `abort` was called.
+            RolloutError: a prompt is too long, the engine failed, a weight update did, or `abort` was called.
         """
         from vllm import SamplingParams
         from vllm.sampling_params import RequestOutputKind
@@ -171,7 +178,6 @@ class RolloutActor:
                 )
         await self._admitting.wait()
         self._refuse_if_spoilt()
-        version = self._version
         keys, tasks = [], []
         for row in rows:
             for sample, seed in enumerate(row["seeds"]):
@@ -182,6 +188,7 @@ class RolloutActor:
                     min_tokens=min_tokens,
                     seed=seed if temperature > 0 else None,
                     logprobs=0,  # the sampled token's own
+                    flat_logprobs=True,
                     detokenize=False,  # done once, at the end
                     output_kind=RequestOutputKind.FINAL_ONLY,
                 )
@@ -193,13 +200,14 @@ class RolloutActor:
         try:
             outputs = await asyncio.gather(*tasks)
         except asyncio.CancelledError as error:
+            self._refuse_if_spoilt()
             raise RolloutError(f"{self.name}: samples were aborted.") from error
         except Exception as error:
             raise RolloutError(self._obituary("the engine failed while it sampled", error)) from error
         finally:
             for task in tasks:
                 task.cancel()
-        return self._samples(keys, outputs, version)
+        return self._samples(keys, outputs)
 
     async def _sample(self, prompt: list[int], params: Any) -> Any:
         final = None
@@ -207,7 +215,7 @@ class RolloutActor:
             final = output
         return final.outputs[0]
 
-    def _samples(self, keys: list[tuple[int, int]], outputs: list[Any], version: int) -> pa.RecordBatch:
+    def _samples(self, keys: list[tuple[int, int]], outputs: list[Any]) -> pa.RecordBatch:
         tokens = [list(output.token_ids) for output in outputs]
         columns = {
             "group": [group for group, _ in keys],
@@ -216,7 +224,7 @@ class RolloutActor:
             "logprobs": [_logprobs(output) for output in outputs],
             "text": self._tokenizer.batch_decode(tokens, skip_special_tokens=True),
             "finish_reason": [output.finish_reason for output in outputs],
-            "weight_version": [version] * len(outputs),
+            "weight_version": [min(int(span.version) for span in output.weight_versions) for output in outputs],
         }
         table = pa.Table.from_pydict(columns, schema=SAMPLES).sort_by([("group", "ascending"), ("sample", "ascending")])
         return table.combine_chunks().to_batches()[0] if table.num_rows else pa.RecordBatch.from_pylist([], schema=SAMPLES)
@@ -227,43 +235,61 @@ class RolloutActor:
         """Prepare the engine's workers for the backend's transfers."""
         await self._weight_call("init_weight_transfer_engine", init_info=info)
 
+    async def open_segment(self, size: int) -> str:
+        """Keep `size` bytes of memory that this machine's engines share, for a learner on another one; returns its path."""
+        self._segment = Segment(size)
+        return self._segment.path
+
+    async def fetch(self, start: int, bucket: np.ndarray) -> None:
+        """Put a bucket (uint8) out of Ray's object store into the segment, from byte `start` on."""
+        self._segment.bytes[start : start + bucket.size].numpy()[:] = bucket
+
     async def start_update(self) -> None:
-        """Let running samples finish, hold later ones back, and make the engine expect weights."""
+        """Let running samples finish (`rollout.in_flight_updates`: freeze them), hold later ones back, and prepare for weights."""
         self._refuse_if_spoilt()
         self._admitting.clear()
-        while self._running:
-            await asyncio.wait(self._running)
-        await self._engine.pause_generation(mode="keep", clear_cache=False)
+        if not self.rollout.in_flight_updates:
+            while self._running:
+                await asyncio.wait(self._running)
+        # The engine's own pause_generation() would sleep for 20 ms afterwards.
+        await self._engine.engine_core.pause_scheduler_async(mode="keep", clear_cache=False)
         await self._weight_call("start_weight_update")
 
-    async def update(self, info: dict[str, Any], payload: np.ndarray | None = None) -> None:
+    async def update(self, info: dict[str, Any], fetched: None = None) -> None:
         """Load one round of weights.
 
         Args:
-            info: the backend's update info; with backend "cpu" only the bucket's table.
-            payload: backend "cpu": the bucket (uint8, `actors.weights.pack`), straight out of Ray's object store.
+            info: the backend's update info.
+            fetched: backend "cpu" with a learner on another machine: answer of `fetch`, which has to be there first.
         """
-        if payload is None:
-            await self._weight_call("update_weights", update_info=info)
-            return
-        with tempfile.NamedTemporaryFile(prefix="rlsys-weights-", dir=_roomy_folder(payload.nbytes), delete=False) as file:
-            file.write(memoryview(payload))
-        try:
-            await self._weight_call("update_weights", update_info={**info, "path": file.name})
-        finally:
-            os.unlink(file.name)
+        await self._weight_call("update_weights", update_info=info)
 
     async def finish_update(self, version: int) -> None:
-        """Put the new weights in place, forget what the old ones cached, and go on as `version`."""
+        """Put the new weights in place, forget what the old ones cached, and go on as `version`.
+
+        What the old weights cached for finished prompts would serve new requests, so it has to go, and vLLM lets none of it go
+        while any of it is in use. Frozen requests therefore give up theirs, too, and have it computed again by the new weights
+        when they go on: one prefill of prompt and tokens so far, for tokens drawn from what the new weights really say.
+        """
         await self._weight_call("finish_weight_update")
-        # After the update: a prompt's cached keys and values are the old weights' until here.
-        if not await self._engine.reset_prefix_cache():
-            self._spoilt = "its prefix cache could not be reset after a weight update"
+        # After the update: until here cached keys and values are the old weights'.
+        try:
+            forgotten = await self._engine.reset_prefix_cache(reset_running_requests=self.rollout.in_flight_updates)
+        except Exception as error:
+            self._spoil("its prefix cache could not be reset after a weight update")
+            raise RolloutError(self._obituary(self._spoilt, error)) from error
+        if not forgotten:
+            self._spoil("its prefix cache could not be reset after a weight update")
         else:
             self._version = version
+            await self._engine.update_weight_version(str(version))
         await self._engine.resume_generation()
         self._admitting.set()
         self._refuse_if_spoilt()
+
+    async def last_load(self) -> list[dict[str, Any]]:
+        """Per engine worker: what `actors.weight_engine.WorkerExtension.rlsys_last_load` says."""
+        return await self._engine.collective_rpc("rlsys_last_load")
 
     async def weight_version(self) -> int:
         """Version of the weights in use; 0 are those of `model_path`."""
@@ -277,9 +303,15 @@ class RolloutActor:
         try:
             await self._engine.collective_rpc(method, kwargs=arguments)
         except Exception as error:
-            self._spoilt = f"a weight update failed in {method}"
-            self._admitting.set()
+            self._spoil(f"a weight update failed in {method}")
             raise RolloutError(self._obituary(self._spoilt, error)) from error
+
+    def _spoil(self, why: str) -> None:
+        """From here on every call is refused; frozen samples would wait for ever, or go on under weights of two versions."""
+        self._spoilt = why
+        for task in self._running:
+            task.cancel()
+        self._admitting.set()
 
     def _refuse_if_spoilt(self) -> None:
         if self._spoilt:
@@ -294,11 +326,6 @@ class RolloutActor:
 
 
 def _logprobs(output: Any) -> list[float]:
-    """Of the sampled tokens; vLLM gives a dict from token id to log-probability at each place."""
-    return [at[token].logprob for token, at in zip(output.token_ids, output.logprobs, strict=True)]
-
-
-def _roomy_folder(size: int) -> str:
-    """Shared memory where it has room for `size` bytes twice over, the temporary folder otherwise."""
-    shared = "/dev/shm"
-    return shared if os.path.isdir(shared) and shutil.disk_usage(shared).free > 2 * size else tempfile.gettempdir()
+    """Of the sampled tokens, which come first at each place of vLLM's flat list."""
+    flat = output.logprobs
+    return [flat.logprobs[start] for start in flat.start_indices]

@@ -54,12 +54,16 @@ def engine_arguments(rollout: Rollout, max_model_len: int) -> dict[str, Any]:
 
 
 @contextmanager
-def engine_environment(cores: list[int], threads: int, tensor_parallel: int) -> Iterator[None]:
+def engine_environment(cores: list[int], threads: int, rollout: Rollout) -> Iterator[None]:
     """What the engine's processes inherit: their cores and number of threads. CPU only; on a GPU nothing is changed."""
     if device() != "cpu":
         yield
         return
+    tensor_parallel = rollout.tensor_parallel
     settings = {"OMP_NUM_THREADS": str(max(1, threads // tensor_parallel))}
+    if rollout.enforce_eager:
+        # What vLLM would still compile is one comparison in the sampler, for 12 s at its first use.
+        settings["TORCHDYNAMO_DISABLE"] = "1"
     if tensor_parallel == 1:
         # Read by vLLM's CPU platform, which would otherwise replace the "uni" executor.
         settings["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"

@@ -54,3 +54,6 @@ def fetch(call: Pending, timeout_s: float) -> Any:
         raise ActorFailed(f"{call.actor} died during {call.call}: {error}") from error
     except ray.exceptions.GetTimeoutError as error:
         raise ActorFailed(f"{call.actor}: the result of {call.call} did not arrive within {timeout_s:.0f} s.") from error
+    except ray.exceptions.RayError as error:
+        # What a call was given, or its result, lay on a machine that is gone.
+        raise ActorFailed(f"{call.actor}: {call.call}: {type(error).__name__}: {error}") from error

@@ -1,62 +1,120 @@
 """The engine's side of the weight transfer: runs inside vLLM's own processes.
 
-`CpuWeightTransferEngine` receives packed buckets; `WorkerExtension` tells what the live model computes with.
+`CpuWeightTransferEngine` loads buckets; `WorkerExtension` tells what the live model computes with.
 """
 
 from __future__ import annotations
 
-import os
+import ctypes
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from vllm.config import set_current_vllm_config
 from vllm.distributed.weight_transfer.base import WeightTransferEngine, WeightTransferInitInfo, WeightTransferUpdateInfo
+from vllm.logger import init_logger
 from vllm.model_executor.layers.vocab_parallel_embedding import ParallelLMHead, VocabParallelEmbedding
 from vllm.model_executor.model_loader.reload import finalize_layerwise_reload, initialize_layerwise_reload
 
-from actors.weights import Digest, checksum, unpack
+from actors.weight_buckets import Table, attach, table_bytes, views
+from actors.weight_checks import Digest, checksum
+from actors.weight_plan import NotPlain, Plan, pack_again
+
+# vLLM sets up the loggers below its own name only.
+logger = init_logger("vllm.rlsys.weights")
+
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
+KEPT_BYTES = 2**30
+"""Freed memory that the C library may keep for later, and the size below which it does."""
 
 
 @dataclass
 class CpuInitInfo(WeightTransferInitInfo):
-    """Nothing to agree on beforehand."""
+    """Where buckets will lie, and what in them."""
+
+    path: str
+    """Of an `actors.weight_buckets.Segment` that holds the slots."""
+    slots: int
+    slot_bytes: int
+    tables: list[Table]
+    """Of the buckets of every update; bucket i comes in slot i % `slots`."""
+    layerwise: bool = False
+    """Load through vLLM's layerwise reload even where copying into the live model would do."""
 
 
 @dataclass
 class CpuUpdateInfo(WeightTransferUpdateInfo):
-    """One bucket (`actors.weights.pack`) in a file on this machine."""
+    """One bucket has come."""
 
-    path: str
-    table: list[Any]
+    bucket: int
+
+
+class LoadClock:
+    """Adds up the time spent inside `with`: seconds, and CPU seconds of all threads."""
+
+    def __init__(self) -> None:
+        self.seconds = self.cpu_seconds = 0.0
+
+    def __enter__(self) -> None:
+        self._began = time.perf_counter(), time.process_time()
+
+    def __exit__(self, *_: object) -> None:
+        self.seconds += time.perf_counter() - self._began[0]
+        self.cpu_seconds += time.process_time() - self._began[1]
 
 
 class CpuWeightTransferEngine(WeightTransferEngine[CpuInitInfo, CpuUpdateInfo]):
-    """Maps buckets from shared-memory files and loads them within vLLM's layerwise reload. All workers share one machine."""
+    """Loads buckets out of memory that it shares with the learner: by a `Plan`, or, where a model is not plain, by vLLM's reload."""
 
     init_info_cls = CpuInitInfo
     update_info_cls = CpuUpdateInfo
 
     def init_transfer_engine(self, init_info: CpuInitInfo) -> None:
-        pass
+        self.slots = attach(init_info.path, init_info.slots * init_info.slot_bytes).split(init_info.slot_bytes)
+        self.tables = init_info.tables
+        self.clock = LoadClock()
+        self.plan: Plan | None = None
+        if not init_info.layerwise:
+            try:
+                with set_current_vllm_config(self.vllm_config):
+                    self.plan = Plan(self.model, self.tables)
+            except NotPlain as reason:
+                logger.info("weights are loaded through vLLM's layerwise reload: %s", reason)
+        # Every packed layer is freed and allocated again at every update. Memory that went back to the system in between would
+        # come as fresh pages, which takes longer than packing.
+        libc = ctypes.CDLL(None)
+        libc.mallopt(M_MMAP_THRESHOLD, KEPT_BYTES)
+        libc.mallopt(M_TRIM_THRESHOLD, KEPT_BYTES)
 
     def start_weight_update(self) -> None:
-        initialize_layerwise_reload(self.model)
+        self.clock = LoadClock()
+        if self.plan is None:
+            initialize_layerwise_reload(self.model)
 
     def update_weights(self, update_info: dict[str, Any]) -> None:
         # The base class ends with torch.accelerator.synchronize(), which a machine without an accelerator does not have.
         self.receive_weights(self.parse_update_info(update_info))
 
     def receive_weights(self, update_info: CpuUpdateInfo) -> None:
-        # shared=False maps privately: pages come from the file, which may be unlinked while a half-filled layer still holds views.
-        size = os.path.getsize(update_info.path)
-        bucket = torch.from_file(update_info.path, shared=False, size=size, dtype=torch.uint8)
-        self.model.load_weights(unpack(update_info.table, bucket))
+        table = self.tables[update_info.bucket]
+        bucket = self.slots[update_info.bucket % len(self.slots)][: table_bytes(table)]
+        with self.clock:
+            if self.plan is not None:
+                self.plan.load(table, bucket)
+            else:
+                # A copy, as a half-filled layer keeps views until the rest of it comes.
+                self.model.load_weights(views(table, bucket.clone()))
 
     def finish_weight_update(self) -> None:
-        finalize_layerwise_reload(self.model, self.model_config)
-        _repack_tied(self.model)
+        with self.clock:
+            if self.plan is not None:
+                self.plan.finish()
+            else:
+                finalize_layerwise_reload(self.model, self.model_config)
+                _repack_tied(self.model)
 
     def shutdown(self) -> None:
         pass
@@ -74,12 +132,17 @@ def _repack_tied(model: nn.Module) -> None:
         if not hasattr(module, "cpu_linear") or weight is None or weight.numel() == 0:
             continue
         if weight.data_ptr() in owners:
-            module.quant_method.process_weights_after_loading(module)
+            pack_again(module)
         owners.add(weight.data_ptr())
 
 
 class WorkerExtension:
     """Mixed into vLLM's workers (engine argument `worker_extension_cls`)."""
+
+    def rlsys_last_load(self) -> dict[str, Any]:
+        """Of the last update, backend "cpu" only: seconds and cpu_seconds of loading and packing, and whether vLLM's reload did it."""
+        engine = self.weight_transfer_engine
+        return {"seconds": engine.clock.seconds, "cpu_seconds": engine.clock.cpu_seconds, "layerwise": engine.plan is None}
 
     def rlsys_checksums(self) -> list[Digest]:
         """Checksums of the weights that this process computes with, under Hugging Face names, fused layers taken apart.

@@ -1,9 +1,9 @@
 """How new weights reach the rollout engines: vLLM's weight-transfer protocol, driven from the learners over Ray.
 
-    learner ranks                     rollout actors (Ray)              engine processes (vLLM)
-    start                         ->  drain requests, pause         ->  begin layerwise reload
-    pack bucket, ray.put once     ->  write a shared-memory file    ->  map it, load_weights      (per bucket)
-    finish(version)               ->  reset prefix cache, resume    <-  end layerwise reload
+    learner ranks                      rollout actors (Ray)              engine processes (vLLM)
+    start                          ->  drain or freeze requests      ->  begin
+    gather and cast into a slot    ->  "bucket i is there"           ->  load it out of the slot       (per bucket)
+    finish(version)                ->  reset prefix cache, resume    <-  end
 
 Backend "cpu" is ours (`actors.weight_engine`, registered in every vLLM process through `register`); "nccl" and "ipc" are
 vLLM's own, for GPUs. With "cpu" a learner never imports vLLM, which would cost each rank 13 s and half a gigabyte.
@@ -11,27 +11,21 @@ vLLM's own, for GPUs. With "cpu" a learner never imports vLLM, which would cost 
 
 from __future__ import annotations
 
-import hashlib
+import os
 import time
-from collections import defaultdict
+from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
+from actors.weight_buckets import Segment, lay_out, table_bytes, views
+from actors.weight_checks import Digest, compare
 from actors.weight_source import DeepSpeedSource, WeightSource
 
-__all__ = ["DeepSpeedSource", "Trainer", "WeightTransferError", "checksum", "compare", "make_trainer", "pack", "register", "unpack"]
-
-ALIGNMENT = 64
-"""Bytes; tensors in a bucket begin at multiples of it, so that views of any dtype are aligned."""
-
-Table = list[tuple[str, str, list[int], int]]
-"""A bucket's table of contents: (name, dtype name, shape, offset in bytes) of each tensor."""
-
-Digest = tuple[str, int, int, int, str, str]
-"""What an engine process holds: (Hugging Face name, dimension, start, length, checksum, where); see `WorkerExtension`."""
+__all__ = ["CpuSender", "DeepSpeedSource", "RayClient", "Trainer", "WeightTransferError", "make_trainer", "register"]
 
 
 class WeightTransferError(RuntimeError):
@@ -48,85 +42,6 @@ def register() -> None:
         pass  # An earlier call in this process did it: vLLM may load plugins several times.
 
 
-# --- the wire format -------------------------------------------------------------------------------------------------
-
-
-def pack(weights: Iterable[tuple[str, Tensor]], bucket_bytes: int) -> Iterator[tuple[Table, Tensor]]:
-    """Pack tensors into buckets: (table, uint8 tensor of at most `bucket_bytes`).
-
-    A tensor larger than that gets a bucket of its own. A bucket is valid until the next one is asked for.
-    """
-    table: Table = []
-    buffer = torch.empty(bucket_bytes, dtype=torch.uint8)
-    end = 0
-    for name, tensor in weights:
-        size = tensor.numel() * tensor.element_size()
-        start = -(-end // ALIGNMENT) * ALIGNMENT
-        if table and start + size > bucket_bytes:
-            yield table, buffer[:end]
-            table, start = [], 0
-        end = start + size
-        if end > buffer.numel():
-            buffer = torch.empty(end, dtype=torch.uint8)
-        buffer[start:end].view(tensor.dtype).view(tensor.shape).copy_(tensor)
-        table.append((name, str(tensor.dtype).removeprefix("torch."), list(tensor.shape), start))
-    if table:
-        yield table, buffer[:end]
-
-
-def unpack(table: Table, buffer: Tensor) -> Iterator[tuple[str, Tensor]]:
-    """The inverse of `pack`: views into `buffer`, nothing is copied."""
-    for name, dtype_name, shape, offset in table:
-        dtype = getattr(torch, dtype_name)
-        size = torch.Size(shape).numel() * dtype.itemsize
-        yield name, buffer[offset : offset + size].view(dtype).view(shape)
-
-
-# --- checksums -------------------------------------------------------------------------------------------------------
-
-
-def checksum(name: str, tensor: Tensor) -> str:
-    """SHA-256 over name, dtype, shape and values, in hex. Minus zero counts as zero, NaNs never equal a finite value."""
-    # Adding zero turns -0.0 into 0.0: an engine may read its packed weights back through a product with the identity.
-    plain = (tensor.detach() + 0.0).cpu().contiguous()
-    digest = hashlib.sha256(f"{name} {plain.dtype} {tuple(plain.shape)}".encode())
-    digest.update(plain.view(-1).view(torch.uint8).numpy())
-    return digest.hexdigest()
-
-
-def compare(source: Iterable[tuple[str, Tensor | None]], held: dict[str, list[list[Digest]]]) -> list[str]:
-    """Compare the learner's tensors with what the live engines hold; returns complaints, none if all is equal.
-
-    Args:
-        source: the learner's (name, whole tensor), e.g. a WeightSource.
-        held: per rollout actor, per engine process, the digests of its (shards of) tensors.
-    """
-    wanted: dict[str, list[tuple[str, Digest]]] = defaultdict(list)
-    for actor, processes in held.items():
-        for digests in processes:
-            for digest in digests:
-                wanted[digest[0]].append((actor, digest))
-    complaints = []
-    for name, tensor in source:
-        expected: dict[tuple[int, int, int], str] = {}
-        covered: dict[str, set[tuple[int, int]]] = defaultdict(set)
-        dimension = 0
-        for actor, (_, dimension, start, length, found, where) in wanted.pop(name, []):
-            covered[actor].add((start, length))
-            part = (dimension, start, length)
-            if part not in expected:
-                expected[part] = checksum(name, tensor.narrow(*part))
-            if found != expected[part]:
-                complaints.append(f"{actor}: {name} (in {where}, {start}..{start + length} of dimension {dimension}) differs")
-        size = tensor.shape[dimension]
-        complaints += [f"{actor}: {name} is not held in full" for actor in held if sum(length for _, length in covered[actor]) != size]
-    complaints += [f"{actor}: {digest[5]} is a tensor the learner does not have" for rest in wanted.values() for actor, digest in rest]
-    return complaints
-
-
-# --- the learner's side ----------------------------------------------------------------------------------------------
-
-
 class RayClient:
     """vLLM's `VLLMWeightSyncClient` over our rollout actors: every call goes to all of them and waits at most `timeout_s`."""
 
@@ -134,39 +49,53 @@ class RayClient:
         self.actors, self.timeout_s = list(actors), timeout_s
         self.version = 0
         self.names = [f"rollout actor {i} of {len(self.actors)}" for i in range(len(self.actors))]
-        told = self._all("identity", [actor.identity.remote() for actor in self.actors])
+        told = self.all("identity")
         self.names = [each["name"] for each in told]
+        self.nodes = [each["node"] for each in told]
+        self.threads = [each["threads"] for each in told]
         self.world_sizes = [each["tensor_parallel"] for each in told]
 
     def init_weight_transfer_engine(self, init_info: dict[str, Any]) -> None:
-        refs, offset = [], init_info.get("rank_offset", 0)
-        for actor, size in zip(self.actors, self.world_sizes, strict=True):
+        infos, offset = [], init_info.get("rank_offset", 0)
+        for size in self.world_sizes:
             # vLLM numbers the workers of ONE engine; with several, each engine's ranks begin where the last one's ended.
-            info = {**init_info, "rank_offset": offset} if "rank_offset" in init_info else init_info
-            refs.append(actor.init_weight_transfer.remote(info))
+            infos.append({**init_info, "rank_offset": offset} if "rank_offset" in init_info else init_info)
             offset += size
-        self._all("init_weight_transfer", refs)
+        self.wait(self.begin("init_weight_transfer", [(info,) for info in infos]))
 
     def start_weight_update(self) -> None:
-        self._all("start_update", [actor.start_update.remote() for actor in self.actors])
+        self.all("start_update")
 
-    def update_weights(self, update_info: dict[str, Any], payload: Any = None) -> None:
-        self._all("update", [actor.update.remote(update_info, payload) for actor in self.actors])
+    def update_weights(self, update_info: dict[str, Any]) -> None:
+        self.all("update", update_info)
 
     def finish_weight_update(self, weight_version: str | None = None) -> None:
-        version = self.version if weight_version is None else int(weight_version)
-        self._all("finish_update", [actor.finish_update.remote(version) for actor in self.actors])
+        self.all("finish_update", self.version if weight_version is None else int(weight_version))
 
     def checksums(self) -> dict[str, list[list[Digest]]]:
-        answers = self._all("checksums", [actor.checksums.remote() for actor in self.actors])
-        return dict(zip(self.names, answers, strict=True))
+        return dict(zip(self.names, self.all("checksums"), strict=True))
 
-    def _all(self, call: str, refs: list[Any]) -> list[Any]:
+    def all(self, method: str, *arguments: Any) -> list[Any]:
+        """Call `method` on every actor and wait for all answers."""
+        return self.wait(self.begin(method, [arguments] * len(self.actors)))
+
+    def begin(self, method: str, arguments: Iterable[tuple[Any, ...]]) -> list[Any]:
+        """Call `method` on every actor, each with arguments of its own; returns at once what to `wait` for."""
+        return [self.begin_one(number, method, *own) for number, own in enumerate(arguments)]
+
+    def begin_one(self, number: int, method: str, *arguments: Any) -> Any:
+        """Call `method` on actor `number`; returns at once what to `wait` for."""
         # Late, as every vLLM process loads this module (`register`), and has no use for Ray.
-        from actors.waiting import ActorFailed, Pending, wait
+        from actors.waiting import Pending
+
+        return Pending(getattr(self.actors[number], method).remote(*arguments), self.names[number], method)
+
+    def wait(self, calls: list[Any]) -> list[Any]:
+        """The answers to `calls`. Raises WeightTransferError, naming the actor, where one failed or is late."""
+        from actors.waiting import ActorFailed, wait
 
         try:
-            return wait([Pending(ref, name, call) for ref, name in zip(refs, self.names, strict=True)], self.timeout_s)
+            return wait(calls, self.timeout_s)
         except ActorFailed as error:
             raise WeightTransferError(str(error)) from error
 
@@ -178,24 +107,115 @@ class Sender(Protocol):
 
 
 class CpuSender:
-    """Packed buckets through Ray's object store: one `ray.put` each, however many engines there are, on any machine."""
+    """Buckets through memory that the engines of a machine share.
 
-    def __init__(self, source: WeightSource, client: RayClient | None, bucket_bytes: int):
-        self.source, self.client, self.bucket_bytes = source, client, bucket_bytes
-        if client:
-            client.init_weight_transfer_engine({})
+    On the learner's machine a parameter is copied once, gathered and cast on the way, into the slot that the engines load it
+    from. For other machines each bucket goes into Ray's object store once, and one rollout actor per machine fetches it into
+    the slot there, however many engines that machine has.
+
+    Where learner and engines have cores of their own, a slot is filled while the engines load the one before. Where they share
+    them, that would take longer than one after the other, so there is one slot of twice the size, and they take turns.
+    """
+
+    def __init__(self, source: WeightSource, client: RayClient | None, bucket_bytes: int, node: str | None = None, layerwise: bool = False):
+        """
+        Args:
+            client: None on ranks other than 0.
+            bucket_bytes: of one of two slots; a tensor larger than that makes the slots as large.
+            node: Ray's id of the learner's machine; None: look it up.
+            layerwise: load through vLLM's layerwise reload even where copying into the live model would do.
+        """
+        self.source, self.client = source, client
+        self.seconds: dict[str, float] = {}
+        self.fill_cpu_seconds = 0.0
+        if client is None:
+            return
+        import ray
+
+        self.node = node or ray.get_runtime_context().get_node_id()
+        beside = sum(threads for threads, of in zip(client.threads, client.nodes, strict=True) if of == self.node)
+        taking_turns = beside > 0 and torch.get_num_threads() + beside > len(os.sched_getaffinity(0))
+        slots = 1 if taking_turns else 2
+        self.tables = lay_out(source.metadata(), 2 * bucket_bytes // slots)
+        self.sizes = [table_bytes(table) for table in self.tables]
+        size = max(self.sizes)
+        if self.node in client.nodes:
+            self._segment = Segment(slots * size)
+            memory = self._segment.bytes
+        else:
+            memory = torch.empty(slots * size, dtype=torch.uint8)
+        self.slots = memory.split(size)
+        # The first actor of every other machine keeps the slots there.
+        self.keepers = {node: client.nodes.index(node) for node in client.nodes if node != self.node}
+        opened = client.wait([client.begin_one(keeper, "open_segment", slots * size) for keeper in self.keepers.values()])
+        paths = dict(zip(self.keepers, opened, strict=True))
+        if self.node in client.nodes:
+            paths[self.node] = self._segment.path
+        info = {"slots": slots, "slot_bytes": size, "tables": self.tables, "layerwise": layerwise}
+        client.wait(client.begin("init_weight_transfer", [({**info, "path": paths[node]},) for node in client.nodes]))
 
     def send_weights(self) -> None:
         if self.client is None:
             for _ in self.source:  # Only to take part in the gathers.
                 pass
             return
-        import ray
+        self.seconds = dict.fromkeys(("start", "fill", "put", "load", "finish"), 0.0)
+        self.fill_cpu_seconds = 0.0
+        with self._timed("start"):
+            started = self.client.begin("start_update", [()] * len(self.client.actors))
+        stream = iter(self.source)
+        under_way: deque[list[Any]] = deque()
+        for number, table in enumerate(self.tables):
+            if len(under_way) == len(self.slots):
+                with self._timed("load"):
+                    self.client.wait(under_way.popleft())
+            slot = self.slots[number % len(self.slots)][: self.sizes[number]]
+            began = time.process_time()
+            with self._timed("fill"), _one_thread():
+                for wanted, place in views(table, slot):
+                    name, tensor = next(stream)
+                    assert name == wanted, f"{name} came where {wanted} was announced"
+                    place.copy_(tensor)
+            self.fill_cpu_seconds += time.process_time() - began
+            if number == 0:
+                with self._timed("start"):
+                    self.client.wait(started)
+            with self._timed("put"):
+                under_way.append(self._hand_over(number, slot))
+        with self._timed("load"):
+            while under_way:
+                self.client.wait(under_way.popleft())
+        with self._timed("finish"):
+            self.client.finish_weight_update()
 
-        self.client.start_weight_update()
-        for table, bucket in pack(self.source, self.bucket_bytes):
-            self.client.update_weights({"table": table}, ray.put(bucket.numpy()))
-        self.client.finish_weight_update()
+    def _hand_over(self, number: int, slot: Tensor) -> list[Any]:
+        """Tell every engine that bucket `number` is there; returns what to wait for."""
+        fetched = {}
+        if self.keepers:
+            import ray
+
+            payload = ray.put(slot.numpy())
+            start = number % len(self.slots) * self.slots[0].numel()
+            fetched = {node: self.client.begin_one(keeper, "fetch", start, payload).ref for node, keeper in self.keepers.items()}
+        # Ray starts a call when its arguments are there: on other machines after `fetch` is done.
+        return self.client.begin("update", [({"bucket": number}, fetched.get(node)) for node in self.client.nodes])
+
+    @contextmanager
+    def _timed(self, stage: str) -> Iterator[None]:
+        began = time.perf_counter()
+        yield
+        self.seconds[stage] += time.perf_counter() - began
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """One thread copies nearly as fast as all; torch's others would spin on when it is done, on cores that engines may have."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 class Trainer:
@@ -208,7 +228,9 @@ class Trainer:
         """Bring the present weights to every engine as `version`; `verify` then compares checksums with the live engines.
 
         Returns:
-            seconds (of the transfer) and verify_seconds (0 without it).
+            seconds (of the transfer) and verify_seconds (0 without it). From rank 0 with backend "cpu", too: stages, the seconds that
+            it spent on start, fill (gather, cast, copy), put (handing over), load (waiting for engines) and finish, and
+            fill_cpu_seconds, which grow less than those of fill where an engine loads on the same core meanwhile.
         Raises:
             WeightTransferError: an engine failed or did not answer in time, or its weights differ; it is named.
         """
@@ -219,7 +241,12 @@ class Trainer:
         sent = time.monotonic()
         if verify:
             self.verify()
-        return {"seconds": sent - began, "verify_seconds": time.monotonic() - sent if verify else 0.0}
+        return {
+            "seconds": sent - began,
+            "verify_seconds": time.monotonic() - sent if verify else 0.0,
+            "stages": getattr(self.sender, "seconds", {}),
+            "fill_cpu_seconds": getattr(self.sender, "fill_cpu_seconds", 0.0),
+        }
 
     def verify(self) -> None:
         """Raise WeightTransferError, naming actors and tensors, unless every live engine holds exactly these weights. Collective."""

@@ -20,6 +20,14 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from launch.bench_control import control
+from launch.bench_data import data
+from launch.bench_growth import growth
+from launch.bench_learner import learner
+from launch.bench_overlap import overlap
+from launch.bench_reward import reward
+from launch.bench_rollout import rollout
+from launch.bench_weights import weights
 from launch.bench_work import TRAIN_PARTS, Work, choose_cores, run_config, write_work
 from launch.console import UserError, only_json, say, to_stderr, to_stdout
 
@@ -213,14 +221,17 @@ def _phase_table(work: dict[str, Any], systems: dict[str, Any]) -> Table:
     shape = f"{work['prompts']} x {work['samples']} samples of {work['prompt_tokens']} + {work['output_tokens']} tokens"
     table = Table(
         title=f"One GRPO step: {shape}, {len(work['cores'])} core{'s' if len(work['cores']) > 1 else ''}",
-        caption="Seconds. Of the steps after the first: the median of every phase, and the step that took least.",
+        caption="Seconds. Of the steps after the first: the median of every phase, and the step that took least. "
+        "Floor: this machine's matrix products and memory, measured in the same run.",
     )
     table.add_column("phase", no_wrap=True)
     for system in systems.values():
         for column in ("first", "median", "best"):
             table.add_column(f"{system['system']}\n{column}", justify="right")
+    floors = systems["rlsys"]["floors"]
+    table.add_column("floor", justify="right")
     for phase in PHASES:
-        table.add_row(phase, *_cells(systems, "seconds", phase))
+        table.add_row(phase, *_cells(systems, "seconds", phase), f"{floors[phase]:.2f}" if phase in floors else "")
         if phase == "train":
             for part in TRAIN_PARTS:
                 table.add_row(f"[dim]  {part}[/]", *_cells(systems, "train_seconds", part))
@@ -246,3 +257,13 @@ def _rate_table(systems: dict[str, Any]) -> Table:
 def _cells(systems: dict[str, Any], kind: str, name: str) -> list[str]:
     values = [system[column][kind].get(name) for system in systems.values() for column in ("first", "median", "best")]
     return ["" if value is None else f"{value:.2f}" if value >= 0.005 else "0.00" for value in values]
+
+
+app.command()(reward)
+app.command()(control)
+app.command()(overlap)
+app.command()(weights)
+app.command()(learner)
+app.command()(rollout)
+app.command()(growth)
+app.command()(data)

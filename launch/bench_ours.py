@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,48 +21,92 @@ from rlsys.models import ensure_model
 from rlsys.trajectories import GROUPS, LEARNER
 
 
+@contextmanager
+def local_cluster(config: Config, model: str, max_model_len: int, cores: int) -> Iterator[tuple[Cluster, dict[str, Any], Path]]:
+    """A run's actors on a local Ray of their own, ready: the cluster, what the actors say of themselves, and a folder for files."""
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    # "local": never somebody's running cluster, whose cores would be others.
+    ray.init(address="local", num_cpus=cores, include_dashboard=False, log_to_driver=False, logging_level="warning")
+    try:
+        with tempfile.TemporaryDirectory(prefix="rlsys-bench-") as folder:
+            cluster = Cluster(config, model, max_model_len, Path(folder) / "logs")
+            try:
+                yield cluster, cluster.start(), Path(folder)
+            finally:
+                cluster.close()
+    finally:
+        ray.shutdown()
+
+
 def measure(work: Work) -> dict[str, Any]:
-    """Run the steps on a local Ray of its own; seconds by phase of each, and what was run."""
+    """Run the steps; seconds by phase of each, and what was run."""
     from transformers import AutoTokenizer
 
     config = run_config(work)
     model = ensure_model(config.model.path)
     tokenizer = AutoTokenizer.from_pretrained(model)
     texts = prompt_texts(tokenizer, 0, work.steps * work.prompts, work.prompt_tokens)
-    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     began = time.perf_counter()
-    # "local": never somebody's running cluster, whose cores would be others.
-    ray.init(address="local", num_cpus=len(work.cores), include_dashboard=False, log_to_driver=False, logging_level="warning")
-    try:
-        with tempfile.TemporaryDirectory(prefix="rlsys-bench-") as folder:
-            cluster = Cluster(config, model, work.prompt_tokens + work.output_tokens, Path(folder) / "logs")
-            try:
-                told = cluster.start()
-                cluster.learn("snapshot_reference")
-                cluster.learn("start_stage", config.learner.lr, config.learner.warmup_steps)
-                start_s = time.perf_counter() - began
-                steps = []
-                for number in range(work.steps):
-                    groups = group_rows(tokenizer, texts[number * work.prompts : (number + 1) * work.prompts], number)
-                    steps.append(step(cluster, config, work, groups, number, Path(folder)))
-            finally:
-                cluster.close()
-    finally:
-        ray.shutdown()
+    with local_cluster(config, model, work.prompt_tokens + work.output_tokens, len(work.cores)) as (cluster, told, folder):
+        cluster.learn("snapshot_reference")
+        cluster.learn("start_stage", config.learner.lr, config.learner.warmup_steps)
+        start_s = time.perf_counter() - began
+        steps = []
+        for number in range(work.steps):
+            groups = group_rows(tokenizer, texts[number * work.prompts : (number + 1) * work.prompts], number)
+            steps.append(step(cluster, config, work, groups, number, folder))
     return {
         "system": "rlsys",
         "start_s": start_s,
         "steps": steps,
+        "floors": floors(work, config, model, len(work.cores)),
         "settings": {
             "dtype": config.model.dtype,
             "packing": config.learner.packing,
+            "fused_norms": config.learner.fused_norms,
             "activation_checkpointing": config.learner.activation_checkpointing,
             "token_budget": config.learner.token_budget,
+            "ranks": config.learner.ranks,
             "zero_stage": config.learner.zero_stage,
             "beta": config.rl.beta,
             "lr": config.learner.lr,
             "device": told["learner-0"]["device"],
         },
+    }
+
+
+def floors(work: Work, config: Config, model: str, threads: int) -> dict[str, float]:
+    """Seconds below which this machine cannot train on and sample the work, by arithmetic and by memory, and what they rest on.
+
+    Training: useful operations (`rlsys.flops`) at the rate of a large matrix product. Sampling: the prompts' operations at that
+    rate; then for each token of an output whichever takes longer, the operations of all sequences, or reading all weights once
+    at twice memcpy's rate (a copy reads and writes).
+    """
+    import torch
+
+    from launch.bench_learner import meta_model, random_batch
+    from launch.ceilings import matmul_flops, memcpy_bytes_per_s
+    from rlsys.flops import TRAINING, forward_flops, shape_of
+    from rlsys.packing import plan
+
+    torch.set_num_threads(threads)
+    dtype = getattr(torch, config.model.dtype)
+    flops, copied = matmul_flops(dtype), memcpy_bytes_per_s()
+    network = meta_model(model)
+    shape = shape_of(network)
+    training = forward_flops(shape, plan(random_batch(work, model, 0), 1, 2**60)[0]) * (TRAINING + (config.rl.beta > 0))
+    prompts = 2 * shape.linear * work.prompts * work.prompt_tokens / flops
+    # Each sequence looks back at its prompt and at half of its output, on average.
+    looked_at = 4 * shape.width * shape.layers * (work.prompt_tokens + work.output_tokens / 2)
+    decoding = work.sequences * (2 * (shape.linear + shape.output) + looked_at) / flops
+    reading = sum(parameter.numel() for parameter in network.parameters()) * dtype.itemsize / (2 * copied)
+    return {
+        "train": training / flops,
+        "generate": prompts + work.output_tokens * max(decoding, reading),
+        "generate_arithmetic": prompts + work.output_tokens * decoding,
+        "generate_memory": work.output_tokens * reading,
+        "matmul_flops_per_s": flops,
+        "memcpy_bytes_per_s": copied,
     }
 
 

@@ -15,7 +15,7 @@ import time
 from bisect import bisect_left
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -46,6 +46,8 @@ class Work:
     overrides: list[str]
     """Settings of the run that differ from the defaults, `section.key=value`."""
     model: str
+    shapes: list[dict[str, int]] = field(default_factory=list)
+    """Where several shapes are measured: prompts, samples and prompt_tokens of each."""
 
     @property
     def steps(self) -> int:

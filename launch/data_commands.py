@@ -5,15 +5,17 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from contextlib import ExitStack
 from itertools import islice
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.table import Table
 
 from launch.console import UserError, only_json, say, to_stdout, written_aside
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 app = typer.Typer(name="data", help="Check preference rows, or generate verifiable tasks.", no_args_is_help=True)
 
@@ -113,13 +115,12 @@ def _write_jsonl(rows: Iterable[dict[str, Any]], path: Path) -> None:
             file.write(json.dumps(row, ensure_ascii=False) + "\n")
 
 
-def _write_parquet(rows: Iterator[dict[str, Any]], path: Path, chunk_rows: int = 4096) -> None:
-    """Write `rows` in chunks, so that any number of them fits in memory."""
+def record_schema() -> pa.Schema:
+    """The columns of our own records in Parquet (`Record.to_json`)."""
     import pyarrow as pa
-    import pyarrow.parquet as pq
 
     worked = pa.struct([("criteria", pa.string()), ("notes", pa.list_(pa.string())), ("scores", pa.list_(pa.int32()))])
-    schema = pa.schema(
+    return pa.schema(
         [
             ("id", pa.string()),
             ("source", pa.string()),
@@ -132,8 +133,15 @@ def _write_parquet(rows: Iterator[dict[str, Any]], path: Path, chunk_rows: int =
             ("worked", worked),
         ]
     )
-    with ExitStack() as stack:
-        writer = stack.enter_context(pq.ParquetWriter(path, schema))
+
+
+def _write_parquet(rows: Iterator[dict[str, Any]], path: Path, chunk_rows: int = 4096) -> None:
+    """Write `rows` in chunks, so that any number of them fits in memory."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    schema = record_schema()
+    with pq.ParquetWriter(path, schema) as writer:
         while chunk := list(islice(rows, chunk_rows)):
             writer.write_table(pa.Table.from_pylist(chunk, schema=schema))
 

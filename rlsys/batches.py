@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 import pyarrow as pa
 
-from rlsys.datasets import Rows
+from rlsys.datasets import Rows, draw_records
 from rlsys.prompts import Prompter, seed_for, shuffled, worked_text
 from rlsys.readers import DataError
 from rlsys.records import Record
@@ -29,11 +30,13 @@ class Drawn:
     tokens: list[int]
 
 
-def draw(prompter: Prompter, record: Record, *key: object) -> Drawn:
-    """Render `record` with its responses in the order that `key` gives."""
-    order = shuffled(record.n, *key)
-    prompt = prompter.render(record, order)
-    return Drawn(record, order, prompt, prompter.encode(prompt))
+def draw(prompter: Prompter, records: Sequence[Record], keys: Sequence[tuple[object, ...]]) -> list[Drawn]:
+    """Render each record with its responses in the order that its key gives."""
+    orders = [shuffled(record.n, *key) for record, key in zip(records, keys, strict=True)]
+    prompts = [prompter.render(record, order) for record, order in zip(records, orders)]
+    # All at once: the tokenizer then uses all cores, and no Python runs meanwhile.
+    tokens = prompter.tokenizer(prompts, add_special_tokens=False)["input_ids"] if prompts else []
+    return [Drawn(*each) for each in zip(records, orders, prompts, tokens)]
 
 
 @dataclass
@@ -47,7 +50,7 @@ class Feed:
     sampler: Sampler
     prompter: Prompter
     max_prompt_tokens: int
-    too_long: list[str] = field(default_factory=list)
+    too_long: int = 0
 
     def take(self, count: int, seed: int) -> list[Drawn]:
         """The next `count` usable rows; the order of a row's responses depends on (seed, epoch, id).
@@ -60,18 +63,13 @@ class Feed:
         while len(taken) < count:
             if looked_at > len(self.rows) + count:
                 raise ValueError(
-                    f"no row's prompt fits in prompt.max_tokens={self.max_prompt_tokens} ({len(self.too_long)} were too long); raise it."
+                    f"no row's prompt fits in prompt.max_tokens={self.max_prompt_tokens} ({self.too_long} were too long); raise it."
                 )
-            places = []
-            for _ in range(count - len(taken)):
-                epoch = self.sampler.state_dict()["epoch"]
-                places.append((epoch, self.sampler.next(1)[0]))
-            looked_at += len(places)
-            records = self.rows.take([index for _, index in places])
-            for (epoch, _), record in zip(places, records, strict=True):
-                drawn = draw(self.prompter, record, seed, epoch, record.id)
+            found = draw_records(self.rows, self.sampler, count - len(taken))
+            looked_at += len(found)
+            for drawn in draw(self.prompter, [record for _, record in found], [(seed, epoch, record.id) for epoch, record in found]):
                 if len(drawn.tokens) > self.max_prompt_tokens:
-                    self.too_long.append(record.id)
+                    self.too_long += 1
                 else:
                     taken.append(drawn)
         return taken
@@ -84,33 +82,28 @@ def heldout_rows(rows: Rows, prompter: Prompter, limit: int, max_prompt_tokens: 
     """
     kept: list[Drawn] = []
     too_long: list[str] = []
-    for index in range(len(rows)):
-        if len(kept) == limit:
-            break
-        record = rows[index]
-        drawn = draw(prompter, record, "heldout", record.id)
-        if len(drawn.tokens) > max_prompt_tokens:
-            too_long.append(record.id)
-        else:
-            kept.append(drawn)
+    usable = iter(rows)
+    while records := list(islice(usable, limit - len(kept))):
+        for drawn in draw(prompter, records, [("heldout", record.id) for record in records]):
+            if len(drawn.tokens) > max_prompt_tokens:
+                too_long.append(drawn.record.id)
+            else:
+                kept.append(drawn)
     return kept, too_long
 
 
-def group_batch(drawn: Iterable[Drawn], first_group: int = 0) -> pa.RecordBatch:
+def group_batch(drawn: Sequence[Drawn], first_group: int = 0) -> pa.RecordBatch:
     """GROUPS rows of what was drawn, numbered from `first_group`."""
-    rows = [
-        {
-            "group": first_group + i,
-            "prompt_id": each.record.id,
-            "family": each.record.family,
-            "order": each.order,
-            "rewards": list(each.record.rewards),
-            "prompt": each.prompt,
-            "prompt_tokens": each.tokens,
-        }
-        for i, each in enumerate(drawn)
-    ]
-    return pa.RecordBatch.from_pylist(rows, schema=GROUPS)
+    columns = {
+        "group": range(first_group, first_group + len(drawn)),
+        "prompt_id": [each.record.id for each in drawn],
+        "family": [each.record.family for each in drawn],
+        "order": [each.order for each in drawn],
+        "rewards": [each.record.rewards for each in drawn],
+        "prompt": [each.prompt for each in drawn],
+        "prompt_tokens": [each.tokens for each in drawn],
+    }
+    return pa.record_batch(columns, schema=GROUPS)
 
 
 def requests_for(groups: pa.RecordBatch, samples: int, *key: object) -> pa.RecordBatch:

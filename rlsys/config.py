@@ -44,7 +44,7 @@ class Data(Section):
     format: str = "rlsys"
     """Reader's name for train and heldout files; see `rlsys data check --help` for the list."""
     strict: bool = False
-    """Make a malformed row fatal instead of counted."""
+    """Check every row before the start, and make a malformed one fatal instead of counted."""
     heldout_rows: PositiveInt = 256
     """At most this many rows of `heldout` are scored at each evaluation."""
     families: tuple[str, ...] = ()
@@ -83,6 +83,10 @@ class Rollout(Section):
     """GPU engines: share of the card's memory (learners live on the rest when colocated)."""
     enforce_eager: bool = True
     """Leave out graph capture and compilation: a quicker start for slower decoding."""
+    in_flight_updates: bool = False
+    """Let engines take new weights in the middle of their samples, instead of waiting for the longest one. A sample's weight
+    version is then that of its oldest token (`rl.staleness` bounds it), and a sample cannot be drawn again from its seed alone.
+    With rl.staleness=0 nothing runs while weights travel, and it changes nothing."""
 
 
 class Learner(Section):
@@ -109,6 +113,8 @@ class Learner(Section):
     """Tokens of one micro-batch, after sharing prompts. One group that is longer gets a micro-batch of its own."""
     activation_checkpointing: bool = False
     """Recompute activations in the backward pass: less memory, about a third more arithmetic."""
+    fused_norms: bool = True
+    """Compute RMS norms in one step each (`rlsys.fused_norms`): quicker, and a quarter less memory. False: the model's own modules."""
     packing: bool = True
     """Encode a prompt once for its group. False: plain padded rows, the reference to compare with."""
 
@@ -166,7 +172,7 @@ class Weights(Section):
     backend: Literal["auto", "cpu", "ipc", "nccl"] = "auto"
     """auto: cpu without a GPU, ipc when learner and engine share one, nccl otherwise."""
     bucket_mib: PositiveInt = 64
-    """Size of one packed bucket, MiB."""
+    """Size of one bucket, MiB. Backend cpu: twice as much memory is held for the whole run."""
     verify: bool = False
     """Compare checksums of both sides after every transfer."""
 

@@ -1,29 +1,55 @@
-"""Rows by number, whether from a file or from the task generator: what the sampler's indices point into."""
+"""Rows by number, whether from a file or from the task generator, and the records that a sampler draws from them."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Protocol
 
 from rlsys.config import Data
 from rlsys.records import Record
+from rlsys.sampler import Sampler
 
 TASKS = "tasks:"
 TASK_ROWS = {"train": 1_000_000, "heldout": 4096}
 """Rows that a generated split is said to hold; they are made when asked for."""
 TASK_SEEDS = {"heldout": 20_250_403}
 """The held-out tasks are the same for every run, so that runs with different seeds can be compared."""
+AHEAD = 8192
+"""Rows drawn next that `Rows.fetch` is told of: what a Parquet file keeps in memory, some kilobytes each."""
 
 
 class Rows(Protocol):
-    """A finite sequence of records."""
+    """A finite sequence of rows, at least one of them usable."""
 
-    def __len__(self) -> int: ...
+    def __len__(self) -> int:
+        """Number of rows, usable or not."""
+        ...
 
-    def __getitem__(self, index: int) -> Record: ...
+    def __iter__(self) -> Iterator[Record]:
+        """The records of all usable rows, in the order of the rows."""
+        ...
 
-    def take(self, indices: Sequence[int]) -> list[Record]: ...
+    def fetch(self, indices: Sequence[int], upcoming: Sequence[int] = ()) -> list[list[Record]]:
+        """The records of each of the rows `indices`: none where it is set aside, several in some formats.
+
+        `upcoming`: the rows that will be fetched next, for a source that reads many rows at once.
+        """
+        ...
+
+
+def draw_records(rows: Rows, sampler: Sampler, count: int) -> list[tuple[int, Record]]:
+    """(epoch, record) of the next `count` usable rows in the sampler's order; `sampler.size` is len(rows).
+
+    A row that is set aside leaves its place to the one drawn after it. A row of several records gives one an epoch, in turn. What is drawn
+    depends on where the sampler stands alone, and since some row is usable, no epoch goes by in vain.
+    """
+    drawn: list[tuple[int, Record]] = []
+    while len(drawn) < count:
+        places = [(sampler.epoch, *sampler.next(1)) for _ in range(count - len(drawn))]
+        found = rows.fetch([index for _, index in places], sampler.peek(min(AHEAD, len(rows))))
+        drawn += [(epoch, records[epoch % len(records)]) for (epoch, _), records in zip(places, found, strict=True) if records]
+    return drawn
 
 
 class TaskRows:
@@ -47,23 +73,23 @@ class TaskRows:
         options = {"families": self.data.families, "level": self.data.level, "responses": self.data.responses}
         return next(iter(generate(self.split, 1, self.seed, start=index, **options)))
 
-    def take(self, indices: Sequence[int]) -> list[Record]:
-        return [self[index] for index in indices]
+    def __iter__(self) -> Iterator[Record]:
+        return (self[index] for index in range(len(self)))
+
+    def fetch(self, indices: Sequence[int], upcoming: Sequence[int] = ()) -> list[list[Record]]:
+        return [[self[index]] for index in indices]
 
 
 def open_rows(source: Path, data: Data, seed: int) -> Rows:
     """Rows of `source`: a file in `data.format`, or `tasks:SPLIT`.
 
     Raises:
-        rlsys.readers.DataError: the file is missing, unreadable, or (with data.strict) has a malformed row.
-        ValueError: no row is usable.
+        rlsys.readers.DataError: the file is missing, unreadable, without a usable row, or (with data.strict) has a malformed one.
+        ValueError: no such split.
     """
     name = str(source)
     if name.startswith(TASKS):
         return TaskRows(name.removeprefix(TASKS), data, seed)
     from rlsys.readers import RecordFile
 
-    rows = RecordFile(source, data.format, strict=data.strict)
-    if len(rows) == 0:
-        raise ValueError(f"{source}: no usable row; `rlsys data check {source} --format {data.format}` says why.")
-    return rows
+    return RecordFile(source, data.format, strict=data.strict)

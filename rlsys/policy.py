@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from rlsys import tree_attention
+from rlsys.fused_norms import fuse_norms
 from rlsys.packing import MicroBatch
 
 CHUNK = 2**20  # logits that exist at the same time: tokens * vocabulary entries; 3 * 2**20 took 30% longer (allocation, caches)
@@ -53,19 +55,17 @@ class _ChosenLogprobs(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, hidden: Tensor, weight: Tensor, target: Tensor, temperature: float, with_entropy: bool):  # noqa: ANN001, ANN205
-        def zeros() -> Tensor:
-            return torch.zeros(target.shape, dtype=torch.float32, device=hidden.device)
-
-        logit, normaliser, expectation = zeros(), zeros() - torch.inf, zeros()
-        for part in _parts(target, weight):
-            logits = _logits(hidden, weight[part], temperature)
+        zeros = torch.zeros(target.shape, dtype=torch.float32, device=hidden.device)
+        logit, normaliser, expectation = zeros.clone(), zeros - torch.inf, zeros.clone()
+        for part, logits, spare in _chunks(hidden, weight, temperature):
             rows, columns = _inside(target, part)
-            logit[rows] = logits[rows, columns].float()
-            log_share = torch.log_softmax(logits, dim=-1, dtype=torch.float32)
-            of_part = logits[:, 0].float() - log_share[:, 0]
+            logit[rows] = logits[rows, columns]
+            # The largest logit and its share of the chunk give the chunk's normaliser; the share is never below 1 / width.
+            share = torch.softmax(logits, dim=-1, out=spare)
+            of_part = logits.amax(dim=-1) - share.amax(dim=-1).log()
             both = torch.logaddexp(normaliser, of_part)
             if with_entropy:  # the mean logit, chunk after chunk
-                mean = (log_share.exp_() * logits).sum(dim=-1)
+                mean = torch.linalg.vecdot(share, logits)
                 expectation = expectation * torch.exp(normaliser - both) + mean * torch.exp(of_part - both)
             normaliser = both
         entropy = normaliser - expectation
@@ -82,31 +82,44 @@ class _ChosenLogprobs(torch.autograd.Function):
         scaled = (hidden * factor).to(hidden.dtype)
         d_hidden = torch.zeros(hidden.shape, dtype=torch.float32, device=hidden.device)
         d_weight = torch.empty_like(weight)
-        for part in _parts(target, weight):
-            d_logits = torch.sub(_logits(hidden, weight[part], ctx.temperature), normaliser[:, None]).exp_()
+        for part, logits, spare in _chunks(hidden, weight, ctx.temperature):
+            d_logits = logits.sub_(normaliser[:, None]).exp_()
             rows, columns = _inside(target, part)
             d_logits[rows, columns] -= 1  # before rounding: 1 - p may be small
-            d_logits = d_logits.to(weight.dtype)
+            if weight.dtype != torch.float32:
+                d_logits = spare.view(weight.dtype).view(-1)[: d_logits.numel()].view_as(d_logits).copy_(d_logits)
             d_hidden += torch.mm(d_logits, weight[part])
-            d_weight[part] = torch.mm(d_logits.T, scaled)
+            torch.mm(d_logits.T, scaled, out=d_weight[part])
         return d_hidden.mul_(factor).to(hidden.dtype), d_weight, None, None, None
 
 
-def _parts(target: Tensor, weight: Tensor) -> list[slice]:
-    """Slices of the vocabulary such that one chunk of logits has about CHUNK elements."""
-    width = max(CHUNK // max(len(target), 1), 1)
-    return [slice(start, min(start + width, len(weight))) for start in range(0, len(weight), width)]
+def _chunks(hidden: Tensor, weight: Tensor, temperature: float) -> Iterator[tuple[slice, Tensor, Tensor]]:
+    """(slice of the vocabulary, its logits / temperature as float32 [M, width], as much spare room), about CHUNK logits at a time.
+
+    Both tensors are valid until the next chunk: memory that is asked for anew has to be mapped page by page, which took
+    longer on a CPU than the arithmetic on it.
+    """
+    count = len(hidden)
+    width = min(max(CHUNK // max(count, 1), 1), len(weight))
+    product = torch.empty(count * width, dtype=weight.dtype, device=hidden.device)
+    wide = product if weight.dtype == torch.float32 else torch.empty(count * width, dtype=torch.float32, device=hidden.device)
+    spare = torch.empty_like(wide)
+    for start in range(0, len(weight), width):
+        part = slice(start, min(start + width, len(weight)))
+        shape = (count, part.stop - start)
+        product_here, wide_here, spare_here = (room[: count * shape[1]].view(shape) for room in (product, wide, spare))
+        torch.mm(hidden, weight[part].T, out=product_here)
+        if wide is not product:
+            wide_here.copy_(product_here)
+        if temperature != 1:
+            wide_here.div_(temperature)
+        yield part, wide_here, spare_here
 
 
 def _inside(target: Tensor, part: slice) -> tuple[Tensor, Tensor]:
     """Tokens whose target lies in this part of the vocabulary, and its column there."""
     rows = ((target >= part.start) & (target < part.stop)).nonzero()[:, 0]
     return rows, target[rows] - part.start
-
-
-def _logits(hidden: Tensor, weight: Tensor, temperature: float) -> Tensor:
-    logits = torch.mm(hidden, weight.T)
-    return logits if temperature == 1 else logits.float().div_(temperature)
 
 
 class Policy(nn.Module):
@@ -118,11 +131,13 @@ class Policy(nn.Module):
         ValueError: a model whose attention or output the policy would get wrong (see `prepare`).
     """
 
-    def __init__(self, model: PreTrainedModel, packing: bool = True) -> None:
+    def __init__(self, model: PreTrainedModel, packing: bool = True, fused_norms: bool = True) -> None:
         super().__init__()
         self.model = model
         self.packing = packing
         prepare(model, packing)
+        if fused_norms:
+            fuse_norms(model)
 
     def enable_activation_checkpointing(self) -> None:
         """Recompute each layer in the backward pass instead of keeping its activations: less memory, about 4/3 the work."""
@@ -171,6 +186,6 @@ def prepare(model: PreTrainedModel, packing: bool) -> None:
             module.attention_dropout = 0.0
 
 
-def load_policy(path: str | Path, dtype: torch.dtype, packing: bool = True) -> Policy:
+def load_policy(path: str | Path, dtype: torch.dtype, packing: bool = True, fused_norms: bool = True) -> Policy:
     """Load a Hugging Face folder or hub name as a policy in training mode, its weights in `dtype`."""
-    return Policy(AutoModelForCausalLM.from_pretrained(path, dtype=dtype), packing).train()
+    return Policy(AutoModelForCausalLM.from_pretrained(path, dtype=dtype), packing, fused_norms).train()

@@ -15,7 +15,7 @@ FAILURES = NO_BOX, WRONG_COUNT, NOT_AN_INTEGER, OUT_OF_RANGE = "no_box", "wrong_
 
 # Well formed: no further brace inside. Possessive quantifiers (*+, ++), so that no input takes more than linear time.
 _BOX = re.compile(r"\\boxed\{([^{}]*+)\}")
-_INTEGER = re.compile(r"([+-]?)([0-9]++)")
+_INTEGER = re.compile(r"([+-]?)(?=[0-9])0*+([0-9]*+)")
 _BLANKS = " \t\r\n"
 
 
@@ -53,13 +53,13 @@ def extract(text: str, n: int, low: int, high: int) -> Extraction:
     if len(items) != n:
         return Extraction(None, WRONG_COUNT)
     matches = [_INTEGER.fullmatch(item.strip(_BLANKS)) for item in items]
-    if not all(matches):
+    if None in matches:
         return Extraction(None, NOT_AN_INTEGER)
-    numbers = [(match[1], match[2].lstrip("0") or "0") for match in matches]
     # int() refuses thousands of digits; a score of ten digits or more is beyond any range anyway.
-    scores = tuple(int(sign + digits) if len(digits) < 10 else high + 1 for sign, digits in numbers)
-    if not all(low <= score <= high for score in scores):
-        return Extraction(None, OUT_OF_RANGE)
+    scores = tuple([int(sign + (digits or "0")) if len(digits) < 10 else high + 1 for sign, digits in map(re.Match.groups, matches)])
+    for score in scores:
+        if not low <= score <= high:
+            return Extraction(None, OUT_OF_RANGE)
     return Extraction(scores, None)
 
 
@@ -92,9 +92,14 @@ def is_correct(scores: Sequence[int], rewards: Sequence[float]) -> bool:
     best = _best(rewards)
     if len(scores) != len(rewards):
         raise ValueError(f"{len(scores)} scores for {len(rewards)} rewards: expected one score per response.")
+    return _is_correct(scores, rewards, best)
+
+
+def _is_correct(scores: Sequence[int], rewards: Sequence[float], best: int) -> bool:
     if len(scores) == 1:
         return scores[0] == rewards[0]
-    return all(scores[best] > score for i, score in enumerate(scores) if i != best)
+    highest = max(scores)
+    return scores[best] == highest and scores.count(highest) == 1
 
 
 def rule_reward(correct: bool) -> float:
@@ -102,20 +107,39 @@ def rule_reward(correct: bool) -> float:
     return 1.0 if correct else -1.0
 
 
-def judge(text: str, rewards: Sequence[float], order: Sequence[int] | None = None) -> Judgement:
-    """Extract, put back in order, compare, pay. `order` as in `unshuffle`; None: shown in the record's own order.
+class Truth:
+    """What the critiques of one row are judged by, checked once however many they are: the ground truth and the order shown.
+
+    Args:
+        rewards: ground truth in the record's own order.
+        order: as in `unshuffle`; None: shown in the record's own order.
 
     Raises:
-        ValueError: rewards or an order that no record can have (see `is_correct`, `unshuffle`); never because of `text`.
+        ValueError: rewards or an order that no record can have (see `is_correct`, `unshuffle`).
     """
-    n = len(rewards)
-    order = range(n) if order is None else order
-    _best(rewards)
-    check_order(order, n)
-    shown, failure = extract(text, n, *score_range(n))
-    scores = None if shown is None else unshuffle(shown, order)
-    correct = scores is not None and is_correct(scores, rewards)
-    return Judgement(scores, failure, correct, rule_reward(correct))
+
+    def __init__(self, rewards: Sequence[float], order: Sequence[int] | None = None):
+        n = len(rewards)
+        order = range(n) if order is None else order
+        self.rewards, self.best = rewards, _best(rewards)
+        check_order(order, n)
+        self.places = sorted(range(n), key=order.__getitem__)
+        """places[i]: where response i of the record is shown; the inverse of `order`."""
+        self.low, self.high = score_range(n)
+
+    def judge(self, text: str) -> Judgement:
+        """Extract, put back in order, compare, pay. Any text will do."""
+        shown, failure = extract(text, len(self.places), self.low, self.high)
+        if shown is None:
+            return Judgement(None, failure, False, rule_reward(False))
+        scores = tuple([shown[place] for place in self.places])
+        correct = _is_correct(scores, self.rewards, self.best)
+        return Judgement(scores, None, correct, rule_reward(correct))
+
+
+def judge(text: str, rewards: Sequence[float], order: Sequence[int] | None = None) -> Judgement:
+    """One text by itself: `Truth(rewards, order).judge(text)`, and what that raises."""
+    return Truth(rewards, order).judge(text)
 
 
 def _best(rewards: Sequence[float]) -> int:

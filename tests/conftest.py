@@ -20,6 +20,23 @@ def ray_session():
     ray.shutdown()
 
 
+RATIOS = pytest.StashKey[list[tuple[str, float]]]()
+
+
+@pytest.fixture(scope="session")
+def record_ratio(request):
+    """`record_ratio(name, value)`: a benchmark's ratio for the end of the session's output. Recorded, never asserted."""
+    return lambda name, value: request.config.stash.setdefault(RATIOS, []).append((name, value))
+
+
+def pytest_terminal_summary(terminalreporter, config):
+    ratios = config.stash.get(RATIOS, [])
+    if ratios:
+        terminalreporter.section("ratios of this run's benchmarks")
+        for name, value in sorted(ratios):
+            terminalreporter.write_line(f"{value:10.3f}  {name}")
+
+
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory):
     """Folder of a randomly initialised Llama of about a million weights, with tokenizer and chat template."""

@@ -1,10 +1,8 @@
-"""From a file to records: streaming (`read`) and random access (`RecordFile`), with a report of what was set aside and why."""
+"""From a file to records: streaming (`read`) and by row number (`RecordFile`), with a report of what was set aside and why."""
 
 from __future__ import annotations
 
 import difflib
-import operator
-from array import array
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -12,9 +10,11 @@ from typing import Any
 
 from rlsys.readers.fields import DataError, Row, check
 from rlsys.readers.formats import READERS
-from rlsys.readers.sources import Source, open_source
+from rlsys.readers.sources import Raw, open_source
 from rlsys.records import NoUniqueBest, Record
 
+FIRST_LOOK = 1024
+"""Rows that are checked when a file is opened for drawing."""
 MESSAGES = 20
 """Malformed rows whose message a report keeps; all of them are counted."""
 ID_LIMIT = 1_000_000
@@ -27,6 +27,8 @@ class Report:
 
     file: str = ""
     format: str = ""
+    rows_in_file: int | None = None
+    """Of which `rows` have been seen; None where the file is read from its beginning to its end."""
     rows: int = 0
     """Rows seen; blank lines are not rows."""
     records: int = 0
@@ -54,7 +56,8 @@ class Report:
     def summary(self) -> str:
         """The report in lines for a person."""
         by_n = ", ".join(f"{count:,} with {n} response{'s' if n > 1 else ''}" for n, count in sorted(self.responses.items()))
-        lines = [f"{self.file} ({self.format}): {self.rows:,} rows, {self.records:,} records{f' ({by_n})' if by_n else ''}"]
+        of = "" if self.rows_in_file is None else f" of {self.rows_in_file:,}"
+        lines = [f"{self.file} ({self.format}): {self.rows:,}{of} rows, {self.records:,} records{f' ({by_n})' if by_n else ''}"]
         if self.no_unique_best:
             lines.append(f"no unique best response, set aside: {self.no_unique_best:,}")
         if self.dropped_responses:
@@ -83,45 +86,110 @@ def read(path: str | Path, format: str, *, strict: bool = False, report: Report 
             if `strict`, for a malformed row. It names file, row and key.
     """
     path, report = Path(path), report if report is not None else Report()
-    reader, source = _reader(format), open_source(path)
-    return (record for _, _, _, record in _records(path, source, format, reader, strict, report))
+    usable = _Check(path, format, strict, report, ids=set())
+    rows = open_source(path).scan()
+    return (record for number, raw in _some(rows, path) for record in usable(number, raw))
 
 
-class RecordFile(Sequence[Record]):
-    """Random access to the good records of a file, without holding them: 14 bytes of index a record (.json is held whole).
+class RecordFile:
+    """The rows of a file by number, each read and checked when it is asked for, so that a file of any length opens at once.
 
-    The first pass reads every row, so that all problems are known (`report`) before anything else starts. Parquet is then decoded a row
-    group at a time: ask for the records of a batch by `take`, which visits each row group once. A .jsonl.gz is unpacked to a temporary
-    file.
+    Opening counts the rows and checks the first `FIRST_LOOK` of them, then goes on until one is usable: a wrong format is told before
+    anything else starts. `report` counts every row once, however often it is fetched. Ids are compared only where all rows are read in
+    their order: while iterating, and if `strict`. Memory: a byte a row, what `Source.fetch` keeps, and a .json whole.
+
+    Args:
+        path, format: as for `read`.
+        strict: check every row at opening and raise at the first malformed one. This reads the whole file.
 
     Raises:
-        DataError: as `read`; later, if the file changes under it.
+        DataError: as `read`; if no row is usable; later, if the file changes under it.
     """
 
     def __init__(self, path: str | Path, format: str, strict: bool = False):
-        self._path, self._reader = Path(path), _reader(format)
-        self._source = open_source(self._path)
-        self.report = Report()
-        self._places, self._numbers, self._parts = array("Q"), array("I"), array("H")
-        for number, place, part, _ in _records(self._path, self._source, format, self._reader, strict, self.report):
-            self._places.append(place)
-            self._numbers.append(number)
-            self._parts.append(part)
+        self._path, self._format, self.report = Path(path), format, Report()
+        self._usable = _Check(self._path, format, strict, self.report)
+        self._source, self._stamp = open_source(self._path), self._stat()
+        self.report.rows_in_file = len(self)
+        self._counted = bytearray(len(self))
+        at_opening = _Check(self._path, format, strict, self.report, ids=set() if strict else None)
+        for index, (number, raw) in enumerate(_some(self._source.scan(), self._path)):
+            if index >= FIRST_LOOK and self.report.records and not strict:
+                break
+            at_opening(number, raw)
+            self._counted[index] = True
+        if not self.report.records:
+            first = f" The first: {self.report.malformed[0][1]}" if self.report.malformed else ""
+            raise DataError(f"none of the {len(self):,} rows is usable as {format}.{first}", file=str(path))
 
     def __len__(self) -> int:
-        return len(self._places)
+        """Rows of the file, good or bad."""
+        return len(self._source)
 
-    def __getitem__(self, index: int) -> Record:  # type: ignore[override]  # no slices: they would hold many records
-        index = operator.index(index)
-        if not -len(self) <= index < len(self):
-            raise IndexError(f"{self._path} has {len(self)} records, index {index} is outside.")
-        row = Row(self._source.fetch(self._places[index]), _name(self._path, self._numbers[index]))
-        return self._reader(row)[self._parts[index]]
+    def __iter__(self) -> Iterator[Record]:
+        """All good records in the file's own order, streamed."""
+        return read(self._path, self._format)
 
-    def take(self, indices: Sequence[int]) -> list[Record]:
-        """The records at `indices`, in that order, fetched in the file's order."""
-        records = {index: self[index] for index in sorted(set(indices))}
-        return [records[index] for index in indices]
+    def fetch(self, indices: Sequence[int], upcoming: Sequence[int] = ()) -> list[list[Record]]:
+        """The good records of each of the rows `indices`: none, one or, in some formats, several.
+
+        Args:
+            indices: 0-based row numbers, in any order.
+            upcoming: row numbers that will be fetched next. They cost less if they are told in time: see `Source.fetch`.
+        """
+        if self._stat() != self._stamp:
+            raise DataError("the file has changed since it was opened: start again, or restore it.", file=str(self._path))
+        records = []
+        for index, (number, raw) in zip(indices, self._source.fetch(indices, upcoming), strict=True):
+            records.append(self._usable(number, raw, count=not self._counted[index]))
+            self._counted[index] = True
+        return records
+
+    def _stat(self) -> tuple[int, int] | None:
+        """What changes when the file does."""
+        try:
+            stat = self._path.stat()
+        except FileNotFoundError:
+            return None
+        return stat.st_size, stat.st_mtime_ns
+
+
+class _Check:
+    """From a raw row to its good records; the rest goes into the report. `ids`: hashes of those seen so far; None: not compared."""
+
+    def __init__(self, path: Path, format: str, strict: bool, report: Report, ids: set[int] | None = None):
+        self._path, self._reader, self._strict, self._report, self._ids = path, _reader(format), strict, report, ids
+        report.file, report.format = str(path), format
+
+    def __call__(self, number: int, raw: Raw, count: bool = True) -> list[Record]:
+        """The good records of row `number`; `count` it in the report or not.
+
+        Raises:
+            DataError: the row is malformed, and the check is strict.
+        """
+        report = self._report if count else Report()
+        report.rows += 1
+        try:
+            if isinstance(raw, DataError):
+                raise raw
+            row = Row(raw, f"{self._path.stem.removesuffix('.jsonl')}:{number}")
+            good, ties = _convert(row, self._reader)
+            if self._ids is not None and row.has_id:
+                _check_ids(good, self._ids, report)
+        except DataError as error:
+            placed = error.at(str(self._path), number)
+            report.malformed_count += 1
+            if len(report.malformed) < MESSAGES:
+                report.malformed.append((number, str(placed)))
+            if self._strict:
+                raise placed from error
+            return []
+        report.no_unique_best += ties
+        report.dropped_responses += row.dropped
+        report.records += len(good)
+        for record in good:
+            report.responses[record.n] = report.responses.get(record.n, 0) + 1
+        return good
 
 
 def _reader(format: str) -> Callable[[Row], list[Record]]:
@@ -132,57 +200,30 @@ def _reader(format: str) -> Callable[[Row], list[Record]]:
     return READERS[format]
 
 
-def _name(path: Path, number: int) -> str:
-    return f"{path.stem.removesuffix('.jsonl')}:{number}"
-
-
-def _records(
-    path: Path, source: Source, format: str, reader: Callable[[Row], list[Record]], strict: bool, report: Report
-) -> Iterator[tuple[int, int, int, Record]]:
-    """Good records as (row number, place, which of the row's records, record); the rest goes into the report."""
-    report.file, report.format = str(path), format
-    seen: set[int] = set()
-    for number, place, raw in source.scan():
-        report.rows += 1
-        try:
-            if isinstance(raw, DataError):
-                raise raw
-            row = Row(raw, _name(path, number))
-            good, ties = _convert(row, reader)
-            if row.has_id:
-                _check_ids([record for _, record in good], seen, report)
-        except DataError as error:
-            placed = error.at(str(path), number)
-            report.malformed_count += 1
-            if len(report.malformed) < MESSAGES:
-                report.malformed.append((number, str(placed)))
-            if strict:
-                raise placed from error
-            continue
-        report.no_unique_best += ties
-        report.dropped_responses += row.dropped
-        for part, record in good:
-            report.records += 1
-            report.responses[record.n] = report.responses.get(record.n, 0) + 1
-            yield number, place, part, record
-    if not report.rows:
+def _some(rows: Iterator[tuple[int, Raw]], path: Path) -> Iterator[tuple[int, Raw]]:
+    """`rows`, of which there must be one."""
+    empty = True
+    for row in rows:
+        empty = False
+        yield row
+    if empty:
         raise DataError("the file holds no rows.", file=str(path))
 
 
-def _convert(row: Row, reader: Callable[[Row], list[Record]]) -> tuple[list[tuple[int, Record]], int]:
-    """(good records with their place among the row's records, how many had no unique best)."""
+def _convert(row: Row, reader: Callable[[Row], list[Record]]) -> tuple[list[Record], int]:
+    """(good records, how many had no unique best)."""
     try:
         records = reader(row)
     except NoUniqueBest:
         return [], 1
-    good, ties = [], 0
-    for part, record in enumerate(records):
+    good = []
+    for record in records:
         try:
             check(record)
-            good.append((part, record))
+            good.append(record)
         except NoUniqueBest:
-            ties += 1
-    return good, ties
+            pass
+    return good, len(records) - len(good)
 
 
 def _check_ids(records: list[Record], seen: set[int], report: Report) -> None:

@@ -1,4 +1,4 @@
-"""Raw rows of a file, streamed and by place: JSONL (also gzipped), JSON and Parquet behind one small interface."""
+"""Raw rows of a file, streamed and by number: JSONL (also gzipped), JSON and Parquet behind one small interface."""
 
 from __future__ import annotations
 
@@ -7,9 +7,12 @@ import json
 import shutil
 import tempfile
 import zlib
-from bisect import bisect_right
-from collections import OrderedDict
-from collections.abc import Iterator
+from array import array
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import cached_property
+from itertools import accumulate, islice
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol
 
@@ -19,22 +22,34 @@ import pyarrow.parquet as pq
 from rlsys.readers.fields import DataError, wrong
 
 SUFFIXES = (".jsonl", ".jsonl.gz", ".json", ".parquet")
-BATCH_ROWS = 1024
-"""Parquet rows decoded at a time while streaming."""
-CACHED_GROUPS = 2
-"""Parquet row groups that random access keeps decoded."""
+BATCH_ROWS = 4096
+"""Parquet rows decoded at a time."""
+BUFFER_BYTES = 1 << 16
+"""Read at a time from each column of a Parquet file, so that memory does not depend on the size of its row groups."""
+STRIDE = 64
+"""Rows of JSONL from one remembered place in the file to the next."""
 _BOM = b"\xef\xbb\xbf"
+
+Raw = dict[str, Any] | DataError
+"""A row as it stands in the file; an unreadable one is the error that says why, without file and row."""
 
 
 class Source(Protocol):
     """Rows of one file."""
 
-    def scan(self) -> Iterator[tuple[int, int, dict[str, Any] | DataError]]:
-        """Every row as (1-based row number, place, row); an unreadable row is the error that says why, without file and row."""
+    def __len__(self) -> int:
+        """Number of rows, good or bad; blank lines of JSONL are not rows."""
         ...
 
-    def fetch(self, place: int) -> dict[str, Any]:
-        """The row at a `place` that `scan` gave. Raises DataError where the file has changed since."""
+    def scan(self) -> Iterator[tuple[int, Raw]]:
+        """Every row as (1-based row number, in JSONL the line; row)."""
+        ...
+
+    def fetch(self, indices: Sequence[int], upcoming: Sequence[int] = ()) -> list[tuple[int, Raw]]:
+        """The rows at `indices` (0-based, in the order of `scan`), as `scan` gives them.
+
+        `upcoming`: what will be asked for next, for a source that cannot read one row without its neighbours.
+        """
         ...
 
 
@@ -62,12 +77,12 @@ def open_source(path: Path) -> Source:
         raise DataError(f"cannot be read ({error.strerror or error}).", file=str(path)) from error
 
 
-def as_row(value: Any) -> dict[str, Any] | DataError:
+def as_row(value: Any) -> Raw:
     """A parsed value as a row, or the error that it is none."""
     return value if isinstance(value, dict) else wrong("row", "an object", value)
 
 
-def parse_line(line: bytes) -> dict[str, Any] | DataError:
+def parse_line(line: bytes) -> Raw:
     """One line of JSONL."""
     try:
         return as_row(json.loads(line.rstrip(b"\r\n").decode()))
@@ -80,47 +95,71 @@ def parse_line(line: bytes) -> dict[str, Any] | DataError:
 
 
 class JsonLines:
-    """One JSON object a line. Blank lines are passed over; row numbers are line numbers; a place is a byte offset."""
+    """One JSON object a line. Blank lines are passed over; row numbers are line numbers. A .jsonl.gz is unpacked for `fetch`."""
 
     def __init__(self, path: Path):
         self._path = path
-        self._file: BinaryIO | None = None
+        self._zipped = path.name.lower().endswith(".gz")
 
-    def scan(self) -> Iterator[tuple[int, int, dict[str, Any] | DataError]]:
-        try:
-            with gzip.open(self._path) if self._zipped else self._path.open("rb") as file:
-                offset = 0
-                for number, line in enumerate(file, start=1):
-                    start = len(_BOM) if number == 1 and line.startswith(_BOM) else 0
-                    if line[start:].strip():
-                        yield number, offset + start, parse_line(line[start:])
-                    offset += len(line)
-        except (OSError, EOFError, zlib.error) as error:
-            raise DataError(f"the file is damaged ({error}).", file=str(self._path)) from error
+    def __len__(self) -> int:
+        return self._index.rows
 
-    def fetch(self, place: int) -> dict[str, Any]:
-        if self._file is None:
-            self._file = self._unzip() if self._zipped else self._path.open("rb")
-        self._file.seek(place)
-        row = parse_line(self._file.readline())
-        if isinstance(row, DataError):
-            raise DataError(f"the file has changed since it was indexed: {row.problem}", file=str(self._path))
-        return row
+    def scan(self) -> Iterator[tuple[int, Raw]]:
+        with _damage(self._path), gzip.open(self._path) if self._zipped else self._path.open("rb") as file:
+            for number, _, line in _lines(file):
+                yield number, parse_line(line)
 
-    @property
-    def _zipped(self) -> bool:
-        return self._path.name.lower().endswith(".gz")
+    def fetch(self, indices: Sequence[int], upcoming: Sequence[int] = ()) -> list[tuple[int, Raw]]:
+        with _damage(self._path):
+            rows = {index: self._index.line(index) for index in sorted(set(indices))}
+        return [(number, parse_line(line)) for number, line in map(rows.__getitem__, indices)]
 
-    def _unzip(self) -> BinaryIO:
-        # Seeking back in a gzip stream decompresses it from the start: unpack once to a file that vanishes with the process.
-        unpacked = tempfile.TemporaryFile()
-        with gzip.open(self._path) as file:
-            shutil.copyfileobj(file, unpacked)
-        return unpacked
+    @cached_property
+    def _index(self) -> _LineIndex:
+        with _damage(self._path):
+            if not self._zipped:
+                return _LineIndex(self._path.open("rb"))
+            # Seeking back in a gzip stream decompresses it from the start: unpack once to a file that vanishes with the process.
+            unpacked = tempfile.TemporaryFile()
+            with gzip.open(self._path) as file:
+                shutil.copyfileobj(file, unpacked)
+            return _LineIndex(unpacked)
+
+
+class _LineIndex:
+    """Where the lines of a file stand: one pass over its bytes, then a quarter of a byte of memory a line."""
+
+    def __init__(self, file: BinaryIO):
+        self._file = file
+        self._numbers, self._offsets = array("Q"), array("Q")
+        self.rows = 0
+        for number, offset, _ in _lines(file):
+            if self.rows % STRIDE == 0:
+                self._numbers.append(number)
+                self._offsets.append(offset)
+            self.rows += 1
+
+    def line(self, index: int) -> tuple[int, bytes]:
+        """(1-based line number, line) of row `index`."""
+        mark, further = divmod(index, STRIDE)
+        number, _, line = next(islice(_lines(self._file, self._numbers[mark], self._offsets[mark]), further, None))
+        return number, line
+
+
+def _lines(file: BinaryIO, first: int = 1, offset: int = 0) -> Iterator[tuple[int, int, bytes]]:
+    """(line number, byte offset, line) of the lines that are not blank, from line number `first` on, which begins at `offset`."""
+    file.seek(offset)
+    for number, line in enumerate(file, start=first):
+        size = len(line)
+        if offset == 0:
+            line = line.removeprefix(_BOM)
+        if line and not line.isspace():
+            yield number, offset, line
+        offset += size
 
 
 class JsonList:
-    """A JSON list of objects, or {"data": [...]}; loaded whole. A place is a position in the list."""
+    """A JSON list of objects, or {"data": [...]}; loaded whole."""
 
     def __init__(self, path: Path):
         try:
@@ -133,53 +172,92 @@ class JsonList:
             raise DataError('expected a list of objects or {"data": [...]}; one object a line is .jsonl.', file=str(path))
         self._rows = rows
 
-    def scan(self) -> Iterator[tuple[int, int, dict[str, Any] | DataError]]:
-        for place, value in enumerate(self._rows):
-            yield place + 1, place, as_row(value)
+    def __len__(self) -> int:
+        return len(self._rows)
 
-    def fetch(self, place: int) -> dict[str, Any]:
-        return self._rows[place]
+    def scan(self) -> Iterator[tuple[int, Raw]]:
+        for index, value in enumerate(self._rows):
+            yield index + 1, as_row(value)
+
+    def fetch(self, indices: Sequence[int], upcoming: Sequence[int] = ()) -> list[tuple[int, Raw]]:
+        return [(index + 1, as_row(self._rows[index])) for index in indices]
 
 
 class Parquet:
-    """A Parquet file. Streaming holds one batch of rows; random access decodes whole row groups: those of some 1,000 rows serve it best."""
+    """A Parquet file, decoded some rows at a time whatever the size of its row groups.
+
+    A row cannot be read without decoding its row group up to there. Whenever a row group is decoded, the rows of it that are `upcoming`
+    are therefore kept, until they are fetched: a file of few large groups is decoded once for thousands of rows drawn at random, and of
+    one with many small groups little more than the groups of the rows asked for. Memory holds at most the upcoming rows.
+    """
 
     def __init__(self, path: Path):
         self._path = path
         try:
-            self._file = pq.ParquetFile(path, memory_map=True, pre_buffer=False)
+            # A memory map would count the pages of the file as memory of the process.
+            self._file = pq.ParquetFile(path, buffer_size=BUFFER_BYTES, pre_buffer=False)
         except pa.ArrowException as error:
             raise DataError(f"not a readable Parquet file ({error}).", file=str(path)) from error
-        self._starts = [0]
-        for group in range(self._file.num_row_groups):
-            self._starts.append(self._starts[-1] + self._file.metadata.row_group(group).num_rows)
-        self._groups: OrderedDict[int, pa.Table] = OrderedDict()
+        metadata = self._file.metadata
+        self._starts = list(accumulate((metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)), initial=0))
+        self._kept: dict[int, Raw] = {}
 
-    def scan(self) -> Iterator[tuple[int, int, dict[str, Any] | DataError]]:
-        place = 0
-        batches = self._file.iter_batches(batch_size=BATCH_ROWS)
-        while (batch := self._guard(next, batches, None)) is not None:
-            for row in _rows(batch):
-                yield place + 1, place, row
-                place += 1
+    def __len__(self) -> int:
+        return self._starts[-1]
 
-    def fetch(self, place: int) -> dict[str, Any]:
-        group = bisect_right(self._starts, place) - 1
-        if group not in self._groups:
-            while len(self._groups) >= CACHED_GROUPS:
-                self._groups.popitem(last=False)
-            self._groups[group] = self._guard(self._file.read_row_group, group)
-        self._groups.move_to_end(group)
-        return self._groups[group].slice(place - self._starts[group], 1).to_pylist()[0]
+    def scan(self) -> Iterator[tuple[int, Raw]]:
+        for first, batch in self._batches(range(self._file.num_row_groups)):
+            yield from enumerate(_rows(batch), start=first + 1)
 
-    def _guard(self, call: Any, *arguments: Any) -> Any:
+    def fetch(self, indices: Sequence[int], upcoming: Sequence[int] = ()) -> list[tuple[int, Raw]]:
+        self._load([index for index in indices if index not in self._kept], indices, upcoming)
+        rows = [(index + 1, self._kept[index]) for index in indices]
+        for index in set(indices).difference(upcoming):
+            del self._kept[index]
+        # The kept rows of all groups run out at about the same time: one group a call is decoded ahead of that.
+        soon = next((index for index in upcoming[: len(upcoming) // 2] if index not in self._kept), None)
+        if soon is not None:
+            self._load([soon], upcoming)
+        return rows
+
+    def _load(self, missing: Sequence[int], *wanted: Sequence[int]) -> None:
+        """Decode the row groups of `missing` and keep what they hold of `wanted`; forget other rows than `wanted`."""
+        if not missing:
+            return
+        indices = sorted(set().union(*wanted))
+        self._kept = {index: self._kept[index] for index in indices if index in self._kept}
+        for first, batch in self._batches(sorted({bisect_right(self._starts, index) - 1 for index in missing})):
+            here = indices[bisect_left(indices, first) : bisect_left(indices, first + len(batch))]
+            if here:
+                self._kept.update(zip(here, _rows(batch.take([index - first for index in here])), strict=True))
+
+    def _batches(self, groups: Iterable[int]) -> Iterator[tuple[int, pa.RecordBatch]]:
+        """(index of the first row, rows) of all rows of `groups`."""
+        for group in groups:
+            first = self._starts[group]
+            # One thread decodes as fast as several here, and leaves the other cores to whoever computes on them.
+            batches = self._file.iter_batches(BATCH_ROWS, row_groups=[group], use_threads=False)
+            while (batch := self._next(batches)) is not None:
+                yield first, batch
+                first += len(batch)
+
+    def _next(self, batches: Iterator[pa.RecordBatch]) -> pa.RecordBatch | None:
         try:
-            return call(*arguments)
+            return next(batches, None)
         except (pa.ArrowException, OSError) as error:
             raise DataError(f"the file is damaged ({error}).", file=str(self._path)) from error
 
 
-def _rows(batch: pa.RecordBatch) -> list[dict[str, Any] | DataError]:
+@contextmanager
+def _damage(path: Path) -> Iterator[None]:
+    """What goes wrong while reading, as a DataError."""
+    try:
+        yield
+    except (OSError, EOFError, zlib.error) as error:
+        raise DataError(f"the file is damaged ({error}).", file=str(path)) from error
+
+
+def _rows(batch: pa.RecordBatch) -> list[Raw]:
     try:
         return batch.to_pylist()
     except ValueError as error:  # text that is not UTF-8, a date beyond Python's range: find the row that holds it

@@ -190,14 +190,16 @@ def test_two_steps_equal_the_plain_loop(ranks, batch, tiny_model, stage, world_s
     learner = ranks[world_size]
     learner("rebuild", {"zero_stage": stage, "token_budget": token_budget}, {})
     plain = PlainGrpo(tiny_model, beta=0.05)
-    for _ in range(2):  # the second step has moments, and a reference that differs from the policy
+    # The second step has moments, and a reference that differs from the policy. AdamW's first step moves every weight by about the
+    # learning rate, however small its gradient: where that is rounding alone, so is the weight from which the second step begins.
+    for tolerance in (2e-6, 2e-5):
         before = plain.weights()
         expected = plain.step(batch, TEMPERATURE)
         metrics = learner.first("train_grpo", batch, TEMPERATURE)["metrics"]
         for name in ("loss", "grad_norm", "importance_truncated"):
             assert metrics[name] == pytest.approx(expected[name], rel=1e-5), name
         assert metrics["kl"] == pytest.approx(expected["kl"], rel=1e-4, abs=1e-9)
-        assert distance(learner.first("gradients"), plain.gradient) < 1e-5
+        assert distance(learner.first("gradients"), plain.gradient) < tolerance
         weights = learner.first("weights")
         moved = {name: weights[name] - before[name] for name in weights}
         assert distance(moved, {name: value - before[name] for name, value in plain.weights().items()}) < 1e-3

@@ -1,11 +1,16 @@
 """The reward actor, called as a plain object: judging a batch, what goes to the learner, and the table it leaves."""
 
+import random
+
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
 
 from actors.reward import RewardActor
+from rlsys.grpo import group_advantages
+from rlsys.scores import extract, is_correct, score_range, unshuffle
 from rlsys.trajectories import GROUPS, LEARNER, SAMPLES, TRAJECTORIES
 
 
@@ -51,11 +56,13 @@ BATCH = (
 
 
 def test_rewards_advantages_and_counts():
-    counts, learner = RewardActor("reward").judge("k", 3, *BATCH)
+    actor = RewardActor("reward")
+    counts = actor.judge("k", 3, *BATCH)
+    rows, learner = actor.hand_over("k")
     assert counts["reward_sum"] == pytest.approx(1 - 1 - 1 - 1)
     assert counts["parse_failures"] == {"no_box": 1}
     assert (counts["groups"], counts["groups_unequal"], counts["oldest_version"]) == (2, 1, 4)
-    assert learner.schema == LEARNER
+    assert learner.schema == LEARNER and rows == 2
     assert learner["group"].to_pylist() == [0, 0]  # group 1 is all wrong: it carries no advantage
     assert np.sign(learner["advantage"].to_numpy()).tolist() == [1, -1]
     assert learner["prompt_tokens"].to_pylist() == [[1, 2, 0]] * 2
@@ -64,7 +71,9 @@ def test_rewards_advantages_and_counts():
 def test_no_more_groups_than_wanted_reach_the_learner():
     rewards = groups(*((g, [0, 1], [1.0, 0.0]) for g in range(3)))
     answers = samples(*((g, s, r"\boxed{9, 1}" if s else r"\boxed{1, 9}") for g in range(3) for s in range(2)))
-    counts, learner = RewardActor("reward").judge("k", 0, rewards, answers, 2)
+    actor = RewardActor("reward")
+    counts = actor.judge("k", 0, rewards, answers, want=2)
+    _, learner = actor.hand_over("k")
     assert (counts["groups_unequal"], counts["groups_trained"]) == (3, 2)
     assert sorted(set(learner["group"].to_pylist())) == [0, 1]
 
@@ -81,3 +90,115 @@ def test_the_table_of_a_step_holds_every_sample_and_what_training_added(tmp_path
     assert table["scores"].to_pylist() == [[9, 2], [2, 9], None, [8, 8]]  # in the record's own order
     assert table["rollout_logprob"].to_pylist() == [-2.0] * 4
     assert table["weight_version"].to_pylist() == [4] * 4
+
+
+def a_random_batch(rng, first_group=0, size=3):
+    """Seven groups of 1, 2 or 4 responses; texts right, wrong and malformed; lists of any length, empty ones included."""
+    asked = []
+    for group in range(first_group, first_group + 7):
+        n = rng.choice((1, 2, 4))
+        rewards = [float(rng.random() < 0.5)] if n == 1 else rng.sample([0.1, 0.2, 0.3, 0.9], n)
+        tokens = [rng.randrange(99) for _ in range(rng.randrange(1, 5))]
+        asked.append(
+            {
+                "group": group,
+                "prompt_id": f"p{group}",
+                "family": "f",
+                "order": rng.sample(range(n), n),
+                "rewards": rewards,
+                "prompt": f"Q{group}",
+                "prompt_tokens": tokens,
+            }
+        )
+    answered = []
+    for row in asked:
+        for sample in range(size):
+            scores = ", ".join(str(rng.randrange(11)) for _ in row["order"])
+            length = rng.randrange(4)
+            answered.append(
+                {
+                    "group": row["group"],
+                    "sample": sample,
+                    "tokens": [rng.randrange(99) for _ in range(length)],
+                    "logprobs": [-rng.random() for _ in range(length)],
+                    "text": rng.choice([f"\\boxed{{{scores}}}", f"\\boxed{{{scores}}}", "nothing", f"\\boxed{{{scores}, x}}"]),
+                    "finish_reason": rng.choice(["stop", "length"]),
+                    "weight_version": rng.randrange(3),
+                }
+            )
+    return asked, answered
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_a_judged_batch_equals_what_one_gets_row_by_row(seed, tmp_path):
+    rng, actor, size = random.Random(seed), RewardActor("reward"), 3
+    expected, handed, totals = [], [], []
+    for first_group in (0, 7):  # a step and its refill, in parts as engines give them
+        asked, answered = a_random_batch(rng, first_group, size)
+        schema = pa.RecordBatch.from_pylist(answered, schema=SAMPLES)
+        parts = [schema.slice(0, 5), schema.slice(5, 9), schema.slice(14)]
+        totals.append(actor.judge("k", 4, pa.RecordBatch.from_pylist(asked, schema=GROUPS), *parts))
+        of_group = {row["group"]: row for row in asked}
+        rewards = []
+        for row in answered:
+            truth = of_group[row["group"]]
+            shown, failure = extract(row["text"], len(truth["order"]), *score_range(len(truth["order"])))
+            scores = None if shown is None else list(unshuffle(shown, truth["order"]))
+            correct = scores is not None and is_correct(scores, truth["rewards"])
+            rewards.append(1.0 if correct else -1.0)
+            mean = sum(row["logprobs"]) / len(row["logprobs"]) if row["logprobs"] else None
+            expected.append(
+                {
+                    "step": 4,
+                    **{name: row[name] for name in ("group", "sample", "text", "finish_reason", "weight_version")},
+                    **{name: truth[name] for name in ("prompt_id", "family", "order", "prompt")},
+                    "scores": scores,
+                    "parse_failure": failure,
+                    "correct": correct,
+                    "reward": rewards[-1],
+                    "prompt_token_count": len(truth["prompt_tokens"]),
+                    "token_count": len(row["tokens"]),
+                    "rollout_logprob": mean,
+                    "trainer_logprob": None,
+                    "reference_logprob": None,
+                }
+            )
+        advantages = group_advantages(torch.tensor(rewards).reshape(-1, size)).flatten().tolist()
+        for row, told, advantage in zip(answered, expected[-len(answered) :], advantages, strict=True):
+            told["advantage"] = advantage
+            if advantage:
+                told["trainer_logprob"] = -0.5 * len(handed)
+                handed.append((row["group"], of_group[row["group"]]["prompt_tokens"], row["tokens"], advantage))
+        assert totals[-1]["reward_sum"] == sum(rewards) and totals[-1]["samples"] == len(rewards)
+        assert totals[-1]["truncated"] == sum(row["finish_reason"] == "length" for row in answered)
+        assert totals[-1]["tokens"] == sum(len(row["tokens"]) for row in answered)
+        assert totals[-1]["oldest_version"] == min(row["weight_version"] for row in answered)
+        found = [told["parse_failure"] for told in expected[-len(answered) :] if told["parse_failure"]]
+        assert totals[-1]["parse_failures"] == {reason: found.count(reason) for reason in found}
+
+    rows, learner = actor.hand_over("k")
+    assert rows == len(handed)
+    columns = (learner[name].to_pylist() for name in ("group", "prompt_tokens", "tokens", "advantage"))
+    for (group, prompt, tokens, advantage), one in zip(handed, zip(*columns, strict=True), strict=True):
+        assert one[:3] == (group, prompt, tokens) and one[3] == pytest.approx(advantage)
+    trained = pa.table({"trainer_logprob": [-0.5 * i for i in range(rows)], "reference_logprob": pa.nulls(rows, pa.float32())})
+    actor.write("k", str(tmp_path / "t.parquet"), trained)
+    assert not actor.judged
+    for row, told in zip(pq.read_table(tmp_path / "t.parquet").to_pylist(), expected, strict=True):
+        floats = {name: told.pop(name) for name in ("advantage", "rollout_logprob", "trainer_logprob")}
+        assert {name: row.pop(name) for name in floats} == pytest.approx(floats)
+        assert row == told
+
+
+def test_samples_that_are_not_those_of_the_groups_are_an_error():
+    asked, answered = BATCH
+    for wrong in (answered.slice(0, 3), answered.take(pa.array([0, 2, 1, 3])), answered.slice(0, 0)):
+        with pytest.raises(ValueError, match=r"reward: k: \d samples for 2 groups: expected equally many of every group"):
+            RewardActor("reward").judge("k", 0, asked, wrong)
+
+
+def test_a_training_result_of_another_length_is_an_error(tmp_path):
+    actor = RewardActor("reward")
+    actor.judge("k", 0, *BATCH)
+    with pytest.raises(ValueError, match="1 trained rows, expected the 2 that were handed over"):
+        actor.write("k", str(tmp_path / "t.parquet"), pa.table({"trainer_logprob": [0.0], "reference_logprob": [0.0]}))

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
 import sys
 import time
 
-import numpy as np
 import pyarrow as pa
 import pytest
 import ray
@@ -14,8 +15,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from actors.weight_source import DeepSpeedSource, WeightSource
-from actors.weights import WeightTransferError, checksum, compare, make_trainer, pack, unpack
+from actors.weight_buckets import Segment, lay_out, table_bytes, views
+from actors.weight_checks import checksum, compare
+from actors.weight_source import DeepSpeedSource, ParamMeta, WeightSource
+from actors.weights import CpuSender, RayClient, Trainer, WeightTransferError, make_trainer
 from rlsys.config import Learner
 from rlsys.trajectories import REQUESTS
 
@@ -72,6 +75,24 @@ def test_both_engines_answer_with_the_new_weights_and_carry_their_version(engine
     assert after != before
     assert ask(engines, prompt) == [(after, 2)] * 2
     assert ray.get([actor.weight_version.remote() for actor in engines.actors], timeout=WAIT_S) == [2, 2]
+
+
+@pytest.mark.parametrize(("elsewhere", "layerwise"), [(True, False), (False, True), (True, True)])
+def test_other_machines_and_other_models_get_the_same_weights(engines, model, prompt, elsewhere, layerwise):
+    """A learner that takes itself for another machine sends through the object store; a model that is not plain is reloaded by vLLM."""
+    source, client = WeightSource(model), RayClient(engines.actors, WAIT_S)
+    trainer = Trainer(CpuSender(source, client, 2**20, "another" if elsewhere else None, layerwise), source, client)
+    for version in (30, 31):
+        disturb(model, seed=version)
+        trainer.send_weights(version, verify=True)
+        assert ask(engines, prompt) == [(greedy(model, prompt), version)] * 2
+
+
+def test_the_tiny_model_is_plain(engines, model):
+    """What the other tests say of copying into the live model would else be said of vLLM's reload."""
+    open_transfer(WeightSource(model), engines.actors).send_weights(40, verify=True)
+    for workers in ray.get([actor.last_load.remote() for actor in engines.actors], timeout=WAIT_S):
+        assert [worker["layerwise"] for worker in workers] == [False]
 
 
 def test_samples_under_way_finish_on_the_weights_they_began_with(engines, model, prompt):
@@ -157,7 +178,7 @@ class Deaf:
     """An actor that knows its name and never comes back from `start_update`."""
 
     def identity(self):
-        return {"name": "rollout-deaf", "tensor_parallel": 1}
+        return {"name": "rollout-deaf", "node": ray.get_runtime_context().get_node_id(), "threads": 1, "tensor_parallel": 1}
 
     def init_weight_transfer(self, info):
         pass
@@ -185,13 +206,36 @@ DTYPES = st.sampled_from([torch.float32, torch.bfloat16, torch.float16])
 @given(st.lists(st.tuples(DTYPES, st.lists(st.integers(1, 9), min_size=1, max_size=3)), max_size=12), st.integers(64, 600))
 def test_buckets_hold_every_tensor_bit_for_bit(layout, bucket_bytes):
     tensors = [(f"tensor {i}", torch.randn(shape).to(dtype)) for i, (dtype, shape) in enumerate(layout)]
-    received = []
-    for table, bucket in pack(iter(tensors), bucket_bytes):
+    stream, received = iter(tensors), []
+    for table in lay_out([ParamMeta(name, tensor.dtype, tuple(tensor.shape)) for name, tensor in tensors], bucket_bytes):
+        bucket = torch.full([table_bytes(table)], 255, dtype=torch.uint8)
         assert bucket.numel() <= bucket_bytes or len(table) == 1
-        received += [(name, tensor.clone()) for name, tensor in unpack(table, bucket.clone())]
+        for wanted, place in views(table, bucket):
+            name, tensor = next(stream)
+            assert name == wanted
+            place.copy_(tensor)
+        received += [(name, tensor.clone()) for name, tensor in views(table, bucket)]
     assert [name for name, _ in received] == [name for name, _ in tensors]
     for (_, sent), (_, arrived) in zip(tensors, received, strict=True):
         assert sent.dtype == arrived.dtype and torch.equal(sent, arrived)
+
+
+def test_a_segment_is_shared_and_leaves_nothing_behind():
+    names = set(os.listdir("/dev/shm"))
+    segment = Segment(8192)
+    segment.bytes[8191] = 7
+    look = f"from actors.weight_buckets import attach; bytes = attach({segment.path!r}, 8192); print(int(bytes[8191])); bytes[0] = 9"
+    seen = subprocess.run([sys.executable, "-c", look], capture_output=True, text=True, check=True, env=os.environ | {"PYTHONPATH": "."})
+    assert seen.stdout == "7\n" and segment.bytes[0] == 9
+    assert set(os.listdir("/dev/shm")) <= names, "it never has a name, so that even a killed process leaves none"
+    path = segment.path
+    del segment
+    assert not os.path.exists(path)
+
+
+def test_memory_that_the_machine_does_not_have_is_not_asked_for():
+    with pytest.raises(MemoryError, match="Lower weights.bucket_mib"):
+        Segment(2**50)
 
 
 def test_a_checksum_tells_values_shapes_and_names_apart():
@@ -210,11 +254,3 @@ def test_shards_of_several_workers_must_cover_a_tensor():
     swapped = [("w", 0, 2, 2, halves[0][4], "qkv")]
     assert compare([("w", whole)], {"rollout-0": [[halves[0]], swapped]}) == ["rollout-0: w (in qkv, 2..4 of dimension 0) differs"]
     assert "does not have" in compare([], {"rollout-0": [[halves[0]]]})[0]
-
-
-def test_the_object_store_hands_a_bucket_over_as_it_is(ray_session):
-    table, bucket = next(iter(pack([("x", torch.randn(5, 7).bfloat16())], 256)))
-    arrived = ray.get(ray.put(bucket.numpy()), timeout=WAIT_S)
-    assert isinstance(arrived, np.ndarray)
-    (_, sent), (_, received) = next(unpack(table, bucket)), next(unpack(table, torch.tensor(arrived)))
-    assert torch.equal(sent, received)

@@ -13,14 +13,8 @@ import pytest
 from launch.bench import PHASES, render, summarise
 from launch.bench_work import TRAIN_PARTS, Work, choose_cores, prompt_texts
 from launch.console import UserError
-from rlsys.models import build_tiny
 
 ROOT = Path(__file__).resolve().parents[2]
-
-
-@pytest.fixture(scope="module")
-def tiny_bench_model(tmp_path_factory) -> Path:
-    return build_tiny(tmp_path_factory.mktemp("bench") / "tiny-random")
 
 
 def bench_step(*arguments: object) -> subprocess.CompletedProcess[str]:
@@ -62,6 +56,9 @@ def test_whole_steps_of_the_shape_that_was_asked_for(tiny_bench_model: Path) -> 
     # Each prompt is encoded once for its four samples.
     assert ours["steps"][0]["encoded_tokens"] < 8 * (50 + 9)
     assert ours["settings"]["dtype"] == "float32"
+    floors = ours["floors"]
+    assert 0 < floors["train"] < ours["median"]["seconds"]["train"]
+    assert floors["generate"] >= max(floors["generate_arithmetic"], floors["generate_memory"]) > 0
     # Weights moved: another step on other samples has another loss.
     assert len({step["loss"] for step in ours["steps"]}) == 3
 
@@ -73,7 +70,7 @@ def test_the_same_work_in_trl(tiny_bench_model: Path, tmp_path: Path) -> None:
 
     work = Work(2, 4, 50, 9, choose_cores(1), 2, ["model.dtype=float32"], str(tiny_bench_model))
     theirs = run_system("TRL", "launch.bench_trl", work, 300, to_stderr())
-    document = summarise(work, 0.0, {"trl": theirs, "rlsys": theirs})
+    document = summarise(work, 0.0, {"trl": theirs, "rlsys": theirs | {"floors": {}}})
     check_system(document["systems"]["trl"], ("generate", "judge", "train"))
     assert document["times_as_fast_as_trl"] == {"whole": 1.0, "train": 1.0, "generate": 1.0}
     assert theirs["system"].startswith("TRL ") and theirs["settings"]["dtype"] == "float32" and theirs["settings"]["beta"] > 0

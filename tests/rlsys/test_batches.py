@@ -57,6 +57,23 @@ def test_nothing_fits_is_an_error_that_names_the_key(tokenizer, tmp_path):
         Feed(rows, Sampler(len(rows), 0), Prompter(tokenizer, "compact"), 3).take(2, 0)
 
 
+def test_rows_set_aside_are_neither_drawn_nor_held_out(tokenizer, tmp_path):
+    from rlsys.tasks import generate
+
+    rows = [record.to_json() for record in generate("train", 60, 0, responses=(2,))]
+    for row in rows[::3]:
+        row["rewards"] = [1.0, 1.0]
+    path = tmp_path / "ties.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    good = [row["id"] for i, row in enumerate(rows) if i % 3]
+    prompter = Prompter(tokenizer, "compact")
+    taken = Feed(open_rows(path, Data(), 0), Sampler(60, 0), prompter, 10_000).take(40, 0)
+    assert sorted(each.record.id for each in taken) == sorted(good)
+    for limit in (7, 100):
+        kept, _ = heldout_rows(open_rows(path, Data(), 0), prompter, limit, 10_000)
+        assert [each.record.id for each in kept] == good[:limit]
+
+
 def test_heldout_rows_are_the_first_that_fit(tokenizer):
     rows = TaskRows("heldout", Data(), 7)
     kept, too_long = heldout_rows(rows, Prompter(tokenizer, "compact"), 10, 10_000)

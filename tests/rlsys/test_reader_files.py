@@ -1,11 +1,13 @@
-"""Files of rows: every kind is read alike, streamed or by index; damage is counted where it stands; the report."""
+"""Files of rows: every kind is read alike, streamed or by row number; damage is counted where it stands; the report."""
 
 from __future__ import annotations
 
 import gzip
 import itertools
 import json
+import random
 import tracemalloc
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow as pa
@@ -13,7 +15,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from rlsys.readers import DataError, RecordFile, Report, read
-from rlsys.readers.files import MESSAGES
+from rlsys.readers.files import FIRST_LOOK, MESSAGES
+from rlsys.readers.sources import STRIDE, open_source
 from rlsys.records import Record
 
 USER = {"role": "user", "content": "Q?"}
@@ -68,29 +71,94 @@ def test_every_kind_of_file_holds_the_same_records(tmp_path):
 
     expected, _ = load(tmp_path / "f.jsonl", "ppe_best_of_k")
     assert len(expected) == 58
+    of_row = [[record for record in expected if record.id in (f"q{i}/0", f"q{i}/1")] for i in range(30)]
     for path in tmp_path.iterdir():
         records, report = load(path, "ppe_best_of_k")
         assert records == expected and (report.rows, report.no_unique_best) == (30, 2)
         file = RecordFile(path, "ppe_best_of_k")
-        assert len(file) == 58 and file.report == report
-        backwards = range(57, -1, -1)
-        assert [file[i] for i in backwards] == expected[::-1]
-        assert file.take([5, 40, 5, 0]) == [expected[i] for i in (5, 40, 5, 0)]
-        assert file[-1] == expected[-1]
-        with pytest.raises(IndexError, match="58 records"):
-            file[58]
+        assert len(file) == 30 and list(file) == expected
+        assert file.fetch(range(29, -1, -1)) == of_row[::-1]
+        assert file.fetch([5, 20, 7, 5, 0]) == [of_row[i] for i in (5, 20, 7, 5, 0)]
+        assert file.report == replace(report, rows_in_file=30)
 
 
-def test_random_access_skips_what_was_set_aside(tmp_path):
+@pytest.mark.parametrize("suffix", ["jsonl", "parquet"])
+@pytest.mark.parametrize("group", [1, 10, 64, 1000])
+def test_rows_fetched_in_any_order_with_any_foresight_are_those_of_the_file(tmp_path, suffix, group):
+    rows, dice = [{"number": i} for i in range(500)], random.Random(group)
+    path = tmp_path / f"f.{suffix}"
+    if suffix == "parquet":
+        pq.write_table(pa.Table.from_pylist(rows), path, row_group_size=group)
+    else:
+        path.write_text("".join(json.dumps(row) + "\n" * (1 + i % 3) for i, row in enumerate(rows)))  # with blank lines
+    source = open_source(path)
+    whole = list(source.scan())
+    assert len(source) == 500 and [row for _, row in whole] == rows
+    for _ in range(100):
+        indices, upcoming = (dice.choices(range(500), k=dice.randrange(1, 200)) for _ in range(2))
+        assert source.fetch(indices, upcoming) == [whole[i] for i in indices]
+        if suffix == "parquet":
+            assert set(source._kept) <= set(upcoming)
+
+
+def test_the_index_of_lines_is_right_at_its_marks_and_between(tmp_path):
+    lines = [json.dumps({"text": "é" * (i % 7), "i": i}) for i in range(3 * STRIDE + 5)]
+    (tmp_path / "f.jsonl").write_bytes(b"\xef\xbb\xbf" + "\r\n \r\n".join(lines).encode())
+    source = open_source(tmp_path / "f.jsonl")
+    assert source.fetch(range(len(lines))) == [(1 + 2 * i, json.loads(line)) for i, line in enumerate(lines)]
+    assert source.fetch([STRIDE, STRIDE - 1, len(lines) - 1, 0]) == [
+        (1 + 2 * i, json.loads(lines[i])) for i in (STRIDE, STRIDE - 1, len(lines) - 1, 0)
+    ]
+
+
+def test_rows_by_number_are_checked_when_they_are_fetched(tmp_path):
     lines = [json.dumps(OWN | {"id": f"é{i}"}, ensure_ascii=False) for i in range(6)]
     lines[1] = "{broken"
     lines[3] = json.dumps(OWN | {"rewards": [1, 1]})
     (tmp_path / "f.jsonl").write_text("\ufeff" + "\n\n".join(lines))
     file = RecordFile(tmp_path / "f.jsonl", "rlsys")
-    assert [record.id for record in file] == ["é0", "é2", "é4", "é5"]
+    assert [[record.id for record in found] for found in file.fetch(range(6))] == [["é0"], [], ["é2"], [], ["é4"], ["é5"]]
     assert (file.report.malformed_count, file.report.no_unique_best, file.report.malformed[0][0]) == (1, 1, 3)
     with pytest.raises(DataError, match="row 3"):
         RecordFile(tmp_path / "f.jsonl", "rlsys", strict=True)
+
+
+def test_the_report_counts_a_row_once_and_when_it_is_met(tmp_path):
+    count = FIRST_LOOK + 100
+    rows = [OWN | {"id": str(i)} for i in range(count)]
+    rows[count - 1], rows[count - 2] = {}, OWN | {"rewards": [1, 1]}
+    file = RecordFile(write(tmp_path / "f.jsonl", rows), "rlsys")
+    assert (file.report.rows_in_file, file.report.rows, file.report.records) == (count, FIRST_LOOK, FIRST_LOOK)
+    for _ in range(3):
+        assert file.fetch([count - 1, 0, count - 2, count - 1, count - 3])[0] == []
+    report = file.report
+    assert (report.rows, report.records, report.malformed_count, report.no_unique_best) == (FIRST_LOOK + 3, FIRST_LOOK + 1, 1, 1)
+    assert report.responses == {2: FIRST_LOOK + 1} and [row for row, _ in report.malformed] == [count]
+    for _ in range(2):
+        file.fetch(range(count))
+    _, streamed = load(tmp_path / "f.jsonl", "rlsys")
+    assert report == replace(streamed, rows_in_file=count)
+
+
+def test_strict_checks_every_row_at_the_start_repeated_ids_included(tmp_path):
+    rows = [OWN | {"id": str(i)} for i in range(FIRST_LOOK + 10)]
+    path = write(tmp_path / "f.jsonl", rows)
+    file = RecordFile(path, "rlsys", strict=True)
+    assert file.report.records == len(rows) and [len(found) for found in file.fetch([0, 5, 0])] == [1, 1, 1]
+    write(path, [*rows, rows[3]])
+    with pytest.raises(DataError, match=f"row {len(rows) + 1}: .*'3' again"):
+        RecordFile(path, "rlsys", strict=True)
+    assert RecordFile(path, "rlsys").fetch([len(rows)]) == [[Record.from_json(rows[3])]]
+
+
+def test_a_file_without_a_usable_row_is_refused_with_its_first_fault(tmp_path):
+    path = write(tmp_path / "f.jsonl", [{"prompt": "Q?"}] * (FIRST_LOOK + 5))
+    with pytest.raises(DataError, match=f"none of the {FIRST_LOOK + 5:,} rows is usable as rlsys.*row 1: responses") as error:
+        RecordFile(path, "rlsys")
+    assert error.value.file == str(path)
+    # One is enough, wherever it stands.
+    file = RecordFile(write(path, [{}] * (FIRST_LOOK + 5) + [OWN]), "rlsys")
+    assert file.report.records == 1 and file.report.malformed_count == FIRST_LOOK + 5
 
 
 def test_parquet_with_nested_messages_and_nulls(tmp_path):
@@ -108,27 +176,30 @@ def test_parquet_text_that_is_not_utf8_is_one_malformed_row(tmp_path):
     pq.write_table(table, tmp_path / "f.parquet")
     records, report = load(tmp_path / "f.parquet", "llmbar")
     assert [record.id for record in records] == ["f:1", "f:3"] and report.malformed[0][0] == 2
+    assert [len(found) for found in RecordFile(tmp_path / "f.parquet", "llmbar").fetch([2, 1, 0])] == [1, 0, 1]
 
 
-def test_parquet_streams_and_its_index_stays_small(tmp_path):
+def test_parquet_of_one_large_row_group_is_never_whole_in_memory(tmp_path):
     rows, text = 30_000, "x" * 3000
     schema = pa.schema({"input": pa.string(), "output_1": pa.string(), "output_2": pa.string(), "label": pa.int64()})
-    with pq.ParquetWriter(tmp_path / "f.parquet", schema) as writer:
-        for start in range(0, rows, 1000):
-            numbers = [f"{start + i} {text}" for i in range(1000)]
-            writer.write_table(pa.table({"input": numbers, "output_1": numbers, "output_2": ["no"] * 1000, "label": [1] * 1000}, schema))
+    numbers = [f"{i} {text}" for i in range(rows)]
+    table = pa.table({"input": numbers, "output_1": numbers, "output_2": ["no"] * rows, "label": [1] * rows}, schema)
+    pq.write_table(table, tmp_path / "f.parquet", row_group_size=rows, use_dictionary=False)
+    del table, numbers
     held = 2 * len(text) * rows  # bytes of text in the file
     tracemalloc.start()
     arrow = pa.total_allocated_bytes()
     first = list(itertools.islice(read(tmp_path / "f.parquet", "llmbar"), 3))
     assert [record.id for record in first] == ["f:1", "f:2", "f:3"]
     file = RecordFile(tmp_path / "f.parquet", "llmbar")
-    assert file[23_456].context[0]["content"] == f"23456 {text}"
+    order = random.Random(0).sample(range(rows), 3000)
+    for start in range(0, 2000, 500):
+        found = file.fetch(order[start : start + 500], order[start + 500 : start + 1500])
+        assert [record.context[0]["content"] for (record,) in found] == [f"{i} {text}" for i in order[start : start + 500]]
     peak = tracemalloc.get_traced_memory()[1] + pa.total_allocated_bytes() - arrow
     tracemalloc.stop()
     assert len(file) == rows
     assert peak < held / 4
-    assert sum(len(part) * part.itemsize for part in (file._places, file._numbers, file._parts)) <= 16 * rows
 
 
 def test_all_malformed_rows_are_counted_but_few_messages_kept(tmp_path):
@@ -194,9 +265,10 @@ def test_missing_files_and_folders_say_so(tmp_path):
         list(read(tmp_path / "f.parquet", "rlsys"))
 
 
-def test_a_file_that_changes_under_its_index_is_noticed(tmp_path):
+@pytest.mark.parametrize("change", [lambda path: write(path, [OWN]), Path.unlink])
+def test_a_file_that_changes_while_it_is_open_is_noticed(tmp_path, change):
     path = write(tmp_path / "f.jsonl", [OWN, OWN | {"id": "y"}])
     file = RecordFile(path, "rlsys")
-    path.write_text("{}")
+    change(path)
     with pytest.raises(DataError, match="has changed"):
-        file[1]
+        file.fetch([1])

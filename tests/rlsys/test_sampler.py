@@ -7,13 +7,14 @@ import json
 import subprocess
 import sys
 from collections import Counter
+from hashlib import blake2b
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import chisquare
 
-from rlsys.sampler import Sampler
+from rlsys.sampler import BLOCK, Sampler
 
 SIZES = st.integers(1, 200)
 SEEDS = st.integers(-(2**70), 2**70)
@@ -38,6 +39,39 @@ def test_resumed_anywhere_equals_uninterrupted(size, seed, counts, rest):
     resumed.load_state_dict(json.loads(json.dumps(interrupted.state_dict())))
 
     assert drawn + resumed.next(rest) == whole
+
+
+def swap_or_not(size: int, seed: int, epoch: int, position: int) -> int:
+    """The index at one position, one card at a time, as the paper's figure 1 has it."""
+    x = position
+    for number in range(32 + 4 * size.bit_length()):
+        digest = blake2b(f"{seed}/{epoch}/{number}".encode(), digest_size=24).digest()
+        partner = (int.from_bytes(digest[:16], "big") - x) % size
+        z = (max(x, partner) * 0x9E3779B97F4A7C15 + int.from_bytes(digest[16:], "big")) % 2**64
+        z = ((z ^ (z >> 30)) * 0xBF58476D1CE4E5B9) % 2**64
+        z = ((z ^ (z >> 27)) * 0x94D049BB133111EB) % 2**64
+        if z >> 63:
+            x = partner
+    return x
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 100, BLOCK - 1, BLOCK, BLOCK + 1, 10_000_000, 2**62])
+def test_blocks_of_indices_equal_one_index_at_a_time(size):
+    sampler = Sampler(size, -7)
+    sampler.load_state_dict({"size": size, "seed": -7, "epoch": 3, "position": max(0, min(size, BLOCK) - 20)})
+    places = [(sampler.epoch, sampler.position, *sampler.next(1)) for _ in range(40)]  # past the end of the block or the epoch
+    assert [index for _, _, index in places] == [swap_or_not(size, -7, epoch, position) for epoch, position, _ in places]
+
+
+@given(SIZES, SEEDS, st.integers(0, 300), st.integers(0, 500))
+@settings(max_examples=60, deadline=None)
+def test_peeking_draws_nothing_and_foretells_what_is_drawn(size, seed, before, count):
+    sampler = Sampler(size, seed)
+    sampler.next(before)
+    state = sampler.state_dict()
+    foretold = sampler.peek(count)
+    assert sampler.state_dict() == state
+    assert sampler.next(count) == foretold
 
 
 def test_epochs_and_seeds_give_different_orders():
@@ -106,8 +140,9 @@ def test_a_state_that_cannot_be_one_is_refused(change):
 
 
 def test_impossible_requests_are_refused():
-    with pytest.raises(ValueError, match="at least one row"):
-        Sampler(0, 1)
+    for size in (0, 2**62 + 1):
+        with pytest.raises(ValueError, match=f"got {size}"):
+            Sampler(size, 1)
     with pytest.raises(ValueError, match="-1"):
         Sampler(3, 1).next(-1)
     assert Sampler(3, 1).next(0) == []

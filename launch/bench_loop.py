@@ -1,0 +1,122 @@
+"""The real loop on stand-ins for engines and learner (`launch.bench_actors`), for simulations of time, bytes and memory.
+
+Ray, the loop (`actors.rl_loop`), its calls (`actors.calls`), the reward actor and the run's folder are real. Nothing is learnt.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import ray
+from rich.console import Console
+
+from actors.calls import Actors
+from actors.reward import RewardActor
+from actors.rl_loop import Batch, Job
+from actors.telemetry import Watch
+from launch.bench_actors import EngineStandIn, LearnerStandIn, resident_bytes, travelling_bytes
+from rlsys.config import Config, load_config
+from rlsys.metrics import MetricsLog
+from rlsys.run_folder import RunFolder
+
+
+class StandIns(Actors):
+    """`engines` engines in `processes` processes, one learner, and the real reward actor."""
+
+    def __init__(self, engines: int, processes: int, timeout_s: float = 120.0):
+        host = ray.remote(num_cpus=0, max_concurrency=1000)(EngineStandIn)
+        self.hosts = [host.remote(seed) for seed in range(processes)]
+        learner = ray.remote(num_cpus=0)(LearnerStandIn).remote(self.hosts)
+        reward = ray.remote(num_cpus=0)(RewardActor).remote("reward")
+        self.group_bytes = 0
+        super().__init__([self.hosts[i % processes] for i in range(engines)], [learner], reward, timeout_s, max_num_seqs=128)
+
+    def start(self) -> None:
+        """Returns when all processes answer."""
+        ray.get([self.reward.ready.remote(), *self._travelled()], timeout=self.timeout_s)
+
+    def set_seconds(self, generate_s: float, train_s: float, send_s: float) -> None:
+        """How long the stand-ins take from now on."""
+        ray.get([*(host.set_seconds.remote(generate_s) for host in self.hosts), self.learners[0].set_seconds.remote(train_s, send_s)])
+
+    def judge(self, key: str, step: int, groups: pa.RecordBatch, *rest: Any) -> dict[str, Any]:
+        self.group_bytes += travelling_bytes(groups)
+        return super().judge(key, step, groups, *rest)
+
+    def travelled(self) -> dict[str, int]:
+        """Bytes put into the object store so far, by what they were."""
+        total = {"groups": self.group_bytes}
+        for one in ray.get(self._travelled(), timeout=self.timeout_s):
+            total |= {name: total.get(name, 0) + count for name, count in one.items()}
+        return total
+
+    def _travelled(self) -> list[ray.ObjectRef]:
+        return [actor.travelled.remote() for actor in [*self.hosts, *self.learners]]
+
+    def close(self) -> None:
+        for actor in [*self.hosts, *self.learners, self.reward]:
+            ray.kill(actor)
+
+
+class TimedJob(Job):
+    """The real job on stand-ins; notes after each step how far it is and what the driver and the reward actor have used."""
+
+    def use(self, actors: StandIns) -> None:
+        """What `start` does, with actors that are there already. They are not closed with the job."""
+        self.prepare()
+        self.actors = actors
+        self.cluster = actors
+        self.step, self.notes = 0, []
+        self.log = MetricsLog(self.folder.path)
+
+    def __exit__(self, *error: object) -> None:
+        self.cluster = None
+        super().__exit__(*error)
+
+    def note(self) -> None:
+        """Where the driver stands now."""
+        self.notes.append(
+            {
+                "cpu_s": time.process_time(),
+                "driver_bytes": resident_bytes(),
+                "reward_bytes": ray.get(self.actors.reward.__ray_call__.remote(resident_bytes), timeout=self.actors.timeout_s),
+            }
+        )
+
+    def _checkpoint(self, batch: Batch) -> None:
+        super()._checkpoint(batch)
+        self.note()
+
+
+def stand_in_config(folder: Path, *overrides: str) -> Config:
+    """A run of generated tasks with two responses each."""
+    given = ["data.responses=[2]", "data.heldout_rows=1", "checkpoint.every=0", "rl.refill=false", f"run.dir={folder / 'run'}"]
+    return load_config(None, [*given, *overrides])
+
+
+def reinforce(config: Config, actors: StandIns) -> tuple[list[dict[str, float]], list[dict[str, Any]]]:
+    """Run the loop from its first to its last step; returns notes (before the first step, and after each), and the steps' metrics."""
+    folder = RunFolder(config)
+    try:
+        with Watch(Console(quiet=True), "bench") as watch, TimedJob(config, folder, watch) as job:
+            job.use(actors)
+            job.note()
+            job.reinforce()
+            return job.notes, MetricsLog.read(folder.path)
+    finally:
+        folder.close()
+
+
+@contextmanager
+def local_ray() -> Iterator[None]:
+    """A Ray of its own on this machine: never somebody's running cluster."""
+    ray.init(address="local", include_dashboard=False, log_to_driver=False, logging_level="warning")
+    try:
+        yield
+    finally:
+        ray.shutdown()

@@ -1,0 +1,199 @@
+"""`rlsys bench weights`: how long it takes to bring new weights from the learners to the engines, beside a plain copy of the same bytes."""
+
+from __future__ import annotations
+
+import os
+import statistics
+import tempfile
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.table import Table
+
+from launch.bench_work import Work, choose_cores, run_child, run_config
+from launch.console import only_json, to_stderr, to_stdout
+
+STAGES = {
+    "start": "start: drain and pause the engines",
+    "fill": "fill: gather, cast and copy into shared memory",
+    "put": "put: tell the engines, store for other machines",
+    "load": "load: wait for the engines",
+    "finish": "finish: pack the rest, reset caches, resume",
+}
+
+
+def weights(
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="KEY=VALUE", help="Settings of the run to try, for example weights.bucket_mib=16.", show_default=False),
+    ] = None,
+    engines: Annotated[int, typer.Option(min=1, help="Rollout engines.")] = 1,
+    cores: Annotated[int, typer.Option(min=1, help="Cores that all processes share.")] = 1,
+    model: Annotated[str, typer.Option(help="Hugging Face folder or hub name.")] = "models/smollm2-135m-instruct",
+    ranks: Annotated[int, typer.Option(min=1, help="Learner ranks.")] = 1,
+    zero_stage: Annotated[int, typer.Option(min=0, max=3, help="What the ranks shard, as learner.zero_stage.")] = 2,
+    repeats: Annotated[int, typer.Option(min=1, help="Updates that count, after a first one that warms up.")] = 5,
+    verify: Annotated[
+        bool, typer.Option("--verify", help="Compare checksums of both sides after every update; not in the seconds.")
+    ] = False,
+    timeout: Annotated[float, typer.Option(min=1, help="Longest time for all of it, in seconds.")] = 900,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout and nothing else.")] = False,
+) -> None:
+    """Send weights from real learners to real engines, and print seconds by stage and bytes per second.
+
+    The share of memcpy is of one thread that copies the same number of bytes on the same cores in the same run.
+
+    Example: rlsys bench weights --cores 2 --zero-stage 3 --ranks 2
+    """
+    from launch.bench import run_system
+
+    work = Work(
+        prompts=1,
+        samples=2,
+        prompt_tokens=128,
+        output_tokens=128,
+        cores=choose_cores(cores),
+        repeats=repeats,
+        overrides=[
+            f"rollout.actors={engines}",
+            "rollout.kv_cache_gib=0.25",
+            f"learner.ranks={ranks}",
+            f"learner.zero_stage={zero_stage}",
+            f"weights.verify={str(verify).lower()}",
+            *(overrides or []),
+        ],
+        model=model,
+    )
+    run_config(work)
+    with only_json(as_json) as write_json:
+        document = summarise(run_system("weight updates", "launch.bench_weights", work, timeout, to_stderr()))
+        write_json(document)
+        if not as_json:
+            to_stdout().print(render(document))
+
+
+def measure(work: Work) -> dict[str, Any]:
+    """Updates on a local Ray of its own, and the copy they are compared with."""
+    import ray
+
+    from actors.groups import Cluster
+    from launch.ceilings import memcpy_bytes_per_s
+    from rlsys.models import ensure_model
+
+    config = run_config(work)
+    model = ensure_model(config.model.path)
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    # "local": never somebody's running cluster, whose cores would be others.
+    ray.init(address="local", num_cpus=len(work.cores), include_dashboard=False, log_to_driver=False, logging_level="warning")
+    try:
+        with tempfile.TemporaryDirectory(prefix="rlsys-bench-") as folder:
+            cluster = Cluster(config, model, work.prompt_tokens + work.output_tokens, Path(folder) / "logs")
+            try:
+                told = cluster.start()
+                size = model_bytes(model, config.model.dtype)
+                updates = []
+                for version in range(1, work.steps + 1):
+                    sent = cluster.send_weights(version)
+                    loads = ray.get([actor.last_load.remote() for actor in cluster.rollouts], timeout=cluster.timeout_s)
+                    updates.append({**sent, "engines": [worker for engine in loads for worker in engine]})
+                memcpy = memcpy_bytes_per_s(size)
+            finally:
+                cluster.close()
+    finally:
+        ray.shutdown()
+    return {
+        "system": "rlsys",
+        "work": {
+            "model": work.model,
+            "dtype": config.model.dtype,
+            "engines": config.rollout.actors,
+            "ranks": config.learner.ranks,
+            "zero_stage": config.learner.zero_stage,
+            "cores": work.cores,
+            "bucket_mib": config.weights.bucket_mib,
+            "verified": config.weights.verify,
+            "backend": cluster.backend,
+            "device": told["rollout-0"]["device"],
+        },
+        "bytes": size,
+        "updates": updates,
+        "memcpy_bytes_per_s": memcpy,
+    }
+
+
+def model_bytes(folder: str, dtype: str) -> int:
+    """Bytes of a model's parameters in `dtype`, each counted once, also where two layers share one."""
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(folder))
+    return sum(parameter.numel() for parameter in model.parameters()) * getattr(torch, dtype).itemsize
+
+
+def summarise(result: dict[str, Any]) -> dict[str, Any]:
+    """The document that --json prints. Medians are of the updates after the first."""
+    later = result["updates"][1:]
+    size, memcpy = result["bytes"], result["memcpy_bytes_per_s"]
+    seconds = statistics.median(one["seconds"] for one in later)
+    fill = statistics.median(one["fill_cpu_seconds"] + one["stages"].get("put", 0.0) for one in later)
+    median = {
+        "seconds": seconds,
+        "stages": {name: statistics.median(one["stages"][name] for one in later) for name in later[0]["stages"]},
+        "fill_cpu_seconds": statistics.median(one["fill_cpu_seconds"] for one in later),
+        "engine_seconds": statistics.median(max(engine["seconds"] for engine in one["engines"]) for one in later),
+        "engine_cpu_seconds": statistics.median(sum(engine["cpu_seconds"] for engine in one["engines"]) for one in later),
+    }
+    return {
+        **result,
+        "median": median,
+        "bytes_per_s": size / seconds,
+        "share_of_memcpy": size / seconds / memcpy,
+        "transport_bytes_per_s": size / fill,
+        "transport_share_of_memcpy": size / fill / memcpy,
+    }
+
+
+def render(document: dict[str, Any]) -> Table:
+    """Stages of the first update and of the median of the later ones."""
+    work, first, median = document["work"], document["updates"][0], document["median"]
+    cores = f"{len(work['cores'])} core{'s' if len(work['cores']) > 1 else ''}"
+    copy = document["bytes"] / document["memcpy_bytes_per_s"]
+    layerwise = any(engine["layerwise"] for engine in first["engines"])
+    memcpy = f"memcpy: {document['memcpy_bytes_per_s'] / 1e9:.1f} GB/s, {1e3 * copy:.0f} ms"
+    way = "reload layer by layer" if layerwise else "copy into the live model"
+    table = Table(
+        title=f"One weight update: {document['bytes'] / 1e6:,.0f} MB from {work['ranks']} rank(s), ZeRO-{work['zero_stage']}, "
+        f"to {work['engines']} engine(s), {cores}",
+        caption=f"Milliseconds; later: the median of {len(document['updates']) - 1}. {memcpy}. Engines {way}. "
+        "Stages overlap with the engines' work, and share its core where there is but one.",
+    )
+    for column in ("", "first", "later"):
+        table.add_column(column, justify="right" if column else "left", no_wrap=True)
+    for name in median["stages"]:
+        table.add_row(STAGES[name], _ms(first["stages"][name]), _ms(median["stages"][name]))
+    table.add_section()
+    table.add_row("[bold]whole update[/]", _ms(first["seconds"]), f"[bold]{_ms(median['seconds'])}[/]")
+    table.add_row("  GB/s", _giga(document["bytes"] / first["seconds"]), _giga(document["bytes_per_s"]))
+    table.add_row("  share of memcpy", "", f"{document['share_of_memcpy']:.0%}")
+    table.add_section()
+    table.add_row("transport alone: CPU time of fill, and put", "", _ms(document["bytes"] / document["transport_bytes_per_s"]))
+    table.add_row("  share of memcpy", "", f"{document['transport_share_of_memcpy']:.0%}")
+    table.add_row(
+        "loading and packing in the slowest engine", _ms(max(one["seconds"] for one in first["engines"])), _ms(median["engine_seconds"])
+    )
+    table.add_row("  CPU time, all engines", _ms(sum(one["cpu_seconds"] for one in first["engines"])), _ms(median["engine_cpu_seconds"]))
+    return table
+
+
+def _ms(seconds: float) -> str:
+    return f"{1e3 * seconds:,.1f}"
+
+
+def _giga(bytes_per_s: float) -> str:
+    return f"{bytes_per_s / 1e9:.1f}"
+
+
+if __name__ == "__main__":
+    run_child(measure)

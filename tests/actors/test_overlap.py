@@ -1,0 +1,118 @@
+"""Overlap by admission: what may run beside what, and how old a batch can get. Real threads; the order of events, not the clock."""
+
+from __future__ import annotations
+
+import threading
+from contextlib import closing
+
+import pytest
+
+from actors.admission import admit
+from actors.rl_loop import Job
+from rlsys.config import load_config
+
+PATIENCE_S = 30
+"""Longest wait for another thread: only a broken loop ever waits that long."""
+
+
+class Course:
+    """A course of `steps` steps; collecting a batch notes the weight version that it begins with."""
+
+    def __init__(self, steps: int):
+        self.began = [threading.Event() for _ in range(steps + 1)]
+        self.trained = 0
+        self.version_at = {}
+        self.open = []
+
+    def collect(self, step: int) -> int:
+        self.version_at[step] = self.trained
+        self.open.append(step - self.trained)
+        self.began[step].set()
+        return step
+
+
+STEPS = 6
+
+
+@pytest.mark.parametrize("staleness", [0, 1, 2, 3, 9])
+def test_batches_come_in_order_and_none_is_older_than_allowed(staleness):
+    course, order = Course(STEPS), []
+    with closing(admit(course.collect, 1, STEPS, staleness)) as batches:
+        for step in batches:
+            # While this one is being trained on, the ones ahead of it are collected, as far as staleness allows and no further.
+            furthest = min(step + staleness, STEPS)
+            assert course.began[furthest].wait(PATIENCE_S)
+            assert not any(event.is_set() for event in course.began[furthest + 1 :])
+            assert (step - 1) - course.version_at[step] <= staleness
+            order.append(step)
+            course.trained += 1
+    assert order == list(range(1, STEPS + 1))
+    # Admitted and not trained on: one more than staleness at most, and as many as that where there is time.
+    assert max(course.open) == min(staleness + 1, STEPS)
+    assert max(step - 1 - course.version_at[step] for step in order) == min(staleness, STEPS - 1)
+
+
+def test_a_resumed_course_begins_where_it_is_told_to():
+    course = Course(STEPS)
+    course.trained = 3
+    assert list(admit(course.collect, 4, STEPS, 1)) == [4, 5, 6]
+    assert sorted(course.version_at) == [4, 5, 6]
+    assert list(admit(course.collect, STEPS + 1, STEPS, 1)) == []
+
+
+def test_a_batch_that_failed_fails_in_its_place():
+    def collect(step: int) -> int:
+        if step == 3:
+            raise OSError("no data")
+        return step
+
+    done = []
+    with pytest.raises(OSError, match="no data"), closing(admit(collect, 1, STEPS, 2)) as batches:
+        for step in batches:
+            done.append(step)
+    assert done == [1, 2]
+
+
+def test_when_training_fails_what_runs_is_waited_for_and_nothing_more_begins():
+    course, released, ended = Course(STEPS), threading.Event(), []
+
+    def collect(step: int) -> int:
+        course.began[step].set()
+        if step == 2:
+            assert released.wait(PATIENCE_S)
+        ended.append(step)
+        return step
+
+    with pytest.raises(RuntimeError, match="training failed"), closing(admit(collect, 1, STEPS, 2)) as batches:
+        next(batches)
+        assert course.began[2].wait(PATIENCE_S)
+        released.set()
+        raise RuntimeError("training failed")
+    assert 2 in ended and set(ended) <= {1, 2, 3}
+
+
+class Weights:
+    """Stands where the learners are asked to send weights, and remembers that they were."""
+
+    def __init__(self):
+        self.sent = []
+
+    def send_weights(self, version: int) -> None:
+        self.sent.append(version)
+
+
+def test_weights_wait_for_the_batch_that_is_being_generated_unless_they_may_arrive_in_flight():
+    drained = Job(load_config(None, ["rl.staleness=1"]), None, None)
+    drained.cluster = Weights()
+    with drained.engines:  # as while a batch is being generated
+        sync = threading.Thread(target=drained._sync)
+        sync.start()
+        assert drained.cluster.sent == []
+    sync.join(PATIENCE_S)
+    assert drained.cluster.sent == [1]
+
+    in_flight = Job(load_config(None, ["rl.staleness=1", "rollout.in_flight_updates=true"]), None, None)
+    in_flight.cluster = Weights()
+    with in_flight.engines:
+        in_flight._sync()
+        assert in_flight.cluster.sent == [1]

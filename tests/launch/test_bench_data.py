@@ -1,0 +1,81 @@
+"""`rlsys bench data`: the rows of the file are drawn, in their order, and nothing is left behind. How fast is no matter for a test."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from launch.bench_data import BLOCK_ROWS, TIE_EVERY, Drawing, make_file, measured
+from rlsys.readers import Report, read
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def bench_data(*arguments: object) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "launch.cli", "bench", "data", *map(str, arguments)]
+    return subprocess.run(command, cwd=ROOT, env=os.environ | {"COLUMNS": "120"}, capture_output=True, text=True, timeout=200)
+
+
+@pytest.mark.parametrize("format", ["parquet", "jsonl"])
+def test_figures_add_up_and_the_files_are_gone(tmp_path: Path, format: str) -> None:
+    options = ("--rows", 12_000, "--row-group", 5000, "--batch", 50, "--batches", 6, "--check-rows", 1500)
+    result = bench_data(*options, "--format", format, "--folder", tmp_path, "--json")
+    assert result.returncode == 0, result.stderr
+    document = json.loads(result.stdout)
+    assert document["work"] == {"format": format, "row_group": 5000, "batch": 50, "batches": 6}
+    assert [file["rows"] for file in document["files"].values()] == [10_000, 12_000]
+    for file in document["files"].values():
+        assert file["drawn"] == 350 and 0 <= file["set_aside"] < 10 and file["bytes"] > 0
+        seconds, memory = file["seconds"], file["memory"]
+        assert min(seconds.values()) > 0
+        assert seconds["later batches, median"] <= seconds["later batches, longest"]
+        passes = (seconds["open"] + seconds["first batch"]) / seconds["one plain pass"]
+        assert file["open_and_first_batch_in_plain_passes"] == pytest.approx(passes)
+        assert list(memory) == ["start", "open", "batch 1", "batch 4", "batch 7", "peak"]
+        assert max(memory.values()) == memory["peak"]
+        assert file["check"]["rows"] == 1500
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("suffix", ["parquet", "jsonl"])
+def test_a_long_file_repeats_its_rows_under_new_ids(tmp_path: Path, suffix: str) -> None:
+    path, rows = tmp_path / f"f.{suffix}", BLOCK_ROWS + 3000
+    make_file(path, rows, 7000)
+    report = Report()
+    records = {record.id: record for record in read(path, "rlsys", strict=True, report=report)}
+    assert (report.rows, report.no_unique_best) == (rows, rows // TIE_EVERY) and len(records) == rows - rows // TIE_EVERY
+    assert records[f"row-{BLOCK_ROWS + 5}"].responses == records["row-5"].responses != records["row-6"].responses
+    assert f"row-{TIE_EVERY - 1}" not in records
+
+
+def test_a_file_that_is_not_what_was_said_fails_with_its_reason(tmp_path: Path) -> None:
+    make_file(tmp_path / "f.jsonl", 2000, 1)
+    with pytest.raises(RuntimeError, match="not those of the seed's order"):
+        measured(Drawing(str(tmp_path / "f.jsonl"), 3000, 10, 3, 10), 100)
+
+
+def test_a_job_that_is_told_to_end_takes_its_files_along(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "launch.cli", "bench", "data", "--rows", "10000000", "--folder", str(tmp_path)]
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 60
+    while not list(tmp_path.glob("*/*")) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert list(tmp_path.glob("*/*"))
+    process.terminate()
+    assert process.wait(60) == 128 + signal.SIGTERM
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(("options", "expected"), [(["--format", "csv"], "jsonl"), (["--rows", 10**12], "free")])
+def test_what_cannot_be_done_is_told_and_leaves_nothing(tmp_path: Path, options: list[object], expected: str) -> None:
+    result = bench_data("--folder", tmp_path, *options)
+    assert result.returncode == 2
+    assert expected in result.stderr and "Traceback" not in result.stderr
+    assert list(tmp_path.iterdir()) == []
