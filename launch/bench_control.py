@@ -51,7 +51,8 @@ def simulate(
     engines: int, samples: int, step_prompts: int, group_size: int, processes: int, model: str, tell: Any = lambda text: None
 ) -> dict[str, Any]:
     """One run for each fleet, the small ones first."""
-    from launch.bench_loop import StandIns, local_ray
+    from launch.bench_loop import StandIns
+    from launch.bench_work import local_ray
 
     fleets = []
     with tempfile.TemporaryDirectory(prefix="rlsys-bench-") as name, local_ray():

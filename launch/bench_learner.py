@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import resource
 import statistics
 import tempfile
@@ -12,7 +11,7 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
-from launch.bench_work import TRAIN_PARTS, Work, choose_cores, run_child, run_config
+from launch.bench_work import TRAIN_PARTS, Work, choose_cores, local_ray, meta_model, run_child, run_config
 from launch.console import only_json, to_stderr, to_stdout
 
 WAIT_S = 900
@@ -72,31 +71,26 @@ def measure(work: Work) -> dict[str, Any]:
     model = ensure_model(config.model.path)
     batches = [random_batch(work, model, number) for number in range(work.steps)]
     dtype = getattr(torch, config.model.dtype)
-    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
-    ray.init(address="local", num_cpus=len(work.cores), include_dashboard=False, log_to_driver=False, logging_level="warning")
-    try:
-        with tempfile.TemporaryDirectory(prefix="rlsys-bench-") as folder:
-            learners = start_learners(config, model, len(work.cores), folder)
+    with local_ray(len(work.cores)), tempfile.TemporaryDirectory(prefix="rlsys-bench-") as folder:
+        learners = start_learners(config, model, len(work.cores), folder)
 
-            def everywhere(method: str, *args: Any) -> list[Any]:
-                return ray.get([getattr(actor, method).remote(*args) for actor in learners], timeout=WAIT_S)
+        def everywhere(method: str, *args: Any) -> list[Any]:
+            return ray.get([getattr(actor, method).remote(*args) for actor in learners], timeout=WAIT_S)
 
-            everywhere("snapshot_reference")
-            everywhere("start_stage", config.learner.lr, config.learner.warmup_steps)
-            before = everywhere("__ray_call__", memory)
-            steps = []
-            for batch in batches:
-                began = time.perf_counter()
-                metrics = everywhere("train_grpo", batch, config.rollout.temperature)[0]["metrics"]
-                seconds = {"whole": time.perf_counter() - began}
-                seconds |= {name: metrics.get(f"seconds/learner_{name}", 0.0) for name in TRAIN_PARTS}
-                if metrics["skipped"]:
-                    raise RuntimeError(f"an update was skipped ({metrics['skip_reason']}): its figures would mean nothing.")
-                steps.append({"seconds": seconds, "encoded_tokens": metrics["encoded_tokens"], "grad_norm": metrics["grad_norm"]})
-            after = everywhere("__ray_call__", memory)
-            ceiling = sum(everywhere("__ray_call__", lambda _: matmul_flops(dtype)))
-    finally:
-        ray.shutdown()
+        everywhere("snapshot_reference")
+        everywhere("start_stage", config.learner.lr, config.learner.warmup_steps)
+        before = everywhere("__ray_call__", memory)
+        steps = []
+        for batch in batches:
+            began = time.perf_counter()
+            metrics = everywhere("train_grpo", batch, config.rollout.temperature)[0]["metrics"]
+            seconds = {"whole": time.perf_counter() - began}
+            seconds |= {name: metrics.get(f"seconds/learner_{name}", 0.0) for name in TRAIN_PARTS}
+            if metrics["skipped"]:
+                raise RuntimeError(f"an update was skipped ({metrics['skip_reason']}): its figures would mean nothing.")
+            steps.append({"seconds": seconds, "encoded_tokens": metrics["encoded_tokens"], "grad_norm": metrics["grad_norm"]})
+        after = everywhere("__ray_call__", memory)
+        ceiling = sum(everywhere("__ray_call__", lambda _: matmul_flops(dtype)))
     shape = shape_of(meta_model(model))
     useful = sum(forward_flops(shape, share) for share in plan(batches[0], 1, 2**60))
     return {
@@ -159,19 +153,8 @@ def random_batch(work: Work, model: str, number: int) -> Any:
             # About what a random token's log-probability is, so that importance weights stay near one.
             logprobs = [-10.0] * work.output_tokens
             advantage = 1.0 - 2.0 * (sample % 2)
-            rows.append(
-                {"group": group, "prompt_tokens": prompt, "tokens": tokens, "rollout_logprobs": logprobs, "advantage": advantage}
-            )
+            rows.append({"group": group, "prompt_tokens": prompt, "tokens": tokens, "rollout_logprobs": logprobs, "advantage": advantage})
     return pa.RecordBatch.from_pylist(rows, schema=LEARNER)
-
-
-def meta_model(folder: str) -> Any:
-    """The model's modules without any weights."""
-    import torch
-    from transformers import AutoConfig, AutoModelForCausalLM
-
-    with torch.device("meta"):
-        return AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(folder))
 
 
 def summarise(work: dict[str, Any], results: dict[str, dict[str, Any]]) -> dict[str, Any]:

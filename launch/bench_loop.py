@@ -6,8 +6,6 @@ Ray, the loop (`actors.rl_loop`), its calls (`actors.calls`), the reward actor a
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -110,13 +108,3 @@ def reinforce(config: Config, actors: StandIns) -> tuple[list[dict[str, float]],
             return job.notes, MetricsLog.read(folder.path)
     finally:
         folder.close()
-
-
-@contextmanager
-def local_ray() -> Iterator[None]:
-    """A Ray of its own on this machine: never somebody's running cluster."""
-    ray.init(address="local", include_dashboard=False, log_to_driver=False, logging_level="warning")
-    try:
-        yield
-    finally:
-        ray.shutdown()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import tempfile
 import time
 from collections.abc import Iterator
@@ -11,10 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import ray
 
 from actors.groups import Cluster
-from launch.bench_work import TRAIN_PARTS, StepClock, Work, prompt_texts, run_child, run_config
+from launch.bench_work import TRAIN_PARTS, StepClock, Work, local_ray, meta_model, prompt_texts, run_child, run_config
 from rlsys.batches import requests_for
 from rlsys.config import Config
 from rlsys.models import ensure_model
@@ -24,18 +22,12 @@ from rlsys.trajectories import GROUPS, LEARNER
 @contextmanager
 def local_cluster(config: Config, model: str, max_model_len: int, cores: int) -> Iterator[tuple[Cluster, dict[str, Any], Path]]:
     """A run's actors on a local Ray of their own, ready: the cluster, what the actors say of themselves, and a folder for files."""
-    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
-    # "local": never somebody's running cluster, whose cores would be others.
-    ray.init(address="local", num_cpus=cores, include_dashboard=False, log_to_driver=False, logging_level="warning")
-    try:
-        with tempfile.TemporaryDirectory(prefix="rlsys-bench-") as folder:
-            cluster = Cluster(config, model, max_model_len, Path(folder) / "logs")
-            try:
-                yield cluster, cluster.start(), Path(folder)
-            finally:
-                cluster.close()
-    finally:
-        ray.shutdown()
+    with local_ray(cores), tempfile.TemporaryDirectory(prefix="rlsys-bench-") as folder:
+        cluster = Cluster(config, model, max_model_len, Path(folder) / "logs")
+        try:
+            yield cluster, cluster.start(), Path(folder)
+        finally:
+            cluster.close()
 
 
 def measure(work: Work) -> dict[str, Any]:
@@ -84,7 +76,7 @@ def floors(work: Work, config: Config, model: str, threads: int) -> dict[str, fl
     """
     import torch
 
-    from launch.bench_learner import meta_model, random_batch
+    from launch.bench_learner import random_batch
     from launch.ceilings import matmul_flops, memcpy_bytes_per_s
     from rlsys.flops import TRAINING, forward_flops, shape_of
     from rlsys.packing import plan

@@ -40,7 +40,8 @@ def overlap(
 
 def simulate(seconds: float, send_s: float, steps: int) -> dict[str, Any]:
     """Every case of RATIOS x WAYS, one after the other, with the same actors."""
-    from launch.bench_loop import StandIns, local_ray
+    from launch.bench_loop import StandIns
+    from launch.bench_work import local_ray
 
     cases = []
     with tempfile.TemporaryDirectory(prefix="rlsys-bench-") as name, local_ray():

@@ -39,7 +39,7 @@ def measure(groups: int, samples: int, prompt_tokens: int, repeats: int) -> dict
     import ray
 
     from launch.bench_actors import travelling_bytes
-    from launch.bench_loop import local_ray
+    from launch.bench_work import local_ray
 
     asked, answered = batch(groups, samples, prompt_tokens)
     core = max(os.sched_getaffinity(0))

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
-from launch.bench_work import Work, choose_cores, prompt_texts, run_child, run_config
+from launch.bench_work import Work, choose_cores, local_ray, prompt_texts, run_child, run_config
 from launch.console import only_json, to_stderr, to_stdout
 
 BARE = "RLSYS_BENCH_BARE"
@@ -82,36 +82,31 @@ def ours(work: Work, config: Any, model: str, batches: list[list[list[int]]]) ->
     from actors.rollout import RolloutActor
     from rlsys.trajectories import REQUESTS
 
-    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
-    ray.init(address="local", num_cpus=len(work.cores), include_dashboard=False, log_to_driver=False, logging_level="warning")
-    try:
-        with tempfile.TemporaryDirectory(prefix="rlsys-bench-") as folder:
+    with local_ray(len(work.cores)), tempfile.TemporaryDirectory(prefix="rlsys-bench-") as folder:
+        began = time.perf_counter()
+        length = work.prompt_tokens + work.output_tokens
+        backend = config.weights.backend if config.weights.backend != "auto" else "cpu"
+        actor = (
+            ray.remote(RolloutActor)
+            .options(num_cpus=0)
+            .remote("rollout-0", model, config.rollout, config.model.dtype, length, config.seed, backend, folder, len(work.cores))
+        )
+        told = ray.get(actor.ready.remote(), timeout=WAIT_S)
+        start_s = time.perf_counter() - began
+        seconds = []
+        for number, prompts in enumerate(batches):
+            seeds = range(number * work.sequences, (number + 1) * work.sequences)
+            rows = [
+                {"group": i, "prompt_tokens": prompt, "seeds": list(seeds[i * work.samples : (i + 1) * work.samples])}
+                for i, prompt in enumerate(prompts)
+            ]
+            requests = pa.RecordBatch.from_pylist(rows, schema=REQUESTS)
             began = time.perf_counter()
-            length = work.prompt_tokens + work.output_tokens
-            backend = config.weights.backend if config.weights.backend != "auto" else "cpu"
-            actor = (
-                ray.remote(RolloutActor)
-                .options(num_cpus=0)
-                .remote("rollout-0", model, config.rollout, config.model.dtype, length, config.seed, backend, folder, len(work.cores))
-            )
-            told = ray.get(actor.ready.remote(), timeout=WAIT_S)
-            start_s = time.perf_counter() - began
-            seconds = []
-            for number, prompts in enumerate(batches):
-                seeds = range(number * work.sequences, (number + 1) * work.sequences)
-                rows = [
-                    {"group": i, "prompt_tokens": prompt, "seeds": list(seeds[i * work.samples : (i + 1) * work.samples])}
-                    for i, prompt in enumerate(prompts)
-                ]
-                requests = pa.RecordBatch.from_pylist(rows, schema=REQUESTS)
-                began = time.perf_counter()
-                settings = (config.rollout.temperature, config.rollout.top_p, work.output_tokens, work.output_tokens)
-                answer = ray.get(actor.generate.remote(requests, *settings), timeout=WAIT_S)
-                seconds.append(time.perf_counter() - began)
-                check(work, [len(tokens) for tokens in answer["tokens"]])
-            ray.get(actor.shutdown.remote(), timeout=WAIT_S)
-    finally:
-        ray.shutdown()
+            settings = (config.rollout.temperature, config.rollout.top_p, work.output_tokens, work.output_tokens)
+            answer = ray.get(actor.generate.remote(requests, *settings), timeout=WAIT_S)
+            seconds.append(time.perf_counter() - began)
+            check(work, [len(tokens) for tokens in answer["tokens"]])
+        ray.get(actor.shutdown.remote(), timeout=WAIT_S)
     return {"system": "rollout actor", "seconds": seconds, "start_s": start_s, "vllm": told["vllm"], "device": told["device"]}
 
 

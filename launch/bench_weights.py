@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import statistics
-import tempfile
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich.table import Table
 
-from launch.bench_work import Work, choose_cores, run_child, run_config
+from launch.bench_work import Work, choose_cores, meta_model, run_child, run_config
 from launch.console import only_json, to_stderr, to_stdout
 
 STAGES = {
@@ -76,32 +73,23 @@ def weights(
 def measure(work: Work) -> dict[str, Any]:
     """Updates on a local Ray of its own, and the copy they are compared with."""
     import ray
+    import torch
 
-    from actors.groups import Cluster
+    from launch.bench_ours import local_cluster
     from launch.ceilings import memcpy_bytes_per_s
     from rlsys.models import ensure_model
 
     config = run_config(work)
     model = ensure_model(config.model.path)
-    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
-    # "local": never somebody's running cluster, whose cores would be others.
-    ray.init(address="local", num_cpus=len(work.cores), include_dashboard=False, log_to_driver=False, logging_level="warning")
-    try:
-        with tempfile.TemporaryDirectory(prefix="rlsys-bench-") as folder:
-            cluster = Cluster(config, model, work.prompt_tokens + work.output_tokens, Path(folder) / "logs")
-            try:
-                told = cluster.start()
-                size = model_bytes(model, config.model.dtype)
-                updates = []
-                for version in range(1, work.steps + 1):
-                    sent = cluster.send_weights(version)
-                    loads = ray.get([actor.last_load.remote() for actor in cluster.rollouts], timeout=cluster.timeout_s)
-                    updates.append({**sent, "engines": [worker for engine in loads for worker in engine]})
-                memcpy = memcpy_bytes_per_s(size)
-            finally:
-                cluster.close()
-    finally:
-        ray.shutdown()
+    # Each parameter counted once, also where two layers share one.
+    size = sum(parameter.numel() for parameter in meta_model(model).parameters()) * getattr(torch, config.model.dtype).itemsize
+    updates = []
+    with local_cluster(config, model, work.prompt_tokens + work.output_tokens, len(work.cores)) as (cluster, told, _):
+        for version in range(1, work.steps + 1):
+            sent = cluster.send_weights(version)
+            loads = ray.get([actor.last_load.remote() for actor in cluster.rollouts], timeout=cluster.timeout_s)
+            updates.append({**sent, "engines": [worker for engine in loads for worker in engine]})
+        memcpy = memcpy_bytes_per_s(size)
     return {
         "system": "rlsys",
         "work": {
@@ -120,16 +108,6 @@ def measure(work: Work) -> dict[str, Any]:
         "updates": updates,
         "memcpy_bytes_per_s": memcpy,
     }
-
-
-def model_bytes(folder: str, dtype: str) -> int:
-    """Bytes of a model's parameters in `dtype`, each counted once, also where two layers share one."""
-    import torch
-    from transformers import AutoConfig, AutoModelForCausalLM
-
-    with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(folder))
-    return sum(parameter.numel() for parameter in model.parameters()) * getattr(torch, dtype).itemsize
 
 
 def summarise(result: dict[str, Any]) -> dict[str, Any]:

@@ -114,6 +114,28 @@ def _count(tokenizer: Any, text: str) -> int:
     return len(tokenizer(text)["input_ids"])
 
 
+@contextmanager
+def local_ray(cores: int | None = None) -> Iterator[None]:
+    """A Ray of its own on this machine, never somebody's running cluster, whose cores would be others; None: all cores."""
+    import ray
+
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    ray.init(address="local", num_cpus=cores, include_dashboard=False, log_to_driver=False, logging_level="warning")
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def meta_model(folder: str) -> Any:
+    """A model's modules and their shapes, without any weights."""
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    with torch.device("meta"):
+        return AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(folder))
+
+
 class StepClock:
     """Seconds of one step by phase; `whole` is from its beginning to its end, so it also holds what is in no phase."""
 

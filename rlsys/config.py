@@ -114,7 +114,7 @@ class Learner(Section):
     activation_checkpointing: bool = False
     """Recompute activations in the backward pass: less memory, about a third more arithmetic."""
     fused_norms: bool = True
-    """Compute RMS norms in one step each (`rlsys.fused_norms`): quicker, and a quarter less memory. False: the model's own modules."""
+    """Compute RMS norms in one step each (`rlsys.fused_norms`): a sixth less memory for activations. False: the model's own modules."""
     packing: bool = True
     """Encode a prompt once for its group. False: plain padded rows, the reference to compare with."""
 

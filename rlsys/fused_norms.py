@@ -1,8 +1,8 @@
-"""RMS norms in one autograd node: less time, and less than half of the memory that the usual modules keep for the backward pass.
+"""RMS norms in one autograd node that keeps little for the backward pass.
 
-transformers' modules take a dozen passes over their tokens and keep three float32 copies of them; with 30 layers of them that
-is a quarter of what a packed micro-batch keeps. Here the input itself, which others keep anyway, and one number per token are
-enough. No compiler is needed and nothing warms up.
+transformers' modules keep three float32 copies of their tokens; over all layers that was a sixth of what a packed micro-batch
+keeps (docs/performance.md). Here the input itself, which others keep anyway, and one number per token are enough. No compiler is
+needed and nothing warms up.
 """
 
 from __future__ import annotations
