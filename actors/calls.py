@@ -78,13 +78,9 @@ class Actors:
         load = [0] * len(self.rollouts)
         in_flight: dict[ray.ObjectRef, Share] = {}
         finished: SimpleQueue[ray.ObjectRef] = SimpleQueue()
-        exhausted = False
         while True:
-            while not exhausted and min(load) < room:
-                number, asked = next(waiting, (0, None))
-                if asked is None:
-                    exhausted = True
-                    break
+            while min(load) < room and (numbered := next(waiting, None)):
+                number, asked = numbered
                 engine = load.index(min(load))
                 receipt, samples = self.rollouts[engine].sample.remote(asked, temperature, top_p, max_tokens, min_tokens)
                 call = Pending(receipt, self.rollout_names[engine], "generate")

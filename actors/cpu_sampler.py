@@ -66,11 +66,11 @@ def sample(logits: Tensor, generators: dict[int, torch.Generator]) -> tuple[Tens
 class CpuSampler:
     """Takes over from a vLLM sampler (0.32, logprobs_mode "processed_logprobs"), after its own temperature, top-k and top-p.
 
-    It also keeps the log-probability of every token drawn, for `take`. vLLM would send them to the engine's front token by token, as
+    It can also keep the log-probability of every token drawn, for `take`. vLLM would send them to the engine's front token by token, as
     arrays of one entry each, which takes longer than drawing.
     """
 
-    def __init__(self, model_runner: Any):
+    def __init__(self, model_runner: Any, keep_logprobs: bool):
         from vllm.v1.sample.ops.topk_topp_sampler import apply_top_k_top_p
 
         sampler = model_runner.sampler
@@ -79,7 +79,8 @@ class CpuSampler:
         self._runner, self._of_vllm = model_runner, sampler.sample
         self._drawn: dict[int, tuple[list[int], list[float]]] = {}
         sampler.topk_topp_sampler.forward = lambda logits, generators, k, p: sample(apply_top_k_top_p(logits, k, p), generators)
-        sampler.sample = self._sample
+        if keep_logprobs:
+            sampler.sample = self._sample
 
     def _sample(self, logits: Tensor, *arguments: Any, **keywords: Any) -> tuple[Tensor, Tensor | None]:
         tokens, logprobs = self._of_vllm(logits, *arguments, **keywords)

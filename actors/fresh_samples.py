@@ -45,7 +45,7 @@ def fresh_samples(config: Config, rows: int, samples: int, seed: int, path: Path
                         yield {"samples": answer.samples, "tokens": sum(sample["tokens"] for sample in answer.samples)}
 
             write_rows(file, rows, asks(), sampled, console, "fresh samples")
-        prompter = Prompter(AutoTokenizer.from_pretrained(find_model(config.model.path)), config.prompt.template)
+        prompter = Prompter.of(AutoTokenizer.from_pretrained(find_model(config.model.path)), config.prompt)
         asked = questions(asks(), prompter, config.prompt.max_tokens)
         found = [
             row

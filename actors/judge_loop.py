@@ -5,7 +5,7 @@ from __future__ import annotations
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -53,22 +53,17 @@ def running_judge(
     from transformers import AutoTokenizer
 
     model = find_model(config.model.path)
-    prompter = Prompter(AutoTokenizer.from_pretrained(model), config.prompt.template, single)
+    prompter = Prompter.of(AutoTokenizer.from_pretrained(model), config.prompt, single)
     with tempfile.TemporaryDirectory(prefix="rlsys-logs-") as scratch, ray_session(config.run):
         began = time.monotonic()
         console.print("starting the engines …")
-        judges = Judges(config, model, logs or Path(scratch), meta_rm)
-        try:
+        with closing(Judges(config, model, logs or Path(scratch), meta_rm)) as judges:
             judges.start()
-        except BaseException:
-            judges.close()
-            raise
-        engines = f"{len(judges.rollouts)} engine(s)" + (f", {len(judges.scorers)} scorer(s) of the meta reward model" if meta_rm else "")
-        console.print(f"{engines} ready after {time.monotonic() - began:.0f} s")
-        try:
+            engines = f"{len(judges.rollouts)} engine(s)"
+            if meta_rm:
+                engines += f", {len(judges.scorers)} scorer(s) of the meta reward model"
+            console.print(f"{engines} ready after {time.monotonic() - began:.0f} s")
             yield Judge(judges, prompter, config)
-        finally:
-            judges.close()
 
 
 def write_rows(

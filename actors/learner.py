@@ -108,7 +108,7 @@ class LearnerActor:
         self.engine.train()
 
     def _load(self, path: str) -> Policy:
-        return load_policy(path, self.dtype, self.learner.packing, self.learner.fused_norms)
+        return load_policy(path, self.dtype, self.learner.packing, self.learner.fused_norms, self.learner.attention)
 
     def shutdown(self) -> None:
         """Leave the process group."""
@@ -319,8 +319,7 @@ class LearnerActor:
             setattr(self, name, saved[name])
 
     def _identity(self) -> dict[str, Any]:
-        dtype = str(self.dtype).removeprefix("torch.")
-        return {"learner.ranks": self.world_size, "learner.zero_stage": self.learner.zero_stage, "model.dtype": dtype}
+        return saving.identity(self.world_size, self.learner.zero_stage, str(self.dtype).removeprefix("torch."))
 
 
 def _why_skipped(ranks: Sequence[Metrics], result: ds.StepResult) -> str | None:

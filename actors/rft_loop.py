@@ -19,7 +19,7 @@ from transformers import AutoTokenizer
 
 from actors.groups import Learners
 from actors.judge_loop import Judge, running_judge, write_rows
-from actors.rl_loop import saved_alike
+from actors.saving import saved_alike
 from actors.session import ray_session
 from actors.telemetry import Watch, eta
 from rlsys import config as settings
@@ -74,7 +74,7 @@ class RftJob:
         self.config, self.folder, self.watch = config, folder, watch
         base = find_model(config.model.path)
         self.tokenizer = AutoTokenizer.from_pretrained(base)
-        self.prompter = Prompter(self.tokenizer, config.prompt.template)
+        self.prompter = Prompter.of(self.tokenizer, config.prompt)
         self.model = base
         self.rows = open_rows(config.data.train, config.data, config.seed)
         drawn, _ = heldout_rows(
@@ -217,7 +217,7 @@ class RftJob:
             learners.learn("load", str(found[0]))
             self.watch.say(f"resumed after batch {found[1]['batch']} of round {number}")
             return found[1]["batch"]
-        if saved_alike(Path(self.model).parent, self.config):
+        if saved_alike(Path(self.model).parent, self.config.learner, self.config.model.dtype):
             learners.learn("load", str(Path(self.model).parent))
         learners.learn("start_stage", rft.lr, self.config.learner.warmup_steps)
         return 0

@@ -5,7 +5,6 @@ Everything that takes long happens in the actors; this driver decides what comes
 
 from __future__ import annotations
 
-import json
 import time
 from collections import Counter, deque
 from contextlib import closing, nullcontext
@@ -21,6 +20,7 @@ from rich.console import Console
 from actors.admission import admit
 from actors.calls import Actors
 from actors.groups import Cluster
+from actors.saving import saved_alike
 from actors.session import ray_session
 from actors.telemetry import Watch, eta
 from actors.waiting import Pending
@@ -122,7 +122,7 @@ class Job:
         from transformers import AutoTokenizer
 
         self.tokenizer = AutoTokenizer.from_pretrained(base)
-        prompter = Prompter(self.tokenizer, config.prompt.template)
+        prompter = Prompter.of(self.tokenizer, config.prompt)
         rows = open_rows(config.data.train, config.data, config.seed)
         self.feed = Feed(rows, Sampler(len(rows), config.seed), prompter, config.prompt.max_tokens, excluded_ids(config.data.exclude))
         self.heldout, too_long = heldout_rows(
@@ -172,7 +172,7 @@ class Job:
             self.cluster.learn("load", str(self.folder.cold_start))
             self.feed.sampler.load_state_dict(cold_started["sampler"])
             self._sync()
-        elif saved_alike(Path(base).parent, config):
+        elif saved_alike(Path(base).parent, config.learner, config.model.dtype):
             self.cluster.learn("load", str(Path(base).parent))
             self.watch.say(f"went on from the fp32 weights that lie beside {base}")
         self.log = MetricsLog(self.folder.path, self.step)
@@ -239,7 +239,7 @@ class Job:
             rows = prompt_completion_rows(config.data, config.rows, self.tokenizer)
             return rows, {"kept": len(rows), "dropped": 0, "teacher": str(config.data)}
         drawn = self.feed.take(config.rows, self.config.seed)
-        rows, counts = cold_start_rows(drawn, self.tokenizer)
+        rows, counts = cold_start_rows(drawn, self.feed.prompter)
         self.watch.say(f"cold start on {counts['kept']} trajectories of the programmatic teacher, {counts['dropped']} dropped as incorrect")
         return rows, {**counts, "teacher": "programmatic"}
 
@@ -404,19 +404,6 @@ class Job:
             "model": self.config.model.path,
             "run_dir": str(self.folder.path),
         }
-
-
-def saved_alike(folder: Path, config: Config) -> bool:
-    """Whether the learners' own fp32 weights lie in `folder`, saved by as many ranks, with the same ZeRO stage and dtype.
-
-    They are finer than the saved model's: updates smaller than bfloat16 can tell apart are not lost.
-    """
-    about = folder / "optimizer" / "learner.json"
-    if not about.is_file():
-        return False
-    saved = json.loads(about.read_text())
-    now = {"learner.ranks": config.learner.ranks, "learner.zero_stage": config.learner.zero_stage, "model.dtype": config.model.dtype}
-    return {key: saved.get(key) for key in now} == now
 
 
 def _whole(elapsed: float, phases: Counter[str]) -> dict[str, float]:

@@ -115,11 +115,10 @@ class RolloutActor:
                 self._engine = AsyncLLM.from_engine_args(arguments)
         except Exception as error:
             raise RolloutError(self._obituary("the engine did not start", error)) from error
-        self._keeps_logprobs = False
+        # A frozen request may draw a token again when it goes on, and only vLLM knows then which one counts.
+        self._keeps_logprobs = vllm_compat.device() == "cpu" and not self.rollout.in_flight_updates
         if vllm_compat.device() == "cpu":
-            await self._engine.collective_rpc("rlsys_take_over_sampling")
-            # A frozen request may draw a token again when it goes on, and then vLLM knows which one counts.
-            self._keeps_logprobs = not self.rollout.in_flight_updates
+            await self._engine.collective_rpc("rlsys_take_over_sampling", args=(self._keeps_logprobs,))
         await self._engine.update_weight_version(str(self._version))
         self._tokenizer = AutoTokenizer.from_pretrained(self.model_path)
         return {

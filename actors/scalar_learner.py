@@ -32,7 +32,8 @@ class ScalarLearner(LearnerActor):
         super().__init__(rl=config.Rl(beta=0.0), seed=seed, **rank)
 
     def _load(self, path: str) -> ScalarModel:
-        model = load_scalar_model(path, self.dtype, self.head_seed, self.learner.packing, self.learner.fused_norms)
+        ours = self.learner
+        model = load_scalar_model(path, self.dtype, self.head_seed, ours.packing, ours.fused_norms, ours.attention)
         model.model.config.rlsys_objective = self.objective
         return model
 

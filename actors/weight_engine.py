@@ -140,9 +140,9 @@ def _repack_tied(model: nn.Module) -> None:
 class WorkerExtension:
     """Mixed into vLLM's workers (engine argument `worker_extension_cls`)."""
 
-    def rlsys_take_over_sampling(self) -> None:
-        """Draw tokens, and keep their log-probabilities, as `actors.cpu_sampler` does, from now on."""
-        self.rlsys_sampler = CpuSampler(self.model_runner)
+    def rlsys_take_over_sampling(self, keep_logprobs: bool) -> None:
+        """Draw tokens as `actors.cpu_sampler` does, from now on, and keep their log-probabilities if asked to."""
+        self.rlsys_sampler = CpuSampler(self.model_runner, keep_logprobs)
 
     def rlsys_take_logprobs(self, numbers: list[int], keep: list[int]) -> list[tuple[list[int], list[float]]]:
         """`CpuSampler.take`."""

@@ -23,7 +23,7 @@ def measure(work: Work) -> dict[str, Any]:
 
     config = run_config(work)
     model = ensure_model(config.model.path)
-    prompter = Prompter(AutoTokenizer.from_pretrained(model), config.prompt.template)
+    prompter = Prompter.of(AutoTokenizer.from_pretrained(model), config.prompt)
     began = time.perf_counter()
     length = MAX_PROMPT_TOKENS + work.output_tokens
     engine = LLM(

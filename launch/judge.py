@@ -123,8 +123,7 @@ def judge_config(model: str, meta_rm: str | None, seed: int, settings: list[str]
     if run is not None:
         known += [
             f"model.dtype={run.model.dtype}",
-            f"prompt.template={run.prompt.template}",
-            f"prompt.max_tokens={run.prompt.max_tokens}",
+            *(f"prompt.{name}={value}" for name, value in run.prompt.model_dump(mode="json").items()),
             f"rollout.max_tokens={run.rollout.max_tokens}",
             f"rollout.max_num_seqs={run.rollout.max_num_seqs}",
         ]

@@ -17,9 +17,19 @@ if TYPE_CHECKING:
     from rlsys.records import Record
 
 BENCHMARK = "format:rlsys"
+STAGES = ("sft", "rft", "rl", "eval", "meta_rm", "ladder")
+"""Sections of the config that only some rungs read."""
+ABLATIONS: dict[str, tuple[str, str, dict[str, Any]]] = {
+    "principles": ("RFT without principles", "rft", {"prompt__principles": False}),
+    "hinted": ("RFT without hinted samples", "rft", {"rft__hinted": False}),
+    "non_hinted": ("RFT without samples that had no hint", "rft", {"rft__non_hinted": False}),
+    "instructions": ("RFT without instruction data", "rft", {"rft__instruction_data": None}),
+    "rejection": ("RL without RFT", "rl", {}),
+}
+"""By name: title, the rung that it is an ablation of, and what is changed."""
 NOTES = [
     "RFT and RL are compared with the rung before; vote@1 and the Bradley-Terry baseline with RL, greedy; vote@k with vote@1; "
-    "meta@k, the vote of the half that the meta reward model prefers, with vote@k.",
+    "meta@k, the vote of the half that the meta reward model prefers, with vote@k; an ablation with the rung that it is one of.",
     "A tie at the top is shared out. vote and meta are means over random subsets of one set of samples.",
 ]
 
@@ -47,8 +57,10 @@ def ladder(
     climb = Climb(settings)
     climb.train()
     document = climb.judge()
-    with written_aside(climb.folder / "ladder.json") as aside:
-        aside.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
+    climb.write(document)
+    for name in settings.ladder.ablations:
+        document["rungs"].append(climb.ablation(name))
+        climb.write(document)
     from launch.report import report
 
     folders = [climb.folder, *(climb.folder / name for name in ("eval-rl", "rl", "meta", "bt"))]
@@ -60,16 +72,22 @@ class Climb:
 
     def __init__(self, config: Config):
         self.config, self.folder, self.console = config, config.run.dir.absolute(), to_stdout()
+        self.tests = self.folder / "test.jsonl"
         self.base = str(self.folder / "base") if config.ladder.primer_rows else config.model.path
+        self.right: dict[str, Rightness] = {}
 
-    def stage(self, name: str, **changed: Any) -> Config:
-        """The settings of one rung: its own folder, and `section__key=value`."""
+    def stage(self, name: str, reads: tuple[str, ...], **changed: Any) -> Config:
+        """The settings of one rung: its own folder, and `section__key=value`.
+
+        Of STAGES it has those that it `reads`, the others as they are by default: a folder refuses other settings than it was begun
+        with, and what a later rung does may still change.
+        """
         from rlsys.config import Config
 
-        tree = self.config.model_dump(mode="json")
+        tree = self.config.model_dump(mode="json", exclude={section for section in STAGES if section not in reads})
         for key, value in ({"run__dir": str(self.folder / name)} | changed).items():
             section, _, inner = key.partition("__")
-            tree[section][inner] = value
+            tree.setdefault(section, {})[inner] = value
         return Config.model_validate(tree)
 
     def train(self) -> None:
@@ -82,22 +100,61 @@ class Climb:
 
         ladder = self.config.ladder
         with ray_session(self.config.run):
-            if ladder.primer_rows:
-                self.say("base: a primer on the form")
-                train(self.stage("base", sft__rows=ladder.primer_rows), self.console, stages=("sft",))
+            self.prime("base")
             self.say("RFT: rejective fine-tuning of the base model")
-            rejective_fine_tuning(self.stage("rft", model__path=self.base), self.console)
+            rejective_fine_tuning(self.stage("rft", ("rft", "eval"), model__path=self.base), self.console)
             self.say("RL: GRPO from there")
-            train(self.stage("rl", model__path=str(self.folder / "rft"), sft__rows=0), self.console, stages=("rl",))
+            train(self.stage("rl", ("rl", "eval"), model__path=str(self.folder / "rft")), self.console, stages=("rl",))
             self.say("meta RM: fresh samples of the model after RL, and training")
             fresh = self.folder / "fresh" / "samples.parquet"
             model = str(self.folder / "rl")
             seed = self.config.seed + 1_000_003  # other generated rows than any stage trained on; of a file, another order
-            fresh_samples(self.stage("fresh", model__path=model), ladder.fresh_rows, ladder.fresh_samples, seed, fresh, self.console)
+            fresh_samples(self.stage("fresh", (), model__path=model), ladder.fresh_rows, ladder.fresh_samples, seed, fresh, self.console)
             tables = [str(self.folder / "rft" / "trajectories" / "rft_round_*.parquet"), str(fresh)]
-            train_scalar(self.stage("meta", model__path=model, meta_rm__data=tables, meta_rm__objective="bce"), self.console)
+            train_scalar(self.stage("meta", ("meta_rm",), model__path=model, meta_rm__data=tables, meta_rm__objective="bce"), self.console)
             self.say("Bradley-Terry baseline")
-            train_scalar(self.stage("bt", meta_rm__objective="bt", meta_rm__rows=ladder.bt_rows), self.console)
+            train_scalar(self.stage("bt", ("meta_rm",), meta_rm__objective="bt", meta_rm__rows=ladder.bt_rows), self.console)
+
+    def prime(self, name: str, **changed: Any) -> str:
+        """The base model, primed in the folder `name` where that is asked for."""
+        from actors.rl_loop import train
+
+        if not self.config.ladder.primer_rows:
+            return self.config.model.path
+        self.say(f"{name}: a primer on the form")
+        train(self.stage(name, ("sft", "eval"), sft__rows=self.config.ladder.primer_rows, **changed), self.console, stages=("sft",))
+        return str(self.folder / name)
+
+    def ablation(self, name: str) -> dict[str, Any]:
+        """Make a stage again without a part, judge it on the test rows; its rung."""
+        from actors.rft_loop import rejective_fine_tuning
+        from actors.rl_loop import train
+        from actors.session import ray_session
+        from rlsys.ladder import rung
+
+        title, of, changed = ABLATIONS[name]
+        folder, base = f"{of}-without-{name}", self.base
+        with ray_session(self.config.run):
+            if name == "principles":
+                base = self.prime("base-without-principles", **changed)
+            self.say(title)
+            stage = self.stage(folder, (of, "eval"), model__path=base, **changed)
+            if of == "rft":
+                rejective_fine_tuning(stage, self.console)
+            else:
+                train(stage, self.console, stages=("rl",))
+        right = self.greedy(folder, str(self.folder / folder), (1,))
+        tokens = _tokens(self.rows(folder, "greedy"), len(right), 1, 1)
+        return rung(folder, f"{title}, greedy", right, self.config.seed, self.right[of], tokens, ablation=True)
+
+    def greedy(self, name: str, model: str, ks: tuple[int, ...]) -> Rightness:
+        """Judge the test rows with a model; how right it is greedily."""
+        from rlsys.ladder import rightness
+        from rlsys.voting import find
+
+        self.evaluate(name, model, ks)
+        self.right[name] = rightness(self.rows(name, "greedy"), self.gold, find("vote"), 1, 1, 1, self.config.seed)
+        return self.right[name]
 
     def judge(self) -> dict[str, Any]:
         """All rungs on the test rows; what ladder.json holds."""
@@ -106,11 +163,10 @@ class Climb:
         from rlsys.voting import find
 
         ladder, seed = self.config.ladder, self.config.seed
-        records = self.test_records()
-        file = self.folder / "test.jsonl"
-        with written_aside(file) as aside:
+        records = self.records_to_test()
+        with written_aside(self.tests) as aside:
             aside.write_text("".join(json.dumps(record.to_json()) + "\n" for record in records), encoding="utf-8")
-        gold = {item.id: item.record.best for item in load(BENCHMARK, file).items}
+        gold = self.gold = {item.id: item.record.best for item in load(BENCHMARK, self.tests).items}
         rungs: list[dict[str, Any]] = []
         before: Rightness | None = None
         for name, model, title in (
@@ -118,11 +174,8 @@ class Climb:
             ("rft", str(self.folder / "rft"), "after rejective fine-tuning"),
             ("rl", str(self.folder / "rl"), "after RL"),
         ):
-            k = ladder.k if name == "rl" else (1,)
-            self.evaluate(name, model, file, k)
-            greedy = self.rows(name, "greedy")
-            right = rightness(greedy, gold, find("vote"), 1, 1, 1, seed)
-            rungs.append(rung(name, f"{title}, greedy", right, seed, before, _tokens(greedy, len(records), 1, 1)))
+            right = self.greedy(name, model, ladder.k if name == "rl" else (1,))
+            rungs.append(rung(name, f"{title}, greedy", right, seed, before, _tokens(self.rows(name, "greedy"), len(records), 1, 1)))
             before = right
         drawn, most = self.rows("rl", "samples"), ladder.k[-1]
         votes: dict[int, Rightness] = {}
@@ -137,7 +190,7 @@ class Climb:
         rungs.append(rung("bt", "Bradley-Terry baseline", baseline, seed, before, None))
         return {"benchmark": "test rows", "n": len(records), "rungs": rungs, "notes": NOTES}
 
-    def test_records(self) -> list[Record]:
+    def records_to_test(self) -> list[Record]:
         """Rows of two or more responses after those that the stages report on."""
         from rlsys.datasets import open_rows
 
@@ -151,7 +204,7 @@ class Climb:
             )
         return records
 
-    def evaluate(self, name: str, model: str, file: Path, ks: tuple[int, ...]) -> None:
+    def evaluate(self, name: str, model: str, ks: tuple[int, ...]) -> None:
         """`rlsys eval` of one model on the test rows, with the meta reward of each sample where votes are wanted."""
         from launch.eval import evaluate
 
@@ -159,7 +212,7 @@ class Climb:
         self.say(f"{name}: judging the test rows")
         evaluate(
             model=model,
-            benchmark=[f"{BENCHMARK}={file}"],
+            benchmark=[f"{BENCHMARK}={self.tests}"],
             output=self.folder / f"eval-{name}",
             settings=[f"run.actor_timeout_s={self.config.run.actor_timeout_s}", f"rollout.kv_cache_gib={self.config.rollout.kv_cache_gib}"],
             k=",".join(map(str, ks)),
@@ -191,7 +244,7 @@ class Climb:
 
         path = self.folder / "bt" / "model"
         model = load_scalar_model(path, getattr(torch, self.config.model.dtype), packing=self.config.learner.packing).eval()
-        prompter = Prompter(AutoTokenizer.from_pretrained(path), self.config.prompt.template)
+        prompter = Prompter.of(AutoTokenizer.from_pretrained(path), self.config.prompt)
         groups = [preference_group(record, prompter) for record in records]
         prompts = [group.prompt for group in groups for _ in group.texts]
         with torch.no_grad():
@@ -202,6 +255,10 @@ class Climb:
             top = found == found.max()
             right.append(float(top[record.best] / top.sum()))
         return right
+
+    def write(self, document: dict[str, Any]) -> None:
+        with written_aside(self.folder / "ladder.json") as aside:
+            aside.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
 
     def say(self, text: str) -> None:
         say(self.console, f"\n== {text}", "bold")

@@ -140,7 +140,7 @@ def requests_for(groups: pa.RecordBatch, samples: int, *key: object) -> pa.Recor
     return pa.record_batch({"group": groups["group"], "prompt_tokens": groups["prompt_tokens"], "seeds": seeds}, schema=REQUESTS)
 
 
-def cold_start_rows(drawn: Sequence[Drawn], tokenizer) -> tuple[list[dict[str, object]], dict[str, int]]:
+def cold_start_rows(drawn: Sequence[Drawn], prompter: Prompter) -> tuple[list[dict[str, object]], dict[str, int]]:
     """LEARNER rows of the teacher's trajectories, rejected unless correct (Eq. 10), and how many were kept and dropped.
 
     Raises:
@@ -154,9 +154,9 @@ def cold_start_rows(drawn: Sequence[Drawn], tokenizer) -> tuple[list[dict[str, o
                 f"record {record.id} ({record.source}) carries no worked judgement: the cold start needs generated tasks "
                 "(data.train: tasks:train) or sft.data; set sft.rows=0 to go without."
             )
-        text = worked_text(record, each.order)
+        text = worked_text(record, each.order, prompter.principles)
         if judge(text, record.rewards, each.order).correct:
-            rows.append(learner_row(i, each.tokens, tokenizer, text))
+            rows.append(learner_row(i, each.tokens, prompter.tokenizer, text))
     return rows, {"kept": len(rows), "dropped": len(drawn) - len(rows)}
 
 

@@ -60,6 +60,8 @@ class Data(Section):
 class Prompt(Section):
     template: str = "pointwise"
     """Name of a template in rlsys/templates, or path of a file. `compact` is the short one for small models."""
+    principles: bool = True
+    """Ask for the criteria that matter before the analysis. False (the paper's ablation): the analysis alone, of the teacher, too."""
     max_tokens: PositiveInt = 1024
     """Rows whose rendered prompt is longer are counted and set aside, never cut."""
 
@@ -119,6 +121,9 @@ class Learner(Section):
     """Compute RMS norms in one step each (`rlsys.fused_norms`): a sixth less memory for activations. False: the model's own modules."""
     packing: bool = True
     """Encode a prompt once for its group. False: plain padded rows, the reference to compare with."""
+    attention: Literal["blocks", "flex"] = "blocks"
+    """Of packed rows. blocks: matrix products over the samples of a prompt, the faster way on CPUs. flex: one kernel that PyTorch
+    compiles for the card (`flex_attention`); compared with blocks on CPUs, never run on a card."""
 
 
 class Rl(Section):
@@ -229,6 +234,9 @@ class ScalarRm(Section):
     """At most about this many texts (bce) or preference rows (bt) to train on; None: all of them, which generated tasks cannot be."""
     parse_failures: bool = False
     """Of bce: learn from samples that did not parse, too, as wrong ones. They cannot vote, so their meta reward is never asked for."""
+    mixed_rows: bool = False
+    """Of bce: train on rows that have both right and wrong critiques only. The others teach which rows are easy, which raises the AUC
+    and is of no use to a guided vote."""
     heldout: float = Field(0.1, gt=0, lt=1)
     """Of bce: share of rows that are held out, with all their samples."""
     max_tokens: PositiveInt = 2048
@@ -265,6 +273,9 @@ class Ladder(Section):
     """Samples of each of them."""
     bt_rows: PositiveInt = 1200
     """Preference rows that the Bradley-Terry baseline learns from."""
+    ablations: tuple[Literal["principles", "hinted", "non_hinted", "instructions", "rejection"], ...] = ()
+    """The paper's ablations, each a stage that is made again without a part: of rejective fine-tuning the principles (of base, too),
+    hinted samples, samples without a hint, or instruction data; of RL rejective fine-tuning itself."""
 
 
 class Config(Section):

@@ -41,7 +41,9 @@ def rightness(
     return found
 
 
-def rung(name: str, title: str, right: Rightness, seed: int, against: Rightness | None, tokens: float | None) -> dict[str, Any]:
+def rung(
+    name: str, title: str, right: Rightness, seed: int, against: Rightness | None, tokens: float | None, ablation: bool = False
+) -> dict[str, Any]:
     """One entry of ladder.json. `against`: the rung that it is compared with; `tokens`: generated for a row."""
     values = list(right.values())
     difference = None if against is None else paired_difference(values, [against[row] for row in right])
@@ -53,5 +55,5 @@ def rung(name: str, title: str, right: Rightness, seed: int, against: Rightness 
         "seed": seed,
         "minus_previous": difference,
         "tokens_per_item": tokens,
-        "ablation": False,
+        "ablation": ablation,
     }

@@ -10,8 +10,7 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
-from rlsys import tree_attention
-from rlsys.fused_norms import fuse_norms
+from rlsys.backbone import Attention, prepare_backbone
 from rlsys.packing import MicroBatch
 
 CHUNK = 2**20  # logits that exist at the same time: tokens * vocabulary entries; few enough to stay near the caches
@@ -128,16 +127,15 @@ class Policy(nn.Module):
     Packed policies take packed micro-batches only, plain ones plain ones only. Dropout is off.
 
     Raises:
-        ValueError: a model whose attention or output the policy would get wrong (see `prepare`).
+        ValueError: a model whose attention or output the policy would get wrong.
     """
 
-    def __init__(self, model: PreTrainedModel, packing: bool = True, fused_norms: bool = True) -> None:
+    def __init__(self, model: PreTrainedModel, packing: bool = True, fused_norms: bool = True, attention: Attention = "blocks") -> None:
         super().__init__()
         self.model = model
         self.packing = packing
-        prepare(model, packing)
-        if fused_norms:
-            fuse_norms(model)
+        prepare_backbone(model, packing, attention, fused_norms)
+        _take_over_head(model)
 
     def enable_activation_checkpointing(self) -> None:
         """Recompute each layer in the backward pass instead of keeping its activations: less memory, about 4/3 the work."""
@@ -156,20 +154,13 @@ class Policy(nn.Module):
         return Logprobs(*self.model.get_output_embeddings()(chosen, micro_batch.target, temperature, with_entropy))
 
 
-def prepare(model: PreTrainedModel, packing: bool) -> None:
-    """Make `model` fit for a Policy, in place: attention function, output layer, no dropout.
+def _take_over_head(model: PreTrainedModel) -> None:
+    """Make the output layer a `LogprobHead`, in place.
 
     Raises:
-        ValueError: attention that is not full and causal (sliding window, chunked, linear), logits that are capped or
-            scaled, or an output layer that is not a plain bias-free linear one; the message names the setting.
+        ValueError: logits that are capped or scaled, or an output layer that is not a plain bias-free linear one.
     """
     config, name = model.config.get_text_config(), type(model).__name__
-    kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
-    windowed = getattr(config, "sliding_window", None) and getattr(config, "use_sliding_window", True)
-    if kinds != {"full_attention"} or windowed:
-        window = getattr(config, "sliding_window", None)
-        found = f"layer_types {sorted(kinds)}, sliding_window {window}"
-        raise ValueError(f"{name}: {found}; only full causal attention in every layer is supported.")
     for setting in ("final_logit_softcapping", "attn_logit_softcapping", "logits_scaling", "logit_scale"):
         if getattr(config, setting, None) not in (None, 1, 1.0):
             raise ValueError(f"{name}: {setting} is {getattr(config, setting)}; only unscaled, uncapped scores and logits are supported.")
@@ -178,14 +169,10 @@ def prepare(model: PreTrainedModel, packing: bool) -> None:
         raise ValueError(f"{name}: expected a linear output layer without bias, found {head}.")
     if not isinstance(head, LogprobHead):
         model.set_output_embeddings(LogprobHead(head))
-    model.set_attn_implementation(tree_attention.NAME if packing else "sdpa")
-    for module in model.modules():
-        if isinstance(module, nn.Dropout):
-            module.p = 0.0
-        if hasattr(module, "attention_dropout"):
-            module.attention_dropout = 0.0
 
 
-def load_policy(path: str | Path, dtype: torch.dtype, packing: bool = True, fused_norms: bool = True) -> Policy:
+def load_policy(
+    path: str | Path, dtype: torch.dtype, packing: bool = True, fused_norms: bool = True, attention: Attention = "blocks"
+) -> Policy:
     """Load a Hugging Face folder or hub name as a policy in training mode, its weights in `dtype`."""
-    return Policy(AutoModelForCausalLM.from_pretrained(path, dtype=dtype), packing, fused_norms).train()
+    return Policy(AutoModelForCausalLM.from_pretrained(path, dtype=dtype), packing, fused_norms, attention).train()

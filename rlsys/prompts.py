@@ -18,6 +18,7 @@ from typing import Any
 from jinja2 import StrictUndefined, TemplateError, TemplateSyntaxError
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
+from rlsys.config import Prompt
 from rlsys.records import Record
 from rlsys.scores import check_order, score_range
 
@@ -37,15 +38,19 @@ class Prompter:
     Args:
         tokenizer: a Hugging Face tokenizer with a chat template.
         template: name of a file in rlsys/templates (`pointwise`, `compact`), or path of one's own. It is given messages
-            (dicts of role and content), responses (as shown), n, low, high, and sets `marks` (see pointwise.jinja).
+            (dicts of role and content), responses (as shown), n, low, high, principles, and sets `marks` (see pointwise.jinja).
         single: lowest and highest score of a single response; what is asked for in training, or a benchmark's own.
+        principles: ask for criteria before the analysis.
+
     Raises:
         PromptError: no such template; it does not compile or uses what it is not given; its marks are missing, or do not
             enclose every response once; or the tokenizer has no chat template.
     """
 
-    def __init__(self, tokenizer: Any, template: str = "pointwise", single: tuple[int, int] = score_range(1)) -> None:
-        self.tokenizer, self.single = tokenizer, single
+    def __init__(
+        self, tokenizer: Any, template: str = "pointwise", single: tuple[int, int] = score_range(1), principles: bool = True
+    ) -> None:
+        self.tokenizer, self.single, self.principles = tokenizer, single, principles
         if not tokenizer.chat_template:
             raise PromptError(f"tokenizer {tokenizer.name_or_path}: it has no chat template; the prompt is a user turn and needs one.")
         path = TEMPLATES / f"{template}.jinja" if re.fullmatch(r"\w+", template) else Path(template)
@@ -69,6 +74,11 @@ class Prompter:
         patterns = [rf"\\{_GAP}boxed", *map(_mark_pattern, marks), *map(re.escape, tokens)]
         self._hostile = re.compile("|".join(patterns), re.IGNORECASE)
         self._check_marks(marks)
+
+    @classmethod
+    def of(cls, tokenizer: Any, prompt: Prompt, single: tuple[int, int] = score_range(1)) -> Prompter:
+        """The one that a run's settings ask for."""
+        return cls(tokenizer, prompt.template, single, prompt.principles)
 
     def limits(self, n: int) -> tuple[int, int]:
         """Lowest and highest score that is asked for."""
@@ -120,7 +130,7 @@ class Prompter:
 
     def _module(self, messages: list[dict[str, str]], responses: list[str]) -> Any:
         low, high = self.limits(len(responses))
-        given = {"messages": messages, "responses": responses, "n": len(responses), "low": low, "high": high}
+        given = {"messages": messages, "responses": responses, "n": len(responses), "low": low, "high": high, "principles": self.principles}
         try:
             return self._template.make_module(given)
         except (TemplateError, TypeError, ValueError, ArithmeticError, LookupError) as error:
@@ -155,12 +165,15 @@ class Prompter:
                     raise PromptError(f"template {self.name}: expected {mark!r} only around responses, found {found} for {n} of them.")
 
 
-def worked_text(record: Record, order: Sequence[int]) -> str:
+def worked_text(record: Record, order: Sequence[int], principles: bool = True) -> str:
     r"""The teacher's judgement as a completion in the output form, notes and scores in the order shown.
 
         Specific Criteria: {criteria}
         Analysis: Response 1: {note} Response 2: {note}
         Scores: \boxed{9, 2}
+
+    Args:
+        principles: with the first line.
 
     Raises:
         ValueError: the record has no worked judgement, or one of another length; or `order` is no permutation.
@@ -171,7 +184,8 @@ def worked_text(record: Record, order: Sequence[int]) -> str:
         raise ValueError(f"record {record.id}: expected a worked judgement with {record.n} notes and scores, found {worked}.")
     notes = " ".join(f"Response {place}: {worked.notes[original]}" for place, original in enumerate(order, 1))
     scores = ", ".join(str(worked.scores[original]) for original in order)
-    return f"Specific Criteria: {worked.criteria}\nAnalysis: {notes}\nScores: \\boxed{{{scores}}}"
+    criteria = f"Specific Criteria: {worked.criteria}\n" if principles else ""
+    return f"{criteria}Analysis: {notes}\nScores: \\boxed{{{scores}}}"
 
 
 def hint_for(record: Record, order: Sequence[int]) -> str:

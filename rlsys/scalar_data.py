@@ -54,6 +54,10 @@ def load_scalar_data(config: Config, tokenizer: Any) -> ScalarData:
     if settings.objective == "bce":
         groups, counts = read_critiques(trajectory_files(settings.data), tokenizer, settings.max_tokens, settings.parse_failures)
         train, heldout = split(groups, settings.heldout)
+        if settings.mixed_rows:
+            every = describe(train)["texts"]
+            train = mixed(train)
+            counts["one_label"] = every - describe(train)["texts"]
         train = first_texts(train, settings.rows, config.seed)
         if len({label for group in train for label in group.labels}) < 2:
             found = "correct" if train[0].labels[0] else "wrong"
@@ -63,7 +67,7 @@ def load_scalar_data(config: Config, tokenizer: Any) -> ScalarData:
         return ScalarData(train, heldout, counts)
     if str(config.data.train).startswith(TASKS) and settings.rows is None:
         raise ConfigError(f"data.train={config.data.train} goes on for ever: say how many rows to train on, for example meta_rm.rows=2000.")
-    prompter = Prompter(tokenizer, config.prompt.template)
+    prompter = Prompter.of(tokenizer, config.prompt)
     rows, heldout_rows = (open_rows(source, config.data, config.seed) for source in (config.data.train, config.data.heldout))
     heldout, _ = read_preferences(heldout_rows, prompter, config.data.heldout_rows, settings.max_tokens)
     train, counts = read_preferences(rows, prompter, settings.rows or len(rows), settings.max_tokens, config.seed, heldout)
@@ -264,6 +268,21 @@ def _told(counts: dict[str, int]) -> str:
 
 
 # --- batches -----------------------------------------------------------------------------------------------------------
+
+
+def mixed(groups: Sequence[Group]) -> list[Group]:
+    """The groups of rows that have both labels, over all of a row's groups.
+
+    Raises:
+        DataError: there is none.
+    """
+    labels: dict[str, set[float]] = {}
+    for group in groups:
+        labels.setdefault(group.id, set()).update(group.labels)
+    found = [group for group in groups if len(labels[group.id]) > 1]
+    if not found:
+        raise DataError(f"meta_rm.mixed_rows: none of {len(labels)} rows has right and wrong critiques; give more samples of each.")
+    return found
 
 
 def first_texts(groups: Sequence[Group], limit: int | None, seed: int) -> list[Group]:

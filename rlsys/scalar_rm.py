@@ -21,8 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import AutoModelForSequenceClassification, PreTrainedModel
 
-from rlsys import tree_attention
-from rlsys.fused_norms import fuse_norms
+from rlsys.backbone import Attention, prepare_backbone
 from rlsys.grpo import Metrics
 from rlsys.packing import MicroBatch, plan
 from rlsys.trajectories import LEARNER
@@ -54,24 +53,15 @@ class ScalarModel(nn.Module):
         ValueError: a model without a linear head `score` of one output, or one whose attention packing would get wrong.
     """
 
-    def __init__(self, model: PreTrainedModel, packing: bool = True, fused_norms: bool = True) -> None:
+    def __init__(self, model: PreTrainedModel, packing: bool = True, fused_norms: bool = True, attention: Attention = "blocks") -> None:
         super().__init__()
         self.model, self.packing = model, packing
         head = getattr(model, "score", None)
         if not isinstance(head, nn.Linear) or head.out_features != 1:
             raise ValueError(f"{type(model).__name__}: expected a causal model with a linear head `score` of one output, found {head}.")
-        if packing:
-            _check_attention(model)
-            model.set_attn_implementation(tree_attention.NAME)
+        prepare_backbone(model, packing, attention, fused_norms)
         # A product rounded to bfloat16 has 8 bits: critiques of one prompt would often tie.
         head.forward = lambda hidden: F.linear(hidden.float(), head.weight.float(), None if head.bias is None else head.bias.float())
-        for module in model.modules():
-            if isinstance(module, nn.Dropout):
-                module.p = 0.0
-            if hasattr(module, "attention_dropout"):
-                module.attention_dropout = 0.0
-        if fused_norms:
-            fuse_norms(model)
 
     @property
     def pad_token_id(self) -> int:
@@ -95,19 +85,14 @@ class ScalarModel(nn.Module):
         return self.model.score(hidden.flatten(0, 1).index_select(0, read))[:, 0]
 
 
-def _check_attention(model: PreTrainedModel) -> None:
-    config = model.config.get_text_config()
-    kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
-    window = getattr(config, "sliding_window", None) if getattr(config, "use_sliding_window", True) else None
-    cap = getattr(config, "attn_logit_softcapping", None)
-    if kinds != {"full_attention"} or window or cap:
-        raise ValueError(
-            f"{type(model).__name__}: layer_types {sorted(kinds)}, sliding_window {window}, attn_logit_softcapping {cap}: packing wants "
-            "full causal attention in every layer; set learner.packing=false."
-        )
-
-
-def load_scalar_model(path: str | Path, dtype: torch.dtype, seed: int = 0, packing: bool = True, fused_norms: bool = True) -> ScalarModel:
+def load_scalar_model(
+    path: str | Path,
+    dtype: torch.dtype,
+    seed: int = 0,
+    packing: bool = True,
+    fused_norms: bool = True,
+    attention: Attention = "blocks",
+) -> ScalarModel:
     """Load a Hugging Face folder or hub name, in training mode, its weights in `dtype`.
 
     A causal language model gets a new head, drawn by the architecture's own rule from `seed`: the same on every rank. A sequence
@@ -123,7 +108,7 @@ def load_scalar_model(path: str | Path, dtype: torch.dtype, seed: int = 0, packi
     if config.pad_token_id is None and config.eos_token_id is not None:
         # transformers' classifiers take no padded batch without one, and no text that is scored ends with this.
         config.pad_token_id = config.eos_token_id[0] if isinstance(config.eos_token_id, list) else config.eos_token_id
-    return ScalarModel(model, packing, fused_norms).train()
+    return ScalarModel(model, packing, fused_norms, attention).train()
 
 
 def scalar_batch(groups: Sequence[Group], token_budget: int | None = None) -> pa.RecordBatch:

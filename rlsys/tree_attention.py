@@ -1,4 +1,4 @@
-"""Attention over a tree of token segments, as an attention function of transformers (`rlsys_tree`).
+"""Attention over a tree of token segments, as attention functions of transformers (`rlsys_tree`, `rlsys_flex`).
 
 Every token attends to all tokens of its node's ancestors and causally to its own node. Nodes with the same parent are
 computed side by side as one batched product of their queries with their ancestors' keys and their own, and one softmax. No
@@ -8,13 +8,17 @@ of a hundred tokens.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import cache, partial
 
 import torch
 from torch import Tensor, nn
+from torch.nn.attention.flex_attention import BlockMask, create_block_mask, flex_attention
 from transformers import AttentionInterface
 
-NAME = "rlsys_tree"
+NAMES = {"blocks": "rlsys_tree", "flex": "rlsys_flex"}
+"""Under which transformers knows the two ways to compute it."""
 MAX_NODE = 512  # longer nodes become chains, so that scores above the diagonal are hardly computed
 MIN_FILL = 0.7  # shortest node of a block, as a share of its longest
 
@@ -64,12 +68,25 @@ class Layout:
 
     blocks: list[Block]
     length: int
+    until: Tensor
+    """long [T]: the first token after the subtree of each token's node. In a tree laid out depth first, token i sees token j exactly
+    where j <= i < until[j]."""
     _rows: dict[tuple[int, int, torch.dtype], list[_Rows]] = field(default_factory=dict, repr=False)
+    _mask: BlockMask | None = field(default=None, repr=False)
 
     def to(self, device: torch.device | str) -> Layout:
         """The same layout on `device`."""
         blocks = [replace(b, prefix=b.prefix.to(device), tokens=b.tokens.to(device), lengths=b.lengths.to(device)) for b in self.blocks]
-        return Layout(blocks, self.length)
+        return Layout(blocks, self.length, self.until.to(device))
+
+    def mask(self) -> BlockMask:
+        """Which blocks of tokens see which, for flex attention; computed once, used by all layers."""
+        if self._mask is None:
+            until = self.until
+            self._mask = create_block_mask(
+                lambda batch, head, i, j: (j <= i) & (i < until[j]), None, None, self.length, self.length, until.device
+            )
+        return self._mask
 
     def rows(self, heads: int, key_heads: int, dtype: torch.dtype) -> list[_Rows]:
         """Index tensors and masks for a model's numbers of heads; computed once, used by all of its layers."""
@@ -82,14 +99,23 @@ class Layout:
 def build_layout(nodes: list[Node]) -> Layout:
     """Group the nodes of a tree into blocks: siblings together, like lengths together.
 
+    Args:
+        nodes: depth first, and so that each begins where the one before ends.
+
     Raises:
-        ValueError: an empty node, or a parent that does not come before its child.
+        ValueError: an empty node, or nodes that are not laid out like this.
     """
     chained: list[Node] = []
     last_of: list[int] = []  # node -> the end of its chain
+    open_nodes: list[int] = []  # from the root to the node before
+    total = 0
     for number, node in enumerate(nodes):
-        if node.length < 1 or not -1 <= node.parent < number:
-            raise ValueError(f"node {number}: expected at least one token and an earlier parent, found {node}.")
+        while open_nodes and open_nodes[-1] != node.parent:
+            open_nodes.pop()
+        if node.length < 1 or node.start != total or (node.parent >= 0 and not open_nodes):
+            raise ValueError(f"node {number}: expected tokens from {total} on, below the node before or one above that, found {node}.")
+        open_nodes.append(number)
+        total += node.length
         parent = -1 if node.parent < 0 else last_of[node.parent]
         for offset in range(0, node.length, MAX_NODE):
             chained.append(Node(node.start + offset, min(MAX_NODE, node.length - offset), parent))
@@ -106,7 +132,12 @@ def build_layout(nodes: list[Node]) -> Layout:
             parent = chained[parent].parent
         prefix = torch.cat(path) if path else torch.empty(0, dtype=torch.long)
         blocks.extend(_block(prefix, bucket) for bucket in _buckets(siblings))
-    return Layout(blocks, sum(node.length for node in nodes))
+    ends = [node.start + node.length for node in nodes]
+    for number in reversed(range(len(nodes))):
+        if nodes[number].parent >= 0:
+            ends[nodes[number].parent] = max(ends[nodes[number].parent], ends[number])
+    until = torch.tensor(ends).repeat_interleave(torch.tensor([node.length for node in nodes]))
+    return Layout(blocks, total, until)
 
 
 def _buckets(siblings: list[Node]) -> list[list[Node]]:
@@ -212,7 +243,28 @@ def tree_attention(query: Tensor, key: Tensor, value: Tensor, layout: Layout, sc
     return _TreeAttention.apply(q, k, v, layout.rows(heads, key_heads, query.dtype), scale).view(1, -1, heads, dim)
 
 
+def flex_tree_attention(query: Tensor, key: Tensor, value: Tensor, layout: Layout, scale: float) -> Tensor:
+    """The same as `tree_attention` by PyTorch's flex attention (arXiv 2412.05496), which skips blocks of which no token sees another.
+
+    On a card it is one compiled kernel each way. On a CPU, where PyTorch has no backward pass for it, all scores exist, to compare with.
+
+    Raises:
+        ValueError: a gradient is wanted on a CPU.
+    """
+    if query.requires_grad and not query.is_cuda:
+        raise ValueError(f"learner.attention=flex trains on cards, found {query.device}; set learner.attention=blocks.")
+    attend = _compiled_flex() if query.is_cuda else flex_attention
+    return attend(query, key, value, block_mask=layout.mask(), scale=scale, enable_gqa=True).transpose(1, 2)
+
+
+@cache
+def _compiled_flex() -> Callable[..., Tensor]:
+    # Every micro-batch has a length of its own: one kernel for all.
+    return torch.compile(flex_attention, dynamic=True)
+
+
 def _attention_function(
+    compute: Callable[[Tensor, Tensor, Tensor, Layout, float], Tensor],
     module: nn.Module,
     query: Tensor,
     key: Tensor,
@@ -227,11 +279,12 @@ def _attention_function(
     if layout is None or query.shape[0] != 1 or query.shape[2] != layout.length:
         found = "none" if layout is None else f"one of {layout.length} tokens"
         shape = list(query.shape)
-        raise ValueError(f"{NAME}: expected a layout for queries {shape}, found {found}; pass packed micro-batches through Policy.")
+        raise ValueError(f"expected a layout for queries {shape}, found {found}; pass packed micro-batches through Policy.")
     if dropout:
-        raise ValueError(f"{NAME}: attention dropout is {dropout}; training by log-probabilities needs it to be 0.")
-    return tree_attention(query, key, value, layout, query.shape[-1] ** -0.5 if scaling is None else scaling), None
+        raise ValueError(f"attention dropout is {dropout}; training by log-probabilities needs it to be 0.")
+    return compute(query, key, value, layout, query.shape[-1] ** -0.5 if scaling is None else scaling), None
 
 
-# no mask function goes with it: transformers then builds no mask at all
-AttentionInterface.register(NAME, _attention_function)
+# no mask function goes with them: transformers then builds no mask at all
+AttentionInterface.register(NAMES["blocks"], partial(_attention_function, tree_attention))
+AttentionInterface.register(NAMES["flex"], partial(_attention_function, flex_tree_attention))

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -30,7 +31,8 @@ def climbed(tmp_path_factory) -> Path:
 def test_every_rung_stands_with_an_interval_and_what_it_adds(climbed):
     document = json.loads((climbed / "ladder.json").read_text())
     names = [rung["name"] for rung in document["rungs"]]
-    assert names == ["base", "rft", "rl", "vote@1", "vote@2", "vote@4", "meta@2", "meta@4", "bt"]
+    assert names == ["base", "rft", "rl", "vote@1", "vote@2", "vote@4", "meta@2", "meta@4", "bt", "rft-without-principles"]
+    assert [rung["ablation"] for rung in document["rungs"]] == [False] * 9 + [True]
     assert document["n"] == 12
     for rung in document["rungs"]:
         assert 0 <= rung["ci95"][0] <= rung["value"] <= rung["ci95"][1] <= 1
@@ -41,13 +43,13 @@ def test_every_rung_stands_with_an_interval_and_what_it_adds(climbed):
     for k in (1, 2, 4):
         assert by_name[f"vote@{k}"] == pytest.approx(evaluated["strategies"]["vote"][str(k)]["overall"]["value"], abs=0.1)
     assert max(by_name[name] for name in names if name != "bt") > 0
+    asked = pq.read_table(climbed / "rft-without-principles" / "trajectories" / "rft_round_1.parquet")["prompt"].to_pylist()
+    assert not any("Criteria" in prompt for prompt in asked)
     page = (climbed / "page.html").read_text()
     assert "vote@4" in page and "Bradley-Terry" in page
 
 
 def test_the_test_rows_are_none_that_a_stage_has_seen(climbed):
-    import pyarrow.parquet as pq
-
     tested = {json.loads(line)["id"] for line in (climbed / "test.jsonl").read_text().splitlines()}
     seen = set()
     for table in climbed.glob("*/trajectories/*.parquet"):

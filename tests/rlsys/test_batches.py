@@ -104,7 +104,7 @@ def test_every_sample_has_its_own_seed_whatever_else_is_in_the_batch(tokenizer):
 def test_the_teachers_wrong_trajectories_are_dropped(tokenizer):
     good = Record("a", "t", ({"role": "user", "content": "q"},), ("x", "y"), (1.0, 0.0), worked=Worked("c", ("n", "m"), (9, 2)))
     wrong = Record("b", "t", ({"role": "user", "content": "q"},), ("x", "y"), (1.0, 0.0), worked=Worked("c", ("n", "m"), (2, 9)))
-    rows, counts = cold_start_rows([Drawn(good, [1, 0], "", [1, 2]), Drawn(wrong, [0, 1], "", [1, 2])], tokenizer)
+    rows, counts = cold_start_rows([Drawn(good, [1, 0], "", [1, 2]), Drawn(wrong, [0, 1], "", [1, 2])], Prompter(tokenizer, "compact"))
     assert counts == {"kept": 1, "dropped": 1}
     text = tokenizer.decode(rows[0]["tokens"], skip_special_tokens=True)
     assert judge(text, good.rewards, [1, 0]).correct
@@ -114,7 +114,7 @@ def test_the_teachers_wrong_trajectories_are_dropped(tokenizer):
 def test_a_record_without_a_teacher_says_what_to_do(tokenizer):
     bare = Record("a", "llmbar", ({"role": "user", "content": "q"},), ("x", "y"), (1.0, 0.0))
     with pytest.raises(ValueError, match="sft.rows=0"):
-        cold_start_rows([Drawn(bare, [0, 1], "", [1, 2])], tokenizer)
+        cold_start_rows([Drawn(bare, [0, 1], "", [1, 2])], Prompter(tokenizer, "compact"))
 
 
 def test_prompt_completion_file_names_its_bad_row(tokenizer, tmp_path):

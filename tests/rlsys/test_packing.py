@@ -143,6 +143,20 @@ def test_long_nodes_become_chains() -> None:
     assert [len(block.prefix) for block in layout.blocks] == [i * MAX_NODE for i in range(4)]
 
 
+@pytest.mark.parametrize(
+    "nodes",
+    [
+        [Node(0, 0, -1)],
+        [Node(0, 2, -1), Node(3, 1, 0)],  # a gap
+        [Node(0, 2, -1), Node(2, 1, 1)],  # its own parent
+        [Node(0, 2, -1), Node(2, 1, 0), Node(3, 1, 0), Node(4, 1, 1)],  # below a node that has ended
+    ],
+)
+def test_nodes_that_are_not_laid_out_depth_first_are_refused(nodes: list[Node]) -> None:
+    with pytest.raises(ValueError, match=f"node {len(nodes) - 1}: expected tokens from"):
+        build_layout(nodes)
+
+
 def test_supervised_rows_need_no_rollout_logprobs() -> None:
     batch = pa.RecordBatch.from_pylist([row(0, [1], [2, 3]) | {"rollout_logprobs": None}], schema=LEARNER)
     assert plan(batch, 1, 100)[0][0].rollout_logprob.isnan().all()

@@ -148,6 +148,21 @@ def test_loss_and_gradient_do_not_depend_on_the_cut(packing: bool, ranks: int, b
     assert_equal_to_slow("llama", TREE, packing, ranks=ranks, budget=budget)
 
 
+@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("ranks", [1, 3])
+@pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
+def test_flex_attention_sees_what_the_others_see(name: str, ranks: int) -> None:
+    # Forward only: PyTorch's backward pass of it is for cards. What is compared is the mask that it is given.
+    model = build(name)
+    blocks, flex = (Policy(copy.deepcopy(model), attention=attention) for attention in ("blocks", "flex"))
+    for share in plan(TREE, ranks, 10_000):
+        for micro in share:
+            with torch.no_grad():
+                torch.testing.assert_close(flex(micro).logprob, blocks(micro).logprob, rtol=1e-5, atol=1e-5)
+    with pytest.raises(ValueError, match="learner.attention=blocks"):
+        flex(micro)
+
+
 group_shapes = st.tuples(st.integers(0, 12), st.lists(st.integers(1, 14), min_size=1, max_size=5))
 
 

@@ -320,6 +320,7 @@ def test_a_worked_completion_has_exactly_the_output_form() -> None:
     row = record(("a", "b"), worked=Worked("C.", ("It is right.", "It is wrong."), (9, 2)))
     expected = "Specific Criteria: C.\nAnalysis: Response 1: It is wrong. Response 2: It is right.\nScores: \\boxed{2, 9}"
     assert worked_text(row, (1, 0)) == expected
+    assert worked_text(row, (1, 0), principles=False) == expected.partition("\n")[2]
 
 
 def test_a_record_without_a_worked_judgement_has_no_completion() -> None:

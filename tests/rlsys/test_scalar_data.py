@@ -25,6 +25,7 @@ from rlsys.scalar_data import (
     describe,
     first_texts,
     load_scalar_data,
+    mixed,
     preference_group,
     read_critiques,
     read_preferences,
@@ -134,6 +135,19 @@ def test_critiques_of_one_kind_teach_nothing(tmp_path, tokenizer):
     path = write(tmp_path / "step.parquet", [sample(str(i), f"judge {i}", "fine", True) for i in range(40)])
     with pytest.raises(DataError, match="critiques are correct; expected right and wrong"):
         load_scalar_data(load_config(None, [f"meta_rm.data=['{path}']"]), tokenizer)
+
+
+def test_rows_of_one_label_can_be_left_out_over_all_orders_of_a_row(tmp_path, tokenizer):
+    rows = [
+        *(sample("mixed", f"order {i}", text, right) for i, text, right in ((1, "yes", True), (2, "no", False), (2, "too", False))),
+        *(sample("easy", f"other {i}", "yes", True) for i in (1, 2)),
+        *(sample("hard", "third", text, False) for text in ("no", "not")),
+    ]
+    groups, _ = read_critiques([write(tmp_path / "step.parquet", rows)], tokenizer, max_tokens=60)
+    kept = mixed(groups)
+    assert [(group.id, group.labels) for group in kept] == [("mixed", (1.0,)), ("mixed", (0.0, 0.0))]
+    with pytest.raises(DataError, match="none of 2 rows has right and wrong critiques"):
+        mixed([group for group in groups if group.id != "mixed"])
 
 
 def groups_of(ids: list[str], texts: list[int]) -> list[Group]:
