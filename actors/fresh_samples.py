@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
-import pyarrow as pa
 from rich.console import Console
 from transformers import AutoTokenizer
 
 from actors.judge_loop import running_judge, write_rows
 from rlsys.config import Config
 from rlsys.datasets import draw_records, open_rows
-from rlsys.judging import Answer, Ask, ask, questions
+from rlsys.judging import Ask, ask, questions
 from rlsys.prompts import Prompter
-from rlsys.rejection import SAMPLED, table_rows
+from rlsys.rejection import judged_rows, write_sampled
 from rlsys.resumable import ResumableRows
-from rlsys.run_folder import find_model, write_parquet
+from rlsys.run_folder import find_model
 from rlsys.sampler import Sampler
 
 
@@ -38,18 +36,7 @@ def fresh_samples(config: Config, rows: int, samples: int, seed: int, path: Path
 
     with ResumableRows(path.with_suffix(".jsonl"), {"model": config.model.path, "rows": rows, "samples": samples, "seed": seed}) as file:
         if not file.complete:
-
-            def sampled(left: Iterable[Ask]) -> Iterator[dict[str, Any]]:
-                with running_judge(config, console) as judge:
-                    for answer in judge.answer(left, config.rollout.temperature):
-                        yield {"samples": answer.samples, "tokens": sum(sample["tokens"] for sample in answer.samples)}
-
-            write_rows(file, rows, asks(), sampled, console, "fresh samples")
+            with running_judge(config, console) as judge:
+                write_rows(file, rows, asks(), judge.rows(config.rollout.temperature), console, "fresh samples")
         prompter = Prompter.of(AutoTokenizer.from_pretrained(find_model(config.model.path)), config.prompt)
-        asked = questions(asks(), prompter, config.prompt.max_tokens)
-        found = [
-            row
-            for group, (question, kept) in enumerate(zip(asked, file.rows(), strict=True))
-            for row in table_rows(Answer(question, kept["samples"]), 0, group)
-        ]
-    write_parquet(pa.Table.from_pylist(found, schema=SAMPLED), path)
+        write_sampled(path, judged_rows(questions(asks(), prompter, config.prompt.max_tokens), file.rows()))

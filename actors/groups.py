@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import ray
 from ray.util.placement_group import placement_group, remove_placement_group
@@ -92,83 +92,62 @@ def weight_backend(chosen: str, gpus: float, colocated: bool) -> str:
     return chosen if chosen != "auto" else "cpu" if not gpus else "ipc" if colocated else "nccl"
 
 
-class Cluster(Actors):
-    """All actors of a run. `close` ends them; every wait is bounded by `run.actor_timeout_s`."""
+class Size(NamedTuple):
+    """What a cluster has in all."""
 
-    def __init__(self, config: Config, model_path: str, max_model_len: int, logs: Path):
-        timeout_s = config.run.actor_timeout_s
-        resources = ray.cluster_resources()
-        nodes = sum(node["Alive"] for node in ray.nodes())
-        self.placement = place(config, int(resources.get("CPU", 1)), int(resources.get("GPU", 0)), nodes)
-        self.backend = weight_backend(config.weights.backend, resources.get("GPU", 0), self.placement.colocated)
-        bundles = [self.placement.learner] * config.learner.ranks
-        if self.placement.rollout.get("CPU"):
-            bundles = bundles + [self.placement.rollout] * config.rollout.actors
-        self.reservation = Reservation(bundles, timeout_s)
-        rollout = ray.remote(RolloutActor)
-        rollouts = [
-            rollout.options(name=name, **self.reservation.options(self.placement.rollout, config.learner.ranks + i)).remote(
+    cpus: int
+    gpus: int
+    nodes: int
+
+
+def cluster_size() -> Size:
+    """Of the Ray cluster that this process is part of."""
+    resources = ray.cluster_resources()
+    return Size(int(resources.get("CPU", 1)), int(resources.get("GPU", 0)), sum(node["Alive"] for node in ray.nodes()))
+
+
+class ReservedActors(Actors):
+    """Actors in a reservation of their own, which `close` gives back.
+
+    Args:
+        bundles: what each actor that needs any reserves.
+    """
+
+    def __init__(self, config: Config, bundles: list[dict[str, float]]):
+        self.config = config
+        self.reservation = Reservation(bundles, config.run.actor_timeout_s)
+        super().__init__([], [], None, config.run.actor_timeout_s, config.rollout.max_num_seqs, config.weights.verify)
+
+    def add_rollouts(
+        self, model_path: str, max_model_len: int, backend: str, resources: dict[str, float], threads: int, logs: Path, first_bundle: int
+    ) -> None:
+        """Create the engines' actors, in bundles from `first_bundle` on."""
+        config = self.config
+        self.rollout_names = rollout_names(config.rollout.actors)
+        self.rollouts = [
+            ray.remote(RolloutActor)
+            .options(name=name, **self.reservation.options(resources, first_bundle + i))
+            .remote(
                 name=name,
                 model_path=model_path,
                 rollout=config.rollout,
                 dtype=config.model.dtype,
                 max_model_len=max_model_len,
                 seed=config.seed,
-                weight_backend=self.backend,
+                weight_backend=backend,
                 log_dir=str(logs),
-                threads=self.placement.rollout_threads,
+                threads=threads,
             )
-            for i, name in enumerate(rollout_names(config.rollout.actors))
+            for i, name in enumerate(self.rollout_names)
         ]
-        learner = ray.remote(LearnerActor)
-        learners = [
-            learner.options(name=name, **self.reservation.options(self.placement.learner, rank)).remote(
-                rank=rank,
-                world_size=config.learner.ranks,
-                model_path=model_path,
-                learner=config.learner,
-                rl=config.rl,
-                dtype=config.model.dtype,
-                seed=config.seed,
-                log_dir=str(logs),
-                threads=self.placement.learner_threads,
-                timeout_s=timeout_s,
-            )
-            for rank, name in enumerate(learner_names(config.learner.ranks))
-        ]
-        reward = ray.remote(RewardActor).options(name="reward", num_cpus=0).remote("reward")
-        super().__init__(rollouts, learners, reward, timeout_s, config.rollout.max_num_seqs, config.weights.verify)
-        self._bucket_mib = config.weights.bucket_mib
 
-    def start(self) -> dict[str, Any]:
-        """Bring all actors up side by side; returns what they say of themselves, by name."""
-        ready = [Pending(actor.ready.remote(), name, "ready") for actor, name in zip(self.rollouts, self.rollout_names, strict=True)]
-        told = wait([*ready, *self.join_learners(), Pending(self.reward.ready.remote(), "reward", "ready")], self.timeout_s)
-        self.learn("connect_rollouts", self.rollouts, self.backend, self._bucket_mib, self.timeout_s)
-        return dict(zip([*self.rollout_names, *self.learner_names, "reward"], told, strict=True))
-
-    def close(self) -> None:
-        super().close()
-        self.reservation.release()
-
-
-class Learners(Actors):
-    """The learner ranks alone, a card each where there are cards, else an equal part of the cores.
-
-    Args:
-        actor: `LearnerActor` or a kind of it; `arguments` are what it takes besides the rank's own.
-
-    Raises:
-        ValueError: fewer cards than ranks.
-    """
-
-    def __init__(self, config: Config, model_path: str, logs: Path, actor: type[LearnerActor] = LearnerActor, **arguments: Any):
-        timeout_s, ranks = config.run.actor_timeout_s, config.learner.ranks
-        available = ray.cluster_resources()
-        nodes = sum(node["Alive"] for node in ray.nodes())
-        resources, self.threads = place_learners(config, int(available.get("CPU", 1)), int(available.get("GPU", 0)), nodes)
-        self.reservation = Reservation([resources] * ranks, timeout_s)
-        learners = [
+    def add_learners(
+        self, model_path: str, resources: dict[str, float], threads: int, logs: Path, actor: type[LearnerActor], **arguments: Any
+    ) -> None:
+        """Create the learner ranks, in the first bundles. `arguments` are what `actor` takes besides the rank's own."""
+        config, ranks = self.config, self.config.learner.ranks
+        self.learner_names = learner_names(ranks)
+        self.learners = [
             ray.remote(actor)
             .options(name=name, **self.reservation.options(resources, rank))
             .remote(
@@ -179,21 +158,57 @@ class Learners(Actors):
                 dtype=config.model.dtype,
                 seed=config.seed,
                 log_dir=str(logs),
-                threads=self.threads,
-                timeout_s=timeout_s,
+                threads=threads,
+                timeout_s=self.timeout_s,
                 **arguments,
             )
-            for rank, name in enumerate(learner_names(ranks))
+            for rank, name in enumerate(self.learner_names)
         ]
-        super().__init__([], learners, None, timeout_s, 0)
-
-    def start(self) -> list[dict[str, Any]]:
-        """Bring the ranks up; returns what they say of themselves."""
-        return wait(self.join_learners(), self.timeout_s)
 
     def close(self) -> None:
         super().close()
         self.reservation.release()
+
+
+class Cluster(ReservedActors):
+    """All actors of a run. `close` ends them; every wait is bounded by `run.actor_timeout_s`."""
+
+    def __init__(self, config: Config, model_path: str, max_model_len: int, logs: Path):
+        size = cluster_size()
+        placement = self.placement = place(config, *size)
+        self.backend = weight_backend(config.weights.backend, size.gpus, placement.colocated)
+        ranks, engines = config.learner.ranks, config.rollout.actors if placement.rollout["CPU"] else 0
+        super().__init__(config, [placement.learner] * ranks + [placement.rollout] * engines)
+        self.add_rollouts(model_path, max_model_len, self.backend, placement.rollout, placement.rollout_threads, logs, first_bundle=ranks)
+        self.add_learners(model_path, placement.learner, placement.learner_threads, logs, LearnerActor, rl=config.rl)
+        self.reward = ray.remote(RewardActor).options(name="reward", num_cpus=0).remote("reward")
+
+    def start(self) -> dict[str, Any]:
+        """Bring all actors up side by side; returns what they say of themselves, by name."""
+        ready = [Pending(actor.ready.remote(), name, "ready") for actor, name in zip(self.rollouts, self.rollout_names, strict=True)]
+        told = wait([*ready, *self.join_learners(), Pending(self.reward.ready.remote(), "reward", "ready")], self.timeout_s)
+        self.learn("connect_rollouts", self.rollouts, self.backend, self.config.weights.bucket_mib, self.timeout_s)
+        return dict(zip([*self.rollout_names, *self.learner_names, "reward"], told, strict=True))
+
+
+class Learners(ReservedActors):
+    """The learner ranks alone, a card each where there are cards, else an equal part of the cores.
+
+    Args:
+        actor: `LearnerActor` or a kind of it; `arguments` are what it takes besides the rank's own.
+
+    Raises:
+        ValueError: fewer cards than ranks.
+    """
+
+    def __init__(self, config: Config, model_path: str, logs: Path, actor: type[LearnerActor] = LearnerActor, **arguments: Any):
+        resources, self.threads = place_learners(config, *cluster_size())
+        super().__init__(config, [resources] * config.learner.ranks)
+        self.add_learners(model_path, resources, self.threads, logs, actor, **arguments)
+
+    def start(self) -> list[dict[str, Any]]:
+        """Bring the ranks up; returns what they say of themselves."""
+        return wait(self.join_learners(), self.timeout_s)
 
 
 def place_learners(config: Config, cpus: int, gpus: int, nodes: int) -> tuple[dict[str, float], int]:

@@ -23,6 +23,8 @@ from rlsys.resumable import ResumableRows
 from rlsys.run_folder import find_model
 
 Row = dict[str, Any]
+TELL_EVERY_S = 30.0
+"""Where nobody watches a bar, as in the log of a job: a line this often."""
 
 
 @dataclass
@@ -37,6 +39,10 @@ class Judge:
         """The answers to `asks`, in their order."""
         sampling = Sampling(temperature, self.config.rollout.top_p, self.config.rollout.max_tokens)
         yield from self.judges.answer(asks, self.prompter, sampling, self.config.prompt.max_tokens)
+
+    def rows(self, temperature: float) -> Callable[[Iterable[Ask]], Iterator[Row]]:
+        """For `write_rows`: from asks to what was sampled for them."""
+        return lambda asks: (answer.row() for answer in self.answer(asks, temperature))
 
 
 @contextmanager
@@ -92,8 +98,14 @@ def write_rows(
     with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
         task = progress.add_task(title, total=total, completed=file.done, pace="")
         began, tokens = time.monotonic(), 0
-        for row in rows(islice(asks, file.done, None)):
+        told = began
+        for count, row in enumerate(rows(islice(asks, file.done, None)), file.done + 1):
             file.write(row)
             tokens += row.get("tokens", 0)
-            progress.update(task, advance=1, pace=f"{tokens / (time.monotonic() - began):,.0f} tokens/s")
+            now = time.monotonic()
+            pace = f"{tokens / (now - began):,.0f} tokens/s"
+            progress.update(task, advance=1, pace=pace)
+            if not console.is_terminal and now - told > TELL_EVERY_S:
+                console.print(f"{title}: {count:,}{'' if total is None else f' of {total:,}'} rows, {pace}", soft_wrap=True)
+                told = now
     file.finish()

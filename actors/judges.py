@@ -13,9 +13,7 @@ from typing import Any
 import pyarrow as pa
 import ray
 
-from actors.calls import Actors, rollout_names
-from actors.groups import Reservation, weight_backend
-from actors.rollout import RolloutActor
+from actors.groups import ReservedActors, cluster_size, weight_backend
 from actors.scalar_scorer import ScalarScorer
 from actors.waiting import Pending, fetch, wait
 from rlsys.config import Config
@@ -47,18 +45,16 @@ class _Share:
     scoring: Pending | None = None
 
 
-class Judges(Actors):
+class Judges(ReservedActors):
     """Engines with the weights of `model_path`, and, where a meta reward model is given, as many scorers as `scorers`.
 
     Without cards a scorer gets a quarter of a machine's cores, at least one, and the engines get the rest.
     """
 
     def __init__(self, config: Config, model_path: str, logs: Path, meta_rm: str | None = None, scorers: int = 1):
-        timeout_s, engines = config.run.actor_timeout_s, config.rollout.actors
-        available = ray.cluster_resources()
-        gpus = int(available.get("GPU", 0))
-        nodes = sum(node["Alive"] for node in ray.nodes())
-        cores = max(1, int(available.get("CPU", 1)) // nodes)
+        cpus, gpus, nodes = cluster_size()
+        engines = config.rollout.actors
+        cores = max(1, cpus // nodes)
         scorers = scorers if meta_rm else 0
         scorer_threads = max(1, cores // 4)
         threads = config.rollout.cpus or max(1, (cores - min(scorers, 1) * scorer_threads) // -(-engines // nodes))
@@ -66,27 +62,13 @@ class Judges(Actors):
         engine, scorer = ({"CPU": 1.0, "GPU": share} if gpus else {"CPU": float(each)} for each in (threads, scorer_threads))
         if gpus and config.rollout.tensor_parallel > 1:
             engine["GPU"] = float(config.rollout.tensor_parallel)
-        bundles = [engine] * engines + [scorer] * scorers
         # More actors than cores share them: a reservation beyond what there is would never be granted.
-        scale = min(1.0, available.get("CPU", 1) / sum(bundle["CPU"] for bundle in bundles))
+        scale = min(1.0, cpus / (engines * engine["CPU"] + scorers * scorer["CPU"]))
         engine, scorer = ({**each, "CPU": int(100 * scale * each["CPU"]) / 100} for each in (engine, scorer))
-        self.reservation = Reservation([engine] * engines + [scorer] * scorers, timeout_s)
-        rollouts = [
-            ray.remote(RolloutActor)
-            .options(name=name, **self.reservation.options(engine, i))
-            .remote(
-                name=name,
-                model_path=model_path,
-                rollout=config.rollout,
-                dtype=config.model.dtype,
-                max_model_len=config.prompt.max_tokens + config.rollout.max_tokens,
-                seed=config.seed,
-                weight_backend=weight_backend(config.weights.backend, gpus, True),
-                log_dir=str(logs),
-                threads=threads,
-            )
-            for i, name in enumerate(rollout_names(engines))
-        ]
+        super().__init__(config, [engine] * engines + [scorer] * scorers)
+        longest = config.prompt.max_tokens + config.rollout.max_tokens
+        backend = weight_backend(config.weights.backend, gpus, colocated=True)
+        self.add_rollouts(model_path, longest, backend, engine, threads, logs, first_bundle=0)
         self.scorer_names = [f"scorer-{i}" for i in range(scorers)]
         self.scorers = [
             ray.remote(ScalarScorer)
@@ -94,7 +76,6 @@ class Judges(Actors):
             .remote(name=name, model_path=meta_rm, dtype=config.model.dtype, threads=scorer_threads, log_dir=str(logs))
             for i, name in enumerate(self.scorer_names)
         ]
-        super().__init__(rollouts, [], None, timeout_s, config.rollout.max_num_seqs)
 
     def start(self) -> dict[str, Any]:
         """Bring all actors up side by side; returns what they say of themselves, by name."""
@@ -106,7 +87,6 @@ class Judges(Actors):
         for scorer in self.scorers:
             ray.kill(scorer)
         super().close()
-        self.reservation.release()
 
     def answer(self, asks: Iterable[Ask], prompter: Prompter, sampling: Sampling, max_prompt_tokens: int) -> Iterator[Answer]:
         """The answers to `asks`, in their order, as soon as they and those before them are there.

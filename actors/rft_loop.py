@@ -5,8 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator
-from itertools import islice
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -28,10 +27,10 @@ from rlsys.batches import heldout_rows, learner_row
 from rlsys.config import Config, ConfigError
 from rlsys.datasets import draw_records, open_rows
 from rlsys.instructions import instruction_rows
-from rlsys.judging import Answer, Ask, Question, ask, questions
+from rlsys.judging import Ask, ask, questions
 from rlsys.metrics import MetricsLog
 from rlsys.prompts import Prompter
-from rlsys.rejection import SAMPLED, table_rows
+from rlsys.rejection import judged_rows, table_rows, write_sampled
 from rlsys.report import summary_table
 from rlsys.resumable import ResumableRows
 from rlsys.run_folder import RunFolder, find_model
@@ -49,8 +48,7 @@ def rejective_fine_tuning(config: Config, console: Console | None = None) -> dic
     console = console or Console(stderr=True)
     if not (config.rft.non_hinted or config.rft.hinted):
         raise ConfigError("rft.non_hinted and rft.hinted are both false: nothing would be sampled.")
-    folder = RunFolder(config)
-    try:
+    with RunFolder(config) as folder:
         summary = folder.read_json("summary.json")
         if summary is None:
             with ray_session(config.run), Watch(console, folder.path.name) as watch:
@@ -63,8 +61,6 @@ def rejective_fine_tuning(config: Config, console: Console | None = None) -> dic
         console.print(summary_table(summary))
         console.print(f"run folder: [bold]{folder.path}[/], the model in model/, what was sampled in trajectories/")
         return summary
-    finally:
-        folder.close()
 
 
 class RftJob:
@@ -127,54 +123,29 @@ class RftJob:
             with running_judge(self._judge_config(), self.watch.console, logs=self.folder.logs) as judge:
                 if not evaluated:
                     self._evaluate(judge, "base")
-
-                def sampled(asks: Iterable[Ask]) -> Iterator[dict[str, Any]]:
-                    for answer in judge.answer(asks, rft.temperature):
-                        tokens = sum(sample["tokens"] for sample in answer.samples)
-                        one = answer.question.ask
-                        row = {"id": one.record.id, "hinted": one.hinted, "tokens": tokens, "samples": answer.samples}
-                        yield row | ({"skipped": answer.question.skipped} if answer.question.skipped else {})
-
                 if not file.complete:
-                    with self.watch.phase("sample", f"round {number}: sampling {rft.rows} rows"):
-                        write_rows(file, total, self._asks(number), sampled, self.watch.console, f"round {number}: sampling")
+                    title = f"round {number}: sampling"
+                    with self.watch.phase("sample", f"{title} {rft.rows} rows"):
+                        write_rows(file, total, self._asks(number), judge.rows(rft.temperature), self.watch.console, title)
 
     def _evaluate(self, judge: Judge, stage: str) -> None:
         """Greedy on the held-out rows, in the same orders as in `rlsys train`."""
         asks = [Ask(record, [order], [0]) for record, order in self.heldout]
         with self.watch.phase("evaluate", f"scoring {len(asks)} held-out rows ({stage})"):
-            rows = [row for group, answer in enumerate(judge.answer(asks, 0.0)) for row in table_rows(answer, 0, group)]
-            table = pa.Table.from_pylist(rows, schema=SAMPLED)
-            _write(self.folder.heldout_path(stage), [table])
-        result = heldout.summarise(table)
-        self.watch.say(f"held-out [bold]{stage}[/]: reward {result['reward']:+.3f}, accuracy {result['accuracy']:.1%}")
+            answers = enumerate(judge.answer(asks, 0.0))
+            write_sampled(self.folder.heldout_path(stage), (row for group, answer in answers for row in table_rows(answer, 0, group)))
+        self.watch.say(heldout.sentence(stage, heldout.summarise(pq.read_table(self.folder.heldout_path(stage)))))
 
     # --- rejection -----------------------------------------------------------------------------------------------
 
     def _reject(self, number: int, place: Path, table: Path) -> None:
         """Write the table of all that was sampled: each sample, and why it was kept or not."""
-        file = ResumableRows(place / "samples.jsonl", {"round": number, "rows": self.config.rft.rows})
+        asked = questions(self._asks(number), self.prompter, self.config.prompt.max_tokens)
         per_row = self.config.rft.non_hinted + self.config.rft.hinted
-
-        def tables() -> Iterator[pa.Table]:
-            answered = enumerate(zip(questions(self._asks(number), self.prompter, self.config.prompt.max_tokens), file.rows(), strict=True))
-            while portion := list(islice(answered, 512)):
-                found = [row for i, (question, kept) in portion for row in self._judged(number, i // per_row, question, kept)]
-                yield pa.Table.from_pylist(found, schema=SAMPLED)
-
-        try:
-            counts = _write(table, tables())
-        finally:
-            file.close()
+        with ResumableRows(place / "samples.jsonl", {"round": number, "rows": self.config.rft.rows}) as file:
+            counts = write_sampled(table, judged_rows(asked, file.rows(), number, per_row))
         told = ", ".join(f"{why} {count:,}" for why, count in sorted(counts.items(), key=lambda item: -item[1]))
         self.watch.say(f"round {number}: {sum(counts.values()):,} samples: {told}")
-
-    def _judged(self, number: int, group: int, question: Question, row: dict[str, Any]) -> list[dict[str, Any]]:
-        if question.ask.record.id != row["id"]:
-            raise ConfigError(
-                f"round {number}: sample of row {row['id']!r} where {question.ask.record.id!r} was asked: the data has changed."
-            )
-        return table_rows(Answer(question, row["samples"]), number, group)
 
     # --- tuning --------------------------------------------------------------------------------------------------
 
@@ -283,18 +254,6 @@ class RftJob:
             "model": self.config.model.path,
             "run_dir": str(self.folder.path),
         }
-
-
-def _write(path: Path, tables: Iterable[pa.Table]) -> Counter[str]:
-    """Write SAMPLED tables aside, then rename; how many samples were kept or rejected, by reason."""
-    counts: Counter[str] = Counter()
-    aside = path.with_name(f".{path.name}.partial")
-    with pq.ParquetWriter(aside, SAMPLED) as writer:
-        for table in tables:
-            writer.write_table(table)
-            counts.update(table["why"].to_pylist())
-    os.replace(aside, path)
-    return counts
 
 
 def _batches(rows: int, size: int, epochs: int, *seed: int) -> list[np.ndarray]:

@@ -53,8 +53,7 @@ def train(config: Config, console: Console | None = None, stages: tuple[str, ...
         ActorFailed: a remote part failed, died or did not answer in time.
     """
     console = console or Console(stderr=True)
-    folder = RunFolder(config)
-    try:
+    with RunFolder(config) as folder:
         done = folder.read_json("summary.json")
         if done is not None and done["rl_steps"] >= (config.rl.steps if "rl" in stages else 0):
             console.print(summary_table(done))
@@ -76,8 +75,6 @@ def train(config: Config, console: Console | None = None, stages: tuple[str, ...
         console.print(summary_table(summary))
         console.print(f"run folder: [bold]{folder.path}[/]")
         return summary
-    finally:
-        folder.close()
 
 
 @dataclass
@@ -198,11 +195,7 @@ class Job:
                 self.cluster.judge(stage, self.step, groups, samples)
                 self.cluster.write_trajectories(stage, path)
         result = heldout.summarise(pq.read_table(path))
-        failed = sum(result["parse_failures"].values())
-        self.watch.say(
-            f"held-out [bold]{stage}[/]: reward {result['reward']:+.3f}, accuracy {result['accuracy']:.1%} "
-            f"({result['accuracy_ci95'][0]:.1%} to {result['accuracy_ci95'][1]:.1%}), {failed} of {result['samples']} not parsed"
-        )
+        self.watch.say(heldout.sentence(stage, result))
         return result
 
     # --- cold start ----------------------------------------------------------------------------------------------

@@ -37,8 +37,7 @@ def train_scalar(config: Config, console: Console | None = None) -> dict[str, An
     objective = config.meta_rm.objective
     if objective == "bt" and not config.learner.packing:
         raise ConfigError("meta_rm.objective=bt compares responses within a packed micro-batch: set learner.packing=true.")
-    folder = RunFolder(config)
-    try:
+    with RunFolder(config) as folder:
         report = folder.read_json("report.json")
         if report is not None:
             console.print(f"[bold]{folder.path}[/] holds this run, complete; choose another run.dir for a new one.")
@@ -52,8 +51,6 @@ def train_scalar(config: Config, console: Console | None = None) -> dict[str, An
         console.print(calibration.table(report["heldout"], TITLES[objective]))
         console.print(f"run folder: [bold]{folder.path}[/], the model in model/, the picture in calibration.png")
         return report
-    finally:
-        folder.close()
 
 
 class ScalarJob:

@@ -32,7 +32,6 @@ from launch.bench_rollout import rollout
 from launch.bench_weights import weights
 from launch.bench_work import (
     TRAIN_PARTS,
-    AsJson,
     Cores,
     Model,
     OutputTokens,
@@ -48,6 +47,7 @@ from launch.bench_work import (
     write_work,
 )
 from launch.console import UserError, report, say, to_stderr
+from launch.options import AsJson
 
 app = typer.Typer(name="bench", help="Measure speed on this machine.", no_args_is_help=True)
 

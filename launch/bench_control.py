@@ -16,8 +16,9 @@ import typer
 from rich.console import Group
 from rich.table import Table
 
-from launch.bench_work import AsJson, local_ray
+from launch.bench_work import local_ray
 from launch.console import report, to_stderr
+from launch.options import AsJson
 
 PHASES = ("draw", "generate", "judge", "train", "send_weights", "write_trajectories", "other")
 """Of a synchronous step: what the metrics of the loop call them. `generate` here is dealing requests out and hearing of their end."""

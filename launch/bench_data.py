@@ -20,9 +20,9 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
-from launch.bench_work import AsJson
 from launch.console import UserError, report, to_stderr
 from launch.memory import peak_bytes, resident_bytes
+from launch.options import AsJson
 
 SMALL_ROWS = 10_000
 BLOCK_ROWS = 20_000

@@ -12,7 +12,6 @@ from rich.console import Group
 from rich.table import Table
 
 from launch.bench_work import (
-    AsJson,
     Cores,
     Model,
     OutputTokens,
@@ -26,6 +25,7 @@ from launch.bench_work import (
     shape_text,
 )
 from launch.console import UserError, report, say, to_stderr
+from launch.options import AsJson
 
 PHASES = ("generate", "train", "send weights", "other")
 SWEEPS = {"samples": "samples per prompt", "prompt_tokens": "tokens of a prompt", "prompts": "prompts of a step"}

@@ -14,7 +14,6 @@ import typer
 from rich.table import Table
 
 from launch.bench_work import (
-    AsJson,
     Cores,
     Model,
     OutputTokens,
@@ -28,6 +27,7 @@ from launch.bench_work import (
     run_config,
 )
 from launch.console import report, to_stderr
+from launch.options import AsJson
 
 if TYPE_CHECKING:
     from rlsys.config import Config

@@ -14,7 +14,6 @@ from rich.table import Table
 
 from launch.bench_work import (
     TRAIN_PARTS,
-    AsJson,
     Cores,
     Model,
     OutputTokens,
@@ -32,6 +31,7 @@ from launch.bench_work import (
 )
 from launch.console import report, to_stderr
 from launch.memory import peak_bytes, resident_bytes
+from launch.options import AsJson
 
 
 def learner(

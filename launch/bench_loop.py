@@ -109,12 +109,8 @@ def stand_in_config(folder: Path, *overrides: str) -> Config:
 
 def reinforce(config: Config, actors: StandIns) -> tuple[list[dict[str, float]], list[dict[str, Any]]]:
     """Run the loop from its first to its last step; returns notes (before the first step, and after each), and the steps' metrics."""
-    folder = RunFolder(config)
-    try:
-        with Watch(Console(quiet=True), "bench") as watch, TimedJob(config, folder, watch) as job:
-            job.use(actors)
-            job.note()
-            job.reinforce()
-            return job.notes, MetricsLog.read(folder.path)
-    finally:
-        folder.close()
+    with RunFolder(config) as folder, Watch(Console(quiet=True), "bench") as watch, TimedJob(config, folder, watch) as job:
+        job.use(actors)
+        job.note()
+        job.reinforce()
+        return job.notes, MetricsLog.read(folder.path)

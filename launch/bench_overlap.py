@@ -12,8 +12,9 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
-from launch.bench_work import AsJson, local_ray
+from launch.bench_work import local_ray
 from launch.console import report, to_stderr
+from launch.options import AsJson
 
 RATIOS = (0.5, 1.0, 2.0)
 """Generating over training; the longer of the two takes the time that was asked for."""

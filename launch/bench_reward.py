@@ -10,8 +10,9 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
-from launch.bench_work import AsJson, Samples, StepClock, local_ray
+from launch.bench_work import Samples, StepClock, local_ray
 from launch.console import report, to_stderr
+from launch.options import AsJson
 
 PHASES = ("judge", "hand over", "write")
 WAIT_S = 120

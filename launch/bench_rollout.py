@@ -12,7 +12,6 @@ import typer
 from rich.table import Table
 
 from launch.bench_work import (
-    AsJson,
     Cores,
     Model,
     OutputTokens,
@@ -27,6 +26,7 @@ from launch.bench_work import (
     shape_text,
 )
 from launch.console import report, to_stderr
+from launch.options import AsJson
 
 
 def rollout(

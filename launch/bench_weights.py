@@ -8,8 +8,9 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
-from launch.bench_work import AsJson, Cores, Model, Timeout, Work, choose_cores, cores_text, meta_model, run_child, run_config
+from launch.bench_work import Cores, Model, Timeout, Work, choose_cores, cores_text, meta_model, run_child, run_config
 from launch.console import report, to_stderr
+from launch.options import AsJson
 
 STAGES = {
     "start": "start: drain and pause the engines",

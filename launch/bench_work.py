@@ -38,7 +38,6 @@ OutputTokens = Annotated[int, typer.Option(min=1, help="Exact length of every ou
 Cores = Annotated[int, typer.Option(min=1, help="Cores that all processes share.")]
 Model = Annotated[str, typer.Option(help="Hugging Face folder or hub name.")]
 Timeout = Annotated[float, typer.Option(min=1, help="Longest time for one measuring process, in seconds.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout and nothing else.")]
 
 TRAIN_PARTS = ("reference", "forward", "backward", "optimizer")
 """What the training phase is made of, as far as both systems can be clocked alike."""

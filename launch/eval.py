@@ -15,7 +15,8 @@ from rich.table import Table
 from rich.text import Text
 
 from launch.console import UserError, finite, only_json, plain, say, to_stderr, to_stdout, written_aside
-from launch.judge import MetaRm, ModelOption, Seed, Settings, Temperature, judge_config
+from launch.judge import MetaRm, ModelOption, Seed, Settings, Temperature, judge_config, judged_by
+from launch.options import AsJson
 
 if TYPE_CHECKING:
     from rlsys.benchmarks import Benchmark, Item
@@ -46,7 +47,7 @@ def evaluate(
     swap: Annotated[bool, typer.Option("--swap/--no-swap", help="Ask greedily about pairs in both orders.")] = True,
     text: Annotated[bool, typer.Option("--text", help="Keep the texts of all samples, not of the greedy ones alone.")] = False,
     again: Annotated[bool, typer.Option("--again", help="Begin anew, whatever DIR holds.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print what eval.json holds on stdout and nothing else.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Evaluate a model on benchmarks: greedy, and for every k and strategy out of one set of samples.
 
@@ -70,7 +71,7 @@ def evaluate(
 
         work = {name: parts(found, ks[-1], temperature, seed, text, swap) for name, found in benchmarks.items()}
         with ExitStack() as stack:
-            files = opened(work, output, about(config, reward_model), again, stack)
+            files = opened(work, output, judged_by(config, reward_model), again, stack)
             judge_all(work, files, config, reward_model, console)
             document: dict[str, Any] = {
                 "model": config.model.path,
@@ -150,18 +151,6 @@ def fitting(names: list[str] | None, benchmark: Benchmark, meta_rm: bool, consol
         elif names:
             say(console, f"{benchmark.name}: without {strategy.name}, {why}", "yellow")
     return chosen
-
-
-def about(config: Config, meta_rm: str | None) -> dict[str, Any]:
-    """What every row depends on."""
-    return {
-        "model": config.model.path,
-        "meta_rm": meta_rm,
-        "prompt": config.prompt.model_dump(mode="json"),
-        "top_p": config.rollout.top_p,
-        "max_tokens": config.rollout.max_tokens,
-        "dtype": config.model.dtype,
-    }
 
 
 Files = dict[tuple[str, str], "ResumableRows"]

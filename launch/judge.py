@@ -12,6 +12,7 @@ import typer
 from rich.table import Table
 
 from launch.console import UserError, only_json, say, to_stderr, to_stdout
+from launch.options import AsJson
 
 if TYPE_CHECKING:
     from rlsys.config import Config
@@ -48,7 +49,7 @@ def judge(
     limit: Annotated[int | None, typer.Option("--limit", min=1, help="Only the first rows.")] = None,
     text: Annotated[bool, typer.Option("--text", help="Keep the critiques.")] = False,
     again: Annotated[bool, typer.Option("--again", help="Begin anew, whatever OUTPUT holds.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the summary as one JSON document on stdout and nothing else.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Judge every row of a file by k samples, each with the responses in a fresh order, and write one line per row.
 
@@ -75,9 +76,7 @@ def judge(
 
         report = Report()
         rows = list_once(islice(read(input, format, report=report, truth=False), limit), input)
-        about = {
-            "model": config.model.path,
-            "meta_rm": reward_model,
+        about = judged_by(config, reward_model) | {
             "input": {"file": str(input), "format": format, "bytes": os.stat(input).st_size, "limit": limit},
             "k": k,
             "strategy": chosen.name,
@@ -85,10 +84,6 @@ def judge(
             "temperature": temperature,
             "seed": seed,
             "text": text,
-            "prompt": config.prompt.model_dump(mode="json"),
-            "top_p": config.rollout.top_p,
-            "max_tokens": config.rollout.max_tokens,
-            "dtype": config.model.dtype,
         }
         with ResumableRows(output, about, again) as file:
             if file.complete:
@@ -128,6 +123,18 @@ def judge_config(model: str, meta_rm: str | None, seed: int, settings: list[str]
             f"rollout.max_num_seqs={run.rollout.max_num_seqs}",
         ]
     return load_config(None, known + list(settings or [])), None if meta_rm is None else trained_model(meta_rm)[0]
+
+
+def judged_by(config: Config, meta_rm: str | None) -> dict[str, Any]:
+    """What every sample depends on, besides what is asked."""
+    return {
+        "model": config.model.path,
+        "meta_rm": meta_rm,
+        "prompt": config.prompt.model_dump(mode="json"),
+        "top_p": config.rollout.top_p,
+        "max_tokens": config.rollout.max_tokens,
+        "dtype": config.model.dtype,
+    }
 
 
 def list_once(records: Iterator[Record], file: Path) -> Iterator[Record]:

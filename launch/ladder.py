@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import json
 from itertools import islice
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
-
-import typer
+from typing import TYPE_CHECKING, Any
 
 from launch.console import UserError, say, to_stdout, written_aside
+from launch.options import ConfigFile, Overrides
 
 if TYPE_CHECKING:
     from rlsys.config import Config
@@ -35,11 +33,8 @@ NOTES = [
 
 
 def ladder(
-    config: Annotated[Path, typer.Argument(metavar="CONFIG", help="YAML file; ready-made ones are in launch/configs.")],
-    overrides: Annotated[
-        list[str] | None,
-        typer.Argument(metavar="KEY=VALUE", help="Settings that replace the file's, for example ladder.test_rows=800.", show_default=False),
-    ] = None,
+    config: ConfigFile,
+    overrides: Overrides = None,
 ) -> None:
     """Climb the ladder of arXiv 2504.02495 on one model and one set of tasks: base, RFT, RL, vote@k, meta@k, and a Bradley-Terry baseline.
 

@@ -2,21 +2,14 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Annotated
-
-import typer
-
 from launch.console import only_json, to_stderr, to_stdout
+from launch.options import AsJson, ConfigFile, Overrides
 
 
 def meta_rm(
-    config: Annotated[Path, typer.Argument(metavar="CONFIG", help="YAML file; ready-made ones are in launch/configs.")],
-    overrides: Annotated[
-        list[str] | None,
-        typer.Argument(metavar="KEY=VALUE", help="Settings that replace the file's, for example meta_rm.epochs=2.", show_default=False),
-    ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the report as one JSON document on stdout and nothing else.")] = False,
+    config: ConfigFile,
+    overrides: Overrides = None,
+    as_json: AsJson = False,
 ) -> None:
     """Train a scalar reward model: the meta reward model that guides votes, or the Bradley-Terry baseline.
 

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from launch.console import only_json, say, to_stderr, to_stdout, written_aside
+from launch.options import AsJson
 
 PAGE = Path("page.html")
 
@@ -16,7 +17,7 @@ def report(
     folders: Annotated[list[Path], typer.Argument(metavar="DIR...", help="Folders of runs, evaluations, reward models, ladders.")],
     output: Annotated[Path, typer.Option("--output", "-o", metavar="PAGE.html", help="The page; all else gets its name.")] = PAGE,
     title: Annotated[str | None, typer.Option("--title", help="Headline of the page. Default: the names of the folders.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the page's figures as one JSON document on stdout.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Show what runs, evaluations and ladders came to as one HTML page that needs no network.
 

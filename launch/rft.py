@@ -9,12 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from launch.console import say, to_stdout
-
-ConfigFile = Annotated[Path, typer.Argument(metavar="CONFIG", help="YAML file; ready-made ones are in launch/configs.")]
-Overrides = Annotated[
-    list[str] | None,
-    typer.Argument(metavar="KEY=VALUE", help="Settings that replace the file's, for example rft.rows=2048.", show_default=False),
-]
+from launch.options import ConfigFile, Overrides
 
 
 def rft(config: ConfigFile, overrides: Overrides = None) -> None:

@@ -14,12 +14,13 @@ import typer
 from rich.table import Table
 
 from launch.console import UserError, finite, only_json, open_text, to_stderr, written_aside
+from launch.options import AsJson
 
 
 def score(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="JSONL of {text, rewards, order?}.")],
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Write the JSONL rows here instead of stdout.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document {rows, summary} on stdout and nothing else.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Extract the scores from generated texts and judge them against ground truth.
 

@@ -13,6 +13,7 @@ from rich.rule import Rule
 from rich.text import Text
 
 from launch.console import UserError, only_json, plain, say, to_stdout
+from launch.options import AsJson
 
 
 def show(
@@ -21,7 +22,7 @@ def show(
     best: Annotated[int, typer.Option("--best", min=0, help="How many of the best samples.")] = 2,
     worst: Annotated[int, typer.Option("--worst", min=0, help="How many of the worst samples.")] = 2,
     prompt: Annotated[bool, typer.Option("--prompt/--no-prompt", help="Print what the model was asked, responses included.")] = True,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout and nothing else.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Print the best and the worst samples of a step.
 

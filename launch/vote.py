@@ -12,6 +12,7 @@ import typer
 from rich.table import Table
 
 from launch.console import UserError, only_json, open_text, to_stderr, written_aside
+from launch.options import AsJson
 
 if TYPE_CHECKING:
     from rlsys.voting import SampleTable
@@ -28,7 +29,7 @@ def vote(
     margin: Annotated[float, typer.Option(help="abstain: smallest lead, in points of the mean score.")] = 1.0,
     seed: Annotated[int, typer.Option(help="Breaks ties, together with the id.")] = 0,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Write the JSONL rows here instead of stdout.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document {rows, summary} on stdout and nothing else.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Aggregate sampled judgements into one verdict per id.
 

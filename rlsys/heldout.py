@@ -53,6 +53,16 @@ def summarise(table: pa.Table) -> Summary:
     }
 
 
+def sentence(stage: str, result: Summary) -> str:
+    """What `summarise` found, in a line for the screen (rich markup)."""
+    low, high = result["accuracy_ci95"]
+    failed = sum(result["parse_failures"].values())
+    return (
+        f"held-out [bold]{stage}[/]: reward {result['reward']:+.3f}, accuracy {result['accuracy']:.1%} "
+        f"({low:.1%} to {high:.1%}), {failed} of {result['samples']} not parsed"
+    )
+
+
 def _by_family(table: pa.Table) -> dict[str, dict[str, float]]:
     families: dict[str, list[tuple[bool, bool]]] = {}
     columns = (table["family"].to_pylist(), table["correct"].to_pylist(), table["parse_failure"].to_pylist())

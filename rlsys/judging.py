@@ -71,6 +71,20 @@ class Answer:
         """Tokens of all prompts, one that several samples share counted once."""
         return sum(len(prompt.tokens) for prompt in self.question.prompts) if self.samples else 0
 
+    def row(self, text: bool = True) -> dict[str, Any]:
+        """{id, samples, tokens (generated), prompt_tokens} for a file and, where it could not be asked, skipped: why.
+
+        Args:
+            text: keep the texts of the samples.
+        """
+        row = {
+            "id": self.question.ask.record.id,
+            "samples": [{name: value for name, value in sample.items() if text or name != "text"} for sample in self.samples],
+            "tokens": sum(sample["tokens"] for sample in self.samples),
+            "prompt_tokens": self.prompt_tokens,
+        }
+        return row | ({"skipped": self.question.skipped} if self.question.skipped else {})
+
 
 def questions(asks: Iterable[Ask], prompter: Prompter, max_prompt_tokens: int) -> Iterator[Question]:
     """Render each ask; one whose prompt is longer than `max_prompt_tokens` is skipped, never cut."""

@@ -6,18 +6,27 @@ those with a hint (the ground truth stood in the prompt) only the incorrect ones
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 
-from rlsys.judging import Answer, Sample
+from rlsys.judging import Answer, Question, Sample
+from rlsys.readers import DataError
 from rlsys.records import Record
 from rlsys.scores import is_correct, rule_reward, unshuffle
 from rlsys.trajectories import TRAJECTORIES
 
 KEPT, TOO_EASY, INCORRECT, CUT_OFF = "kept", "too easy", "incorrect", "cut off"
 """Why a sample is kept or not; besides `parse failure: REASON`."""
+
+AT_ONCE = 4096
+"""Samples of one row group of a file."""
 
 SAMPLED = pa.schema([*TRAJECTORIES, ("hinted", pa.bool_()), ("kept", pa.bool_()), ("why", pa.string())])
 """The table of everything that was sampled."""
@@ -82,3 +91,30 @@ def table_rows(answer: Answer, step: int, group: int) -> list[dict[str, Any]]:
             }
         )
     return rows
+
+
+def judged_rows(
+    asked: Iterable[Question], sampled: Iterable[dict[str, Any]], step: int = 0, asks_of_a_row: int = 1
+) -> Iterator[dict[str, Any]]:
+    """Rows of SAMPLED, from what was asked and, in the same order, what `Answer.row` wrote of it.
+
+    Raises:
+        DataError: something else was asked then.
+    """
+    for number, (question, row) in enumerate(zip(asked, sampled, strict=True)):
+        if question.ask.record.id != row["id"]:
+            raise DataError(f"sample of row {row['id']!r} where {question.ask.record.id!r} was asked: the data has changed.")
+        yield from table_rows(Answer(question, row["samples"]), step, number // asks_of_a_row)
+
+
+def write_sampled(path: Path, rows: Iterable[dict[str, Any]]) -> Counter[str]:
+    """Write a table of SAMPLED aside, then rename; how many samples were kept or rejected, by reason."""
+    counts: Counter[str] = Counter()
+    aside = path.with_name(f".{path.name}.partial")
+    rows = iter(rows)
+    with pq.ParquetWriter(aside, SAMPLED) as writer:
+        while portion := list(islice(rows, AT_ONCE)):
+            writer.write_table(pa.Table.from_pylist(portion, schema=SAMPLED))
+            counts.update(row["why"] for row in portion)
+    os.replace(aside, path)
+    return counts

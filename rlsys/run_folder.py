@@ -30,7 +30,7 @@ MAY_CHANGE = {"run", "checkpoint", "rl.steps", "rl.eval_every"}
 
 
 class RunFolder:
-    """Opens (or makes) the folder of a run and holds its lock until `close`.
+    """Opens (or makes) the folder of a run and holds its lock until `close`, or the end of its `with` block.
 
     Raises:
         ConfigError: another process is using the folder, or it holds a run with a different config.
@@ -49,6 +49,12 @@ class RunFolder:
         if saved.exists():
             _refuse_other_config(load_config(saved), config, saved)
         save_config(config, saved)
+
+    def __enter__(self) -> RunFolder:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
     def close(self) -> None:
         self._lock.close()

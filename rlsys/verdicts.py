@@ -33,10 +33,11 @@ def verdict_row(answer: Answer, strategy: Strategy, options: Options, seed: int,
     record = answer.question.ask.record
     truth = has_truth(record)
     gold = None if not truth else int(record.rewards[0]) if record.n == 1 else record.best
+    asked = answer.row(text)
     row: dict[str, Any] = {"id": record.id, "n": record.n, "k": len(answer.samples)}
     if answer.question.skipped:
         nothing = {"totals": None, "best": None, "gold": gold, "correct": False if truth else None, "samples": []}
-        return row | {"skipped": answer.question.skipped} | nothing
+        return row | {"skipped": asked["skipped"]} | nothing
     table = SampleTable(strategy.needs)
     table.add({"id": record.id, "samples": answer.samples})
     (decided,) = decide(table, strategy, options, seed=seed)
@@ -47,11 +48,11 @@ def verdict_row(answer: Answer, strategy: Strategy, options: Options, seed: int,
         **{name: decided[name] for name in ("totals", "best", "tied", "abstained", "parsed")},
         "spent": decided["samples"],
         "failures": dict(Counter(sample["failure"] for sample in answer.samples if "failure" in sample)),
-        "tokens": sum(sample["tokens"] for sample in answer.samples),
-        "prompt_tokens": answer.prompt_tokens,
+        "tokens": asked["tokens"],
+        "prompt_tokens": asked["prompt_tokens"],
         "gold": gold,
         "correct": right,
-        "samples": [sample if text else {name: value for name, value in sample.items() if name != "text"} for sample in answer.samples],
+        "samples": asked["samples"],
     }
 
 

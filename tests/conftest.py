@@ -9,6 +9,15 @@ import pytest
 # Before Ray starts: nothing is reported home, and actors find the same setting.
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 
+if "PYTEST_XDIST_WORKER" in os.environ:
+    # Workers side by side get cores of their own: threads that wait for each other while another process has their core take many times
+    # as long. What a test starts inherits both.
+    cores = sorted(os.sched_getaffinity(0))
+    number, workers = int(os.environ["PYTEST_XDIST_WORKER"].removeprefix("gw")), int(os.environ["PYTEST_XDIST_WORKER_COUNT"])
+    own = cores[number::workers] or cores
+    os.sched_setaffinity(0, own)
+    os.environ["OMP_THREAD_LIMIT"] = str(len(own))
+
 
 @pytest.fixture(scope="session")
 def ray_session():
@@ -20,21 +29,22 @@ def ray_session():
     ray.shutdown()
 
 
-RATIOS = pytest.StashKey[list[tuple[str, float]]]()
+RATIO = "ratio of "
 
 
-@pytest.fixture(scope="session")
-def record_ratio(request):
+@pytest.fixture
+def record_ratio(record_property):
     """`record_ratio(name, value)`: a benchmark's ratio for the end of the session's output. Recorded, never asserted."""
-    return lambda name, value: request.config.stash.setdefault(RATIOS, []).append((name, value))
+    return lambda name, value: record_property(RATIO + name, value)
 
 
-def pytest_terminal_summary(terminalreporter, config):
-    ratios = config.stash.get(RATIOS, [])
+def pytest_terminal_summary(terminalreporter):
+    reports = [report for found in terminalreporter.stats.values() for report in found if getattr(report, "when", None) == "call"]
+    ratios = sorted((name, value) for report in reports for name, value in report.user_properties if name.startswith(RATIO))
     if ratios:
         terminalreporter.section("ratios of this run's benchmarks")
-        for name, value in sorted(ratios):
-            terminalreporter.write_line(f"{value:10.3f}  {name}")
+        for name, value in ratios:
+            terminalreporter.write_line(f"{value:10.3f}  {name.removeprefix(RATIO)}")
 
 
 @pytest.fixture(scope="session")

@@ -30,11 +30,8 @@ class Part:
     """JSON object of what the rows depend on, besides model and prompt."""
 
     def row(self, item: Item, answer: Answer) -> Row:
-        """{id: the item's, samples, tokens, prompt_tokens} and, where the item could not be asked, skipped: why."""
-        samples = [{name: value for name, value in sample.items() if self.text or name != "text"} for sample in answer.samples]
-        tokens = sum(sample["tokens"] for sample in samples)
-        row = {"id": item.id, "samples": samples, "tokens": tokens, "prompt_tokens": answer.prompt_tokens}
-        return row | ({"skipped": answer.question.skipped} if answer.question.skipped else {})
+        """`Answer.row` under the item's id, as several items may share a record."""
+        return answer.row(self.text) | {"id": item.id}
 
 
 def parts(benchmark: Benchmark, k: int, temperature: float, seed: int, text: bool = False, swap: bool = True) -> list[Part]:
