@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import time
 from typing import Any
 
-from actors import vllm_compat
 from launch.bench_judge import MAX_PROMPT_TOKENS, TEMPERATURE, ask_batches, check, user_turns
+from launch.bench_vllm import offline_engine
 from launch.bench_work import Work, run_child, run_config
 from rlsys.models import ensure_model
 from rlsys.prompts import Prompter
@@ -15,25 +14,14 @@ from rlsys.prompts import Prompter
 
 def measure(work: Work) -> dict[str, Any]:
     """Seconds of every batch."""
-    vllm_compat.before_import("cpu")
-    os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
-    os.environ["VLLM_CPU_OMP_THREADS_BIND"] = "nobind"
     from transformers import AutoTokenizer
-    from vllm import LLM, SamplingParams
 
     config = run_config(work)
     model = ensure_model(config.model.path)
     prompter = Prompter.of(AutoTokenizer.from_pretrained(model), config.prompt)
-    began = time.perf_counter()
-    length = MAX_PROMPT_TOKENS + work.output_tokens
-    engine = LLM(
-        model=model,
-        dtype=config.model.dtype,
-        max_model_len=length,
-        enforce_eager=config.rollout.enforce_eager,
-        **vllm_compat.engine_arguments(config.rollout, length),
-    )
-    start_s = time.perf_counter() - began
+    engine, start_s = offline_engine(config, model, MAX_PROMPT_TOKENS + work.output_tokens)
+    from vllm import SamplingParams
+
     seconds, prompts = [], []
     for asks in ask_batches(work, config):
         began = time.perf_counter()

@@ -9,21 +9,18 @@ from typing import Any
 from actors import vllm_compat
 from launch.bench_rollout import check, prompt_batches
 from launch.bench_work import Work, run_child, run_config
+from rlsys.config import Config
 from rlsys.models import ensure_model
 
 
-def measure(work: Work) -> dict[str, Any]:
-    """Seconds of every batch."""
+def offline_engine(config: Config, model: str, length: int) -> tuple[Any, float]:
+    """(vLLM's `LLM` with the engine in this process, seconds that it took to start), for prompt and text of `length` tokens together."""
     vllm_compat.before_import("cpu")
     os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
     os.environ["VLLM_CPU_OMP_THREADS_BIND"] = "nobind"
-    from vllm import LLM, SamplingParams, __version__
+    from vllm import LLM
 
-    config = run_config(work)
-    model = ensure_model(config.model.path)
-    batches = prompt_batches(work, model)
     began = time.perf_counter()
-    length = work.prompt_tokens + work.output_tokens
     engine = LLM(
         model=model,
         dtype=config.model.dtype,
@@ -31,7 +28,17 @@ def measure(work: Work) -> dict[str, Any]:
         enforce_eager=config.rollout.enforce_eager,
         **vllm_compat.engine_arguments(config.rollout, length),
     )
-    start_s = time.perf_counter() - began
+    return engine, time.perf_counter() - began
+
+
+def measure(work: Work) -> dict[str, Any]:
+    """Seconds of every batch."""
+    config = run_config(work)
+    model = ensure_model(config.model.path)
+    batches = prompt_batches(work, model)
+    engine, start_s = offline_engine(config, model, work.prompt_tokens + work.output_tokens)
+    from vllm import SamplingParams, __version__
+
     settings = SamplingParams(
         n=work.samples,
         temperature=config.rollout.temperature,

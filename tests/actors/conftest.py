@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -29,3 +31,44 @@ def engines(ray_session, tiny_model, tmp_path_factory):
     ray.get([each.shutdown.remote() for each in actors], timeout=WAIT_S)
     for each in actors:
         ray.kill(each)
+
+
+class Ranks:
+    """Learner ranks that stay in their process group while their engines come and go; called with a method and its arguments."""
+
+    def __init__(self, create: Callable[[int], Any], world_size: int):
+        """
+        Args:
+            create: makes the actor of a rank.
+        """
+        import ray
+
+        self.actors = [create(rank) for rank in range(world_size)]
+        host, port = ray.get(self.actors[0].address.remote(), timeout=WAIT_S)
+        self.told = self("setup", host, port)
+
+    def __call__(self, method: str, *args: Any) -> list[Any]:
+        import ray
+
+        return ray.get([getattr(actor, method).remote(*args) for actor in self.actors], timeout=WAIT_S)
+
+    def first(self, method: str, *args: Any) -> Any:
+        return self(method, *args)[0]
+
+
+@pytest.fixture(scope="module")
+def start_ranks(ray_session):
+    """`start_ranks(create, world_size)`: running `Ranks`, which end with the module."""
+    import ray
+
+    started = []
+
+    def start(create: Callable[[int], Any], world_size: int) -> Ranks:
+        started.append(Ranks(create, world_size))
+        return started[-1]
+
+    yield start
+    for ranks in started:
+        ranks("shutdown")
+        for actor in ranks.actors:
+            ray.kill(actor)

@@ -66,36 +66,19 @@ class Probe(LearnerActor):
         return self.reference is not None
 
 
-class Ranks:
-    """Some ranks that stay in their process group while their engines come and go."""
-
-    def __init__(self, model: Path, world_size: int, logs: Path):
-        ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
-        actor = ray.remote(Probe).options(num_cpus=0)
-        self.actors = [
-            actor.remote(rank, world_size, str(model), Learner(ranks=world_size), Rl(), "float32", 0, str(logs), 1, WAIT_S)
-            for rank in range(world_size)
-        ]
-        host, port = ray.get(self.actors[0].address.remote(), timeout=WAIT_S)
-        self.told = self("setup", host, port)
-        self.logs = logs
-
-    def __call__(self, method: str, *args: Any) -> list[Any]:
-        return ray.get([getattr(actor, method).remote(*args) for actor in self.actors], timeout=WAIT_S)
-
-    def first(self, method: str, *args: Any) -> Any:
-        return self(method, *args)[0]
-
-
 @pytest.fixture(scope="module")
-def ranks(ray_session, tiny_model, tmp_path_factory):
+def ranks(start_ranks, tiny_model, tmp_path_factory):
     logs = tmp_path_factory.mktemp("learner_logs")
-    started = {world_size: Ranks(tiny_model, world_size, logs) for world_size in (1, 2)}
-    yield started
-    for each in started.values():
-        each("shutdown")
-        for actor in each.actors:
-            ray.kill(actor)
+    ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
+    actor = ray.remote(Probe).options(num_cpus=0)
+
+    def start(world_size: int):
+        common = (world_size, str(tiny_model), Learner(ranks=world_size), Rl(), "float32", 0, str(logs), 1, WAIT_S)
+        started = start_ranks(lambda rank: actor.remote(rank, *common), world_size)
+        started.logs = logs
+        return started
+
+    return {world_size: start(world_size) for world_size in (1, 2)}
 
 
 @pytest.fixture(scope="module")

@@ -41,35 +41,18 @@ class Probe(ScalarLearner):
         return {name: whole.float().numpy().copy() for name, whole in ds.full_weights(self.engine.module.model)}
 
 
-class Ranks:
-    """Some ranks that stay in their process group while their engines come and go."""
-
-    def __init__(self, model: Path, world_size: int, logs: Path):
-        ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
-        actor = ray.remote(Probe).options(num_cpus=0)
-        rank = {"world_size": world_size, "model_path": str(model), "learner": Learner(ranks=world_size), "dtype": "float32"}
-        self.actors = [
-            actor.remote("bce", seed=5, rank=i, log_dir=str(logs), threads=1, timeout_s=WAIT_S, **rank) for i in range(world_size)
-        ]
-        host, port = ray.get(self.actors[0].address.remote(), timeout=WAIT_S)
-        self("setup", host, port)
-
-    def __call__(self, method: str, *args: Any) -> list[Any]:
-        return ray.get([getattr(actor, method).remote(*args) for actor in self.actors], timeout=WAIT_S)
-
-    def first(self, method: str, *args: Any) -> Any:
-        return self(method, *args)[0]
-
-
 @pytest.fixture(scope="module")
-def ranks(ray_session, tiny_model, tmp_path_factory):
+def ranks(start_ranks, tiny_model, tmp_path_factory):
     logs = tmp_path_factory.mktemp("scalar_logs")
-    started = {world_size: Ranks(tiny_model, world_size, logs) for world_size in (1, 2)}
-    yield started
-    for each in started.values():
-        each("shutdown")
-        for actor in each.actors:
-            ray.kill(actor)
+    ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
+    actor = ray.remote(Probe).options(num_cpus=0)
+
+    def start(world_size: int):
+        common = {"world_size": world_size, "model_path": str(tiny_model), "learner": Learner(ranks=world_size), "dtype": "float32"}
+        common |= {"seed": 5, "log_dir": str(logs), "threads": 1, "timeout_s": WAIT_S}
+        return start_ranks(lambda rank: actor.remote("bce", rank=rank, **common), world_size)
+
+    return {world_size: start(world_size) for world_size in (1, 2)}
 
 
 @pytest.fixture(scope="module")

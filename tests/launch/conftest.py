@@ -4,21 +4,18 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import subprocess
-import sys
-import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
+from commands import ROOT, run_rlsys
 from rich.console import Console
 
 from rlsys.config import Config, load_config
 from rlsys.models import build_tiny
-
-ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(scope="session")
@@ -49,26 +46,6 @@ def straight_run(ray_session, tiny, quiet, tiny_model, tmp_path_factory) -> tupl
 
 
 @pytest.fixture(scope="session")
-def killed_when() -> Callable[..., None]:
-    """`killed_when(there, "judge", ...)` starts `rlsys judge ...` and kills it and its children as soon as `there()` is true."""
-
-    def run(there: Callable[[], bool], log: Path, *arguments: object) -> None:
-        command = [sys.executable, "-m", "launch.cli", *map(str, arguments)]
-        environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"} | {"PYTHONPATH": str(ROOT)}
-        with log.open("w") as output:
-            process = subprocess.Popen(command, stdout=output, stderr=output, cwd=ROOT, env=environment, start_new_session=True)
-            deadline = time.monotonic() + 400
-            while process.poll() is None and not there():
-                assert time.monotonic() < deadline, log.read_text()[-3000:]
-                time.sleep(0.02)
-            assert process.poll() is None, f"ended before it could be killed:\n{log.read_text()[-3000:]}"
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
-
-    return run
-
-
-@pytest.fixture(scope="session")
 def tiny_bench_model(tmp_path_factory) -> Path:
     return build_tiny(tmp_path_factory.mktemp("bench") / "tiny-random")
 
@@ -76,13 +53,7 @@ def tiny_bench_model(tmp_path_factory) -> Path:
 @pytest.fixture(scope="session")
 def run_bench() -> Callable[..., subprocess.CompletedProcess[str]]:
     """`run_bench("step", "--prompts", 2, ...)` -> how `rlsys bench step --prompts 2 ...` ended, and what it printed."""
-
-    def run(*arguments: object) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-m", "launch.cli", "bench", *map(str, arguments)]
-        environment = os.environ | {"COLUMNS": "120", "PYTHONPATH": str(ROOT)}
-        return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=400)
-
-    return run
+    return partial(run_rlsys, "bench", timeout_s=400)
 
 
 @pytest.fixture(scope="session")

@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import yaml
+from commands import run_rlsys
 
 from rlsys.trajectories import TRAJECTORIES
 
@@ -41,12 +42,6 @@ COMMANDS = (
 )
 
 
-def rlsys(*arguments: object, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
-    environment = os.environ | {"COLUMNS": "120", "PYTHONPATH": str(ROOT)}
-    command = [sys.executable, "-m", "launch.cli", *map(str, arguments)]
-    return subprocess.run(command, cwd=cwd or ROOT, env=environment, capture_output=True, text=True, timeout=120)
-
-
 def document(result: subprocess.CompletedProcess[str]):
     """The one JSON document on stdout: anything beside it would be a JSONDecodeError."""
     return json.loads(result.stdout, parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
@@ -68,7 +63,7 @@ def test_help_needs_no_heavy_import(command: str) -> None:
 
 def test_the_installed_command_and_the_module_are_the_same() -> None:
     installed = subprocess.run([Path(sys.executable).with_name("rlsys"), "config", "show"], capture_output=True, text=True, timeout=120)
-    assert installed.stdout == rlsys("config", "show").stdout != ""
+    assert installed.stdout == run_rlsys("config", "show").stdout != ""
 
 
 # --- errors ---------------------------------------------------------------------------------------------------------
@@ -87,7 +82,7 @@ def test_the_installed_command_and_the_module_are_the_same() -> None:
     ],
 )
 def test_what_the_user_can_put_right_is_one_message_on_stderr_and_status_2(arguments: list[str], expected: list[str]) -> None:
-    result = rlsys(*arguments)
+    result = run_rlsys(*arguments)
     assert result.returncode == 2
     assert result.stdout == ""
     assert result.stderr.startswith("error: ")
@@ -127,21 +122,21 @@ def test_ctrl_c_ends_with_130(tmp_path: Path) -> None:
 
 
 def test_config_show_prints_yaml_that_is_a_config_file_again(tmp_path: Path) -> None:
-    first = rlsys("config", "show", "rl.steps=7", "data.families=[sum, order]")
+    first = run_rlsys("config", "show", "rl.steps=7", "data.families=[sum, order]")
     assert yaml.safe_load(first.stdout)["rl"]["steps"] == 7
     path = tmp_path / "again.yaml"
     path.write_text(first.stdout)
-    assert rlsys("config", "show", path).stdout == first.stdout
-    assert document(rlsys("config", "show", path, "--json")) == yaml.safe_load(first.stdout)
+    assert run_rlsys("config", "show", path).stdout == first.stdout
+    assert document(run_rlsys("config", "show", path, "--json")) == yaml.safe_load(first.stdout)
 
 
 def test_config_show_keys_lists_every_setting() -> None:
-    settings = document(rlsys("config", "show", "--json"))
-    rows = {row["key"]: row for row in document(rlsys("config", "show", "--keys", "--json", "rl.beta=0.5"))}
+    settings = document(run_rlsys("config", "show", "--json"))
+    rows = {row["key"]: row for row in document(run_rlsys("config", "show", "--keys", "--json", "rl.beta=0.5"))}
     dotted = {f"{section}.{key}" for section, inner in settings.items() if isinstance(inner, dict) for key in inner} | {"seed"}
     assert set(rows) == dotted
     assert rows["rl.beta"]["value"] == 0.5 and "KL" in rows["rl.beta"]["help"]
-    table = rlsys("config", "show", "--keys").stdout
+    table = run_rlsys("config", "show", "--keys").stdout
     assert all(key in table for key in dotted)
 
 
@@ -171,15 +166,15 @@ JUDGED = [
 
 def test_score_writes_one_row_per_text_and_a_summary_beside_it(tmp_path: Path) -> None:
     texts = write_jsonl(tmp_path / "texts.jsonl", TEXTS)
-    plain = rlsys("score", texts)
+    plain = run_rlsys("score", texts)
     assert plain.returncode == 0, plain.stderr
     assert [json.loads(line) for line in plain.stdout.splitlines()] == JUDGED
     assert "no_box" in plain.stderr
     output = tmp_path / "judged.jsonl"
-    filed = rlsys("score", texts, "--output", output)
+    filed = run_rlsys("score", texts, "--output", output)
     assert (filed.stdout, output.read_text()) == ("", plain.stdout)
     summary = {"rows": 5, "correct": 2, "accuracy": 0.4, "reward": -0.2, "parse_failures": {"no_box": 1, "out_of_range": 1}}
-    assert document(rlsys("score", texts, "--json")) == {"rows": JUDGED, "summary": summary}
+    assert document(run_rlsys("score", texts, "--json")) == {"rows": JUDGED, "summary": summary}
 
 
 @pytest.mark.parametrize(
@@ -199,7 +194,7 @@ def test_score_writes_one_row_per_text_and_a_summary_beside_it(tmp_path: Path) -
 )
 def test_a_row_that_cannot_be_scored_is_named_and_leaves_no_output(tmp_path: Path, row, expected: str) -> None:
     texts = write_jsonl(tmp_path / "texts.jsonl", [TEXTS[0], row])
-    result = rlsys("score", texts, "--output", tmp_path / "judged.jsonl")
+    result = run_rlsys("score", texts, "--output", tmp_path / "judged.jsonl")
     assert result.returncode == 2
     assert f"{texts}: row 2" in result.stderr and expected in result.stderr
     assert [path.name for path in tmp_path.iterdir()] == ["texts.jsonl"]
@@ -250,7 +245,7 @@ def run(tmp_path: Path) -> Path:
 
 
 def test_show_picks_the_best_and_the_worst_and_no_sample_twice(run: Path) -> None:
-    shown = document(rlsys("show", run, "--step", 3, "--best", 1, "--worst", 9, "--json"))
+    shown = document(run_rlsys("show", run, "--step", 3, "--best", 1, "--worst", 9, "--json"))
     assert shown["samples"] == 4 and shown["reward"] == 0.0
     assert [row["text"] for row in shown["best"]] == ["rare win"]
     assert [row["sample"] for row in shown["worst"]] == [1, 3, 0]
@@ -258,23 +253,23 @@ def test_show_picks_the_best_and_the_worst_and_no_sample_twice(run: Path) -> Non
 
 
 def test_show_prints_what_was_asked_and_said_literally(run: Path) -> None:
-    result = rlsys("show", run, "--step", 3)
+    result = run_rlsys("show", run, "--step", 3)
     assert result.returncode == 0, result.stderr
     said = ("rare win", "[bold]words[/bold]", "parse failure: no_box", "reward -1")
     for words in ("sum-17", "family sum", "[begin 1] forty [end 1]", *said):
         assert words in result.stdout
     assert "\x1b" not in result.stdout
-    assert "forty" not in rlsys("show", run, "--step", 3, "--no-prompt").stdout
+    assert "forty" not in run_rlsys("show", run, "--step", 3, "--no-prompt").stdout
 
 
 def test_show_names_the_steps_that_exist(run: Path) -> None:
-    result = rlsys("show", run, "--step", 4, "--json")
+    result = run_rlsys("show", run, "--step", 4, "--json")
     assert (result.returncode, result.stdout) == (2, "")
     assert "no samples of step 4" in result.stderr and "1-3, 7" in result.stderr
 
 
 def test_show_says_when_a_table_cannot_be_read(run: Path) -> None:
-    result = rlsys("show", run, "--step", 7)
+    result = run_rlsys("show", run, "--step", 7)
     assert result.returncode == 2 and "step_000007.parquet" in result.stderr
 
 
@@ -282,7 +277,7 @@ def test_show_says_when_a_table_cannot_be_read(run: Path) -> None:
 
 
 def test_doctor_reports_this_environment_in_one_document(tmp_path: Path) -> None:
-    result = rlsys("doctor", "--json", cwd=tmp_path)
+    result = run_rlsys("doctor", "--json", cwd=tmp_path)
     report = document(result)
     assert result.returncode == 0 and report["ok"], report["problems"]
     assert report["python"]["executable"] == sys.executable
@@ -295,7 +290,7 @@ def test_doctor_reports_this_environment_in_one_document(tmp_path: Path) -> None
 def test_doctor_says_what_is_missing_and_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RLSYS_DEVICE", "abacus")
     monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
-    result = rlsys("doctor")
+    result = run_rlsys("doctor")
     assert result.returncode == 1
     assert "MISSING: RLSYS_DEVICE=abacus" in result.stdout and "expected cpu or gpu" in result.stdout
     assert "source launch/ray_env.sh" in result.stdout

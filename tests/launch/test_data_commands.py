@@ -3,22 +3,18 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from collections import Counter
+from functools import partial
 from pathlib import Path
 
 import pytest
+from commands import run_rlsys
 
 from rlsys.readers import READERS, read
 
 ROOT = Path(__file__).resolve().parents[2]
 
-
-def data(*arguments: object) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "launch.cli", "data", *map(str, arguments)]
-    return subprocess.run(command, cwd=ROOT, env=os.environ | {"COLUMNS": "120"}, capture_output=True, text=True, timeout=120)
+data = partial(run_rlsys, "data")
 
 
 @pytest.fixture

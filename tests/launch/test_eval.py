@@ -5,14 +5,12 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import signal
 import subprocess
-import sys
-import time
 from pathlib import Path
 
 import pytest
 import torch
+from commands import kill_rlsys_when, run_rlsys
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
 from launch.console import UserError
@@ -139,18 +137,13 @@ def files(tmp_path_factory) -> dict[str, Path]:
     }
 
 
-def command(model: Path, files: dict[str, Path], output: Path, *options: object) -> list[str]:
+def arguments(model: Path, files: dict[str, Path], output: Path, *options: object) -> list[object]:
     named = [word for name, path in files.items() for word in ("-b", f"{name}={path}")]
-    arguments = ["--model", model, *named, "--output", output, "--k", "1,2,6", "--draws", 10, *SETTINGS, *options]
-    return [sys.executable, "-m", "launch.cli", "eval", *map(str, arguments)]
+    return ["eval", "--model", model, *named, "--output", output, "--k", "1,2,6", "--draws", 10, *SETTINGS, *options]
 
 
-def environment() -> dict[str, str]:
-    return {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"} | {"PYTHONPATH": str(ROOT)}
-
-
-def run(*arguments) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(command(*arguments), cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=WAIT_S)
+def run(*given) -> subprocess.CompletedProcess[str]:
+    return run_rlsys(*arguments(*given), timeout_s=WAIT_S)
 
 
 @pytest.fixture(scope="module")
@@ -270,15 +263,8 @@ def test_killed_and_started_again_it_ends_with_the_same_rows(straight, judge_mod
     undisturbed, _ = straight
     output = tmp_path / "eval"
     part = output / "format_trl_preference.samples.jsonl.part"
-    arguments = command(judge_model, files, output, "--meta-rm", scorer)
-    with (tmp_path / "first.log").open("w") as log:
-        first = subprocess.Popen(arguments, cwd=ROOT, env=environment(), stdout=log, stderr=log, start_new_session=True)
-        deadline = time.monotonic() + WAIT_S
-        while first.poll() is None and not (part.exists() and part.read_bytes().count(b"\n") >= 2):
-            assert time.monotonic() < deadline, (tmp_path / "first.log").read_text()[-3000:]
-            time.sleep(0.005)
-        os.killpg(first.pid, signal.SIGKILL)
-        first.wait()
+    begun = lambda: part.exists() and part.read_bytes().count(b"\n") >= 2  # noqa: E731
+    kill_rlsys_when(begun, tmp_path / "first.log", *arguments(judge_model, files, output, "--meta-rm", scorer))
     assert part.exists() and 0 < part.read_bytes().count(b"\n") < 20, "it ended before it could be killed"
     with part.open("ab") as file:
         file.write(b'{"id": "half a l')

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from collections import Counter
+from functools import partial
 from pathlib import Path
 
 import pyarrow as pa
 import pytest
+from commands import kill_rlsys_when, run_rlsys
 
 from rlsys.datasets import open_rows
 from rlsys.scores import extract
@@ -19,10 +18,7 @@ ROOT = Path(__file__).resolve().parents[2]
 K = 3
 
 
-def run(*arguments: object) -> subprocess.CompletedProcess[str]:
-    environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"} | {"PYTHONPATH": str(ROOT)}
-    command = [sys.executable, "-m", "launch.cli", *map(str, arguments)]
-    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=400)
+run = partial(run_rlsys, timeout_s=400)
 
 
 def rows_of(path: Path) -> list[dict]:
@@ -95,11 +91,11 @@ def test_orders_are_shuffled_afresh_and_a_vote_over_the_file_agrees(judged, tmp_
     assert all(votes[row["id"]]["best"] == row["best"] and votes[row["id"]]["totals"] == row["totals"] for row in rows if row["samples"])
 
 
-def test_killed_and_started_again_it_goes_on_after_the_last_row(judged, judge_arguments, killed_when, tmp_path):
+def test_killed_and_started_again_it_goes_on_after_the_last_row(judged, judge_arguments, tmp_path):
     output, part = tmp_path / "judged.jsonl", tmp_path / "judged.jsonl.part"
     # One sequence at a time, so that there is a middle to be killed in.
     slow = [*judge_arguments, "--output", output, "rollout.max_num_seqs=1"]
-    killed_when(lambda: part.exists() and part.read_text().count("\n") >= 2, tmp_path / "log", *slow)
+    kill_rlsys_when(lambda: part.exists() and part.read_text().count("\n") >= 2, tmp_path / "log", *slow)
     before = part.read_bytes()
     whole = before[: before.rindex(b"\n") + 1]
     assert not output.exists()

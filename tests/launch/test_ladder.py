@@ -3,21 +3,16 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
-import sys
 from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
-
-ROOT = Path(__file__).resolve().parents[2]
+from commands import run_rlsys
 
 
 def climb(folder: Path) -> subprocess.CompletedProcess[str]:
-    environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"} | {"PYTHONPATH": str(ROOT)}
-    command = [sys.executable, "-m", "launch.cli", "ladder", "launch/configs/ladder-tiny.yaml", f"run.dir={folder}"]
-    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=1200)
+    return run_rlsys("ladder", "launch/configs/ladder-tiny.yaml", f"run.dir={folder}", timeout_s=1200)
 
 
 @pytest.fixture(scope="module")

@@ -4,10 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from commands import kill_rlsys_when, run_rlsys
 from rich.console import Console
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
@@ -25,7 +22,6 @@ from rlsys.scalar_rm import load_scalar_model, score_texts
 from rlsys.trajectories import TRAJECTORIES
 
 CONFIG = Path(__file__).resolve().parents[2] / "launch" / "configs" / "meta-rm-tiny.yaml"
-COMMAND = [sys.executable, "-c", "import typer; from launch.meta_rm import meta_rm; typer.run(meta_rm)"]
 
 
 @pytest.fixture(scope="module")
@@ -134,15 +130,8 @@ def test_killed_and_started_again_it_ends_at_the_same_weights(straight_run, tmp_
     folder = tmp_path / "killed"
     keys |= {"run": keys["run"] | {"dir": str(folder)}, "checkpoint": {"every": 3, "keep": 2}}
     (tmp_path / "config.yaml").write_text(json.dumps(keys))
-    environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"} | {"PYTHONPATH": str(CONFIG.parents[2])}
-    with (tmp_path / "first.log").open("w") as log:
-        first = subprocess.Popen([*COMMAND, str(tmp_path / "config.yaml")], stdout=log, stderr=log, env=environment, start_new_session=True)
-        deadline = time.monotonic() + 200
-        while first.poll() is None and not (folder / "checkpoints" / "step_000003" / "state.json").exists():
-            assert time.monotonic() < deadline, (tmp_path / "first.log").read_text()[-3000:]
-            time.sleep(0.05)
-        os.killpg(first.pid, signal.SIGKILL)
-        first.wait()
+    saved = folder / "checkpoints" / "step_000003" / "state.json"
+    kill_rlsys_when(saved.exists, tmp_path / "first.log", "meta-rm", tmp_path / "config.yaml")
     assert not (folder / "report.json").exists(), "the run ended before it could be killed"
     resumed = train_scalar(load_config(tmp_path / "config.yaml"), quiet())
     assert resumed["steps"] == report["steps"] and [row["step"] for row in MetricsLog.read(folder)] == list(range(1, report["steps"] + 1))
@@ -170,8 +159,7 @@ def test_the_command_prints_one_json_document(straight_run, tmp_path):
     config, report = straight_run
     arguments = [str(CONFIG), f"run.dir={config.run.dir}", "run.actor_timeout_s=240", f"model.path={config.model.path}"]
     arguments += [f"meta_rm.data={json.dumps(config.meta_rm.data)}", "meta_rm.eval_every=8", "--json"]
-    environment = os.environ | {"PYTHONPATH": str(CONFIG.parents[2])}
-    result = subprocess.run([*COMMAND, *arguments], env=environment, capture_output=True, text=True, timeout=200)
+    result = run_rlsys("meta-rm", *arguments, timeout_s=200)
     assert result.returncode == 0, result.stderr
     assert json.loads(result.stdout) == json.loads(json.dumps(report))
     assert "ROC-AUC within a row" in result.stderr

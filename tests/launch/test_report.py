@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
+from commands import run_rlsys
 
 ROOT = Path(__file__).resolve().parents[2]
 RUNG = {"title": "base model", "seed": 0, "minus_previous": None, "tokens_per_item": None, "ablation": False}
@@ -20,10 +21,7 @@ LADDER = {
 }
 
 
-def report(*arguments: object) -> subprocess.CompletedProcess[str]:
-    environment = os.environ | {"COLUMNS": "120", "PYTHONPATH": str(ROOT)}
-    command = [sys.executable, "-m", "launch.cli", "report", *map(str, arguments)]
-    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120)
+report = partial(run_rlsys, "report")
 
 
 @pytest.fixture

@@ -8,6 +8,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 import torch
+from commands import kill_rlsys_when
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from rlsys.scores import is_correct
@@ -122,7 +123,7 @@ def test_a_complete_run_is_not_run_again(two_rounds, quiet):
     assert rejective_fine_tuning(config, quiet) == json.loads(json.dumps(summary))
 
 
-def test_killed_while_sampling_and_while_tuning_it_goes_on(config_of, two_rounds, killed_when, quiet, tmp_path):
+def test_killed_while_sampling_and_while_tuning_it_goes_on(config_of, two_rounds, quiet, tmp_path):
     from actors.rft_loop import rejective_fine_tuning
 
     folder = tmp_path / "run"
@@ -130,9 +131,10 @@ def test_killed_while_sampling_and_while_tuning_it_goes_on(config_of, two_rounds
     config = config_of(folder, "rollout.max_num_seqs=2", "checkpoint.every=1")
     (tmp_path / "config.yaml").write_text(json.dumps(config.model_dump(mode="json")))
     part = folder / "round_1" / "samples.jsonl.part"
-    killed_when(lambda: part.exists() and part.read_text().count("\n") >= 3, tmp_path / "first.log", "rft", tmp_path / "config.yaml")
+    kill_rlsys_when(lambda: part.exists() and part.read_text().count("\n") >= 3, tmp_path / "first.log", "rft", tmp_path / "config.yaml")
     sampled = part.read_text().splitlines()[:3]
-    killed_when(lambda: any((folder / "checkpoints").glob("step_*/state.json")), tmp_path / "second.log", "rft", tmp_path / "config.yaml")
+    saved = lambda: any((folder / "checkpoints").glob("step_*/state.json"))  # noqa: E731
+    kill_rlsys_when(saved, tmp_path / "second.log", "rft", tmp_path / "config.yaml")
     assert (folder / "round_1" / "samples.jsonl").read_text().splitlines()[:3] == sampled
     summary = rejective_fine_tuning(config, quiet)
     assert summary["rounds"][0]["kept"] > 0 and (folder / "model" / "config.json").exists()

@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
+from commands import kill_rlsys_when
 from transformers import AutoModelForCausalLM
 
 from actors.rl_loop import train
@@ -94,7 +95,7 @@ def comparable(folder: Path, step: int):
     return table.select(["prompt_id", "order", "prompt", "text", "group", "sample", "weight_version"]).to_pylist()
 
 
-def test_killed_and_started_again_it_goes_on_exactly_as_it_would_have(straight_run, killed_when, quiet, tmp_path):
+def test_killed_and_started_again_it_goes_on_exactly_as_it_would_have(straight_run, quiet, tmp_path):
     """SIGKILL in the middle of a step; the second start draws the same rows and samples, and ends at the same weights.
 
     An engine's rounding depends on which requests happen to share a batch, so a sampled token may differ once in a blue moon,
@@ -105,7 +106,7 @@ def test_killed_and_started_again_it_goes_on_exactly_as_it_would_have(straight_r
     keys = straight.model_dump(mode="json")
     (tmp_path / "config.yaml").write_text(json.dumps(keys | {"run": keys["run"] | {"dir": str(folder)}}))
     saved = folder / "checkpoints" / "step_000001" / "state.json"
-    killed_when(saved.exists, tmp_path / "first.log", "train", tmp_path / "config.yaml")
+    kill_rlsys_when(saved.exists, tmp_path / "first.log", "train", tmp_path / "config.yaml")
     assert not (folder / "summary.json").exists(), "the run ended before it could be killed"
     resumed = load_config(tmp_path / "config.yaml")
     summary = train(resumed, quiet)

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
-import os
 import random
 import re
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
+from commands import run_rlsys
 
 import launch.vote
 
@@ -24,10 +25,7 @@ PAPER = [
 ]
 
 
-def vote(*arguments: object) -> subprocess.CompletedProcess[str]:
-    environment = os.environ | {"COLUMNS": "120", "PYTHONPATH": str(ROOT)}
-    command = [sys.executable, "-m", "launch.cli", "vote", *map(str, arguments)]
-    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120)
+vote = partial(run_rlsys, "vote")
 
 
 def written(path: Path, rows: list) -> Path:

@@ -1,0 +1,40 @@
+"""Commands, run as a person would: in a process of their own, from the root of the checkout."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def run_rlsys(*arguments: object, cwd: Path = ROOT, timeout_s: float = 120) -> subprocess.CompletedProcess[str]:
+    """How `rlsys ARGUMENTS` ended, and what it printed."""
+    return subprocess.run(_command(arguments), cwd=cwd, env=_environment(), capture_output=True, text=True, timeout=timeout_s)
+
+
+def kill_rlsys_when(there: Callable[[], bool], log: Path, *arguments: object) -> None:
+    """Start `rlsys ARGUMENTS`, its words going to `log`, and kill it and its children as soon as `there()` is true."""
+    with log.open("w") as output:
+        process = subprocess.Popen(_command(arguments), stdout=output, stderr=output, cwd=ROOT, env=_environment(), start_new_session=True)
+        deadline = time.monotonic() + 400
+        while process.poll() is None and not there():
+            assert time.monotonic() < deadline, log.read_text()[-3000:]
+            time.sleep(0.01)
+        assert process.poll() is None, f"ended before it could be killed:\n{log.read_text()[-3000:]}"
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+def _command(arguments: tuple[object, ...]) -> list[str]:
+    return [sys.executable, "-m", "launch.cli", *map(str, arguments)]
+
+
+def _environment() -> dict[str, str]:
+    """Ours, without a cluster that this machine may be part of."""
+    return {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"} | {"COLUMNS": "120", "PYTHONPATH": str(ROOT)}
