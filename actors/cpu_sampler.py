@@ -11,6 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+Drawn = tuple[list[int], list[float], list[float]]
+"""Tokens, their log-probabilities, and the self-certainties of the distributions that they were drawn from (0 where not asked for)."""
 BLOCK = 256
 """Neighbouring vocabulary entries whose probabilities are summed first: two short searches instead of a long one."""
 ROWS = 16
@@ -63,39 +65,55 @@ def sample(logits: Tensor, generators: dict[int, torch.Generator]) -> tuple[Tens
     return draw(logprobs, uniforms), logprobs
 
 
+def self_certainty(logits: Tensor) -> Tensor:
+    """float [B] of logits [B, V]: the divergence of the next token's distribution from the uniform one, -1/V sum_v ln(V p_v), in nats.
+
+    Self-certainty of arXiv 2502.18581, Eq. 8, at one token. Entries of -inf, which something has forbidden, are left out.
+    """
+    allowed = logits > -torch.inf
+    count = allowed.sum(dim=-1)
+    mean = torch.where(allowed, logits, 0.0).sum(dim=-1, dtype=torch.float32) / count
+    return torch.logsumexp(logits.float(), dim=-1) - mean - count.log()
+
+
 class CpuSampler:
     """Takes over from a vLLM sampler (0.32, logprobs_mode "processed_logprobs"), after its own temperature, top-k and top-p.
 
-    It can also keep the log-probability of every token drawn, for `take`. vLLM would send them to the engine's front token by token, as
-    arrays of one entry each, which takes longer than drawing.
+    It can also keep what was drawn, for `take`. vLLM would send log-probabilities to the engine's front token by token, as arrays of one
+    entry each, which takes longer than drawing; self-certainties it does not know.
+
+    Args:
+        keep: each token drawn and its log-probability.
+        certainty: the self-certainty of the distribution that it was drawn from, too.
     """
 
-    def __init__(self, model_runner: Any, keep_logprobs: bool):
+    def __init__(self, model_runner: Any, keep: bool, certainty: bool = False):
         from vllm.v1.sample.ops.topk_topp_sampler import apply_top_k_top_p
 
         sampler = model_runner.sampler
         if sampler.logprobs_mode != "processed_logprobs":
             raise ValueError(f"logprobs_mode is {sampler.logprobs_mode!r}; expected processed_logprobs.")
-        self._runner, self._of_vllm = model_runner, sampler.sample
-        self._drawn: dict[int, tuple[list[int], list[float]]] = {}
+        self._runner, self._of_vllm, self._certainty = model_runner, sampler.sample, certainty
+        self._drawn: dict[int, Drawn] = {}
         sampler.topk_topp_sampler.forward = lambda logits, generators, k, p: sample(apply_top_k_top_p(logits, k, p), generators)
-        if keep_logprobs:
+        if keep:
             sampler.sample = self._sample
 
     def _sample(self, logits: Tensor, *arguments: Any, **keywords: Any) -> tuple[Tensor, Tensor | None]:
+        # Before vLLM divides them by the temperature, in place: certainty is the model's own.
+        certainties = self_certainty(logits).tolist() if self._certainty else [0.0] * len(logits)
         tokens, logprobs = self._of_vllm(logits, *arguments, **keywords)
         if logprobs is None:  # all greedy: of the logits themselves
             logprobs = logits.log_softmax(dim=-1, dtype=torch.float32)
         chosen = logprobs.gather(1, tokens.long()[:, None])[:, 0].tolist()
-        for request, token, logprob in zip(self._runner.input_batch.req_ids, tokens.tolist(), chosen):
-            kept = self._drawn.setdefault(request_number(request), ([], []))
-            kept[0].append(token)
-            kept[1].append(logprob)
+        for request, *drawn in zip(self._runner.input_batch.req_ids, tokens.tolist(), chosen, certainties):
+            for kept, value in zip(self._drawn.setdefault(request_number(request), ([], [], [])), drawn):
+                kept.append(value)
         return tokens, logprobs
 
-    def take(self, numbers: list[int], keep: list[int]) -> list[tuple[list[int], list[float]]]:
-        """(tokens, log-probabilities) drawn for each of these requests; only what was drawn for those in `keep` is not forgotten."""
-        taken = [self._drawn.get(number, ([], [])) for number in numbers]
+    def take(self, numbers: list[int], keep: list[int]) -> list[Drawn]:
+        """What was drawn for each of these requests; only what was drawn for those in `keep` is not forgotten."""
+        taken = [self._drawn.get(number, ([], [], [])) for number in numbers]
         self._drawn = {number: self._drawn[number] for number in keep if number in self._drawn}
         return taken
 

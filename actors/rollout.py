@@ -85,7 +85,7 @@ class RolloutActor:
         """Start the engine; returns name, vllm version, device, cores, kv_blocks and seconds to start.
 
         Raises:
-            RolloutError: the engine did not start.
+            RolloutError: the engine did not start, or cannot tell what it is asked to.
         """
         began = time.monotonic()
         vllm_compat.before_import(self.weight_backend)
@@ -95,7 +95,13 @@ class RolloutActor:
         from vllm.engine.arg_utils import AsyncEngineArgs
         from vllm.v1.engine.async_llm import AsyncLLM
 
-        self._cores = vllm_compat.Cores(self.threads if vllm_compat.device() == "cpu" else 0)
+        device = vllm_compat.device()
+        # A frozen request may draw a token again when it goes on, and only vLLM knows then which one counts.
+        self._keeps_drawn = device == "cpu" and not self.rollout.in_flight_updates
+        if self.rollout.self_certainty and not self._keeps_drawn:
+            found = f"device {device}, rollout.in_flight_updates={self.rollout.in_flight_updates}"
+            raise RolloutError(f"{self.name}: rollout.self_certainty wants a CPU engine without in-flight updates, found {found}.")
+        self._cores = vllm_compat.Cores(self.threads if device == "cpu" else 0)
         arguments = AsyncEngineArgs(
             model=self.model_path,
             dtype=self.dtype,
@@ -115,16 +121,14 @@ class RolloutActor:
                 self._engine = AsyncLLM.from_engine_args(arguments)
         except Exception as error:
             raise RolloutError(self._obituary("the engine did not start", error)) from error
-        # A frozen request may draw a token again when it goes on, and only vLLM knows then which one counts.
-        self._keeps_logprobs = vllm_compat.device() == "cpu" and not self.rollout.in_flight_updates
-        if vllm_compat.device() == "cpu":
-            await self._engine.collective_rpc("rlsys_take_over_sampling", args=(self._keeps_logprobs,))
+        if device == "cpu":
+            await self._engine.collective_rpc("rlsys_take_over_sampling", args=(self._keeps_drawn, self.rollout.self_certainty))
         await self._engine.update_weight_version(str(self._version))
         self._tokenizer = AutoTokenizer.from_pretrained(self.model_path)
         return {
             "name": self.name,
             "vllm": __version__,
-            "device": vllm_compat.device(),
+            "device": device,
             "cores": self._cores.ids,
             "kv_blocks": self._engine.vllm_config.cache_config.num_gpu_blocks,
             "seconds": time.monotonic() - began,
@@ -193,7 +197,7 @@ class RolloutActor:
                     max_tokens=max_tokens,
                     min_tokens=min_tokens,
                     seed=seed if temperature > 0 else None,
-                    logprobs=None if self._keeps_logprobs else 0,  # 0: the sampled token's own
+                    logprobs=None if self._keeps_drawn else 0,  # 0: the sampled token's own
                     flat_logprobs=True,
                     detokenize=False,  # done once, at the end
                     output_kind=RequestOutputKind.FINAL_ONLY,
@@ -208,7 +212,7 @@ class RolloutActor:
         self._unread.update(numbers)
         try:
             outputs = await asyncio.gather(*tasks)
-            logprobs = await self._logprobs(numbers, outputs)
+            drawn = await self._drawn(numbers, outputs)
         except asyncio.CancelledError as error:
             self._refuse_if_spoilt()
             raise RolloutError(f"{self.name}: samples were aborted.") from error
@@ -218,7 +222,7 @@ class RolloutActor:
             self._unread.difference_update(numbers)
             for task in tasks:
                 task.cancel()
-        return self._samples(keys, outputs, logprobs)
+        return self._samples(keys, outputs, drawn)
 
     @ray.method(num_returns=2)
     async def sample(self, *arguments: Any) -> tuple[int, pa.RecordBatch]:
@@ -232,33 +236,37 @@ class RolloutActor:
             final = output
         return final.outputs[0]
 
-    async def _logprobs(self, numbers: list[int], outputs: list[Any]) -> list[list[float]]:
-        """Of the sampled tokens of each output."""
-        if not self._keeps_logprobs:
+    async def _drawn(self, numbers: list[int], outputs: list[Any]) -> list[tuple[list[float], float | None]]:
+        """(log-probabilities of the sampled tokens, mean self-certainty or None) of each output."""
+        if not self._keeps_drawn:
             # They come first at each place of vLLM's flat list.
-            return [[output.logprobs.logprobs[start] for start in output.logprobs.start_indices] for output in outputs]
+            return [([output.logprobs.logprobs[start] for start in output.logprobs.start_indices], None) for output in outputs]
         # The same from every worker.
-        drawn = (await self._engine.collective_rpc("rlsys_take_logprobs", args=(numbers, list(self._unread - set(numbers)))))[0]
+        drawn = (await self._engine.collective_rpc("rlsys_take_drawn", args=(numbers, list(self._unread - set(numbers)))))[0]
         found = []
-        for number, (tokens, logprobs), output in zip(numbers, drawn, outputs, strict=True):
+        for number, (tokens, logprobs, certainties), output in zip(numbers, drawn, outputs, strict=True):
             # What was drawn after the end is not part of the sample.
             count = len(output.token_ids)
             if list(tokens[:count]) != list(output.token_ids):
                 raise RuntimeError(f"request {number}: the engine returned other tokens than were drawn for it.")
-            found.append(logprobs[:count])
+            certainty = sum(certainties[:count]) / count if self.rollout.self_certainty and count else None
+            found.append((logprobs[:count], certainty))
         return found
 
-    def _samples(self, keys: list[tuple[int, int]], outputs: list[Any], logprobs: list[list[float]]) -> pa.RecordBatch:
+    def _samples(
+        self, keys: list[tuple[int, int]], outputs: list[Any], drawn: list[tuple[list[float], float | None]]
+    ) -> pa.RecordBatch:
         tokens = [list(output.token_ids) for output in outputs]
         columns = {
             "group": [group for group, _ in keys],
             "sample": [sample for _, sample in keys],
             "tokens": tokens,
-            "logprobs": logprobs,
+            "logprobs": [logprobs for logprobs, _ in drawn],
             # Of no sequences it makes one text.
             "text": self._tokenizer.batch_decode(tokens, skip_special_tokens=True) if tokens else [],
             "finish_reason": [output.finish_reason for output in outputs],
             "weight_version": [min(int(span.version) for span in output.weight_versions) for output in outputs],
+            "certainty": [certainty for _, certainty in drawn],
         }
         table = pa.Table.from_pydict(columns, schema=SAMPLES).sort_by([("group", "ascending"), ("sample", "ascending")])
         return table.combine_chunks().to_batches()[0] if table.num_rows else pa.RecordBatch.from_pylist([], schema=SAMPLES)

@@ -19,7 +19,7 @@ from vllm.logger import init_logger
 from vllm.model_executor.layers.vocab_parallel_embedding import ParallelLMHead, VocabParallelEmbedding
 from vllm.model_executor.model_loader.reload import finalize_layerwise_reload, initialize_layerwise_reload
 
-from actors.cpu_sampler import CpuSampler
+from actors.cpu_sampler import CpuSampler, Drawn
 from actors.weight_buckets import Table, attach, table_bytes, views
 from actors.weight_checks import Digest, checksum
 from actors.weight_plan import NotPlain, Plan, pack_again
@@ -140,11 +140,11 @@ def _repack_tied(model: nn.Module) -> None:
 class WorkerExtension:
     """Mixed into vLLM's workers (engine argument `worker_extension_cls`)."""
 
-    def rlsys_take_over_sampling(self, keep_logprobs: bool) -> None:
-        """Draw tokens as `actors.cpu_sampler` does, from now on, and keep their log-probabilities if asked to."""
-        self.rlsys_sampler = CpuSampler(self.model_runner, keep_logprobs)
+    def rlsys_take_over_sampling(self, keep: bool, certainty: bool) -> None:
+        """Draw tokens as `actors.cpu_sampler.CpuSampler` does, from now on."""
+        self.rlsys_sampler = CpuSampler(self.model_runner, keep, certainty)
 
-    def rlsys_take_logprobs(self, numbers: list[int], keep: list[int]) -> list[tuple[list[int], list[float]]]:
+    def rlsys_take_drawn(self, numbers: list[int], keep: list[int]) -> list[Drawn]:
         """`CpuSampler.take`."""
         return self.rlsys_sampler.take(numbers, keep)
 

@@ -54,6 +54,7 @@ def prepared_samples(responses: Sequence[int], seed: int) -> pa.RecordBatch:
         "text": texts,
         "finish_reason": ["stop"] * len(texts),
         "weight_version": np.zeros(len(texts), np.int64),
+        "certainty": pa.nulls(len(texts), pa.float32()),
     }
     return pa.record_batch(columns, schema=SAMPLES)
 

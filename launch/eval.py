@@ -64,7 +64,8 @@ def evaluate(
     with only_json(as_json) as write_json:
         console = to_stderr() if as_json else to_stdout()
         benchmarks = loaded(benchmark, limit, console)
-        chosen = {name: fitting(strategy, found, reward_model is not None, console) for name, found in benchmarks.items()}
+        known = {"meta_rm": reward_model is not None, "certainty": config.rollout.self_certainty}
+        chosen = {name: fitting(strategy, found, known, console) for name, found in benchmarks.items()}
         if not any(chosen.values()):
             raise UserError(f"--strategy {', '.join(strategy or [])}: none of them fits any of the benchmarks.")
         from rlsys.evaluation import evaluation, parts
@@ -132,8 +133,8 @@ def loaded(given: list[str], limit: int | None, console: Console) -> dict[str, B
     return found
 
 
-def fitting(names: list[str] | None, benchmark: Benchmark, meta_rm: bool, console: Console) -> list[Strategy]:
-    """The strategies asked for (None: all there are) that say something on the benchmark.
+def fitting(names: list[str] | None, benchmark: Benchmark, known: dict[str, bool], console: Console) -> list[Strategy]:
+    """The strategies asked for (None: all there are) that say something on the benchmark, with what is `known` of each sample.
 
     Raises:
         UserError: one that was asked for needs what the samples will not have.
@@ -143,7 +144,7 @@ def fitting(names: list[str] | None, benchmark: Benchmark, meta_rm: bool, consol
 
     chosen = []
     for strategy in map(find, dict.fromkeys(names or list(STRATEGIES))):
-        why = unfit(strategy, benchmark, meta_rm)
+        why = unfit(strategy, benchmark, **known)
         if why is None:
             chosen.append(strategy)
         elif names and (strategy.needs or strategy.counts == "scores"):

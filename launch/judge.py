@@ -65,8 +65,8 @@ def judge(
     chosen, options = find(strategy or ("meta" if meta_rm else "vote")), Options(k_meta=k_meta)
     if "meta_reward" in chosen.needs and meta_rm is None:
         raise UserError(f"--strategy {chosen.name} needs the meta reward of each sample: name a model with --meta-rm.")
-    if "certainty" in chosen.needs:
-        raise UserError(f"--strategy {chosen.name} needs each sample's self-certainty, which the engines do not tell.")
+    if "certainty" in chosen.needs and not config.rollout.self_certainty:
+        raise UserError(f"--strategy {chosen.name} needs each sample's self-certainty: set rollout.self_certainty=true.")
     with only_json(as_json) as write_json:
         console = to_stderr() if as_json else to_stdout()
         from rlsys.judging import ask
@@ -134,6 +134,7 @@ def judged_by(config: Config, meta_rm: str | None) -> dict[str, Any]:
         "top_p": config.rollout.top_p,
         "max_tokens": config.rollout.max_tokens,
         "dtype": config.model.dtype,
+        "self_certainty": config.rollout.self_certainty,
     }
 
 

@@ -87,6 +87,9 @@ class Rollout(Section):
     """GPU engines: share of the card's memory (learners live on the rest when colocated)."""
     enforce_eager: bool = True
     """Leave out graph capture and compilation: a quicker start for slower decoding."""
+    self_certainty: bool = False
+    """Tell each sample's self-certainty (arXiv 2502.18581), which the strategy borda votes by. On CPUs only, and it costs a pass over
+    the vocabulary for every token."""
     in_flight_updates: bool = False
     """Let engines take new weights in the middle of their samples, instead of waiting for the longest one. A sample's weight
     version is then that of its oldest token (`rl.staleness` bounds it), and a sample cannot be drawn again from its seed alone.

@@ -18,7 +18,7 @@ from rlsys.scores import extract
 from rlsys.trajectories import REQUESTS
 
 Sample = dict[str, Any]
-"""{order, scores or None, failure?, meta_reward?, logprob, tokens, truncated?, text}; see `rlsys.voting.table`."""
+"""{order, scores or None, failure?, meta_reward?, logprob, certainty?, tokens, truncated?, text}; see `rlsys.voting.table`."""
 
 
 @dataclass(frozen=True)
@@ -121,7 +121,7 @@ def answers(
         samples: SAMPLES schema, ordered by group and sample.
         meta_rewards: the meta RM's logit of each of the samples.
     """
-    rows = iter(samples.select(["tokens", "logprobs", "text", "finish_reason"]).to_pylist())
+    rows = iter(samples.select(["tokens", "logprobs", "text", "finish_reason", "certainty"]).to_pylist())
     metas = iter(meta_rewards if meta_rewards is not None else [])
     result = []
     for question in batch:
@@ -145,6 +145,7 @@ def _sample(row: dict[str, Any], order: Sequence[int], limits: tuple[int, int]) 
         "scores": None if scores is None else list(scores),
         **({"failure": failure} if failure else {}),
         "logprob": sum(row["logprobs"]),
+        **({} if row["certainty"] is None else {"certainty": row["certainty"]}),
         "tokens": len(row["tokens"]),
         **({"truncated": True} if row["finish_reason"] == "length" else {}),
         "text": row["text"],

@@ -29,6 +29,7 @@ SAMPLES = pa.schema(
         ("text", pa.string()),  # special tokens left out
         ("finish_reason", pa.string()),  # "stop" | "length"
         ("weight_version", pa.int64()),  # of the weights that generated it
+        ("certainty", pa.float32()),  # self-certainty, mean over the tokens; null unless rollout.self_certainty
     ]
 )
 """What came back: one row per sample, ordered by (group, sample)."""

@@ -23,14 +23,15 @@ NAMED = 20
 """Items that are named where many may have to be."""
 
 
-def unfit(strategy: Strategy, benchmark: Benchmark, meta_rm: bool) -> str | None:
+def unfit(strategy: Strategy, benchmark: Benchmark, meta_rm: bool, certainty: bool = False) -> str | None:
     """Why a strategy says nothing on a benchmark, in words; None: it does.
 
     Args:
         meta_rm: whether the samples have meta rewards.
+        certainty: whether they have self-certainties.
     """
-    if "certainty" in strategy.needs:
-        return "it needs each sample's self-certainty, which the engines do not tell"
+    if "certainty" in strategy.needs and not certainty:
+        return "it needs each sample's self-certainty: set rollout.self_certainty=true"
     if "meta_reward" in strategy.needs and not meta_rm:
         return "it needs the meta reward of each sample: name a model with --meta-rm"
     if strategy.name == "synthesis":

@@ -13,18 +13,21 @@ WAIT_S = 240
 
 @pytest.fixture(scope="session")
 def engines(ray_session, tiny_model, tmp_path_factory):
-    """Two fp32 engines of the tiny model, one core each: handles (`actors`), names, what `ready` said (`told`), and `logs`."""
+    """Two fp32 engines of the tiny model, one core each: handles (`actors`), names, what `ready` said (`told`), and `logs`.
+
+    The second one tells self-certainties.
+    """
     import ray
 
     from actors.rollout import RolloutActor
     from rlsys.config import Rollout
 
     logs = tmp_path_factory.mktemp("rollout_logs")
-    names = ["rollout-0", "rollout-1"]
+    names, settings = ["rollout-0", "rollout-1"], {"max_num_seqs": 64, "kv_cache_gib": 0.25}
     actor = ray.remote(RolloutActor).options(num_cpus=0)
     actors = [
-        actor.remote(name, str(tiny_model), Rollout(max_num_seqs=64, kv_cache_gib=0.25), "float32", 256, 0, "cpu", str(logs), 1)
-        for name in names
+        actor.remote(name, str(tiny_model), Rollout(**settings, self_certainty=certainty), "float32", 256, 0, "cpu", str(logs), 1)
+        for name, certainty in zip(names, (False, True))
     ]
     told = ray.get([each.ready.remote() for each in actors], timeout=WAIT_S)
     yield SimpleNamespace(actors=actors, names=names, told=told, logs=logs)

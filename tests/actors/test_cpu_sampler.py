@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import chisquare
 
-from actors.cpu_sampler import BLOCK, draw, sample
+from actors.cpu_sampler import BLOCK, draw, sample, self_certainty
 
 NEARLY_ONE = 1 - 2**-53
 
@@ -60,3 +60,14 @@ def test_a_seed_draws_the_same_wherever_its_row_stands_and_others_go_on_by_chanc
     assert first[1] == second[2]
     assert len({*first.tolist(), *second.tolist()}) == 5
     assert torch.equal(logprobs, logits.log_softmax(-1))
+
+
+def test_self_certainty_is_the_divergence_from_a_uniform_draw():
+    logits = torch.randn(5, 300, generator=torch.Generator().manual_seed(1))
+    uniform = torch.full((300,), 1 / 300, dtype=torch.float64)
+    for row, found in zip(logits, self_certainty(logits)):
+        expected = torch.nn.functional.kl_div(row.double().log_softmax(-1), uniform, reduction="sum")
+        assert found.item() == pytest.approx(expected.item(), rel=1e-5)
+    assert self_certainty(torch.zeros(1, 7)).item() == pytest.approx(0, abs=1e-6)
+    forbidden = torch.tensor([[0.3, -torch.inf, 1.0]])
+    assert self_certainty(forbidden).item() == pytest.approx(self_certainty(forbidden[:, [0, 2]]).item())

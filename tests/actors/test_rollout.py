@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pyarrow as pa
 import pytest
 import ray
@@ -70,6 +72,15 @@ def test_log_probabilities_are_those_at_the_sampling_temperature(sample, referen
         logits = logits_of(reference, tokenizer.encode(PROMPTS[row["group"]]), row["tokens"])
         expected = torch.log_softmax(logits / temperature, -1)[range(len(row["tokens"])), row["tokens"]]
         torch.testing.assert_close(torch.tensor(row["logprobs"]), expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("temperature", [0.0, 0.7])
+def test_self_certainty_is_the_model_s_own_whatever_the_temperature(sample, reference, tokenizer, temperature):
+    assert all(row["certainty"] is None for row in sample([1], temperature, max_tokens=2))
+    for row in sample([11, 12], temperature, engine=1):
+        logprobs = logits_of(reference, tokenizer.encode(PROMPTS[row["group"]]), row["tokens"]).log_softmax(-1)
+        vocabulary = logprobs.shape[1]
+        assert row["certainty"] == pytest.approx(-(logprobs + math.log(vocabulary)).mean().item(), rel=1e-4, abs=1e-5)
 
 
 def test_a_seed_fixes_its_sample_whatever_runs_beside_it(sample):
