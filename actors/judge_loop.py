@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
@@ -19,10 +20,13 @@ from actors.session import ray_session
 from rlsys.config import Config
 from rlsys.judging import Answer, Ask
 from rlsys.prompts import Prompter
+from rlsys.records import Record
 from rlsys.resumable import ResumableRows
 from rlsys.run_folder import find_model
 
 Row = dict[str, Any]
+ROUNDS_AHEAD = 1024
+"""Rows that are asked in rounds at a time: enough for many engines, few enough for memory."""
 TELL_EVERY_S = 30.0
 """Where nobody watches a bar, as in the log of a job: a line this often."""
 
@@ -39,6 +43,50 @@ class Judge:
         """The answers to `asks`, in their order."""
         sampling = Sampling(temperature, self.config.rollout.top_p, self.config.rollout.max_tokens)
         yield from self.judges.answer(asks, self.prompter, sampling, self.config.prompt.max_tokens)
+
+    def answer_in_rounds(
+        self, records: Iterable[Record], ask_more: Callable[[Record, int], Ask], settled: Callable[[Answer], bool], temperature: float
+    ) -> Iterator[Answer]:
+        """The answers to `records`, in their order, each asked again until it is settled. The engines do not wait for one another's rows.
+
+        Args:
+            ask_more: the next ask of a record of which so many samples are there.
+        """
+        source, exhausted = enumerate(records), False
+        # By number of the record: those to be asked again, those asked and not settled, and those settled that wait for an earlier one.
+        waiting, asked = deque[int](), deque[int]()
+        unsettled: dict[int, tuple[Record, Answer | None]] = {}
+        done: dict[int, Answer] = {}
+        given = 0
+
+        def asks() -> Iterator[Ask]:
+            nonlocal exhausted
+            while True:
+                if waiting:
+                    number = waiting.popleft()
+                elif len(unsettled) + len(done) < ROUNDS_AHEAD and (numbered := next(source, None)):
+                    number, record = numbered
+                    unsettled[number] = record, None
+                else:
+                    exhausted = len(unsettled) + len(done) < ROUNDS_AHEAD
+                    return
+                asked.append(number)
+                record, so_far = unsettled[number]
+                yield ask_more(record, len(so_far.samples) if so_far else 0)
+
+        while unsettled or not exhausted:
+            for answer in self.answer(asks(), temperature):
+                number = asked.popleft()
+                record, so_far = unsettled.pop(number)
+                answer = so_far.extended(answer) if so_far else answer
+                if settled(answer):
+                    done[number] = answer
+                else:
+                    unsettled[number] = record, answer
+                    waiting.append(number)
+                while given in done:
+                    yield done.pop(given)
+                    given += 1
 
     def rows(self, temperature: float) -> Callable[[Iterable[Ask]], Iterator[Row]]:
         """For `write_rows`: from asks to what was sampled for them."""

@@ -44,6 +44,7 @@ def judge(
     ] = None,
     meta_rm: MetaRm = None,
     k_meta: Annotated[int | None, typer.Option("--k-meta", min=1, help="meta: samples kept. Default: half.")] = None,
+    error_rate: Annotated[float, typer.Option("--error-rate", help="adaptive: probability of stopping early for a wrong winner.")] = 0.05,
     temperature: Temperature = 0.5,
     seed: Seed = 0,
     limit: Annotated[int | None, typer.Option("--limit", min=1, help="Only the first rows.")] = None,
@@ -56,23 +57,24 @@ def judge(
     A line holds totals (one per response, in the file's order), best, every sample's order and scores (as shown), its log-probability,
     tokens and meta reward, parse failures by reason, and, where the format has a ground truth, gold and correct. Rows whose prompt does
     not fit prompt.max_tokens are named, not cut. A command that was killed goes on after the last line when it is started again.
+    With --strategy adaptive samples are drawn two at a time, until the winner is clear or k are there.
 
     Example: rlsys judge --model runs/quickstart --input pairs.jsonl --format trl_preference --k 8 --output judged.jsonl
     """
     from rlsys.voting import Options, find
 
     config, reward_model = judge_config(model, meta_rm, seed, settings)
-    chosen, options = find(strategy or ("meta" if meta_rm else "vote")), Options(k_meta=k_meta)
+    chosen, options = find(strategy or ("meta" if meta_rm else "vote")), Options(k_meta=k_meta, error_rate=error_rate)
     if "meta_reward" in chosen.needs and meta_rm is None:
         raise UserError(f"--strategy {chosen.name} needs the meta reward of each sample: name a model with --meta-rm.")
     if "certainty" in chosen.needs and not config.rollout.self_certainty:
         raise UserError(f"--strategy {chosen.name} needs each sample's self-certainty: set rollout.self_certainty=true.")
     with only_json(as_json) as write_json:
         console = to_stderr() if as_json else to_stdout()
-        from rlsys.judging import ask
+        from rlsys.judging import Ask, ask
         from rlsys.readers import Report, read
         from rlsys.resumable import ResumableRows
-        from rlsys.verdicts import verdict_row
+        from rlsys.verdicts import is_settled, verdict_row
 
         report = Report()
         rows = list_once(islice(read(input, format, report=report, truth=False), limit), input)
@@ -81,6 +83,7 @@ def judge(
             "k": k,
             "strategy": chosen.name,
             "k_meta": k_meta,
+            "error_rate": error_rate,
             "temperature": temperature,
             "seed": seed,
             "text": text,
@@ -93,8 +96,15 @@ def judge(
 
                 def judged(records: Iterable[Record]) -> Iterator[dict[str, Any]]:
                     with running_judge(config, console, reward_model) as judge:
-                        asks = (ask(record, k, "judge", seed) for record in records)
-                        for answer in judge.answer(asks, temperature):
+                        if chosen.name == "adaptive":
+
+                            def ask_more(record: Record, first: int) -> Ask:
+                                return ask(record, min(options.round_size, k - first), "judge", seed, first=first)
+
+                            answers = judge.answer_in_rounds(records, ask_more, lambda one: is_settled(one, k, options), temperature)
+                        else:
+                            answers = judge.answer((ask(record, k, "judge", seed) for record in records), temperature)
+                        for answer in answers:
                             yield verdict_row(answer, chosen, options, seed, judge.prompter.single, text)
 
                 write_rows(file, None, rows, judged, console, f"judging {input.name}")

@@ -7,7 +7,7 @@ once. The answers are *samples* as `rlsys.voting.table` reads them, their scores
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pyarrow as pa
@@ -33,10 +33,15 @@ class Ask:
     """Whether the ground truth is told."""
 
 
-def ask(record: Record, k: int, *key: str | int, order: Sequence[int] | None = None, hinted: bool = False) -> Ask:
-    """k samples of a record, shuffled afresh for each one unless `order` is given; all derived from (*key, record.id)."""
-    orders = [order or shuffled(record.n, *key, record.id, sample) for sample in range(k)]
-    return Ask(record, orders, [seed_for(*key, record.id, sample) for sample in range(k)], hinted)
+def ask(record: Record, k: int, *key: str | int, order: Sequence[int] | None = None, hinted: bool = False, first: int = 0) -> Ask:
+    """k samples of a record, shuffled afresh for each one unless `order` is given; all derived from (*key, record.id).
+
+    Args:
+        first: how many of the record's samples were asked for before.
+    """
+    numbers = range(first, first + k)
+    orders = [order or shuffled(record.n, *key, record.id, sample) for sample in numbers]
+    return Ask(record, orders, [seed_for(*key, record.id, sample) for sample in numbers], hinted)
 
 
 @dataclass
@@ -70,6 +75,13 @@ class Answer:
     def prompt_tokens(self) -> int:
         """Tokens of all prompts, one that several samples share counted once."""
         return sum(len(prompt.tokens) for prompt in self.question.prompts) if self.samples else 0
+
+    def extended(self, later: Answer) -> Answer:
+        """With the samples of a later ask of the same record."""
+        one, two = self.question, later.question
+        both = Ask(one.ask.record, [*one.ask.orders, *two.ask.orders], [*one.ask.seeds, *two.ask.seeds], one.ask.hinted)
+        shifted = [replace(prompt, samples=[len(one.ask.orders) + sample for sample in prompt.samples]) for prompt in two.prompts]
+        return Answer(Question(both, [*one.prompts, *shifted], one.skipped or two.skipped), [*self.samples, *later.samples])
 
     def row(self, text: bool = True) -> dict[str, Any]:
         """{id, samples, tokens (generated), prompt_tokens} for a file and, where it could not be asked, skipped: why.
