@@ -19,6 +19,7 @@ from actors.judges import Judges, Sampling
 from actors.session import ray_session
 from rlsys.config import Config
 from rlsys.judging import Answer, Ask
+from rlsys.plans import Plan
 from rlsys.prompts import Prompter
 from rlsys.records import Record
 from rlsys.resumable import ResumableRows
@@ -44,48 +45,43 @@ class Judge:
         sampling = Sampling(temperature, self.config.rollout.top_p, self.config.rollout.max_tokens)
         yield from self.judges.answer(asks, self.prompter, sampling, self.config.prompt.max_tokens)
 
-    def answer_in_rounds(
-        self, records: Iterable[Record], ask_more: Callable[[Record, int], Ask], settled: Callable[[Answer], bool], temperature: float
-    ) -> Iterator[Answer]:
-        """The answers to `records`, in their order, each asked again until it is settled. The engines do not wait for one another's rows.
-
-        Args:
-            ask_more: the next ask of a record of which so many samples are there.
-        """
+    def answer_by(self, plan: Plan, records: Iterable[Record], temperature: float) -> Iterator[Answer]:
+        """The answers to `records`, in their order, each asked for as long as `plan` wants. No engine waits for the end of a round."""
         source, exhausted = enumerate(records), False
-        # By number of the record: those to be asked again, those asked and not settled, and those settled that wait for an earlier one.
-        waiting, asked = deque[int](), deque[int]()
-        unsettled: dict[int, tuple[Record, Answer | None]] = {}
-        done: dict[int, Answer] = {}
-        given = 0
+        # By number of the record: what is to be asked next, what is not settled, and what is and waits for an earlier one.
+        waiting: deque[tuple[int, Ask]] = deque()
+        unsettled: dict[int, Answer | None] = {}
+        settled: dict[int, Answer] = {}
+        asked, given = deque[int](), 0
 
         def asks() -> Iterator[Ask]:
             nonlocal exhausted
             while True:
-                if waiting:
-                    number = waiting.popleft()
-                elif len(unsettled) + len(done) < ROUNDS_AHEAD and (numbered := next(source, None)):
+                room = len(unsettled) + len(settled) < ROUNDS_AHEAD
+                if not waiting and room and (numbered := next(source, None)):
                     number, record = numbered
-                    unsettled[number] = record, None
-                else:
-                    exhausted = len(unsettled) + len(done) < ROUNDS_AHEAD
+                    unsettled[number] = None
+                    waiting.append((number, plan(record, None)))
+                if not waiting:
+                    exhausted = room
                     return
+                number, one = waiting.popleft()
                 asked.append(number)
-                record, so_far = unsettled[number]
-                yield ask_more(record, len(so_far.samples) if so_far else 0)
+                yield one
 
         while unsettled or not exhausted:
             for answer in self.answer(asks(), temperature):
                 number = asked.popleft()
-                record, so_far = unsettled.pop(number)
-                answer = so_far.extended(answer) if so_far else answer
-                if settled(answer):
-                    done[number] = answer
+                before = unsettled.pop(number)
+                answer = before.extended(answer) if before else answer
+                more = None if answer.question.skipped else plan(answer.question.ask.record, answer)
+                if more is None:
+                    settled[number] = answer
                 else:
-                    unsettled[number] = record, answer
-                    waiting.append(number)
-                while given in done:
-                    yield done.pop(given)
+                    unsettled[number] = answer
+                    waiting.append((number, more))
+                while given in settled:
+                    yield settled.pop(given)
                     given += 1
 
     def rows(self, temperature: float) -> Callable[[Iterable[Ask]], Iterator[Row]]:

@@ -57,7 +57,8 @@ def judge(
     A line holds totals (one per response, in the file's order), best, every sample's order and scores (as shown), its log-probability,
     tokens and meta reward, parse failures by reason, and, where the format has a ground truth, gold and correct. Rows whose prompt does
     not fit prompt.max_tokens are named, not cut. A command that was killed goes on after the last line when it is started again.
-    With --strategy adaptive samples are drawn two at a time, until the winner is clear or k are there.
+    With --strategy adaptive samples are drawn two at a time, until the winner is clear or k are there; with synthesis the last one
+    reads the others first.
 
     Example: rlsys judge --model runs/quickstart --input pairs.jsonl --format trl_preference --k 8 --output judged.jsonl
     """
@@ -71,10 +72,10 @@ def judge(
         raise UserError(f"--strategy {chosen.name} needs each sample's self-certainty: set rollout.self_certainty=true.")
     with only_json(as_json) as write_json:
         console = to_stderr() if as_json else to_stdout()
-        from rlsys.judging import Ask, ask
+        from rlsys.plans import plan_for
         from rlsys.readers import Report, read
         from rlsys.resumable import ResumableRows
-        from rlsys.verdicts import is_settled, verdict_row
+        from rlsys.verdicts import verdict_row
 
         report = Report()
         rows = list_once(islice(read(input, format, report=report, truth=False), limit), input)
@@ -96,15 +97,7 @@ def judge(
 
                 def judged(records: Iterable[Record]) -> Iterator[dict[str, Any]]:
                     with running_judge(config, console, reward_model) as judge:
-                        if chosen.name == "adaptive":
-
-                            def ask_more(record: Record, first: int) -> Ask:
-                                return ask(record, min(options.round_size, k - first), "judge", seed, first=first)
-
-                            answers = judge.answer_in_rounds(records, ask_more, lambda one: is_settled(one, k, options), temperature)
-                        else:
-                            answers = judge.answer((ask(record, k, "judge", seed) for record in records), temperature)
-                        for answer in answers:
+                        for answer in judge.answer_by(plan_for(chosen, k, options, seed), records, temperature):
                             yield verdict_row(answer, chosen, options, seed, judge.prompter.single, text)
 
                 write_rows(file, None, rows, judged, console, f"judging {input.name}")

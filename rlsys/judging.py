@@ -31,6 +31,8 @@ class Ask:
     """Of sampling, one for each order."""
     hinted: bool = False
     """Whether the ground truth is told."""
+    others: Sequence[str] = ()
+    """Judgements of the same responses in the same order, to be read before one's own."""
 
 
 def ask(record: Record, k: int, *key: str | int, order: Sequence[int] | None = None, hinted: bool = False, first: int = 0) -> Ask:
@@ -79,7 +81,7 @@ class Answer:
     def extended(self, later: Answer) -> Answer:
         """With the samples of a later ask of the same record."""
         one, two = self.question, later.question
-        both = Ask(one.ask.record, [*one.ask.orders, *two.ask.orders], [*one.ask.seeds, *two.ask.seeds], one.ask.hinted)
+        both = Ask(one.ask.record, [*one.ask.orders, *two.ask.orders], [*one.ask.seeds, *two.ask.seeds], one.ask.hinted, two.ask.others)
         shifted = [replace(prompt, samples=[len(one.ask.orders) + sample for sample in prompt.samples]) for prompt in two.prompts]
         return Answer(Question(both, [*one.prompts, *shifted], one.skipped or two.skipped), [*self.samples, *later.samples])
 
@@ -106,7 +108,9 @@ def questions(asks: Iterable[Ask], prompter: Prompter, max_prompt_tokens: int) -
             by_order.setdefault(tuple(order), []).append(sample)
         prompts = []
         for order, samples in by_order.items():
-            text = prompter.render(one.record, order, hint_for(one.record, order) if one.hinted else "")
+            told = [hint_for(one.record, order)] if one.hinted else []
+            told += [prompter.others(one.others)] if one.others else []
+            text = prompter.render(one.record, order, "\n\n".join(told))
             prompts.append(Prompt(order, text, prompter.encode(text), samples))
         longest = max(len(prompt.tokens) for prompt in prompts)
         too_long = f"its prompt has {longest} tokens, more than {max_prompt_tokens}" if longest > max_prompt_tokens else None

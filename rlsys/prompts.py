@@ -89,7 +89,7 @@ class Prompter:
 
         Args:
             order: order[p] is the index of the response at place p.
-            hint: what the model is told at the end of the user turn (`hint_for`).
+            hint: what the model is told at the end of the user turn (`hint_for`, `others`).
         """
         turn = [{"role": "user", "content": self.user_turn(record, order) + (f"\n\n{hint}" if hint else "")}]
         return self.tokenizer.apply_chat_template(turn, add_generation_prompt=True, tokenize=False)
@@ -111,6 +111,11 @@ class Prompter:
         check_order(order, record.n)
         messages = [{"role": self.defuse(message["role"]), "content": self.defuse(message["content"])} for message in record.context]
         return str(self._module(messages, [self.defuse(record.responses[original]) for original in order])).strip("\n")
+
+    def others(self, judgements: Sequence[str]) -> str:
+        """Judgements of the same responses in the same order, defused, for the end of a prompt that asks for another one."""
+        shown = "\n\n".join(f"Judgement {number}:\n{self.defuse(text)}" for number, text in enumerate(judgements, 1))
+        return f"Others have judged these responses before you. Weigh what they say, then judge anew, in the form asked for.\n\n{shown}"
 
     def defuse(self, text: str) -> str:
         r"""Content with every mark, `\boxed` and special token broken up; any other text comes back as it is.

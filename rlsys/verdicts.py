@@ -7,7 +7,7 @@ from typing import Any
 
 from rlsys.judging import Answer
 from rlsys.records import Record
-from rlsys.voting import Options, SampleTable, Strategy, decide, decided
+from rlsys.voting import Options, SampleTable, Strategy, decide
 
 
 def has_truth(record: Record) -> bool:
@@ -15,21 +15,6 @@ def has_truth(record: Record) -> bool:
     if record.source == "responses":
         return False
     return record.n == 1 or record.rewards.count(max(record.rewards)) == 1
-
-
-def is_settled(answer: Answer, k: int, options: Options) -> bool:
-    """Whether no further sample of a row is to be drawn by the strategy `adaptive`: it has decided, k are there, or it cannot be asked.
-
-    Of a single response, which has no rival, all k are drawn.
-    """
-    if answer.question.skipped or len(answer.samples) >= k:
-        return True
-    if answer.question.ask.record.n == 1:
-        return False
-    table = SampleTable()
-    table.add({"id": answer.question.ask.record.id, "samples": answer.samples})
-    ((_, samples),) = table.groups()
-    return bool(decided(samples, options).all())
 
 
 def verdict_row(answer: Answer, strategy: Strategy, options: Options, seed: int, single: tuple[int, int], text: bool) -> dict[str, Any]:

@@ -112,6 +112,18 @@ def test_adaptive_draws_until_the_winner_is_clear_and_comes_to_what_all_samples_
     assert {len(row["samples"]) for row in rows if row["n"] == 2} == {2, K}, "some are clear after two samples, some are not"
 
 
+def test_a_synthesis_has_read_the_others_and_replaces_their_vote(judge_arguments, tmp_path):
+    output = tmp_path / "synthesis.jsonl"
+    ended = run(*judge_arguments, "--strategy", "synthesis", "--limit", 4, "--output", output, "prompt.max_tokens=3000")
+    assert ended.returncode == 0, ended.stderr
+    for row in rows_of(output):
+        assert len(row["samples"]) == K and len({tuple(sample["order"]) for sample in row["samples"]}) == 1
+        *others, last = row["samples"]
+        assert row["prompt_tokens"] > sum(sample["tokens"] for sample in others), "the last prompt holds what the others wrote"
+        expected = None if last["scores"] is None else [score for _, score in sorted(zip(last["order"], last["scores"]))]
+        assert row["totals"] == expected
+
+
 def test_killed_and_started_again_it_goes_on_after_the_last_row(judged, judge_arguments, tmp_path):
     output, part = tmp_path / "judged.jsonl", tmp_path / "judged.jsonl.part"
     # One sequence at a time, so that there is a middle to be killed in.
