@@ -13,6 +13,8 @@ from typing import IO, Any
 
 from rich.console import Console, RenderableType
 
+from rlsys.texts import plain
+
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("rlsys", "actors", "launch")
 
@@ -54,11 +56,6 @@ def to_stderr() -> Console:
 def say(console: Console, text: str, style: str | None = None) -> None:
     """Print `text` as it is: brackets are no markup, and a long line is left to the terminal to wrap."""
     console.print(plain(text), style=style, markup=False, highlight=False, soft_wrap=True)
-
-
-def plain(text: str) -> str:
-    """`text` without control characters, so that a sample or a file cannot move the cursor or colour the terminal."""
-    return "".join(char if char in "\n\t" or char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in text)
 
 
 def finite(value: Any) -> Any:

@@ -14,9 +14,10 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from launch.console import UserError, finite, only_json, plain, say, to_stderr, to_stdout, written_aside
+from launch.console import UserError, finite, only_json, say, to_stderr, to_stdout, written_aside
 from launch.judge import MetaRm, ModelOption, Seed, Settings, Temperature, judge_config, judged_by
 from launch.options import AsJson
+from rlsys.texts import plain
 
 if TYPE_CHECKING:
     from rlsys.benchmarks import Benchmark, Item

@@ -12,8 +12,9 @@ from rich.panel import Panel
 from rich.rule import Rule
 from rich.text import Text
 
-from launch.console import UserError, only_json, plain, say, to_stdout
+from launch.console import UserError, only_json, say, to_stdout
 from launch.options import AsJson
+from rlsys.texts import plain
 
 
 def show(

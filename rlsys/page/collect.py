@@ -13,6 +13,7 @@ from pydantic import BaseModel, ValidationError
 
 from rlsys.page.schema import EvalReport, LadderReport, RunSummary, ScalarReport, Stage
 from rlsys.readers import DataError
+from rlsys.texts import plain
 
 EXPECTED = "a run of `rlsys train` or `rlsys meta-rm`, an evaluation (eval.json) or a ladder (ladder.json)"
 
@@ -228,11 +229,6 @@ def cleaned(value: Any) -> Any:
     if isinstance(value, dict):
         return {cleaned(key): cleaned(inner) for key, inner in value.items()}
     return [cleaned(inner) for inner in value] if isinstance(value, list) else value
-
-
-def plain(text: str) -> str:
-    """`text` with control characters, those that turn its direction included, and lone surrogates replaced."""
-    return "".join(char if char in "\n\t" or char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in text)
 
 
 def _names(folders: Sequence[Path]) -> list[str]:

@@ -10,11 +10,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from rlsys.page.collect import plain, read_json
+from rlsys.page.collect import read_json
 from rlsys.page.content import Cell, Critique, Section, Table
 from rlsys.page.drawing import render
 from rlsys.page.plots import Plot
 from rlsys.readers import DataError
+from rlsys.texts import plain
 
 MADE_BY = "rlsys report"
 FORMS = (".html", ".md", ".json")
