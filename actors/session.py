@@ -24,7 +24,7 @@ def ray_session(run: Run) -> Iterator[None]:
     # A local Ray guards itself by a token of its own making; that it says so each time tells the person nothing.
     logging.getLogger("ray._private.authentication.authentication_token_setup").setLevel(logging.ERROR)
     # The cores that this process may use, which may be fewer than the machine has.
-    local = {} if submitted else {"num_cpus": len(os.sched_getaffinity(0)), "include_dashboard": run.dashboard}
+    local = {} if submitted else {"address": "local", "num_cpus": len(os.sched_getaffinity(0)), "include_dashboard": run.dashboard}
     ray.init(log_to_driver=True, logging_level="warning", **local)
     if submitted and not run.dir.is_absolute():
         print(f"run.dir={run.dir} is relative: it lies in this job's working folder, {Path.cwd()}. Give an absolute path to keep it.")
