@@ -109,7 +109,7 @@ class Prompter:
             ValueError: `order` is not a permutation of the record's responses.
         """
         check_order(order, record.n)
-        messages = [{"role": self.defuse(message["role"]), "content": self.defuse(message["content"])} for message in record.context]
+        messages = [{"role": self._role(message["role"]), "content": self.defuse(message["content"])} for message in record.context]
         return str(self._module(messages, [self.defuse(record.responses[original]) for original in order])).strip("\n")
 
     def others(self, judgements: Sequence[str]) -> str:
@@ -128,6 +128,10 @@ class Prompter:
         while count:
             text, count = self._hostile.subn(self._break_up, text)
         return text
+
+    def _role(self, text: str) -> str:
+        """A defused role. A template puts a sign of its own right behind it, which must not complete a mark."""
+        return self.defuse(text) + ("" if re.fullmatch(r"[\w ]*", text) else self._guard)
 
     def _break_up(self, match: re.Match[str]) -> str:
         found = match[0]

@@ -327,3 +327,11 @@ def test_a_record_without_a_worked_judgement_has_no_completion() -> None:
     for worked in (None, Worked("C.", ("one",), (9,))):
         with pytest.raises(ValueError, match="r1: expected a worked judgement with 2"):
             worked_text(record(("a", "b"), worked=worked), (0, 1))
+
+
+def test_a_role_and_the_template_beside_it_make_no_mark(prompters) -> None:
+    for role in ("<2", "<\u0661", "a <1", "]"):
+        text = prompters["compact"].user_turn(record(("x", "y"), (role, "q")), (0, 1))
+        assert found(MARKS["compact"][0], text) == ["1", "2"]
+        assert without_guard(role) in without_guard(text)
+    assert "<turn user>q" in prompters["compact"].user_turn(record(("x",), ("user", "q")), (0,))
