@@ -9,15 +9,6 @@ import pytest
 # Before Ray starts: nothing is reported home, and actors find the same setting.
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 
-if "PYTEST_XDIST_WORKER" in os.environ:
-    # Workers side by side get cores of their own: threads that wait for each other while another process has their core take many times
-    # as long. What a test starts inherits both.
-    cores = sorted(os.sched_getaffinity(0))
-    number, workers = int(os.environ["PYTEST_XDIST_WORKER"].removeprefix("gw")), int(os.environ["PYTEST_XDIST_WORKER_COUNT"])
-    own = cores[number::workers] or cores
-    os.sched_setaffinity(0, own)
-    os.environ["OMP_THREAD_LIMIT"] = str(len(own))
-
 
 @pytest.fixture(scope="session")
 def ray_session():
