@@ -101,7 +101,10 @@ def test_adaptive_draws_until_the_winner_is_clear_and_comes_to_what_all_samples_
     assert [row["id"] for row in rows] == list(everything)
     votes = {row["id"]: row for row in rows_of(tmp_path / "votes.jsonl")}
     for row in rows[:-1]:
-        assert row["samples"] == everything[row["id"]]["samples"][: len(row["samples"])]
+        for ours, theirs in zip(row["samples"], everything[row["id"]]["samples"]):
+            # Other samples ran beside it, which is seen in the last digits of sums.
+            assert ours.pop("logprob") == pytest.approx(theirs["logprob"], abs=1e-3)
+            assert ours == {name: value for name, value in theirs.items() if name != "logprob"}
         if row["n"] == 1:
             assert len(row["samples"]) == K
         else:
