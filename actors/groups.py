@@ -4,18 +4,20 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import ray
 from ray.util.placement_group import placement_group, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from actors.calls import Actors, learner_names, rollout_names
-from actors.learner import LearnerActor
 from actors.reward import RewardActor
 from actors.rollout import RolloutActor
 from actors.waiting import ActorFailed, Pending, wait
 from rlsys.config import Config
+
+if TYPE_CHECKING:
+    from actors.learner import LearnerActor
 
 
 @dataclass(frozen=True)
@@ -180,6 +182,8 @@ class Cluster(ReservedActors):
         ranks, engines = config.learner.ranks, config.rollout.actors if placement.rollout["CPU"] else 0
         super().__init__(config, [placement.learner] * ranks + [placement.rollout] * engines)
         self.add_rollouts(model_path, max_model_len, self.backend, placement.rollout, placement.rollout_threads, logs, first_bundle=ranks)
+        from actors.learner import LearnerActor  # takes seconds, in which the engines are starting already
+
         self.add_learners(model_path, placement.learner, placement.learner_threads, logs, LearnerActor, rl=config.rl)
         self.reward = ray.remote(RewardActor).options(name="reward", num_cpus=0).remote("reward")
 
@@ -195,16 +199,18 @@ class Learners(ReservedActors):
     """The learner ranks alone, a card each where there are cards, else an equal part of the cores.
 
     Args:
-        actor: `LearnerActor` or a kind of it; `arguments` are what it takes besides the rank's own.
+        actor: a kind of `LearnerActor`, None for that one itself; `arguments` are what it takes besides the rank's own.
 
     Raises:
         ValueError: fewer cards than ranks.
     """
 
-    def __init__(self, config: Config, model_path: str, logs: Path, actor: type[LearnerActor] = LearnerActor, **arguments: Any):
+    def __init__(self, config: Config, model_path: str, logs: Path, actor: type[LearnerActor] | None = None, **arguments: Any):
+        from actors.learner import LearnerActor
+
         resources, self.threads = place_learners(config, *cluster_size())
         super().__init__(config, [resources] * config.learner.ranks)
-        self.add_learners(model_path, resources, self.threads, logs, actor, **arguments)
+        self.add_learners(model_path, resources, self.threads, logs, actor or LearnerActor, **arguments)
 
     def start(self) -> list[dict[str, Any]]:
         """Bring the ranks up; returns what they say of themselves."""

@@ -14,7 +14,6 @@ import pyarrow as pa
 import ray
 
 from actors.groups import ReservedActors, cluster_size, weight_backend
-from actors.scalar_scorer import ScalarScorer
 from actors.waiting import Pending, fetch, wait
 from rlsys.config import Config
 from rlsys.judging import Answer, Ask, Question, answers, questions, requests
@@ -69,6 +68,8 @@ class Judges(ReservedActors):
         longest = config.prompt.max_tokens + config.rollout.max_tokens
         backend = weight_backend(config.weights.backend, gpus, colocated=True)
         self.add_rollouts(model_path, longest, backend, engine, threads, logs, first_bundle=0)
+        from actors.scalar_scorer import ScalarScorer  # takes seconds, in which the engines are starting already
+
         self.scorer_names = [f"scorer-{i}" for i in range(scorers)]
         self.scorers = [
             ray.remote(ScalarScorer)

@@ -26,6 +26,7 @@ from rlsys.clock import Clock
 from rlsys.grpo import LossInputs, Metrics, finalise_metrics, grpo_loss, merge_metrics, sft_loss
 from rlsys.packing import MicroBatch, plan
 from rlsys.policy import Logprobs, Policy, load_policy
+from rlsys.run_folder import learner_identity
 
 SCHEDULE = ("lr", "warmup_steps", "stage_step")
 """What a checkpoint keeps of the learning rate's course."""
@@ -319,7 +320,7 @@ class LearnerActor:
             setattr(self, name, saved[name])
 
     def _identity(self) -> dict[str, Any]:
-        return saving.identity(self.world_size, self.learner.zero_stage, str(self.dtype).removeprefix("torch."))
+        return learner_identity(self.world_size, self.learner.zero_stage, str(self.dtype).removeprefix("torch."))
 
 
 def _why_skipped(ranks: Sequence[Metrics], result: ds.StepResult) -> str | None:

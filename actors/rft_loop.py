@@ -18,7 +18,6 @@ from transformers import AutoTokenizer
 
 from actors.groups import Learners
 from actors.judge_loop import Judge, running_judge, write_rows
-from actors.saving import saved_alike
 from actors.session import ray_session
 from actors.telemetry import Watch, eta
 from rlsys import config as settings
@@ -33,7 +32,7 @@ from rlsys.prompts import Prompter
 from rlsys.rejection import judged_rows, table_rows, write_sampled
 from rlsys.report import summary_table
 from rlsys.resumable import ResumableRows
-from rlsys.run_folder import RunFolder, find_model
+from rlsys.run_folder import RunFolder, find_model, saved_alike
 from rlsys.sampler import Sampler
 from rlsys.trajectories import LEARNER
 

@@ -20,7 +20,6 @@ from rich.console import Console
 from actors.admission import admit
 from actors.calls import Actors
 from actors.groups import Cluster
-from actors.saving import saved_alike
 from actors.session import ray_session
 from actors.telemetry import Watch, eta
 from actors.waiting import Pending
@@ -41,7 +40,7 @@ from rlsys.datasets import open_rows
 from rlsys.metrics import MetricsLog
 from rlsys.prompts import Prompter
 from rlsys.report import summary_table
-from rlsys.run_folder import RunFolder, find_model
+from rlsys.run_folder import RunFolder, find_model, saved_alike
 from rlsys.sampler import Sampler
 
 

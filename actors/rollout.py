@@ -89,8 +89,32 @@ class RolloutActor:
         """
         began = time.monotonic()
         vllm_compat.before_import(self.weight_backend)
+        self._cores = vllm_compat.Cores(self.threads if vllm_compat.built_for_cpus() else 0)
+        try:
+            with vllm_compat.engine_environment(self._cores.ids, self.threads, self.rollout):
+                self._engine = self._start_engine()
+        except RolloutError:
+            raise
+        except Exception as error:
+            raise RolloutError(self._obituary("the engine did not start", error)) from error
         from transformers import AutoTokenizer
         from vllm import __version__
+
+        device = vllm_compat.device()
+        if device == "cpu":
+            await self._engine.collective_rpc("rlsys_take_over_sampling", args=(self._keeps_drawn, self.rollout.self_certainty))
+        await self._engine.update_weight_version(str(self._version))
+        self._tokenizer = AutoTokenizer.from_pretrained(self.model_path)
+        return {
+            "name": self.name,
+            "vllm": __version__,
+            "device": device,
+            "cores": self._cores.ids,
+            "kv_blocks": self._engine.vllm_config.cache_config.num_gpu_blocks,
+            "seconds": time.monotonic() - began,
+        }
+
+    def _start_engine(self) -> Any:
         from vllm.config import WeightTransferConfig
         from vllm.engine.arg_utils import AsyncEngineArgs
         from vllm.v1.engine.async_llm import AsyncLLM
@@ -101,7 +125,6 @@ class RolloutActor:
         if self.rollout.self_certainty and not self._keeps_drawn:
             found = f"device {device}, rollout.in_flight_updates={self.rollout.in_flight_updates}"
             raise RolloutError(f"{self.name}: rollout.self_certainty wants a CPU engine without in-flight updates, found {found}.")
-        self._cores = vllm_compat.Cores(self.threads if device == "cpu" else 0)
         arguments = AsyncEngineArgs(
             model=self.model_path,
             dtype=self.dtype,
@@ -116,23 +139,8 @@ class RolloutActor:
             disable_log_stats=True,
             **vllm_compat.engine_arguments(self.rollout, self.max_model_len),
         )
-        try:
-            with vllm_compat.engine_environment(self._cores.ids, self.threads, self.rollout):
-                self._engine = AsyncLLM.from_engine_args(arguments)
-        except Exception as error:
-            raise RolloutError(self._obituary("the engine did not start", error)) from error
-        if device == "cpu":
-            await self._engine.collective_rpc("rlsys_take_over_sampling", args=(self._keeps_drawn, self.rollout.self_certainty))
-        await self._engine.update_weight_version(str(self._version))
-        self._tokenizer = AutoTokenizer.from_pretrained(self.model_path)
-        return {
-            "name": self.name,
-            "vllm": __version__,
-            "device": device,
-            "cores": self._cores.ids,
-            "kv_blocks": self._engine.vllm_config.cache_config.num_gpu_blocks,
-            "seconds": time.monotonic() - began,
-        }
+        vllm_compat.use_fork_server()
+        return AsyncLLM.from_engine_args(arguments)
 
     async def identity(self) -> dict[str, Any]:
         """Name, machine (Ray's id), threads and number of engine workers: what a learner needs to know to send weights."""
@@ -253,9 +261,7 @@ class RolloutActor:
             found.append((logprobs[:count], certainty))
         return found
 
-    def _samples(
-        self, keys: list[tuple[int, int]], outputs: list[Any], drawn: list[tuple[list[float], float | None]]
-    ) -> pa.RecordBatch:
+    def _samples(self, keys: list[tuple[int, int]], outputs: list[Any], drawn: list[tuple[list[float], float | None]]) -> pa.RecordBatch:
         tokens = [list(output.token_ids) for output in outputs]
         columns = {
             "group": [group for group, _ in keys],

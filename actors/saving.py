@@ -16,25 +16,9 @@ import torch.distributed as dist
 from transformers import AutoTokenizer, PreTrainedModel
 
 from actors.deepspeed_engine import Engine, full_weights
-from rlsys.config import Learner
 
 TAG = "state"
 """DeepSpeed's name for the one state in a folder."""
-
-
-def identity(ranks: int, zero_stage: int, dtype: str) -> dict[str, Any]:
-    """What must be the same for an optimizer's state to be loaded, by the names of the settings."""
-    return {"learner.ranks": ranks, "learner.zero_stage": zero_stage, "model.dtype": dtype}
-
-
-def saved_alike(folder: Path, learner: Learner, dtype: str) -> bool:
-    """Whether an optimizer's state that such a learner can load lies in `folder`, beside the model.
-
-    Its fp32 weights are finer than the saved model's: updates smaller than bfloat16 can tell apart are not lost.
-    """
-    about = folder / "optimizer" / "learner.json"
-    wanted = identity(learner.ranks, learner.zero_stage, dtype)
-    return about.is_file() and wanted.items() <= json.loads(about.read_text()).items()
 
 
 def save_model(model: PreTrainedModel, tokenizer_from: str, folder: Path) -> None:

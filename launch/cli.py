@@ -28,7 +28,6 @@ app.add_typer(data_commands.app)
 app.add_typer(bench.app)
 
 
-
 @app.command()
 def train(config: ConfigFile, overrides: Overrides = None) -> None:
     """Run the main job: held-out evaluation, cold start, online RL, evaluation again.

@@ -85,7 +85,8 @@ if [ "$device" = cpu ]; then
     sources+=(--overrides launch/overrides-cpu.txt)
 fi
 say "installing the packages of $requirements; a first time takes some minutes."
-uv pip install --quiet "${sources[@]}" --requirements "$requirements"
+# Compiled now: where PYTHONDONTWRITEBYTECODE is set, every process would otherwise compile what it imports, vLLM for 12 s.
+uv pip install --quiet --compile-bytecode "${sources[@]}" --requirements "$requirements"
 uv pip install --quiet --no-deps --no-build-isolation --editable .
 printf '%s\n%s\n' "$place" "$hash" > "$STAMP.partial"
 mv "$STAMP.partial" "$STAMP"

@@ -23,7 +23,9 @@ def prepare_backbone(model: PreTrainedModel, packing: bool, attention: Attention
     """
     if packing:
         _check_attention(model)
-    model.set_attn_implementation(tree_attention.NAMES[attention] if packing else "sdpa")
+    # Scores are capped between the two products of attention, which fused kernels have no place for.
+    plain = "eager" if _cap(model) else "sdpa"
+    model.set_attn_implementation(tree_attention.NAMES[attention] if packing else plain)
     for module in model.modules():
         if isinstance(module, nn.Dropout):
             module.p = 0.0
@@ -37,9 +39,13 @@ def _check_attention(model: PreTrainedModel) -> None:
     config = model.config.get_text_config()
     kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
     window = getattr(config, "sliding_window", None) if getattr(config, "use_sliding_window", True) else None
-    cap = getattr(config, "attn_logit_softcapping", None)
+    cap = _cap(model)
     if kinds != {"full_attention"} or window or cap:
         raise ValueError(
             f"{type(model).__name__}: layer_types {sorted(kinds)}, sliding_window {window}, attn_logit_softcapping {cap}: packing wants "
             "full causal attention in every layer; set learner.packing=false."
         )
+
+
+def _cap(model: PreTrainedModel) -> float | None:
+    return getattr(model.config.get_text_config(), "attn_logit_softcapping", None)

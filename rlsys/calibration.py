@@ -100,12 +100,12 @@ def summarise_pairs(scores: Sequence[float], labels: Sequence[float], rows: Sequ
 
 
 def _auc(label: np.ndarray, score: np.ndarray, weight: np.ndarray) -> float:
-    from sklearn.metrics import roc_auc_score
-
-    some = weight > 0
-    if len(np.unique(label[some])) < 2:
-        return float("nan")
-    return float(roc_auc_score(label[some], score[some], sample_weight=weight[some]))
+    """The weighted chance that a text of label 1 stands above one of label 0, ties half (Mann and Whitney); nan without either."""
+    places = np.unique(score, return_inverse=True)[1]
+    ones, zeros = (np.bincount(places, weight * (label == which)) for which in (1.0, 0.0))
+    pairs = ones.sum() * zeros.sum()
+    below = np.cumsum(zeros) - zeros
+    return float(ones @ (below + zeros / 2) / pairs) if pairs else float("nan")
 
 
 def _runs(row: np.ndarray) -> list[np.ndarray]:

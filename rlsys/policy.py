@@ -161,9 +161,9 @@ def _take_over_head(model: PreTrainedModel) -> None:
         ValueError: logits that are capped or scaled, or an output layer that is not a plain bias-free linear one.
     """
     config, name = model.config.get_text_config(), type(model).__name__
-    for setting in ("final_logit_softcapping", "attn_logit_softcapping", "logits_scaling", "logit_scale"):
+    for setting in ("final_logit_softcapping", "logits_scaling", "logit_scale"):
         if getattr(config, setting, None) not in (None, 1, 1.0):
-            raise ValueError(f"{name}: {setting} is {getattr(config, setting)}; only unscaled, uncapped scores and logits are supported.")
+            raise ValueError(f"{name}: {setting} is {getattr(config, setting)}; only unscaled, uncapped logits are supported.")
     head = model.get_output_embeddings()
     if not isinstance(head, nn.Linear) or head.bias is not None:
         raise ValueError(f"{name}: expected a linear output layer without bias, found {head}.")

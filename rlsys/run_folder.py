@@ -22,7 +22,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from rlsys.config import Config, ConfigError, load_config, save_config
+from rlsys.config import Config, ConfigError, Learner, load_config, save_config
 from rlsys.models import ensure_model
 
 MAY_CHANGE = {"run", "checkpoint", "rl.steps", "rl.eval_every"}
@@ -155,6 +155,21 @@ def trained_model(path: str | Path) -> tuple[str, Config | None]:
 def find_model(path: str) -> str:
     """Folder or hub name of the model that `model.path` stands for: a run's, or any other, which is made where that can be done."""
     return ensure_model(trained_model(path)[0])
+
+
+def learner_identity(ranks: int, zero_stage: int, dtype: str) -> dict[str, Any]:
+    """What must be the same for an optimizer's state to be loaded, by the names of the settings."""
+    return {"learner.ranks": ranks, "learner.zero_stage": zero_stage, "model.dtype": dtype}
+
+
+def saved_alike(folder: Path, learner: Learner, dtype: str) -> bool:
+    """Whether an optimizer's state that such a learner can load lies in `folder`, beside the model.
+
+    Its fp32 weights are finer than the saved model's: updates smaller than bfloat16 can tell apart are not lost.
+    """
+    about = folder / "optimizer" / "learner.json"
+    wanted = learner_identity(learner.ranks, learner.zero_stage, dtype)
+    return about.is_file() and wanted.items() <= json.loads(about.read_text()).items()
 
 
 def write_parquet(table: pa.Table, path: Path) -> None:

@@ -37,7 +37,7 @@ def verdict_row(answer: Answer, strategy: Strategy, options: Options, seed: int,
     row: dict[str, Any] = {"id": record.id, "n": record.n, "k": len(answer.samples)}
     if answer.question.skipped:
         nothing = {"totals": None, "best": None, "gold": gold, "correct": False if truth else None, "samples": []}
-        return row | {"skipped": asked["skipped"]} | nothing
+        return row | {"skipped": answer.question.skipped} | nothing
     table = SampleTable(strategy.needs)
     table.add({"id": record.id, "samples": answer.samples})
     (decided,) = decide(table, strategy, options, seed=seed)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
@@ -39,15 +40,15 @@ class Series:
 
 
 @dataclass(frozen=True)
-class Plot:
+class Plot(ABC):
     """Common to all: title, a note that stands under it, and whether values are shares to be written as percent."""
 
     title: str
     note: str = ""
     percent: bool = True
 
-    def draw(self) -> Figure:
-        raise NotImplementedError
+    @abstractmethod
+    def draw(self) -> Figure: ...
 
     def document(self) -> dict[str, Any]:
         """The figures that the plot shows."""

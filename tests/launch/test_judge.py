@@ -91,6 +91,42 @@ def test_orders_are_shuffled_afresh_and_a_vote_over_the_file_agrees(judged, tmp_
     assert all(votes[row["id"]]["best"] == row["best"] and votes[row["id"]]["totals"] == row["totals"] for row in rows if row["samples"])
 
 
+def test_adaptive_draws_until_the_winner_is_clear_and_comes_to_what_all_samples_come_to(judged, judge_arguments, tmp_path):
+    options = ["--strategy", "adaptive", "--error-rate", 0.9, "--output"]
+    ended = run(*judge_arguments, *options, tmp_path / "adaptive.jsonl")
+    assert ended.returncode == 0, ended.stderr
+    ended = run("vote", judged[0], *options, tmp_path / "votes.jsonl")
+    assert ended.returncode == 0, ended.stderr
+    rows, everything = rows_of(tmp_path / "adaptive.jsonl"), {row["id"]: row for row in rows_of(judged[0])}
+    assert [row["id"] for row in rows] == list(everything)
+    votes = {row["id"]: row for row in rows_of(tmp_path / "votes.jsonl")}
+    for row in rows[:-1]:
+        for ours, theirs in zip(row["samples"], everything[row["id"]]["samples"]):
+            # Other samples ran beside it, which is seen in the last digits of sums.
+            assert ours.pop("logprob") == pytest.approx(theirs["logprob"], abs=1e-3)
+            assert ours == {name: value for name, value in theirs.items() if name != "logprob"}
+        if row["n"] == 1:
+            assert len(row["samples"]) == K
+        else:
+            vote = votes[row["id"]]
+            assert len(row["samples"]) == row["spent"] == vote["samples"]
+            assert all(row[name] == vote[name] for name in ("totals", "best", "tied", "parsed"))
+    assert "tokens" in rows[-1]["skipped"]
+    assert {len(row["samples"]) for row in rows[:-1] if row["n"] == 2} == {2, K}, "some are clear after two samples, some are not"
+
+
+def test_a_synthesis_has_read_the_others_and_replaces_their_vote(judge_arguments, tmp_path):
+    output = tmp_path / "synthesis.jsonl"
+    ended = run(*judge_arguments, "--strategy", "synthesis", "--limit", 4, "--output", output, "prompt.max_tokens=3000")
+    assert ended.returncode == 0, ended.stderr
+    for row in rows_of(output):
+        assert len(row["samples"]) == K and len({tuple(sample["order"]) for sample in row["samples"]}) == 1
+        *others, last = row["samples"]
+        assert row["prompt_tokens"] > sum(sample["tokens"] for sample in others), "the last prompt holds what the others wrote"
+        expected = None if last["scores"] is None else [score for _, score in sorted(zip(last["order"], last["scores"]))]
+        assert row["totals"] == expected
+
+
 def test_killed_and_started_again_it_goes_on_after_the_last_row(judged, judge_arguments, tmp_path):
     output, part = tmp_path / "judged.jsonl", tmp_path / "judged.jsonl.part"
     # One sequence at a time, so that there is a middle to be killed in.

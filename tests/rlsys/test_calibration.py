@@ -47,6 +47,17 @@ def test_within_a_row_only_its_own_texts_are_compared():
     assert calibration.summarise([1.0, 0.0, 3.0], [1, 0, 1], list("aab"))["auc_within_row"]["rows"] == 1
 
 
+@given(st.lists(st.tuples(st.integers(-3, 3), st.booleans(), st.integers(0, 3)), max_size=12))
+def test_weights_count_as_repetitions_do(texts):
+    scores, labels, weights = (np.array([text[i] for text in texts], float) for i in range(3))
+    found = calibration._auc(labels, scores, weights)
+    repeated = [(score, label) for score, label, weight in texts for _ in range(weight)]
+    if len({label for _, label in repeated}) == 2:
+        assert found == pytest.approx(slow_auc(*zip(*repeated)))
+    else:
+        assert math.isnan(found)
+
+
 labelled = st.lists(st.tuples(st.integers(-6, 6), st.booleans()), min_size=1, max_size=30)
 
 

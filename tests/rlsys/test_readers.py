@@ -414,7 +414,7 @@ def rows(draw, format: str):
     return row
 
 
-def settle(path: Path, format: str, count: int) -> None:
+def assert_settled(path: Path, format: str, count: int) -> None:
     records, report = load(path, format)
     assert report.rows == count
     assert len(records) == report.records
@@ -441,7 +441,7 @@ def settle(path: Path, format: str, count: int) -> None:
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 def test_mutilated_rows_never_raise(tmp_path, format, data):
     found = data.draw(st.lists(rows(format), min_size=1, max_size=4))
-    settle(write(tmp_path / "f.jsonl", found), format, len(found))
+    assert_settled(write(tmp_path / "f.jsonl", found), format, len(found))
 
 
 @pytest.mark.parametrize("format", READERS)
@@ -450,4 +450,4 @@ def test_mutilated_rows_never_raise(tmp_path, format, data):
 def test_random_bytes_and_random_json_never_raise(tmp_path, format, lines):
     whole = b"{}\n" + b"\n".join(lines)
     (tmp_path / "f.jsonl").write_bytes(whole)
-    settle(tmp_path / "f.jsonl", format, sum(bool(line.strip()) for line in whole.split(b"\n")))
+    assert_settled(tmp_path / "f.jsonl", format, sum(bool(line.strip()) for line in whole.split(b"\n")))

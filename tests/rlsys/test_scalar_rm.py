@@ -203,23 +203,32 @@ def test_long_groups_are_divided_and_lose_nothing(lengths, token_budget):
     assert [whole["group"].to_pylist().count(g) for g in range(len(lengths))] == [len(own) for own in lengths]
 
 
-def windowed() -> torch.nn.Module:
-    config = AutoConfig.for_model(
-        "mistral", vocab_size=512, hidden_size=64, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2, num_key_value_heads=1,
-        sliding_window=5, num_labels=1, pad_token_id=0,
-    )  # fmt: skip
+SIZES = dict(vocab_size=512, hidden_size=64, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2, num_key_value_heads=1)
+
+
+def build(family: str, **settings) -> torch.nn.Module:
     torch.manual_seed(0)
+    config = AutoConfig.for_model(family, **SIZES, num_labels=1, pad_token_id=0, attn_implementation="eager", **settings)
     return AutoModelForSequenceClassification.from_config(config)
 
 
-def test_windowed_attention_is_refused_when_packing_and_right_without():
-    with pytest.raises(ValueError, match="sliding_window 5.*learner.packing=false"):
-        ScalarModel(windowed())
+@pytest.mark.parametrize(
+    ("family", "settings", "refusal"),
+    [
+        ("mistral", {"sliding_window": 5}, "sliding_window 5"),
+        ("gemma2", {"attn_logit_softcapping": 0.01, "head_dim": 32, "query_pre_attn_scalar": 1}, "attn_logit_softcapping 0.01"),
+    ],
+)
+def test_windowed_and_capped_attention_is_refused_when_packing_and_right_without(family, settings, refusal):
+    with pytest.raises(ValueError, match=f"{refusal}.*learner.packing=false"):
+        ScalarModel(build(family, **settings))
     prompts, texts = rows()
-    reference = windowed().eval()
+    reference = build(family, **settings).eval()
     with torch.no_grad():
-        expected = [reference(torch.tensor(np.concatenate(row)[None]).long()).logits.item() for row in zip(prompts, texts)]
-    assert score_texts(ScalarModel(windowed(), packing=False).eval(), prompts, texts, 64).tolist() == pytest.approx(expected, abs=2e-5)
+        whole = [torch.tensor(np.concatenate(row)[None]).long() for row in zip(prompts, texts)]
+        expected = [reference(row).logits.item() for row in whole]
+    found = score_texts(ScalarModel(build(family, **settings), packing=False).eval(), prompts, texts, 64)
+    assert found.tolist() == pytest.approx(expected, abs=2e-5)
 
 
 def test_a_model_without_such_a_head_is_refused():

@@ -1,0 +1,31 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from page_folders import HOSTILE, benchmark, build, evaluation, ladder, scalar_run, training_run, write
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory) -> list[Path]:
+    """One of each kind, and a second evaluation with hostile texts wherever a text can stand."""
+    root = tmp_path_factory.mktemp("folders")
+    write(root / "ladder" / "ladder.json", ladder())
+    write(root / "eval" / "eval.json", evaluation())
+    bad = benchmark(0.5, examples=[{"id": HOSTILE, "query": HOSTILE, "responses": [HOSTILE, "b"], "text": HOSTILE}])
+    write(root / "hostile" / "eval.json", evaluation(**{HOSTILE: bad}) | {"model": HOSTILE})
+    run = training_run(root / "run", text=HOSTILE, prompt=HOSTILE)
+    return [root / "ladder", root / "eval", root / "hostile", run, scalar_run(root / "meta")]
+
+
+@pytest.fixture(scope="module")
+def page(folders, tmp_path_factory) -> Path:
+    output = tmp_path_factory.mktemp("page") / "page.html"
+    build(folders, output, HOSTILE)
+    return output
+
+
+@pytest.fixture(scope="module")
+def document(page) -> dict:
+    return json.loads(page.with_suffix(".json").read_text())
