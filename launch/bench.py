@@ -29,6 +29,7 @@ from launch.bench_learner import learner
 from launch.bench_overlap import overlap
 from launch.bench_reward import reward
 from launch.bench_rollout import rollout
+from launch.bench_start import start
 from launch.bench_weights import weights
 from launch.bench_work import (
     TRAIN_PARTS,
@@ -276,6 +277,7 @@ app.command()(overlap)
 app.command()(weights)
 app.command()(learner)
 app.command()(rollout)
+app.command()(start)
 app.command()(judge)
 app.command()(growth)
 app.command()(data)

@@ -26,7 +26,8 @@ ABLATIONS: dict[str, tuple[str, str, dict[str, Any]]] = {
 }
 """By name: title, the rung that it is an ablation of, and what is changed."""
 NOTES = [
-    "RFT and RL are compared with the rung before; vote@1 and the Bradley-Terry baseline with RL, greedy; vote@k with vote@1; "
+    "RFT and RL are compared with the model before, greedily and by one sample (base@1, rft@1, vote@1: the mean over samples, each with "
+    "the responses in a fresh order); the Bradley-Terry baseline with RL, greedy; vote@k with vote@1; "
     "meta@k, the vote of the half that the meta reward model prefers, with vote@k; an ablation with the rung that it is one of.",
     "A tie at the top is shared out. vote and meta are means over random subsets of one set of samples.",
 ]
@@ -49,13 +50,16 @@ def ladder(
     settings = load_config(config, overrides)
     if not (settings.rft.non_hinted and settings.ladder.k[0] == 1 and list(settings.ladder.k) == sorted(set(settings.ladder.k))):
         raise UserError("rlsys ladder needs rft.non_hinted=true (the meta reward model learns from these) and ladder.k increasing from 1.")
+    from actors.session import ray_session
+
     climb = Climb(settings)
-    climb.train()
-    document = climb.judge()
-    climb.write(document)
-    for name in settings.ladder.ablations:
-        document["rungs"].append(climb.ablation(name))
+    with ray_session(settings.run):
+        climb.train()
+        document = climb.judge()
         climb.write(document)
+        for name in settings.ladder.ablations:
+            document["rungs"].append(climb.ablation(name))
+            climb.write(document)
     from launch.report import report
 
     folders = [climb.folder, *(climb.folder / name for name in ("eval-rl", "rl", "meta", "bt"))]
@@ -91,24 +95,22 @@ class Climb:
         from actors.rft_loop import rejective_fine_tuning
         from actors.rl_loop import train
         from actors.scalar_loop import train_scalar
-        from actors.session import ray_session
 
         ladder = self.config.ladder
-        with ray_session(self.config.run):
-            self.prime("base")
-            self.say("RFT: rejective fine-tuning of the base model")
-            rejective_fine_tuning(self.stage("rft", ("rft", "eval"), model__path=self.base), self.console)
-            self.say("RL: GRPO from there")
-            train(self.stage("rl", ("rl", "eval"), model__path=str(self.folder / "rft")), self.console, stages=("rl",))
-            self.say("meta RM: fresh samples of the model after RL, and training")
-            fresh = self.folder / "fresh" / "samples.parquet"
-            model = str(self.folder / "rl")
-            seed = self.config.seed + 1_000_003  # other generated rows than any stage trained on; of a file, another order
-            fresh_samples(self.stage("fresh", (), model__path=model), ladder.fresh_rows, ladder.fresh_samples, seed, fresh, self.console)
-            tables = [str(self.folder / "rft" / "trajectories" / "rft_round_*.parquet"), str(fresh)]
-            train_scalar(self.stage("meta", ("meta_rm",), model__path=model, meta_rm__data=tables, meta_rm__objective="bce"), self.console)
-            self.say("Bradley-Terry baseline")
-            train_scalar(self.stage("bt", ("meta_rm",), meta_rm__objective="bt", meta_rm__rows=ladder.bt_rows), self.console)
+        self.prime("base")
+        self.say("RFT: rejective fine-tuning of the base model")
+        rejective_fine_tuning(self.stage("rft", ("rft", "eval"), model__path=self.base), self.console)
+        self.say("RL: GRPO from there")
+        train(self.stage("rl", ("rl", "eval"), model__path=str(self.folder / "rft")), self.console, stages=("rl",))
+        self.say("meta RM: fresh samples of the model after RL, and training")
+        fresh = self.folder / "fresh" / "samples.parquet"
+        model = str(self.folder / "rl")
+        seed = self.config.seed + 1_000_003  # other generated rows than any stage trained on; of a file, another order
+        fresh_samples(self.stage("fresh", (), model__path=model), ladder.fresh_rows, ladder.fresh_samples, seed, fresh, self.console)
+        tables = [str(self.folder / "rft" / "trajectories" / "rft_round_*.parquet"), str(fresh)]
+        train_scalar(self.stage("meta", ("meta_rm",), model__path=model, meta_rm__data=tables, meta_rm__objective="bce"), self.console)
+        self.say("Bradley-Terry baseline")
+        train_scalar(self.stage("bt", ("meta_rm",), meta_rm__objective="bt", meta_rm__rows=ladder.bt_rows), self.console)
 
     def prime(self, name: str, **changed: Any) -> str:
         """The base model, primed in the folder `name` where that is asked for."""
@@ -124,20 +126,18 @@ class Climb:
         """Make a stage again without a part, judge it on the test rows; its rung."""
         from actors.rft_loop import rejective_fine_tuning
         from actors.rl_loop import train
-        from actors.session import ray_session
         from rlsys.ladder import rung
 
         title, of, changed = ABLATIONS[name]
         folder, base = f"{of}-without-{name}", self.base
-        with ray_session(self.config.run):
-            if name == "principles":
-                base = self.prime("base-without-principles", **changed)
-            self.say(title)
-            stage = self.stage(folder, (of, "eval"), model__path=base, **changed)
-            if of == "rft":
-                rejective_fine_tuning(stage, self.console)
-            else:
-                train(stage, self.console, stages=("rl",))
+        if name == "principles":
+            base = self.prime("base-without-principles", **changed)
+        self.say(title)
+        stage = self.stage(folder, (of, "eval"), model__path=base, **changed)
+        if of == "rft":
+            rejective_fine_tuning(stage, self.console)
+        else:
+            train(stage, self.console, stages=("rl",))
         right = self.greedy(folder, str(self.folder / folder), (1,))
         tokens = _tokens(self.rows(folder, "greedy"), len(right), 1, 1)
         return rung(folder, f"{title}, greedy", right, self.config.seed, self.right[of], tokens, ablation=True)
@@ -164,19 +164,26 @@ class Climb:
         gold = self.gold = {item.id: item.record.best for item in load(BENCHMARK, self.tests).items}
         rungs: list[dict[str, Any]] = []
         before: Rightness | None = None
+        single_before: Rightness | None = None
         for name, model, title in (
             ("base", self.base, "base model"),
             ("rft", str(self.folder / "rft"), "after rejective fine-tuning"),
             ("rl", str(self.folder / "rl"), "after RL"),
         ):
-            right = self.greedy(name, model, ladder.k if name == "rl" else (1,))
+            right = self.greedy(name, model, ladder.k if name == "rl" else tuple(sorted({1, ladder.single_samples})))
             rungs.append(rung(name, f"{title}, greedy", right, seed, before, _tokens(self.rows(name, "greedy"), len(records), 1, 1)))
             before = right
+            if name != "rl":  # whose single samples are vote@1
+                drawn = self.rows(name, "samples")
+                single = rightness(drawn, gold, find("vote"), 1, ladder.single_samples, ladder.draws, seed)
+                tokens = _tokens(drawn, len(records), 1, ladder.single_samples)
+                rungs.append(rung(f"{name}@1", f"{title}, one sample", single, seed, single_before, tokens))
+                single_before = single
         drawn, most = self.rows("rl", "samples"), ladder.k[-1]
         votes: dict[int, Rightness] = {}
         for k in ladder.k:
             votes[k] = rightness(drawn, gold, find("vote"), k, most, ladder.draws, seed)
-            against = votes[1] if k > 1 else before
+            against = votes[1] if k > 1 else single_before
             rungs.append(rung(f"vote@{k}", f"vote, k = {k}", votes[k], seed, against, _tokens(drawn, len(records), k, most)))
         for k in ladder.k[1:]:
             guided = rightness(drawn, gold, find("meta"), k, most, ladder.draws, seed)

@@ -266,8 +266,10 @@ class Ladder(Section):
     the stages report on as they go."""
     k: tuple[PositiveInt, ...] = (1, 2, 4, 8, 16, 32)
     """Samples of a vote, increasing; all out of one set of the largest."""
+    single_samples: PositiveInt = 8
+    """Samples of each row by base and after rejective fine-tuning, whose mean says how good one is."""
     temperature: PositiveFloat = 0.5
-    """Of these samples."""
+    """Of all these samples."""
     draws: PositiveInt = 100
     """Random subsets of the samples for each k."""
     fresh_rows: PositiveInt = 256

@@ -26,12 +26,13 @@ def climbed(tmp_path_factory) -> Path:
 def test_every_rung_stands_with_an_interval_and_what_it_adds(climbed):
     document = json.loads((climbed / "ladder.json").read_text())
     names = [rung["name"] for rung in document["rungs"]]
-    assert names == ["base", "rft", "rl", "vote@1", "vote@2", "vote@4", "meta@2", "meta@4", "bt", "rft-without-principles"]
-    assert [rung["ablation"] for rung in document["rungs"]] == [False] * 9 + [True]
+    votes = ["vote@1", "vote@2", "vote@4", "meta@2", "meta@4"]
+    assert names == ["base", "base@1", "rft", "rft@1", "rl", *votes, "bt", "rft-without-principles"]
+    assert [rung["ablation"] for rung in document["rungs"]] == [False] * 11 + [True]
     assert document["n"] == 12
     for rung in document["rungs"]:
         assert 0 <= rung["ci95"][0] <= rung["value"] <= rung["ci95"][1] <= 1
-        assert (rung["minus_previous"] is None) == (rung["name"] == "base")
+        assert (rung["minus_previous"] is None) == (rung["name"] in ("base", "base@1"))
     # The same samples, scored by the benchmark's own rule, which breaks ties at random where they are shared out here.
     evaluated = json.loads((climbed / "eval-rl" / "eval.json").read_text())["benchmarks"]["format:rlsys"]
     by_name = {rung["name"]: rung["value"] for rung in document["rungs"]}
