@@ -210,7 +210,7 @@ class Climb:
         """`rlsys eval` of one model on the test rows, with the meta reward of each sample where votes are wanted."""
         from launch.eval import evaluate
 
-        guided = ks[-1] > 1
+        guided = name == "rl"
         self.say(f"{name}: judging the test rows")
         evaluate(
             model=model,
