@@ -28,7 +28,8 @@ ABLATIONS: dict[str, tuple[str, str, dict[str, Any]]] = {
 NOTES = [
     "RFT and RL are compared with the model before, greedily and by one sample (base@1, rft@1, vote@1: the mean over samples, each with "
     "the responses in a fresh order); the Bradley-Terry baseline with RL, greedy; vote@k with vote@1; "
-    "meta@k, the vote of the half that the meta reward model prefers, with vote@k; an ablation with the rung that it is one of.",
+    "meta@k, the vote of the half that the meta reward model prefers, with vote@k; an ablation, by one sample, with the model that it is "
+    "one of.",
     "A tie at the top is shared out. vote and meta are means over random subsets of one set of samples.",
 ]
 
@@ -73,7 +74,7 @@ class Climb:
         self.config, self.folder, self.console = config, config.run.dir.absolute(), to_stdout()
         self.tests = self.folder / "test.jsonl"
         self.base = str(self.folder / "base") if config.ladder.primer_rows else config.model.path
-        self.right: dict[str, Rightness] = {}
+        self.singles: dict[str, Rightness] = {}
 
     def stage(self, name: str, reads: tuple[str, ...], **changed: Any) -> Config:
         """The settings of one rung: its own folder, and `section__key=value`.
@@ -138,18 +139,19 @@ class Climb:
             rejective_fine_tuning(stage, self.console)
         else:
             train(stage, self.console, stages=("rl",))
-        right = self.greedy(folder, str(self.folder / folder), (1,))
-        tokens = _tokens(self.rows(folder, "greedy"), len(right), 1, 1)
-        return rung(folder, f"{title}, greedy", right, self.config.seed, self.right[of], tokens, ablation=True)
+        right, tokens = self.single(folder, str(self.folder / folder))
+        return rung(folder, f"{title}, one sample", right, self.config.seed, self.singles[of], tokens, ablation=True)
 
-    def greedy(self, name: str, model: str, ks: tuple[int, ...]) -> Rightness:
-        """Judge the test rows with a model; how right it is greedily."""
+    def single(self, name: str, model: str) -> tuple[Rightness, float]:
+        """Judge the test rows with a model: how right one sample is, on average over a few, and its tokens."""
         from rlsys.ladder import rightness
         from rlsys.voting import find
 
-        self.evaluate(name, model, ks)
-        self.right[name] = rightness(self.rows(name, "greedy"), self.gold, find("vote"), 1, 1, 1, self.config.seed)
-        return self.right[name]
+        count = self.config.ladder.single_samples
+        self.evaluate(name, model, tuple(sorted({1, count})))
+        drawn = self.rows(name, "samples")
+        right = rightness(drawn, self.gold, find("vote"), 1, count, self.config.ladder.draws, self.config.seed)
+        return right, _tokens(drawn, len(right), 1, count)
 
     def judge(self) -> dict[str, Any]:
         """All rungs on the test rows; what ladder.json holds."""
@@ -164,27 +166,30 @@ class Climb:
         gold = self.gold = {item.id: item.record.best for item in load(BENCHMARK, self.tests).items}
         rungs: list[dict[str, Any]] = []
         before: Rightness | None = None
-        single_before: Rightness | None = None
+        single: Rightness | None = None
         for name, model, title in (
             ("base", self.base, "base model"),
             ("rft", str(self.folder / "rft"), "after rejective fine-tuning"),
             ("rl", str(self.folder / "rl"), "after RL"),
         ):
-            right = self.greedy(name, model, ladder.k if name == "rl" else tuple(sorted({1, ladder.single_samples})))
-            rungs.append(rung(name, f"{title}, greedy", right, seed, before, _tokens(self.rows(name, "greedy"), len(records), 1, 1)))
+            if name == "rl":  # whose single samples are vote@1
+                self.evaluate(name, model, ladder.k)
+            else:
+                self.singles[name], single_tokens = self.single(name, model)
+            greedy = self.rows(name, "greedy")
+            right = rightness(greedy, gold, find("vote"), 1, 1, 1, seed)
+            rungs.append(rung(name, f"{title}, greedy", right, seed, before, _tokens(greedy, len(records), 1, 1)))
             before = right
-            if name != "rl":  # whose single samples are vote@1
-                drawn = self.rows(name, "samples")
-                single = rightness(drawn, gold, find("vote"), 1, ladder.single_samples, ladder.draws, seed)
-                tokens = _tokens(drawn, len(records), 1, ladder.single_samples)
-                rungs.append(rung(f"{name}@1", f"{title}, one sample", single, seed, single_before, tokens))
-                single_before = single
+            if name != "rl":
+                rungs.append(rung(f"{name}@1", f"{title}, one sample", self.singles[name], seed, single, single_tokens))
+                single = self.singles[name]
         drawn, most = self.rows("rl", "samples"), ladder.k[-1]
         votes: dict[int, Rightness] = {}
         for k in ladder.k:
             votes[k] = rightness(drawn, gold, find("vote"), k, most, ladder.draws, seed)
-            against = votes[1] if k > 1 else single_before
+            against = votes[1] if k > 1 else single
             rungs.append(rung(f"vote@{k}", f"vote, k = {k}", votes[k], seed, against, _tokens(drawn, len(records), k, most)))
+        self.singles["rl"] = votes[1]
         for k in ladder.k[1:]:
             guided = rightness(drawn, gold, find("meta"), k, most, ladder.draws, seed)
             rungs.append(rung(f"meta@{k}", f"guided vote, k = {k}", guided, seed, votes[k], _tokens(drawn, len(records), k, most)))
