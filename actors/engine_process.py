@@ -6,7 +6,6 @@ rollout actor itself imports vLLM. Nothing else may import this module: children
 
 from __future__ import annotations
 
-import ctypes
 import os
 import signal
 
@@ -14,12 +13,7 @@ import vllm.model_executor.models.llama
 import vllm.v1.engine.core
 import vllm.v1.worker.cpu_worker  # noqa: F401
 
-SET_PARENT_DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG, <linux/prctl.h>
+from rlsys.processes import die_with_parent
 
-
-def die_with_parent() -> None:
-    """Have the system kill this process when its parent ends. The fork server ends with the rollout actor, however that ends."""
-    ctypes.CDLL(None).prctl(SET_PARENT_DEATH_SIGNAL, signal.SIGKILL)
-
-
-os.register_at_fork(after_in_child=die_with_parent)
+# The fork server ends with the rollout actor, however that ends.
+os.register_at_fork(after_in_child=lambda: die_with_parent(signal.SIGKILL))

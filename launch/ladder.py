@@ -139,19 +139,18 @@ class Climb:
             rejective_fine_tuning(stage, self.console)
         else:
             train(stage, self.console, stages=("rl",))
-        right, tokens = self.single(folder, str(self.folder / folder))
+        right, tokens = self.single(folder, str(self.folder / folder), (1, self.config.ladder.single_samples))
         return rung(folder, f"{title}, one sample", right, self.config.seed, self.singles[of], tokens, ablation=True)
 
-    def single(self, name: str, model: str) -> tuple[Rightness, float]:
-        """Judge the test rows with a model: how right one sample is, on average over a few, and its tokens."""
+    def single(self, name: str, model: str, ks: tuple[int, ...]) -> tuple[Rightness, float]:
+        """Judge the test rows with a model: how right one sample is, on average over the largest of `ks`, and its tokens."""
         from rlsys.ladder import rightness
         from rlsys.voting import find
 
-        count = self.config.ladder.single_samples
-        self.evaluate(name, model, tuple(sorted({1, count})))
+        self.evaluate(name, model, tuple(sorted(set(ks))))
         drawn = self.rows(name, "samples")
-        right = rightness(drawn, self.gold, find("vote"), 1, count, self.config.ladder.draws, self.config.seed)
-        return right, _tokens(drawn, len(right), 1, count)
+        right = rightness(drawn, self.gold, find("vote"), 1, ks[-1], self.config.ladder.draws, self.config.seed)
+        return right, _tokens(drawn, len(right), 1, ks[-1])
 
     def judge(self) -> dict[str, Any]:
         """All rungs on the test rows; what ladder.json holds."""
@@ -172,24 +171,18 @@ class Climb:
             ("rft", str(self.folder / "rft"), "after rejective fine-tuning"),
             ("rl", str(self.folder / "rl"), "after RL"),
         ):
-            if name == "rl":  # whose single samples are vote@1
-                self.evaluate(name, model, ladder.k)
-            else:
-                self.singles[name], single_tokens = self.single(name, model)
+            self.singles[name], tokens = self.single(name, model, ladder.k if name == "rl" else (1, ladder.single_samples))
             greedy = self.rows(name, "greedy")
             right = rightness(greedy, gold, find("vote"), 1, 1, 1, seed)
             rungs.append(rung(name, f"{title}, greedy", right, seed, before, _tokens(greedy, len(records), 1, 1)))
-            before = right
-            if name != "rl":
-                rungs.append(rung(f"{name}@1", f"{title}, one sample", self.singles[name], seed, single, single_tokens))
-                single = self.singles[name]
+            one = "vote@1" if name == "rl" else f"{name}@1"
+            rungs.append(rung(one, f"{title}, one sample", self.singles[name], seed, single, tokens))
+            before, single = right, self.singles[name]
         drawn, most = self.rows("rl", "samples"), ladder.k[-1]
-        votes: dict[int, Rightness] = {}
-        for k in ladder.k:
+        votes = {1: self.singles["rl"]}
+        for k in ladder.k[1:]:
             votes[k] = rightness(drawn, gold, find("vote"), k, most, ladder.draws, seed)
-            against = votes[1] if k > 1 else single
-            rungs.append(rung(f"vote@{k}", f"vote, k = {k}", votes[k], seed, against, _tokens(drawn, len(records), k, most)))
-        self.singles["rl"] = votes[1]
+            rungs.append(rung(f"vote@{k}", f"vote, k = {k}", votes[k], seed, votes[1], _tokens(drawn, len(records), k, most)))
         for k in ladder.k[1:]:
             guided = rightness(drawn, gold, find("meta"), k, most, ladder.draws, seed)
             rungs.append(rung(f"meta@{k}", f"guided vote, k = {k}", guided, seed, votes[k], _tokens(drawn, len(records), k, most)))

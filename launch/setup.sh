@@ -85,7 +85,7 @@ if [ "$device" = cpu ]; then
     sources+=(--overrides launch/overrides-cpu.txt)
 fi
 say "installing the packages of $requirements; a first time takes some minutes."
-# Compiled now: where PYTHONDONTWRITEBYTECODE is set, every process would otherwise compile what it imports, vLLM for 12 s.
+# Compiled now: where PYTHONDONTWRITEBYTECODE is set, every process would otherwise compile what it imports.
 uv pip install --quiet --compile-bytecode "${sources[@]}" --requirements "$requirements"
 uv pip install --quiet --no-deps --no-build-isolation --editable .
 printf '%s\n%s\n' "$place" "$hash" > "$STAMP.partial"

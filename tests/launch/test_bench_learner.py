@@ -37,7 +37,7 @@ def test_packed_beside_unpacked(bench, tiny_bench_model, record_ratio) -> None:
 
 
 def test_the_default_model_for_the_record(bench, record_ratio) -> None:
-    document = bench("learner", "--prompts", 2, "--samples", 4, "--prompt-tokens", 256, "--output-tokens", 32, "--repeats", 1)
+    document = bench("learner", "--prompts", 2, "--samples", 4, "--prompt-tokens", 256, "--output-tokens", 32, "--repeats", 2)
     packed, unpacked = (document["forms"][name] for name in ("packed", "unpacked"))
     assert packed["encoded_tokens"] == 2 * (256 + 4 * 31)
     assert unpacked["encoded_tokens"] == 8 * (256 + 31)
