@@ -48,6 +48,8 @@ class Actors:
     max_num_seqs: int
     """Sequences that one engine decodes side by side."""
     verify_weights: bool = False
+    sleeps: bool = False
+    """Engines give their memory back while learners train."""
 
     def __post_init__(self) -> None:
         self.rollout_names = rollout_names(len(self.rollouts))
@@ -149,8 +151,13 @@ class Actors:
         for actor in [*self.rollouts, *self.learners, *([self.reward] if self.reward else [])]:
             ray.kill(actor)
 
+    def sleep(self) -> None:
+        """To be called before learners train: lets every engine give its memory back (`sleeps`). `send_weights` wakes them."""
+        if self.sleeps:
+            wait([Pending(actor.sleep.remote(), name, "sleep") for actor, name in zip(self.rollouts, self.rollout_names)], self.timeout_s)
+
     def send_weights(self, version: int) -> dict[str, Any]:
-        """Bring the learners' weights to every engine; the engines' samples carry `version` from then on."""
+        """Bring the learners' weights to every engine, asleep or awake; the engines' samples carry `version` from then on."""
         return self.learn("send_weights", version, self.verify_weights)
 
     def _learner_calls(self, method: str, *args: Any) -> list[Pending]:

@@ -94,6 +94,12 @@ def weight_backend(chosen: str, gpus: float, colocated: bool) -> str:
     return chosen if chosen != "auto" else "cpu" if not gpus else "ipc" if colocated else "nccl"
 
 
+def engines_sleep(config: Config, gpus: int, colocated: bool) -> bool:
+    """Whether engines sleep while learners train: `rollout.sleep`, with what its None stands for on a cluster of `gpus` cards."""
+    chosen = config.rollout.sleep
+    return chosen if chosen is not None else bool(gpus) and colocated and config.rl.staleness == 0
+
+
 class Size(NamedTuple):
     """What a cluster has in all."""
 
@@ -118,7 +124,9 @@ class ReservedActors(Actors):
     def __init__(self, config: Config, bundles: list[dict[str, float]]):
         self.config = config
         self.reservation = Reservation(bundles, config.run.actor_timeout_s)
-        super().__init__([], [], None, config.run.actor_timeout_s, config.rollout.max_num_seqs, config.weights.verify)
+        super().__init__(
+            [], [], None, config.run.actor_timeout_s, config.rollout.max_num_seqs, config.weights.verify, bool(config.rollout.sleep)
+        )
 
     def add_rollouts(
         self, model_path: str, max_model_len: int, backend: str, resources: dict[str, float], threads: int, logs: Path, first_bundle: int
@@ -179,6 +187,8 @@ class Cluster(ReservedActors):
         size = cluster_size()
         placement = self.placement = place(config, *size)
         self.backend = weight_backend(config.weights.backend, size.gpus, placement.colocated)
+        sleep = engines_sleep(config, size.gpus, placement.colocated)
+        config = config.model_copy(update={"rollout": config.rollout.model_copy(update={"sleep": sleep})})
         ranks, engines = config.learner.ranks, config.rollout.actors if placement.rollout["CPU"] else 0
         super().__init__(config, [placement.learner] * ranks + [placement.rollout] * engines)
         self.add_rollouts(model_path, max_model_len, self.backend, placement.rollout, placement.rollout_threads, logs, first_bundle=ranks)

@@ -35,7 +35,7 @@ from rlsys.batches import (
     requests_for,
 )
 from rlsys.clock import Clock
-from rlsys.config import Config
+from rlsys.config import Config, ConfigError
 from rlsys.datasets import open_rows
 from rlsys.metrics import MetricsLog
 from rlsys.prompts import Prompter
@@ -52,6 +52,11 @@ def train(config: Config, console: Console | None = None, stages: tuple[str, ...
         ActorFailed: a remote part failed, died or did not answer in time.
     """
     console = console or Console(stderr=True)
+    if config.rollout.sleep and config.rl.staleness:
+        raise ConfigError(
+            f"rollout.sleep=true wants rl.staleness=0, found {config.rl.staleness}: above it engines sample while the learner trains, "
+            "and never sleep. Leave one of the two out."
+        )
     with RunFolder(config) as folder:
         done = folder.read_json("summary.json")
         if done is not None and done["rl_steps"] >= (config.rl.steps if "rl" in stages else 0):
@@ -207,6 +212,7 @@ class Job:
         with self.watch.phase("cold start", "writing the teacher's trajectories"):
             rows, counts = self._cold_start_rows()
         batches = [rows[i : i + config.batch_rows] for _ in range(config.epochs) for i in range(0, len(rows), config.batch_rows)]
+        self.cluster.sleep()
         self.cluster.learn("start_stage", config.lr, self.config.learner.warmup_steps)
         began = time.monotonic()
         curve = []
@@ -300,7 +306,7 @@ class Job:
             raise RuntimeError(f"step {batch.step}: a sample is {lag} weight versions old, rl.staleness allows {self.config.rl.staleness}.")
 
     def _train(self, batch: Batch) -> tuple[dict[str, Any], Pending]:
-        """One GRPO update on all ranks; a step whose groups all have equal rewards trains on nothing.
+        """One GRPO update on all ranks, engines asleep; a step whose groups all have equal rewards trains on nothing.
 
         Returns:
             the update's metrics; and the writing of the step's trajectories, under way.
@@ -308,11 +314,12 @@ class Job:
         key, path = f"step {batch.step}", self.folder.path / "trajectories" / f"step_{batch.step:06d}.parquet"
         if batch.counts["groups_trained"] == 0:
             return {"skipped": 1, "skip_reason": "all groups of equal reward"}, self.cluster.begin_writing(key, path)
+        self.cluster.sleep()
         result = self.cluster.learn("train_grpo", batch.learner, self.config.rollout.temperature)
         return result["metrics"], self.cluster.begin_writing(key, path, result["samples"])
 
     def _sync(self) -> None:
-        """The learners' weights to every engine, under a new version number.
+        """The learners' weights to every engine, under a new version number. What put engines to sleep ends with this: it wakes them.
 
         A batch that is being generated is finished first; with rollout.in_flight_updates its requests go on under the new weights.
         """

@@ -7,6 +7,11 @@ With `rollout.in_flight_updates` requests are not finished but frozen, and go on
 stays, with the log-probabilities at which it was sampled; its keys and values are computed again (`finish_update` says why),
 so that every token is drawn from exactly the distribution that one version of the weights gives it. `weight_version` of such a
 sample is that of its oldest token.
+
+With `rollout.sleep` an engine gives its memory back while the learner trains on the same card. Its weights are dropped then,
+so nothing but a weight update wakes it:
+
+    awake -> sleep -> asleep -> start_update -> weights are back, empty -> update ... -> finish_update, cache is back -> awake
 """
 
 from __future__ import annotations
@@ -15,6 +20,7 @@ import asyncio
 import itertools
 import os
 import time
+from collections.abc import Awaitable
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +34,10 @@ from actors.weight_buckets import Segment
 from rlsys.config import Rollout
 from rlsys.trajectories import SAMPLES
 
+SLEEP_LEVEL = 2
+"""vLLM's 1 would carry the weights to the host's memory and back, for the update to overwrite them; 2 drops them. Buffers that no update
+sends, such as rotary tables, are carried over at both levels."""
+
 LAST_LINES = 25
 """Lines of the engine's log that an error quotes."""
 
@@ -37,7 +47,10 @@ class RolloutError(RuntimeError):
 
 
 class RolloutActor:
-    """One vLLM engine. Life: construct, `ready`, then `generate` and weight updates in any order, `shutdown`."""
+    """One vLLM engine. Life: construct, `ready`, then `generate` and weight updates in any order, `shutdown`.
+
+    Between `sleep` and the next weight update nothing but that update and `shutdown` is possible.
+    """
 
     def __init__(
         self,
@@ -74,6 +87,7 @@ class RolloutActor:
         self._unread: set[int] = set()  # requests whose log-probabilities are still to be read
         self._admitting = asyncio.Event()
         self._admitting.set()
+        self._asleep = False
         self._spoilt = ""
 
     def __repr__(self) -> str:
@@ -178,7 +192,7 @@ class RolloutActor:
             SAMPLES schema, ordered by (group, sample). `logprobs` are log_softmax(logits / temperature) of the engine when it
             drew the token; at temperature 0, of the logits themselves. `weight_version` is the oldest that wrote any token.
         Raises:
-            RolloutError: a prompt is too long, the engine failed, a weight update did, or `abort` was called.
+            RolloutError: a prompt is too long, the engine is asleep, it failed, a weight update did, or `abort` was called.
         """
         from vllm import SamplingParams
         from vllm.sampling_params import RequestOutputKind
@@ -193,6 +207,8 @@ class RolloutActor:
                 )
         await self._admitting.wait()
         self._refuse_if_spoilt()
+        if self._asleep:
+            raise RolloutError(f"{self.name}: asleep, its weights are dropped; send weights (send_weights of the learners) before sampling.")
         keys, tasks, numbers = [], [], []
         for row in rows:
             for sample, seed in enumerate(row["seeds"]):
@@ -276,6 +292,28 @@ class RolloutActor:
         table = pa.Table.from_pydict(columns, schema=SAMPLES).sort_by([("group", "ascending"), ("sample", "ascending")])
         return table.combine_chunks().to_batches()[0] if table.num_rows else pa.RecordBatch.from_pylist([], schema=SAMPLES)
 
+    # --- sleep ---------------------------------------------------------------------------------------------------
+
+    async def sleep(self) -> None:
+        """Drop weights and key-value cache, and give their memory back until the next weight update.
+
+        Raises:
+            RolloutError: `rollout.sleep` is off, samples or a weight update are under way, or the engine failed.
+        """
+        self._refuse_if_spoilt()
+        if not self.rollout.sleep:
+            raise RolloutError(f"{self.name}: it was started with rollout.sleep off and cannot sleep.")
+        if self._running or not self._admitting.is_set():
+            under_way = f"{len(self._running)} sample(s)" if self._running else "a weight update"
+            raise RolloutError(f"{self.name}: cannot sleep, {under_way} under way; wait for the end first.")
+        self._asleep = True
+        await self._or_spoil(self._engine.sleep(level=SLEEP_LEVEL), "it could not go to sleep")
+
+    async def _wake(self, part: str) -> None:
+        """Get the memory for "weights" or "kv_cache" back, empty."""
+        if self._asleep:
+            await self._or_spoil(self._engine.wake_up(tags=[part]), f"its {part} could not be woken")
+
     # --- weights (called by the learner through actors.weights) -----------------------------------------------------
 
     async def init_weight_transfer(self, info: dict[str, Any]) -> None:
@@ -292,7 +330,11 @@ class RolloutActor:
         self._segment.bytes[start : start + bucket.size].numpy()[:] = bucket
 
     async def start_update(self) -> None:
-        """Let running samples finish (`rollout.in_flight_updates`: freeze them), hold later ones back, and prepare for weights."""
+        """Let running samples finish (`rollout.in_flight_updates`: freeze them), hold later ones back, and prepare for weights.
+
+        An engine that is asleep gets the memory for its weights back; that for its cache, in `finish_update`, when what the transfer
+        takes is free again.
+        """
         self._refuse_if_spoilt()
         self._admitting.clear()
         if not self.rollout.in_flight_updates:
@@ -300,6 +342,7 @@ class RolloutActor:
                 await asyncio.wait(self._running)
         # The engine's own pause_generation() would sleep for 20 ms afterwards.
         await self._engine.engine_core.pause_scheduler_async(mode="keep", clear_cache=False)
+        await self._wake("weights")
         await self._weight_call("start_weight_update")
 
     async def update(self, info: dict[str, Any], fetched: None = None) -> None:
@@ -319,14 +362,13 @@ class RolloutActor:
         when they go on: one prefill of prompt and tokens so far, for tokens drawn from what the new weights really say.
         """
         await self._weight_call("finish_weight_update")
+        await self._wake("kv_cache")
+        self._asleep = False
         # After the update: until here cached keys and values are the old weights'.
-        try:
-            forgotten = await self._engine.reset_prefix_cache(reset_running_requests=self.rollout.in_flight_updates)
-        except Exception as error:
-            self._spoil("its prefix cache could not be reset after a weight update")
-            raise RolloutError(self._obituary(self._spoilt, error)) from error
-        if not forgotten:
-            self._spoil("its prefix cache could not be reset after a weight update")
+        failure = "its prefix cache could not be reset after a weight update"
+        reset = self._engine.reset_prefix_cache(reset_running_requests=self.rollout.in_flight_updates)
+        if not await self._or_spoil(reset, failure):
+            self._spoil(failure)
         else:
             self._version = version
             await self._engine.update_weight_version(str(version))
@@ -347,11 +389,15 @@ class RolloutActor:
         return await self._engine.collective_rpc("rlsys_checksums")
 
     async def _weight_call(self, method: str, **arguments: Any) -> None:
+        await self._or_spoil(self._engine.collective_rpc(method, kwargs=arguments), f"a weight update failed in {method}")
+
+    async def _or_spoil(self, call: Awaitable[Any], failure: str) -> Any:
+        """What `call` returns; an engine in which it fails is spoilt."""
         try:
-            await self._engine.collective_rpc(method, kwargs=arguments)
+            return await call
         except Exception as error:
-            self._spoil(f"a weight update failed in {method}")
-            raise RolloutError(self._obituary(self._spoilt, error)) from error
+            self._spoil(failure)
+            raise RolloutError(self._obituary(failure, error)) from error
 
     def _spoil(self, why: str) -> None:
         """From here on every call is refused; frozen samples would wait for ever, or go on under weights of two versions."""

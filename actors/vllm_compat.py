@@ -48,7 +48,12 @@ def device() -> str:
 def engine_arguments(rollout: Rollout, max_model_len: int) -> dict[str, Any]:
     """Engine arguments that differ between devices."""
     if device() != "cpu":
-        return {"gpu_memory_utilization": rollout.gpu_memory_utilization, "max_num_seqs": rollout.max_num_seqs}
+        return {
+            "gpu_memory_utilization": rollout.gpu_memory_utilization,
+            "max_num_seqs": rollout.max_num_seqs,
+            "enable_sleep_mode": bool(rollout.sleep),
+        }
+    # Of sleep mode vLLM refuses the setting on CPUs, and takes the calls: the engine goes through all states, its worker keeps everything.
     return {
         "max_num_seqs": rollout.max_num_seqs,
         "block_size": BLOCK_TOKENS,

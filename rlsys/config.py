@@ -85,6 +85,9 @@ class Rollout(Section):
     """CPU engines: memory for the key-value cache, GiB."""
     gpu_memory_utilization: float = Field(0.4, gt=0, lt=1)
     """GPU engines: share of the card's memory (learners live on the rest when colocated)."""
+    sleep: bool | None = None
+    """Engines give their memory, weights and key-value cache, back while the learner trains, and get it again with the new weights. Wants
+    rl.staleness=0. None: where learner and engine share a card and take turns. Engines on CPUs go through the same steps and keep it."""
     enforce_eager: bool = True
     """Leave out graph capture and compilation: a quicker start for slower decoding."""
     self_certainty: bool = False
@@ -120,8 +123,9 @@ class Learner(Section):
     """Tokens of one micro-batch, after sharing prompts. One group that is longer gets a micro-batch of its own."""
     activation_checkpointing: bool = False
     """Recompute activations in the backward pass: less memory, about a third more arithmetic."""
-    fused_norms: bool = True
-    """Compute RMS norms in one step each (`rlsys.fused_norms`): a sixth less memory for activations. False: the model's own modules."""
+    fused_layers: bool = True
+    """Compute norms, gated products and linear layers in autograd nodes of our own (`rlsys.fused_layers`): quicker, and less memory for
+    activations. False: the model's own modules."""
     packing: bool = True
     """Encode a prompt once for its group. False: plain padded rows, the reference to compare with."""
     attention: Literal["blocks", "flex"] = "blocks"
