@@ -1,13 +1,15 @@
-"""Commands, run as a person would: in a process of their own, from the root of the checkout."""
+"""Commands, run as a person would: in a process of their own, from the root of the checkout, or in this one where only words matter."""
 
 from __future__ import annotations
 
+import io
 import os
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -16,6 +18,24 @@ ROOT = Path(__file__).resolve().parents[1]
 def run_rlsys(*arguments: object, cwd: Path = ROOT, timeout_s: float = 120) -> subprocess.CompletedProcess[str]:
     """How `rlsys ARGUMENTS` ended, and what it printed."""
     return subprocess.run(_command(arguments), cwd=cwd, env=_environment(), capture_output=True, text=True, timeout=timeout_s)
+
+
+def rlsys_here(*arguments: object) -> subprocess.CompletedProcess[str]:
+    """As `run_rlsys`, in this process: starting Python takes longer than most of what commands refuse. Not for --json, which turns
+    file descriptors round.
+    """
+    from launch.cli import main
+
+    before, output, errors, status = sys.argv, io.StringIO(), io.StringIO(), 0
+    sys.argv = ["rlsys", *map(str, arguments)]
+    try:
+        with redirect_stdout(output), redirect_stderr(errors):
+            main()
+    except SystemExit as end:
+        status = end.code or 0
+    finally:
+        sys.argv = before
+    return subprocess.CompletedProcess(arguments, status, output.getvalue(), errors.getvalue())
 
 
 def kill_rlsys_when(there: Callable[[], bool], log: Path, *arguments: object) -> None:

@@ -5,9 +5,14 @@ from __future__ import annotations
 import os
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 # Before Ray starts: nothing is reported home, and actors find the same setting.
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+
+# No test fails for being slow on a busy machine.
+settings.register_profile("rlsys", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("rlsys")
 
 
 @pytest.fixture(scope="session")

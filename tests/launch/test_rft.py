@@ -11,6 +11,7 @@ import torch
 from commands import kill_rlsys_when
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from rlsys.rejection import write_sampled
 from rlsys.scores import is_correct
 
 SAMPLES = 2
@@ -127,8 +128,8 @@ def test_killed_while_sampling_and_while_tuning_it_goes_on(config_of, two_rounds
     from actors.rft_loop import rejective_fine_tuning
 
     folder = tmp_path / "run"
-    # One sequence at a time, so that sampling has a middle.
-    config = config_of(folder, "rollout.max_num_seqs=2", "checkpoint.every=1")
+    # Few sequences at a time, so that sampling has a middle.
+    config = config_of(folder, "rollout.max_num_seqs=4", "checkpoint.every=1")
     (tmp_path / "config.yaml").write_text(json.dumps(config.model_dump(mode="json")))
     part = folder / "round_1" / "samples.jsonl.part"
     kill_rlsys_when(lambda: part.exists() and part.read_text().count("\n") >= 3, tmp_path / "first.log", "rft", tmp_path / "config.yaml")
@@ -145,10 +146,14 @@ def test_killed_while_sampling_and_while_tuning_it_goes_on(config_of, two_rounds
     assert sum(a["text"] == b["text"] for a, b in zip(straight, resumed)) > 0.5 * len(straight)
 
 
-def test_nothing_to_learn_from_is_said(tiny, tiny_model, quiet, ray_session, tmp_path):
+def test_nothing_to_learn_from_is_said(config_of, two_rounds, quiet, tmp_path):
+    """On a round that was killed before its tuning, and of which no sample was kept."""
     from actors.rft_loop import rejective_fine_tuning
     from rlsys.config import ConfigError
 
-    config = tiny(tmp_path / "run", tiny_model, "rft.rows=2", "rollout.max_tokens=8", "data.heldout_rows=1")
+    config = config_of(tmp_path / "run")
+    rows = [row | {"kept": False, "why": "incorrect"} for row in table_of(two_rounds[0].run.dir, 1)]
+    (config.run.dir / "trajectories").mkdir(parents=True)
+    write_sampled(config.run.dir / "trajectories" / "rft_round_1.parquet", rows)
     with pytest.raises(ConfigError, match="nothing to learn from"):
         rejective_fine_tuning(config, quiet)

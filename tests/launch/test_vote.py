@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from commands import run_rlsys
+from commands import rlsys_here, run_rlsys
 
 import launch.vote
 
@@ -73,7 +73,7 @@ def test_options_reach_the_strategy(tmp_path: Path) -> None:
     path = written(tmp_path / "samples.jsonl", [{"id": "a", "order": [0, 1], "scores": [9, 2], "certainty": c} for c in range(1, 21)])
 
     def row(*options: object) -> dict:
-        return json.loads(vote(path, "--json", *options).stdout)["rows"][0]
+        return lines(rlsys_here("vote", path, *options).stdout)[0]
 
     assert row("-s", "adaptive", "--round-size", 1)["samples"] == 6
     assert row("-s", "adaptive", "--round-size", 1, "--error-rate", 0.001)["samples"] > 6
@@ -85,7 +85,7 @@ def test_options_reach_the_strategy(tmp_path: Path) -> None:
 def test_the_seed_breaks_ties_and_nothing_else(tmp_path: Path) -> None:
     ties = [{"id": f"{number}", "order": [0, 1], "scores": [5, 5]} for number in range(50)]
     path = written(tmp_path / "ties.jsonl", [*ties, *PAPER])
-    one, again, other = (lines(vote(path, "--seed", seed).stdout) for seed in (1, 1, 2))
+    one, again, other = (lines(rlsys_here("vote", path, "--seed", seed).stdout) for seed in (1, 1, 2))
     assert one == again
     assert [row["best"] for row in one[:50]] != [row["best"] for row in other[:50]]
     assert one[50] == other[50]
@@ -128,7 +128,7 @@ def test_what_is_wrong_is_said_where_it_is(tmp_path: Path, rows: list | None, op
     path = tmp_path / "samples.jsonl"
     if rows is not None:
         written(path, rows)
-    result = vote(path, *options, "--output", tmp_path / "votes.jsonl")
+    result = rlsys_here("vote", path, *options, "--output", tmp_path / "votes.jsonl")
     assert result.returncode == 2
     assert result.stderr.startswith("error: ") and "Traceback" not in result.stderr
     for words in expected:

@@ -116,7 +116,7 @@ def judge_letter(query, response):
 
 
 def judge_capital(query, response):
-    return any(TABLES["capital"][name] == response for name in TABLES["capital"] if re.search(rf"\b{name}\b", query))
+    return any(re.search(rf"\b{name}\b", query) for name, other in TABLES["capital"].items() if other == response)
 
 
 def judge_past(query, response):

@@ -18,21 +18,25 @@ BUILT_IN = tuple(STRATEGIES)
 ORDER_FREE = [name for name in BUILT_IN if name not in ("adaptive", "synthesis")]
 
 
+SCORES, FIFTHS, EXPONENTS = st.integers(1, 10), st.integers(0, 4), st.integers(0, 6)
+EIGHTHS, HALVES, CERTAINTIES = st.integers(0, 20), st.integers(-10, 10), st.integers(0, 4)
+
+
 @st.composite
 def rows(draw, count: int = 1, min_k: int = 1, parsed: bool = False) -> Samples:
     """Samples [count, k, n] with everything known, ties of every kind likely. Powers of two keep logprob / tokens exact."""
     k, n = draw(st.integers(min_k, 5)), draw(st.integers(1, 4))
-    scores, shape = np.empty((count, k, n)), (count, k)
-    for index in np.ndindex(*shape):
-        failed = not parsed and draw(st.integers(0, 4)) == 0
-        scores[index] = NAN if failed else draw(st.lists(st.integers(1, 10), min_size=n, max_size=n))
 
-    def each(values: st.SearchStrategy) -> np.ndarray:
-        return np.array(draw(st.lists(values, min_size=count * k, max_size=count * k)), dtype=float).reshape(shape)
+    def each(values: st.SearchStrategy, *shape: int) -> np.ndarray:
+        size = math.prod(shape)
+        return np.array(draw(st.lists(values, min_size=size, max_size=size)), dtype=float).reshape(shape)
 
-    tokens = 2.0 ** each(st.integers(0, 6))
-    per_token = -each(st.integers(0, 20)) / 8
-    return Samples(scores, each(st.integers(-10, 10)) / 2, per_token * tokens, each(st.integers(0, 4)), tokens)
+    scores = each(SCORES, count, k, n)
+    if not parsed:
+        scores[each(FIFTHS, count, k) == 0] = NAN
+    tokens = 2.0 ** each(EXPONENTS, count, k)
+    per_token = -each(EIGHTHS, count, k) / 8
+    return Samples(scores, each(HALVES, count, k) / 2, per_token * tokens, each(CERTAINTIES, count, k), tokens)
 
 
 def at(samples: Samples, row: int) -> Samples:
