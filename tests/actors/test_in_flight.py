@@ -1,9 +1,14 @@
-"""Weight updates in the middle of samples, on an engine of another family: biases, and an embedding that is the output head, too."""
+"""Weight updates in the middle of samples, on an engine of another family: biases, and an embedding that is the output head, too.
+
+The last two tests spoil the engine, then kill its actor.
+"""
 
 from __future__ import annotations
 
+import os
 from types import SimpleNamespace
 
+import psutil
 import pyarrow as pa
 import pytest
 import ray
@@ -32,7 +37,6 @@ def engine(ray_session, tmp_path_factory):
     actor = actor.remote("rollout-0", str(folder), rollout, "float32", 256, 0, "cpu", str(logs), 1)
     ray.get(actor.ready.remote(), timeout=2 * WAIT_S)
     yield SimpleNamespace(actor=actor, model=model)
-    ray.get(actor.shutdown.remote(), timeout=WAIT_S)
     ray.kill(actor)
 
 
@@ -123,7 +127,6 @@ def test_samples_go_on_under_new_weights_and_say_how_old_they_are(engine, prompt
 
 
 def test_a_failed_update_ends_the_samples_that_it_froze(engine, prompt):
-    """Last: it spoils the engine."""
     running = begin(engine.actor, prompt, list(range(SAMPLES)), 1.0, LENGTH)
     while not ray.get(engine.actor.in_flight.remote(), timeout=WAIT_S):
         pass
@@ -133,3 +136,11 @@ def test_a_failed_update_ends_the_samples_that_it_froze(engine, prompt):
     for call in (running, begin(engine.actor, prompt, [0], 0.0, 16), engine.actor.start_update.remote()):
         with pytest.raises(ray.exceptions.RayTaskError, match="rollout-0: a weight update failed in update_weights; start it again"):
             ray.get(call, timeout=WAIT_S)
+
+
+def test_nothing_of_an_engine_outlives_its_actor(engine):
+    process = psutil.Process(ray.get(engine.actor.__ray_call__.remote(lambda self: os.getpid()), timeout=WAIT_S))
+    children = process.children(recursive=True)
+    assert "EngineCore" in "".join(child.name() + " ".join(child.cmdline()) for child in children)
+    process.kill()
+    assert not psutil.wait_procs(children, timeout=WAIT_S)[1]

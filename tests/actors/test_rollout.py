@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import math
-import os
 
-import psutil
 import pyarrow as pa
 import pytest
 import ray
@@ -152,17 +150,6 @@ def test_an_engine_that_cannot_start_is_named_with_the_end_of_its_log(ray_sessio
     with pytest.raises(ray.exceptions.RayTaskError, match=complaint):
         ray.get(broken.ready.remote(), timeout=WAIT_S)
     ray.kill(broken)
-
-
-def test_nothing_of_an_engine_outlives_its_actor(ray_session, tiny_model, tmp_path):
-    actor = ray.remote(RolloutActor).options(num_cpus=0)
-    doomed = actor.remote("rollout-doomed", str(tiny_model), Rollout(kv_cache_gib=0.25), "float32", 256, 0, "cpu", str(tmp_path), 1)
-    ray.get(doomed.ready.remote(), timeout=WAIT_S)
-    process = psutil.Process(ray.get(doomed.__ray_call__.remote(lambda self: os.getpid()), timeout=WAIT_S))
-    children = process.children(recursive=True)
-    assert "EngineCore" in "".join(child.name() + " ".join(child.cmdline()) for child in children)
-    process.kill()
-    assert not psutil.wait_procs(children, timeout=WAIT_S)[1]
 
 
 def test_calls_that_overlap_each_get_their_own_log_probabilities(engines, sample, reference, tokenizer):

@@ -138,12 +138,16 @@ def test_an_engine_left_behind_is_named(engines, model):
 class Rank:
     """One DeepSpeed rank that holds a disturbed copy of the model."""
 
-    def __init__(self, folder, zero_stage, dtype):
+    def __init__(self):
         from actors import deepspeed_engine as ds
 
         host = ray.util.get_node_ip_address()
         store = ds.open_store(host, 1, WAIT_S)
         ds.join_group(0, 1, host, store.port, store, WAIT_S)
+
+    def build(self, folder, zero_stage, dtype):
+        from actors import deepspeed_engine as ds
+
         self.model = AutoModelForCausalLM.from_pretrained(folder, dtype=getattr(torch, dtype))
         disturb(self.model, seed=zero_stage)
         self.engine = ds.build_engine(self.model, Learner(zero_stage=zero_stage), getattr(torch, dtype))
@@ -158,17 +162,23 @@ class Rank:
         return make_trainer("cpu", 0, DeepSpeedSource(self.engine), actors, 1, WAIT_S).send_weights(version, verify=True)
 
 
-@pytest.mark.parametrize("zero_stage", [2, 3])
-def test_a_deepspeed_engine_s_weights_arrive_whole(engines, model, prompt, tiny_model, zero_stage):
+@pytest.fixture(scope="module")
+def rank(ray_session):
     ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
-    rank = ray.remote(Rank).options(num_cpus=0).remote(str(tiny_model), zero_stage, "float32")
+    rank = ray.remote(Rank).options(num_cpus=0).remote()
+    yield rank
+    ray.kill(rank)
+
+
+@pytest.mark.parametrize("zero_stage", [2, 3])
+def test_a_deepspeed_engine_s_weights_arrive_whole(engines, rank, model, prompt, tiny_model, zero_stage):
+    ray.get(rank.build.remote(str(tiny_model), zero_stage, "float32"), timeout=WAIT_S)
     if zero_stage == 3:
         assert sum(ray.get(rank.shards.remote(), timeout=WAIT_S)) < sum(p.numel() for p in model.parameters())
     disturb(model, seed=zero_stage)
     assert ray.get(rank.metadata.remote(), timeout=WAIT_S) == [(name, p.dtype, tuple(p.shape)) for name, p in model.named_parameters()]
     ray.get(rank.send.remote(engines.actors, 20 + zero_stage), timeout=WAIT_S)
     assert ask(engines, prompt) == [(greedy(model, prompt), 20 + zero_stage)] * 2
-    ray.kill(rank)
 
 
 # --- waits ------------------------------------------------------------------------------------------------------------
