@@ -81,27 +81,13 @@ def head() -> Iterator[Head]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def test_the_cluster_finds_the_command_and_runs_the_uploaded_code(head: Head) -> None:
-    result = head.submit("rlsys doctor --json")
-    assert result.returncode == 0, result.stdout + result.stderr
-    report = json.loads(result.stdout[result.stdout.index("\n{") : result.stdout.rindex("\n}") + 2])
-    assert report["ok"] and report["ray"]["auth_mode"] == "token"
-    assert report["python"]["executable"] == sys.executable
-    assert Path(report["code"]).is_relative_to(head.folder / "ray")  # not the checkout that .venv was made from
-
-
-def test_without_the_token_nobody_gets_in(head: Head) -> None:
-    environment = head.environment | {"RAY_AUTH_TOKEN": "0" * 64}
-    command = head.sourced(f"ray job list --address {head.address()}")
-    result = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=SUBMIT_S)
-    assert result.returncode != 0
-    assert "token" in (result.stdout + result.stderr).lower()
-
-
-def test_a_submitted_run_leaves_its_summary(head: Head, tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def submitted(head: Head, tmp_path_factory) -> tuple[str, Path]:
+    """(what a job printed that looked round and then trained, its run's folder)."""
+    folder = tmp_path_factory.mktemp("submitted")
     overrides = [
-        f"run.dir={tmp_path / 'run'}",
-        f"model.path={tmp_path / 'tiny-random'}",
+        f"run.dir={folder / 'run'}",
+        f"model.path={folder / 'tiny-random'}",
         "model.dtype=float32",
         "data.heldout_rows=4",
         "prompt.template=compact",
@@ -115,7 +101,28 @@ def test_a_submitted_run_leaves_its_summary(head: Head, tmp_path: Path) -> None:
         "rl.prompts_per_step=2",
         "rl.group_size=2",
     ]
-    result = head.submit(f"rlsys train launch/configs/quickstart.yaml {' '.join(overrides)}")
+    result = head.submit(f"sh -c 'rlsys doctor --json && rlsys train launch/configs/quickstart.yaml {' '.join(overrides)}'")
     assert result.returncode == 0, (result.stdout + result.stderr)[-8000:]
-    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    return result.stdout, folder / "run"
+
+
+def test_the_cluster_finds_the_command_and_runs_the_uploaded_code(head: Head, submitted: tuple[str, Path]) -> None:
+    printed, _ = submitted
+    report, _ = json.JSONDecoder().raw_decode(printed[printed.index("\n{") + 1 :])
+    assert report["ok"] and report["ray"]["auth_mode"] == "token"
+    assert report["python"]["executable"] == sys.executable
+    assert Path(report["code"]).is_relative_to(head.folder / "ray")  # not the checkout that .venv was made from
+
+
+def test_a_submitted_run_leaves_its_summary(submitted: tuple[str, Path]) -> None:
+    _, run = submitted
+    summary = json.loads((run / "summary.json").read_text())
     assert set(summary["heldout"]) == {"base", "cold_start", "rl"}
+
+
+def test_without_the_token_nobody_gets_in(head: Head) -> None:
+    environment = head.environment | {"RAY_AUTH_TOKEN": "0" * 64}
+    command = head.sourced(f"ray job list --address {head.address()}")
+    result = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=SUBMIT_S)
+    assert result.returncode != 0
+    assert "token" in (result.stdout + result.stderr).lower()
