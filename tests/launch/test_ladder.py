@@ -3,24 +3,28 @@
 from __future__ import annotations
 
 import json
-import subprocess
 from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
-from commands import run_rlsys
+from commands import ROOT, run_rlsys
 
+from launch.ladder import ladder
 
-def climb(folder: Path) -> subprocess.CompletedProcess[str]:
-    return run_rlsys("ladder", "launch/configs/ladder-tiny.yaml", f"run.dir={folder}", timeout_s=1200)
+CONFIG = ROOT / "launch/configs/ladder-tiny.yaml"
 
 
 @pytest.fixture(scope="module")
-def climbed(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("ladder") / "run"
-    ended = climb(folder)
-    assert ended.returncode == 0, ended.stderr[-3000:] + ended.stdout[-3000:]
-    return folder
+def settings(straight_run, tmp_path_factory) -> list[str]:
+    """The tiny run's model is at the bottom: it writes scores already, so a short primer is enough."""
+    folder, model = tmp_path_factory.mktemp("ladder") / "run", straight_run[0].run.dir
+    return [f"run.dir={folder}", f"model.path={model}", "ladder.primer_rows=64", "data.heldout_rows=4"]
+
+
+@pytest.fixture(scope="module")
+def climbed(settings) -> Path:
+    ladder(CONFIG, settings)
+    return Path(settings[0].removeprefix("run.dir="))
 
 
 def test_every_rung_stands_with_an_interval_and_what_it_adds(climbed):
@@ -53,10 +57,10 @@ def test_the_test_rows_are_none_that_a_stage_has_seen(climbed):
     assert len(tested) == 12 and seen and not tested & seen
 
 
-def test_a_second_start_makes_nothing_again(climbed):
+def test_a_second_start_makes_nothing_again(climbed, settings):
     before = {path: path.stat().st_mtime_ns for path in climbed.rglob("model.safetensors")}
     document = (climbed / "ladder.json").read_text()
-    ended = climb(climbed)
+    ended = run_rlsys("ladder", CONFIG, *settings)
     assert ended.returncode == 0, ended.stderr[-3000:]
     assert {path: path.stat().st_mtime_ns for path in climbed.rglob("model.safetensors")} == before
     assert (climbed / "ladder.json").read_text() == document
