@@ -126,9 +126,20 @@ def test_killed_and_started_again_it_goes_on_exactly_as_it_would_have(straight_r
     assert [row["step"] for row in MetricsLog.read(folder)] == [1, 2, 3]
 
 
-@pytest.mark.parametrize(("file", "format"), [("llmbar_gptinst.jsonl", "llmbar"), ("gsm8k_unpaired_a.jsonl", "trl_unpaired")])
-def test_real_preferences_overlapped_on_two_zero3_ranks_and_two_engines(straight_run, tiny, quiet, tmp_path, file, format):
-    """Real rows, generation overlapping training: every trained sample lags at most one version behind.
+@pytest.mark.parametrize(
+    ("file", "format", "parts"),
+    [
+        pytest.param(
+            "llmbar_gptinst.jsonl",
+            "llmbar",
+            ["rollout.actors=2", "learner.ranks=2", "learner.zero_stage=3"],
+            id="pairs, two ZeRO-3 ranks, two engines",
+        ),
+        pytest.param("gsm8k_unpaired_a.jsonl", "trl_unpaired", [], id="single responses"),
+    ],
+)
+def test_real_preferences_with_generation_overlapping_training(straight_run, tiny, quiet, tmp_path, file, format, parts):
+    """Real rows: every trained sample lags at most one version behind.
 
     The model is the tiny one after its cold start, as a policy that never writes a score has nothing to learn from.
     """
@@ -144,9 +155,7 @@ def test_real_preferences_overlapped_on_two_zero3_ranks_and_two_engines(straight
         "sft.rows=0",
         "rl.prompts_per_step=4",
         "rl.staleness=1",
-        "rollout.actors=2",
-        "learner.ranks=2",
-        "learner.zero_stage=3",
+        *parts,
     )
     summary = train(config, quiet)
     assert summary["heldout"]["rl"]["n"] == 6
