@@ -26,6 +26,7 @@ from rlsys.clock import Clock
 from rlsys.grpo import LossInputs, Metrics, finalise_metrics, grpo_loss, merge_metrics, sft_loss
 from rlsys.packing import MicroBatch, plan
 from rlsys.policy import Logprobs, Policy, load_policy
+from rlsys.processes import keep_freed_memory
 from rlsys.run_folder import learner_identity
 
 SCHEDULE = ("lr", "warmup_steps", "stage_step")
@@ -64,6 +65,7 @@ class LearnerActor:
         """
         self.name = f"learner-{rank}"
         self.console = chatter.to_file(Path(log_dir) / f"{self.name}.log")
+        keep_freed_memory()
         torch.set_num_threads(threads)
         torch.manual_seed(seed + rank)
         self.rank, self.world_size = rank, world_size
@@ -109,7 +111,7 @@ class LearnerActor:
         self.engine.train()
 
     def _load(self, path: str) -> Policy:
-        return load_policy(path, self.dtype, self.learner.packing, self.learner.fused_norms, self.learner.attention)
+        return load_policy(path, self.dtype, self.learner.packing, self.learner.fused_layers, self.learner.attention)
 
     def shutdown(self) -> None:
         """Leave the process group."""
@@ -297,10 +299,13 @@ class LearnerActor:
 
     def connect_rollouts(self, actors: list[Any], backend: str, bucket_mib: int, timeout_s: float) -> None:
         """Open the weight transfer to the rollout actors (`actors.weights`)."""
+        self.shares_card = backend == "ipc"
         self.trainer = make_trainer(backend, self.rank, DeepSpeedSource(self.engine), actors, bucket_mib, timeout_s)
 
     def send_weights(self, version: int, verify: bool = False) -> dict[str, Any]:
         """Bring the current weights to every rollout actor as `version`; `verify` compares checksums of both sides."""
+        if self.shares_card:
+            ds.empty_cache()  # The engine wakes up for them and wants its memory.
         return self.trainer.send_weights(version, verify)
 
     def save(self, folder: str) -> None:

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -23,13 +22,10 @@ from actors.cpu_sampler import CpuSampler, Drawn
 from actors.weight_buckets import Table, attach, table_bytes, views
 from actors.weight_checks import Digest, checksum
 from actors.weight_plan import NotPlain, Plan, pack_again
+from rlsys.processes import keep_freed_memory
 
 # vLLM sets up the loggers below its own name only.
 logger = init_logger("vllm.rlsys.weights")
-
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
-KEPT_BYTES = 2**30
-"""Freed memory that the C library may keep for later, and the size below which it does."""
 
 
 @dataclass
@@ -84,11 +80,8 @@ class CpuWeightTransferEngine(WeightTransferEngine[CpuInitInfo, CpuUpdateInfo]):
                     self.plan = Plan(self.model, self.tables)
             except NotPlain as reason:
                 logger.info("weights are loaded through vLLM's layerwise reload: %s", reason)
-        # Every packed layer is freed and allocated again at every update. Memory that went back to the system in between would
-        # come as fresh pages, which takes longer than packing.
-        libc = ctypes.CDLL(None)
-        libc.mallopt(M_MMAP_THRESHOLD, KEPT_BYTES)
-        libc.mallopt(M_TRIM_THRESHOLD, KEPT_BYTES)
+        # Every packed layer is freed and allocated again at every update: on fresh pages that would take longer than packing.
+        keep_freed_memory()
 
     def start_weight_update(self) -> None:
         self.clock = LoadClock()

@@ -8,13 +8,13 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from rlsys import tree_attention
-from rlsys.fused_norms import fuse_norms
+from rlsys.fused_layers import fuse_layers
 
 Attention = Literal["blocks", "flex"]
 """How packed rows attend: matrix products over blocks of siblings, or PyTorch's flex attention over the whole row."""
 
 
-def prepare_backbone(model: PreTrainedModel, packing: bool, attention: Attention = "blocks", fused_norms: bool = True) -> None:
+def prepare_backbone(model: PreTrainedModel, packing: bool, attention: Attention = "blocks", fused_layers: bool = True) -> None:
     """Make `model` fit for training on packed rows, or on plain padded ones, in place.
 
     Raises:
@@ -31,8 +31,8 @@ def prepare_backbone(model: PreTrainedModel, packing: bool, attention: Attention
             module.p = 0.0
         if hasattr(module, "attention_dropout"):
             module.attention_dropout = 0.0
-    if fused_norms:
-        fuse_norms(model)
+    if fused_layers:
+        fuse_layers(model)
 
 
 def _check_attention(model: PreTrainedModel) -> None:

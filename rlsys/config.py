@@ -123,8 +123,9 @@ class Learner(Section):
     """Tokens of one micro-batch, after sharing prompts. One group that is longer gets a micro-batch of its own."""
     activation_checkpointing: bool = False
     """Recompute activations in the backward pass: less memory, about a third more arithmetic."""
-    fused_norms: bool = True
-    """Compute RMS norms in one step each (`rlsys.fused_norms`): a sixth less memory for activations. False: the model's own modules."""
+    fused_layers: bool = True
+    """Compute norms, gated products and linear layers in autograd nodes of our own (`rlsys.fused_layers`): quicker, and less memory for
+    activations. False: the model's own modules."""
     packing: bool = True
     """Encode a prompt once for its group. False: plain padded rows, the reference to compare with."""
     attention: Literal["blocks", "flex"] = "blocks"

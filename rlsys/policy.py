@@ -130,11 +130,11 @@ class Policy(nn.Module):
         ValueError: a model whose attention or output the policy would get wrong.
     """
 
-    def __init__(self, model: PreTrainedModel, packing: bool = True, fused_norms: bool = True, attention: Attention = "blocks") -> None:
+    def __init__(self, model: PreTrainedModel, packing: bool = True, fused_layers: bool = True, attention: Attention = "blocks") -> None:
         super().__init__()
         self.model = model
         self.packing = packing
-        prepare_backbone(model, packing, attention, fused_norms)
+        prepare_backbone(model, packing, attention, fused_layers)
         _take_over_head(model)
 
     def enable_activation_checkpointing(self) -> None:
@@ -172,7 +172,7 @@ def _take_over_head(model: PreTrainedModel) -> None:
 
 
 def load_policy(
-    path: str | Path, dtype: torch.dtype, packing: bool = True, fused_norms: bool = True, attention: Attention = "blocks"
+    path: str | Path, dtype: torch.dtype, packing: bool = True, fused_layers: bool = True, attention: Attention = "blocks"
 ) -> Policy:
     """Load a Hugging Face folder or hub name as a policy in training mode, its weights in `dtype`."""
-    return Policy(AutoModelForCausalLM.from_pretrained(path, dtype=dtype), packing, fused_norms, attention).train()
+    return Policy(AutoModelForCausalLM.from_pretrained(path, dtype=dtype), packing, fused_layers, attention).train()

@@ -2,8 +2,8 @@
 
 Every token attends to all tokens of its node's ancestors and causally to its own node. Nodes with the same parent are
 computed side by side as one batched product of their queries with their ancestors' keys and their own, and one softmax. No
-[T, T] mask or score matrix exists. Matrix products and a softmax rather than fused attention, whose CPU kernel is slow on blocks
-of a hundred tokens.
+[T, T] mask or score matrix exists. Training uses matrix products and a softmax rather than fused attention, whose backward pass takes twice
+to three times as long on a CPU with blocks of a hundred tokens; where no gradient is wanted, as in the reference pass, it is the fused one.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 from functools import cache, partial
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.attention.flex_attention import BlockMask, create_block_mask, flex_attention
 from transformers import AttentionInterface
@@ -59,7 +60,7 @@ class _Rows:
     prefix: Tensor  # [K * P]
     own: Tensor  # [K * n * L]
     real: Tensor | None  # bool [1, n, 1, L, 1]; None without padding
-    causal: Tensor  # float [1, R * L, L]: 0, and -inf above the diagonal
+    mask: Tensor  # float [R * L, P + L]: 0, and -inf above the diagonal of a node's own tokens
 
 
 @dataclass
@@ -166,6 +167,7 @@ def _index(block: Block, heads: int, key_heads: int, total: int, dtype: torch.dt
     prefix = block.prefix * key_heads + key_head[:, None]  # [K, P]
     query = block.tokens[:, None] * heads + head  # [K, n, R, L]
     real = (torch.arange(width, device=device) < block.lengths[:, None])[:, None]  # [n, 1, L]
+    causal = torch.full((width, width), -torch.inf, dtype=dtype, device=device).triu(1)
     return _Rows(
         shape=(key_heads, group, n, width, len(block.prefix)),
         query=query.flatten(),
@@ -174,7 +176,7 @@ def _index(block: Block, heads: int, key_heads: int, total: int, dtype: torch.dt
         prefix=prefix.flatten(),
         own=own.flatten(),
         real=real[None, ..., None] if block.padded else None,
-        causal=torch.full((width, width), -torch.inf, dtype=dtype, device=device).triu(1).repeat(group, 1)[None],
+        mask=F.pad(causal.repeat(group, 1), (len(block.prefix), 0)),
     )
 
 
@@ -187,9 +189,7 @@ class _TreeAttention(torch.autograd.Function):
         kept = []
         for block in rows:
             query, key, value = _gather(block, q, k, v, scale)
-            scores = torch.bmm(query, key.transpose(1, 2))
-            scores[..., block.shape[-1] :].add_(block.causal)
-            p = torch.softmax(scores, dim=-1)
+            p = torch.softmax(torch.baddbmm(block.mask, query, key.transpose(1, 2)), dim=-1)
             out.index_copy_(0, block.result, torch.bmm(p, value).flatten(0, 1))
             kept.append(p)
         ctx.rows, ctx.scale = rows, scale
@@ -228,6 +228,16 @@ def _gather(block: _Rows, q: Tensor, k: Tensor, v: Tensor, scale: float) -> tupl
     return query, key, value
 
 
+def _without_gradient(q: Tensor, k: Tensor, v: Tensor, rows: list[_Rows], scale: float) -> Tensor:
+    """What `_TreeAttention` answers, by PyTorch's fused attention: nothing is kept."""
+    out = q.new_empty(q.shape[0] + 1, q.shape[1])
+    for block in rows:
+        query, key, value = (x[:, None] for x in _gather(block, q, k, v, scale))
+        answer = F.scaled_dot_product_attention(query, key, value, attn_mask=block.mask, scale=1.0)
+        out.index_copy_(0, block.result, answer.flatten(0, 2))
+    return out[:-1]
+
+
 def tree_attention(query: Tensor, key: Tensor, value: Tensor, layout: Layout, scale: float) -> Tensor:
     """Attention of one packed row.
 
@@ -240,7 +250,8 @@ def tree_attention(query: Tensor, key: Tensor, value: Tensor, layout: Layout, sc
     """
     heads, key_heads, dim = query.shape[1], key.shape[1], query.shape[-1]
     q, k, v = (x.transpose(1, 2).reshape(-1, dim) for x in (query, key, value))
-    return _TreeAttention.apply(q, k, v, layout.rows(heads, key_heads, query.dtype), scale).view(1, -1, heads, dim)
+    attend = _TreeAttention.apply if torch.is_grad_enabled() else _without_gradient
+    return attend(q, k, v, layout.rows(heads, key_heads, query.dtype), scale).view(1, -1, heads, dim)
 
 
 def flex_tree_attention(query: Tensor, key: Tensor, value: Tensor, layout: Layout, scale: float) -> Tensor:

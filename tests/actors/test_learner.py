@@ -180,7 +180,7 @@ def test_two_steps_equal_the_plain_loop(ranks, batch, tiny_model, stage, world_s
         expected = plain.step(batch, TEMPERATURE)
         metrics = learner.first("train_grpo", batch, TEMPERATURE)["metrics"]
         for name in ("loss", "grad_norm", "importance_truncated"):
-            assert metrics[name] == pytest.approx(expected[name], rel=1e-5), name
+            assert metrics[name] == pytest.approx(expected[name], rel=5 * tolerance), name
         assert metrics["kl"] == pytest.approx(expected["kl"], rel=1e-4, abs=1e-9)
         assert distance(learner.first("gradients"), plain.gradient) < tolerance
         weights = learner.first("weights")

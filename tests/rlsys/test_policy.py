@@ -142,6 +142,16 @@ def test_every_logprob_and_gradient_equals_the_slow_one(name: str, packing: bool
     assert_equal_to_slow(name, TREE, packing, checkpointing)
 
 
+@pytest.mark.parametrize("name", MODELS)
+def test_a_pass_without_gradients_answers_the_same(name: str) -> None:
+    # It attends by PyTorch's fused kernel.
+    policy = Policy(build(name))
+    ((micro,),) = plan(TREE, 1, 10_000)
+    with torch.no_grad():
+        found = policy(micro).logprob
+    torch.testing.assert_close(found, policy(micro).logprob, rtol=1e-5, atol=1e-5)
+
+
 @pytest.mark.parametrize("packing", [True, False])
 @pytest.mark.parametrize(("ranks", "budget"), [(1, 30), (2, 10_000), (2, 40), (3, 1), (3, 64)])
 def test_loss_and_gradient_do_not_depend_on_the_cut(packing: bool, ranks: int, budget: int) -> None:

@@ -1,0 +1,119 @@
+"""Parts of a model in one autograd node each: RMS norms, and linear layers whose weight gradients suit the machine.
+
+transformers' norms keep three float32 copies of their tokens; over all layers that was a sixth of what a packed micro-batch keeps
+(docs/performance.md). Here the input itself, which others keep anyway, and one number per token are enough. On a CPU a norm goes through
+its tokens a few rows at a time, so that what lies between its steps stays in the core's cache. No compiler is needed and nothing warms up.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+CHUNK = 2**17
+"""Elements that a CPU works on at a time: half a megabyte of float32."""
+
+
+def _in_chunks(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
+    """Corresponding rows of tensors [N, ...], about CHUNK elements of the first at a time; all at once on a card."""
+    first = tensors[0]
+    rows = len(first) if first.is_cuda else CHUNK // max(first.shape[-1], 1)
+    return zip(*(tensor.split(max(rows, 1)) for tensor in tensors))
+
+
+class _RmsNorm(torch.autograd.Function):
+    """weight * (x / sqrt(mean(x ** 2) + eps)) of Zhang and Sennrich (arXiv 1910.07467), rounded where transformers rounds."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor, weight: Tensor, eps: float) -> Tensor:  # noqa: ANN001
+        rows = x.reshape(-1, x.shape[-1])
+        scale = rows.new_empty(len(rows), 1, dtype=torch.float32)
+        out = torch.empty_like(rows)
+        for values, scales, answer in _in_chunks(rows, scale, out):
+            wide = values.to(torch.float32, copy=True)
+            norm = torch.linalg.vector_norm(wide, dim=-1, keepdim=True)
+            torch.rsqrt(norm.mul_(norm).div_(x.shape[-1]).add_(eps), out=scales)
+            torch.mul(weight, wide.mul_(scales).to(x.dtype), out=answer)
+        ctx.save_for_backward(rows, weight, scale)
+        return out.view(x.shape)
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor):  # noqa: ANN001, ANN205
+        rows, weight, scale = ctx.saved_tensors
+        wide_weight = weight.to(torch.float32)
+        d_x, d_weight = torch.empty_like(rows), torch.zeros_like(wide_weight)
+        for values, scales, upstream, answer in _in_chunks(rows, scale, gradient.reshape(rows.shape), d_x):
+            unit = values.to(torch.float32, copy=True).mul_(scales)
+            upstream = upstream.to(torch.float32, copy=True)
+            both = upstream * unit
+            d_weight += both.sum(dim=0)
+            # The part along the normalised input does not change the output.
+            along = torch.mv(both, wide_weight)[:, None].div_(-rows.shape[-1])
+            answer.copy_(upstream.mul_(wide_weight).addcmul_(unit, along).mul_(scales))
+        return d_x.view(gradient.shape), d_weight.to(weight.dtype), None
+
+
+class _Linear(torch.autograd.Function):
+    """x @ weight.T (+ bias), with the gradient of the weight as a product of two matrices that lie row by row.
+
+    Tiles of AMX are loaded by rows. Of gradient.T @ x, oneDNN would read the left side by columns, at less than half the rate; turning
+    the narrower of the two round first takes a fraction of what that costs.
+    """
+
+    @staticmethod
+    def forward(ctx, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:  # noqa: ANN001
+        ctx.save_for_backward(x, weight)
+        return F.linear(x, weight, bias)
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor):  # noqa: ANN001, ANN205
+        x, weight = ctx.saved_tensors
+        needs_x, needs_weight, needs_bias = ctx.needs_input_grad
+        rows, upstream = x.reshape(-1, x.shape[-1]), gradient.reshape(-1, gradient.shape[-1])
+        d_x = (gradient @ weight) if needs_x else None
+        d_weight = None
+        if needs_weight and upstream.shape[-1] > rows.shape[-1]:
+            d_weight = (rows.t().contiguous() @ upstream).t().contiguous()
+        elif needs_weight:
+            d_weight = upstream.t().contiguous() @ rows
+        return d_x, d_weight, upstream.sum(dim=0) if needs_bias else None
+
+
+def fuse_layers(model: nn.Module) -> dict[str, int]:
+    """Let RMS norms and linear layers of the usual kind compute by the nodes above, in place; returns how many of each.
+
+    A norm counts as usual when it has a weight and an epsilon under the usual names and both ways give the same for a random input; others
+    (Gemma's, which add one to their weight, say) stay as they are. Linear layers are left alone where they would gain nothing: on
+    machines without AMX, and where weights are not bfloat16.
+    """
+    counts = {"norms": 0, "linears": 0}
+    for module in model.modules():
+        if type(module).__name__.endswith("RMSNorm") and hasattr(module, "variance_epsilon") and _is_usual(module):
+            module.forward = _norm(module)
+            counts["norms"] += 1
+        elif type(module) is nn.Linear and module.weight.dtype == torch.bfloat16 and _has_amx(module.weight.device):
+            module.forward = _linear(module)
+            counts["linears"] += 1
+    return counts
+
+
+def _norm(module: nn.Module):  # noqa: ANN202
+    return lambda x: _RmsNorm.apply(x, module.weight, module.variance_epsilon)
+
+
+def _linear(module: nn.Linear):  # noqa: ANN202
+    return lambda x: _Linear.apply(x, module.weight, module.bias)
+
+
+def _has_amx(device: torch.device) -> bool:
+    return device.type == "cpu" and torch.cpu.get_capabilities().get("amx_bf16", False)
+
+
+@torch.no_grad()
+def _is_usual(module: nn.Module) -> bool:
+    weight = module.weight
+    probe = torch.randn(2, 3, len(weight), device=weight.device, generator=torch.Generator(weight.device).manual_seed(0)).to(weight.dtype)
+    return torch.allclose(module(probe), _norm(module)(probe), rtol=2 * torch.finfo(weight.dtype).eps, atol=1e-6)
