@@ -9,13 +9,23 @@ from pathlib import Path
 
 import pyarrow as pa
 import pytest
+import torch
 from commands import kill_rlsys_when, run_rlsys
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
+from launch.console import exit_status
+from launch.judge import judge
+from launch.rft import filter_rows
+from rlsys.batches import Feed, excluded_ids
 from rlsys.datasets import open_rows
+from rlsys.prompts import Prompter
+from rlsys.readers import DataError, read
+from rlsys.sampler import Sampler
 from rlsys.scores import extract
 
 ROOT = Path(__file__).resolve().parents[2]
 K = 3
+SMALL = "rollout.kv_cache_gib=0.25"
 
 
 run = partial(run_rlsys, timeout_s=400)
@@ -38,9 +48,28 @@ def pairs(straight_run, tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def judge_arguments(straight_run, pairs):
-    run_dir = straight_run[0].run.dir
-    return ["judge", "--model", run_dir, "--input", pairs, "--format", "rlsys", "--k", K, "--temperature", 1.0, "--text"]
+def scorer(straight_run, tmp_path_factory) -> Path:
+    """A meta reward model: the trained one with a random head."""
+    folder, model = tmp_path_factory.mktemp("scorer"), straight_run[0].run.dir / "checkpoints" / "step_000003" / "model"
+    torch.manual_seed(0)
+    scorer = AutoModelForSequenceClassification.from_pretrained(model, num_labels=1, dtype=torch.float32)
+    tokenizer = AutoTokenizer.from_pretrained(model)
+    scorer.config.pad_token_id = tokenizer.pad_token_id
+    scorer.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def judge_options(straight_run, pairs) -> dict:
+    return {"model": str(straight_run[0].run.dir), "input": pairs, "format": "rlsys", "k": K, "temperature": 1.0, "text": True}
+
+
+@pytest.fixture(scope="module")
+def judge_arguments(judge_options) -> list:
+    """The same as a person writes it."""
+    named = [word for name, value in judge_options.items() if name != "text" for word in (f"--{name}", value)]
+    return ["judge", *named, "--text", SMALL]
 
 
 @pytest.fixture(scope="module")
@@ -91,11 +120,9 @@ def test_orders_are_shuffled_afresh_and_a_vote_over_the_file_agrees(judged, tmp_
     assert all(votes[row["id"]]["best"] == row["best"] and votes[row["id"]]["totals"] == row["totals"] for row in rows if row["samples"])
 
 
-def test_adaptive_draws_until_the_winner_is_clear_and_comes_to_what_all_samples_come_to(judged, judge_arguments, tmp_path):
-    options = ["--strategy", "adaptive", "--error-rate", 0.9, "--output"]
-    ended = run(*judge_arguments, *options, tmp_path / "adaptive.jsonl")
-    assert ended.returncode == 0, ended.stderr
-    ended = run("vote", judged[0], *options, tmp_path / "votes.jsonl")
+def test_adaptive_draws_until_the_winner_is_clear_and_comes_to_what_all_samples_come_to(judged, judge_options, tmp_path):
+    judge(**judge_options, settings=[SMALL], strategy="adaptive", error_rate=0.9, output=tmp_path / "adaptive.jsonl")
+    ended = run("vote", judged[0], "--strategy", "adaptive", "--error-rate", 0.9, "--output", tmp_path / "votes.jsonl")
     assert ended.returncode == 0, ended.stderr
     rows, everything = rows_of(tmp_path / "adaptive.jsonl"), {row["id"]: row for row in rows_of(judged[0])}
     assert [row["id"] for row in rows] == list(everything)
@@ -115,11 +142,21 @@ def test_adaptive_draws_until_the_winner_is_clear_and_comes_to_what_all_samples_
     assert {len(row["samples"]) for row in rows[:-1] if row["n"] == 2} == {2, K}, "some are clear after two samples, some are not"
 
 
-def test_a_synthesis_has_read_the_others_and_replaces_their_vote(judge_arguments, tmp_path):
-    output = tmp_path / "synthesis.jsonl"
-    ended = run(*judge_arguments, "--strategy", "synthesis", "--limit", 4, "--output", output, "prompt.max_tokens=3000")
-    assert ended.returncode == 0, ended.stderr
-    for row in rows_of(output):
+@pytest.fixture(scope="module")
+def unlabelled(judge_options, scorer, tmp_path_factory) -> tuple[Path, Path]:
+    """Rows of responses without a ground truth, and the verdicts of a synthesis each, whose samples have a meta reward."""
+    folder = tmp_path_factory.mktemp("unlabelled")
+    given = [{"id": str(i), "prompt": f"Say word {i}.", "responses": [f"word {i}", "no", "maybe"][: 1 + i % 3]} for i in range(6)]
+    (folder / "in.jsonl").write_text("".join(json.dumps(row) + "\n" for row in given))
+    options = judge_options | {"input": folder / "in.jsonl", "format": "responses", "output": folder / "out.jsonl", "temperature": 0.5}
+    judge(**options, strategy="synthesis", meta_rm=str(scorer), limit=5, settings=[SMALL, "prompt.max_tokens=3000"])
+    return folder / "in.jsonl", folder / "out.jsonl"
+
+
+def test_a_synthesis_has_read_the_others_and_replaces_their_vote(unlabelled):
+    rows = rows_of(unlabelled[1])
+    assert [row["n"] for row in rows] == [1, 2, 3, 1, 2] and all(row["gold"] is None and row["correct"] is None for row in rows)
+    for row in rows:
         assert len(row["samples"]) == K and len({tuple(sample["order"]) for sample in row["samples"]}) == 1
         *others, last = row["samples"]
         assert row["prompt_tokens"] > sum(sample["tokens"] for sample in others), "the last prompt holds what the others wrote"
@@ -127,19 +164,34 @@ def test_a_synthesis_has_read_the_others_and_replaces_their_vote(judge_arguments
         assert row["totals"] == expected
 
 
-def test_killed_and_started_again_it_goes_on_after_the_last_row(judged, judge_arguments, tmp_path):
+def test_samples_are_scored_by_the_meta_model_beside_the_engine(unlabelled, scorer):
+    model = AutoModelForSequenceClassification.from_pretrained(scorer).eval()
+    tokenizer = AutoTokenizer.from_pretrained(scorer)
+    prompter = Prompter(tokenizer, "compact")
+    for row, record in zip(rows_of(unlabelled[1]), read(unlabelled[0], "responses", truth=False)):
+        *others, last = row["samples"]
+        assert isinstance(last["meta_reward"], float)
+        for sample in others:
+            tokens = prompter.tokens(record, sample["order"]) + tokenizer.encode(sample["text"], add_special_tokens=False)
+            with torch.no_grad():
+                wanted = model(torch.tensor([tokens])).logits.item()
+            assert sample["meta_reward"] == pytest.approx(wanted, abs=0.02)
+
+
+def test_killed_and_started_again_it_goes_on_after_the_last_row(judged, judge_arguments, judge_options, tmp_path):
     output, part = tmp_path / "judged.jsonl", tmp_path / "judged.jsonl.part"
     # One sequence at a time, so that there is a middle to be killed in.
-    slow = [*judge_arguments, "--output", output, "rollout.max_num_seqs=1"]
-    kill_rlsys_when(lambda: part.exists() and part.read_text().count("\n") >= 2, tmp_path / "log", *slow)
+    slow = "rollout.max_num_seqs=1"
+    begun = lambda: part.exists() and part.read_text().count("\n") >= 2  # noqa: E731
+    kill_rlsys_when(begun, tmp_path / "log", *judge_arguments, slow, "--output", output)
     before = part.read_bytes()
     whole = before[: before.rindex(b"\n") + 1]
     assert not output.exists()
     part.write_bytes(whole + b'{"id": "half a li')
-    refused = run(*slow, "--seed", 1)
-    assert refused.returncode == 2 and "seed" in refused.stderr and part.exists()
-    ended = run(*slow)
-    assert ended.returncode == 0, ended.stderr
+    with pytest.raises(DataError, match="seed"):
+        judge(**judge_options, output=output, settings=[SMALL], seed=1)
+    assert part.exists()
+    judge(**judge_options, output=output, settings=[SMALL])
     assert output.read_bytes().startswith(whole) and not part.exists()
     straight, resumed = rows_of(judged[0]), rows_of(output)
     assert [row["id"] for row in resumed] == [row["id"] for row in straight]
@@ -149,55 +201,20 @@ def test_killed_and_started_again_it_goes_on_after_the_last_row(judged, judge_ar
     assert sum(a["text"] == b["text"] for a, b in samples) > 0.5 * len(samples)
 
 
-def test_samples_of_unlabelled_responses_are_scored_by_the_meta_model_beside_the_engine(straight_run, tmp_path):
-    import torch
-    from transformers import AutoModelForSequenceClassification, AutoTokenizer
-
-    from rlsys.prompts import Prompter
-    from rlsys.readers import read
-
+def test_rows_that_are_right_every_time_are_marked_and_left_out(straight_run, tiny, tmp_path):
     run_dir = straight_run[0].run.dir
-    model = run_dir / "checkpoints" / "step_000003" / "model"
-    torch.manual_seed(0)
-    scorer = AutoModelForSequenceClassification.from_pretrained(model, num_labels=1, dtype=torch.float32).eval()
-    tokenizer = AutoTokenizer.from_pretrained(model)
-    scorer.config.pad_token_id = tokenizer.pad_token_id
-    scorer.save_pretrained(tmp_path / "scorer")
-    tokenizer.save_pretrained(tmp_path / "scorer")
-    given = [{"id": str(i), "prompt": f"Say word {i}.", "responses": [f"word {i}", "no", "maybe"][: 1 + i % 3]} for i in range(6)]
-    (tmp_path / "in.jsonl").write_text("".join(json.dumps(row) + "\n" for row in given))
-    files = ["--input", tmp_path / "in.jsonl", "--format", "responses", "--output", tmp_path / "out.jsonl"]
-    ended = run("judge", "--model", run_dir, *files, "--k", 2, "--meta-rm", tmp_path / "scorer", "--text", "--strategy", "vote")
-    assert ended.returncode == 0, ended.stderr
-    rows = rows_of(tmp_path / "out.jsonl")
-    assert [row["n"] for row in rows] == [1, 2, 3] * 2 and all(row["gold"] is None and row["correct"] is None for row in rows)
-    prompter = Prompter(tokenizer, "compact")
-    for row, record in zip(rows, read(tmp_path / "in.jsonl", "responses", truth=False)):
-        for sample in row["samples"]:
-            tokens = prompter.tokens(record, sample["order"]) + tokenizer.encode(sample["text"], add_special_tokens=False)
-            with torch.no_grad():
-                wanted = scorer(torch.tensor([tokens])).logits.item()
-            assert sample["meta_reward"] == pytest.approx(wanted, abs=0.02)
-
-
-def test_rows_that_are_right_every_time_are_marked_and_left_out(straight_run, tiny, tmp_path, judged):
-    from rlsys.batches import Feed, excluded_ids
-    from rlsys.prompts import Prompter
-    from rlsys.sampler import Sampler
-
-    run_dir = straight_run[0].run.dir
-    config = ROOT / "launch/configs/tiny.yaml"
+    config, easy_rows = ROOT / "launch/configs/tiny.yaml", tmp_path / "easy.jsonl"
     overrides = [f"model.path={run_dir}", "data.responses=[1, 2]"]
-    ended = run("filter", config, *overrides, "--rows", 40, "--samples", 1, "--output", tmp_path / "easy.jsonl")
-    assert ended.returncode == 0, ended.stderr
+    filter_rows(config, easy_rows, overrides, samples=1, rows=24)
+    # The command finds nothing left to do.
+    ended = run("filter", config, *overrides, "--rows", 24, "--samples", 1, "--output", easy_rows)
+    assert ended.returncode == 0 and "24 rows" in ended.stdout, ended.stderr
     rows = rows_of(tmp_path / "easy.jsonl")
-    assert len(rows) == 40 and all(row["easy"] == (row["right"] == row["samples"] == 1) for row in rows)
+    assert len(rows) == 24 and all(row["easy"] == (row["right"] == row["samples"] == 1) for row in rows)
     easy = {row["id"] for row in rows if row["easy"]}
-    assert 0 < len(easy) < 40
+    assert 0 < len(easy) < 24
     settings = tiny(tmp_path / "run", run_dir)
     source = open_rows(settings.data.train, settings.data, settings.seed)
-    from transformers import AutoTokenizer
-
     prompter = Prompter(AutoTokenizer.from_pretrained(run_dir / "checkpoints/step_000003/model"), "compact")
 
     def drawn(count, excluded):
@@ -208,18 +225,24 @@ def test_rows_that_are_right_every_time_are_marked_and_left_out(straight_run, ti
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("changed", "told"),
     [
-        (["--strategy", "meta"], "--meta-rm"),
-        (["--strategy", "nonsense"], "no such strategy"),
-        (["--format", "nonsense"], "unknown format"),
-        (["--input", "nowhere.jsonl"], "nowhere.jsonl"),
-        (["rollout.nonsense=1"], "unknown key"),
+        ({"strategy": "meta"}, "--meta-rm"),
+        ({"strategy": "nonsense"}, "no such strategy"),
+        ({"format": "nonsense"}, "unknown format"),
+        ({"settings": ["rollout.nonsense=1"]}, "unknown key"),
     ],
 )
-def test_what_cannot_be_done_is_said_at_once(judge_arguments, tmp_path, arguments, told):
-    ended = run(*judge_arguments, "--output", tmp_path / "out.jsonl", *arguments)
-    assert ended.returncode == 2 and told in ended.stderr, ended.stderr
+def test_what_cannot_be_done_is_said_at_once(judge_options, tmp_path, changed, told):
+    with pytest.raises(ValueError, match=told) as raised:
+        judge(**judge_options | {"output": tmp_path / "out.jsonl"} | changed)
+    assert exit_status(raised.value) == 2
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_command_says_what_cannot_be_done(judge_arguments, tmp_path):
+    ended = run(*judge_arguments, "--output", tmp_path / "out.jsonl", "--input", "nowhere.jsonl")
+    assert ended.returncode == 2 and "nowhere.jsonl" in ended.stderr, ended.stderr
     assert list(tmp_path.iterdir()) == []
 
 
