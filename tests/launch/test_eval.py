@@ -137,9 +137,13 @@ def files(tmp_path_factory) -> dict[str, Path]:
     }
 
 
+def named(files: dict[str, Path]) -> list[str]:
+    return [f"{name}={path}" for name, path in files.items()]
+
+
 def arguments(model: Path, files: dict[str, Path], output: Path, *options: object) -> list[object]:
-    named = [word for name, path in files.items() for word in ("-b", f"{name}={path}")]
-    return ["eval", "--model", model, *named, "--output", output, "--k", "1,2,6", "--draws", 10, *SETTINGS, *options]
+    benchmarks = [word for one in named(files) for word in ("-b", one)]
+    return ["eval", "--model", model, *benchmarks, "--output", output, "--k", "1,2,6", "--draws", 10, *SETTINGS, *options]
 
 
 def run(*given) -> subprocess.CompletedProcess[str]:
@@ -236,7 +240,7 @@ REAL_DATA = Path(os.environ.get("RLSYS_REAL_DATA", ROOT / "../shared/data"))
 
 
 @pytest.mark.skipif(not REAL_DATA.is_dir(), reason=f"no real data in {REAL_DATA}; set RLSYS_REAL_DATA to its folder")
-def test_real_files(judge_model, tmp_path):
+def test_real_files(ray_session, judge_model, tmp_path):
     """What people have: a benchmark in both orders, one with ties, pairs, and single responses."""
     names = {
         "llmbar": "llmbar_natural",
@@ -247,8 +251,7 @@ def test_real_files(judge_model, tmp_path):
     real = {name: REAL_DATA / f"{file}.jsonl" for name, file in names.items()}
     if absent := [str(path) for path in real.values() if not path.exists()]:
         pytest.skip(f"no {', '.join(absent)}")
-    result = run(judge_model, real, tmp_path, "--limit", 4, "--k", "1,2", "prompt.max_tokens=3000")
-    assert result.returncode == 0, result.stderr[-5000:]
+    evaluate(str(judge_model), named(real), tmp_path, [*SETTINGS, "prompt.max_tokens=3000"], k="1,2", limit=4, draws=10)
     document = json.loads((tmp_path / "eval.json").read_text())
     check_document(document)
     found = document["benchmarks"]
@@ -259,7 +262,7 @@ def test_real_files(judge_model, tmp_path):
     assert (tmp_path / "pandalm.swapped.jsonl").exists() and not (tmp_path / "llmbar.swapped.jsonl").exists()
 
 
-def test_killed_and_started_again_it_ends_with_the_same_rows(straight, judge_model, scorer, files, tmp_path):
+def test_killed_and_started_again_it_ends_with_the_same_rows(ray_session, straight, judge_model, scorer, files, tmp_path, capsys):
     undisturbed, _ = straight
     output = tmp_path / "eval"
     part = output / "format_trl_preference.samples.jsonl.part"
@@ -268,9 +271,8 @@ def test_killed_and_started_again_it_ends_with_the_same_rows(straight, judge_mod
     assert part.exists() and 0 < part.read_bytes().count(b"\n") < 20, "it ended before it could be killed"
     with part.open("ab") as file:
         file.write(b'{"id": "half a l')
-    result = run(judge_model, files, output, "--meta-rm", scorer)
-    assert result.returncode == 0, result.stderr[-5000:]
-    assert "resumed after row" in result.stdout
+    evaluate(str(judge_model), named(files), output, list(SETTINGS), k="1,2,6", draws=10, meta_rm=str(scorer))
+    assert "resumed after row" in capsys.readouterr().out
     for path in sorted(undisturbed.glob("*.jsonl")):
         ours, theirs = rows(output / path.name), rows(path)
         assert [row["id"] for row in ours] == [row["id"] for row in theirs]
@@ -290,9 +292,8 @@ def test_what_is_wrong_is_said(straight, judge_model, files, tmp_path, tiny_mode
     output, _ = straight
 
     def error(model=judge_model, benchmark=None, output=tmp_path / "new", settings=SETTINGS, **options) -> str:
-        named = benchmark or [f"{name}={path}" for name, path in files.items()]
         with pytest.raises((UserError, DataError, ValueError)) as raised:
-            evaluate(str(model), named, output, list(settings), **{"k": "1,2,6", "strategy": None, "draws": 2, **options})
+            evaluate(str(model), benchmark or named(files), output, list(settings), **{"k": "1,2,6", "draws": 2, **options})
         return str(raised.value)
 
     pairs = f"format:trl_preference={files['format:trl_preference']}"
