@@ -111,7 +111,7 @@ class LearnerActor:
         self.engine.train()
 
     def _load(self, path: str) -> Policy:
-        return load_policy(path, self.dtype, self.learner.packing, self.learner.fused_layers, self.learner.attention)
+        return load_policy(path, self.dtype, self.learner.packing, self.learner.layers, self.learner.attention)
 
     def shutdown(self) -> None:
         """Leave the process group."""

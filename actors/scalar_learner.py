@@ -33,7 +33,7 @@ class ScalarLearner(LearnerActor):
 
     def _load(self, path: str) -> ScalarModel:
         ours = self.learner
-        model = load_scalar_model(path, self.dtype, self.head_seed, ours.packing, ours.fused_layers, ours.attention)
+        model = load_scalar_model(path, self.dtype, self.head_seed, ours.packing, ours.layers, ours.attention)
         model.model.config.rlsys_objective = self.objective
         return model
 

@@ -112,7 +112,7 @@ def measure(work: Work) -> dict[str, Any]:
             "ranks": config.learner.ranks,
             "zero_stage": config.learner.zero_stage,
             "packing": config.learner.packing,
-            "fused_layers": config.learner.fused_layers,
+            "layers": config.learner.layers,
             "token_budget": config.learner.token_budget,
             "beta": config.rl.beta,
         },

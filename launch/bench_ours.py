@@ -56,7 +56,7 @@ def measure(work: Work) -> dict[str, Any]:
         "settings": {
             "dtype": config.model.dtype,
             "packing": config.learner.packing,
-            "fused_layers": config.learner.fused_layers,
+            "layers": config.learner.layers,
             "activation_checkpointing": config.learner.activation_checkpointing,
             "token_budget": config.learner.token_budget,
             "ranks": config.learner.ranks,

@@ -1,4 +1,4 @@
-"""What every trained model has in common, whatever its head: which attention it computes by, no dropout, fused norms."""
+"""What every trained model has in common, whatever its head: which attention it computes by, no dropout, how its layers are computed."""
 
 from __future__ import annotations
 
@@ -12,9 +12,11 @@ from rlsys.fused_layers import fuse_layers
 
 Attention = Literal["blocks", "flex"]
 """How packed rows attend: matrix products over blocks of siblings, or PyTorch's flex attention over the whole row."""
+Layers = Literal["fused", "compiled", "plain"]
+"""How layers compute: by `rlsys.fused_layers`, by torch.compile, or as transformers has them."""
 
 
-def prepare_backbone(model: PreTrainedModel, packing: bool, attention: Attention = "blocks", fused_layers: bool = True) -> None:
+def prepare_backbone(model: PreTrainedModel, packing: bool, attention: Attention = "blocks", layers: Layers = "fused") -> None:
     """Make `model` fit for training on packed rows, or on plain padded ones, in place.
 
     Raises:
@@ -31,8 +33,13 @@ def prepare_backbone(model: PreTrainedModel, packing: bool, attention: Attention
             module.p = 0.0
         if hasattr(module, "attention_dropout"):
             module.attention_dropout = 0.0
-    if fused_layers:
+    if layers == "fused":
         fuse_layers(model)
+    elif layers == "compiled":
+        tree_attention.keep_out_of_graphs()
+        for layer in model.get_decoder().layers:
+            # Every micro-batch has a length of its own: one program for all, and one for all layers, as they share their code.
+            layer.compile(dynamic=True)
 
 
 def _check_attention(model: PreTrainedModel) -> None:

@@ -10,7 +10,18 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, ValidationError
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+)
 
 
 class Section(BaseModel):
@@ -123,14 +134,22 @@ class Learner(Section):
     """Tokens of one micro-batch, after sharing prompts. One group that is longer gets a micro-batch of its own."""
     activation_checkpointing: bool = False
     """Recompute activations in the backward pass: less memory, about a third more arithmetic."""
-    fused_layers: bool = True
-    """Compute norms, gated products and linear layers in autograd nodes of our own (`rlsys.fused_layers`): quicker, and less memory for
-    activations. False: the model's own modules."""
+    layers: Literal["fused", "compiled", "plain"] = "fused"
+    """How the decoder's layers compute. fused: norms and linear layers in autograd nodes of our own (`rlsys.fused_layers`), quicker and with less
+    memory than the model's own modules (plain). compiled: by torch.compile, quicker still after most of a minute of warm-up in the first
+    step; wants a C++ compiler on CPUs, and zero_stage below 3, whose hooks it cannot see."""
     packing: bool = True
     """Encode a prompt once for its group. False: plain padded rows, the reference to compare with."""
     attention: Literal["blocks", "flex"] = "blocks"
     """Of packed rows. blocks: matrix products over the samples of a prompt, the faster way on CPUs. flex: one kernel that PyTorch
     compiles for the card (`flex_attention`); compared with blocks on CPUs, never run on a card."""
+
+    @field_validator("layers")
+    @classmethod
+    def _hooks_are_seen(cls, layers: str, others: ValidationInfo) -> str:
+        if layers == "compiled" and others.data.get("zero_stage") == 3:
+            raise ValueError("compiled layers want learner.zero_stage 0, 1 or 2: ZeRO-3 gathers weights in hooks inside of them")
+        return layers
 
 
 class Rl(Section):

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
-from rlsys.backbone import Attention, prepare_backbone
+from rlsys.backbone import Attention, Layers, prepare_backbone
 from rlsys.packing import MicroBatch
 
 CHUNK = 2**20  # logits that exist at the same time: tokens * vocabulary entries; few enough to stay near the caches
@@ -130,11 +130,11 @@ class Policy(nn.Module):
         ValueError: a model whose attention or output the policy would get wrong.
     """
 
-    def __init__(self, model: PreTrainedModel, packing: bool = True, fused_layers: bool = True, attention: Attention = "blocks") -> None:
+    def __init__(self, model: PreTrainedModel, packing: bool = True, layers: Layers = "fused", attention: Attention = "blocks") -> None:
         super().__init__()
         self.model = model
         self.packing = packing
-        prepare_backbone(model, packing, attention, fused_layers)
+        prepare_backbone(model, packing, attention, layers)
         _take_over_head(model)
 
     def enable_activation_checkpointing(self) -> None:
@@ -172,7 +172,7 @@ def _take_over_head(model: PreTrainedModel) -> None:
 
 
 def load_policy(
-    path: str | Path, dtype: torch.dtype, packing: bool = True, fused_layers: bool = True, attention: Attention = "blocks"
+    path: str | Path, dtype: torch.dtype, packing: bool = True, layers: Layers = "fused", attention: Attention = "blocks"
 ) -> Policy:
     """Load a Hugging Face folder or hub name as a policy in training mode, its weights in `dtype`."""
-    return Policy(AutoModelForCausalLM.from_pretrained(path, dtype=dtype), packing, fused_layers, attention).train()
+    return Policy(AutoModelForCausalLM.from_pretrained(path, dtype=dtype), packing, layers, attention).train()

@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import AutoModelForSequenceClassification, PreTrainedModel
 
-from rlsys.backbone import Attention, prepare_backbone
+from rlsys.backbone import Attention, Layers, prepare_backbone
 from rlsys.grpo import Metrics
 from rlsys.packing import MicroBatch, plan
 from rlsys.trajectories import LEARNER
@@ -53,13 +53,13 @@ class ScalarModel(nn.Module):
         ValueError: a model without a linear head `score` of one output, or one whose attention packing would get wrong.
     """
 
-    def __init__(self, model: PreTrainedModel, packing: bool = True, fused_layers: bool = True, attention: Attention = "blocks") -> None:
+    def __init__(self, model: PreTrainedModel, packing: bool = True, layers: Layers = "fused", attention: Attention = "blocks") -> None:
         super().__init__()
         self.model, self.packing = model, packing
         head = getattr(model, "score", None)
         if not isinstance(head, nn.Linear) or head.out_features != 1:
             raise ValueError(f"{type(model).__name__}: expected a causal model with a linear head `score` of one output, found {head}.")
-        prepare_backbone(model, packing, attention, fused_layers)
+        prepare_backbone(model, packing, attention, layers)
         # A product rounded to bfloat16 has 8 bits: critiques of one prompt would often tie.
         head.forward = lambda hidden: F.linear(hidden.float(), head.weight.float(), None if head.bias is None else head.bias.float())
 
@@ -90,7 +90,7 @@ def load_scalar_model(
     dtype: torch.dtype,
     seed: int = 0,
     packing: bool = True,
-    fused_layers: bool = True,
+    layers: Layers = "fused",
     attention: Attention = "blocks",
 ) -> ScalarModel:
     """Load a Hugging Face folder or hub name, in training mode, its weights in `dtype`.
@@ -108,7 +108,7 @@ def load_scalar_model(
     if config.pad_token_id is None and config.eos_token_id is not None:
         # transformers' classifiers take no padded batch without one, and no text that is scored ends with this.
         config.pad_token_id = config.eos_token_id[0] if isinstance(config.eos_token_id, list) else config.eos_token_id
-    return ScalarModel(model, packing, fused_layers, attention).train()
+    return ScalarModel(model, packing, layers, attention).train()
 
 
 def scalar_batch(groups: Sequence[Group], token_budget: int | None = None) -> pa.RecordBatch:

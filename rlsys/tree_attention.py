@@ -296,6 +296,11 @@ def _attention_function(
     return compute(query, key, value, layout, query.shape[-1] ** -0.5 if scaling is None else scaling), None
 
 
+def keep_out_of_graphs() -> None:
+    """Have torch.compile go round `rlsys_tree`, in this process: it would follow a layout's every index, of every micro-batch anew."""
+    AttentionInterface.register(NAMES["blocks"], torch.compiler.disable(partial(_attention_function, tree_attention)))
+
+
 # no mask function goes with them: transformers then builds no mask at all
 AttentionInterface.register(NAMES["blocks"], partial(_attention_function, tree_attention))
 AttentionInterface.register(NAMES["flex"], partial(_attention_function, flex_tree_attention))

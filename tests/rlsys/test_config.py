@@ -99,6 +99,12 @@ def test_a_bad_value_in_a_file_names_the_file_even_beside_good_overrides(tmp_pat
         load_config(path, ["rl.steps=3"])
 
 
+def test_compiled_layers_do_without_zero_3() -> None:
+    with pytest.raises(ConfigError, match=r"'learner.layers=compiled'.*learner.layers: .*zero_stage 0, 1 or 2"):
+        load_config(None, ["learner.layers=compiled", "learner.zero_stage=3"])
+    assert load_config(None, ["learner.layers=compiled"]).learner.layers == "compiled"
+
+
 def test_every_problem_is_reported_at_once() -> None:
     with pytest.raises(ConfigError) as caught:
         load_config(None, ["rl.steps=-1", "rl.betta=1"])

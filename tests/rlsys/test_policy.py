@@ -113,10 +113,10 @@ def fast(
 
 
 def assert_equal_to_slow(
-    name: str, batch: pa.RecordBatch, packing: bool, checkpointing: bool = False, ranks: int = 1, budget: int = 10_000
+    name: str, batch: pa.RecordBatch, packing: bool, checkpointing: bool = False, ranks: int = 1, budget: int = 10_000, layers: str = "fused"
 ) -> None:
     model = build(name)
-    policy = Policy(copy.deepcopy(model), packing)
+    policy = Policy(copy.deepcopy(model), packing, layers)
     if checkpointing:
         policy.enable_activation_checkpointing()
     policy.train()
@@ -150,6 +150,10 @@ def test_a_pass_without_gradients_answers_the_same(name: str) -> None:
     with torch.no_grad():
         found = policy(micro).logprob
     torch.testing.assert_close(found, policy(micro).logprob, rtol=1e-5, atol=1e-5)
+
+
+def test_compiled_layers_compute_the_same() -> None:
+    assert_equal_to_slow("llama", TREE, packing=True, budget=40, layers="compiled")
 
 
 @pytest.mark.parametrize("packing", [True, False])
