@@ -57,6 +57,12 @@ def run_bench() -> Callable[..., subprocess.CompletedProcess[str]]:
 
 
 @pytest.fixture(scope="session")
+def all_cores() -> tuple[object, ...]:
+    """`--cores` of the benchmarks that start engines and learners, as most of their time is the start: as many as there are."""
+    return "--cores", len(os.sched_getaffinity(0))
+
+
+@pytest.fixture(scope="session")
 def bench(run_bench) -> Callable[..., dict[str, Any]]:
     """`bench("step", "--prompts", 2, ...)` -> the JSON document that `rlsys bench step --prompts 2 ... --json` prints."""
 

@@ -32,10 +32,10 @@ def check_system(system: dict, phases: tuple[str, ...]) -> None:
     assert system["tokens_per_s"]["whole"] == pytest.approx(8 * (50 + 9) / system["median"]["seconds"]["whole"])
 
 
-def test_whole_steps_of_the_shape_that_was_asked_for(bench, tiny_bench_model: Path) -> None:
+def test_whole_steps_of_the_shape_that_was_asked_for(bench, all_cores, tiny_bench_model: Path) -> None:
     overrides = ("model.dtype=float32", "rollout.kv_cache_gib=0.25", "weights.verify=true")
-    document = bench("step", "--model", tiny_bench_model, *SHAPE, *overrides)
-    assert document["work"]["cores"] == choose_cores(1)
+    document = bench("step", "--model", tiny_bench_model, *all_cores, *SHAPE, *overrides)
+    assert document["work"]["cores"] == choose_cores(all_cores[1])
     assert set(document["systems"]) == {"rlsys"} and "times_as_fast_as_trl" not in document
     ours = document["systems"]["rlsys"]
     check_system(ours, PHASES)
@@ -49,12 +49,12 @@ def test_whole_steps_of_the_shape_that_was_asked_for(bench, tiny_bench_model: Pa
     assert len({step["loss"] for step in ours["steps"]}) == 3
 
 
-def test_the_same_work_in_trl(tiny_bench_model: Path, tmp_path: Path) -> None:
+def test_the_same_work_in_trl(all_cores, tiny_bench_model: Path, tmp_path: Path) -> None:
     pytest.importorskip("trl", reason="TRL is an optional extra: pip install 'rlsys[bench]'")
     from launch.bench import run_system
     from launch.console import to_stderr
 
-    work = Work(2, 4, 50, 9, choose_cores(1), 2, ["model.dtype=float32"], str(tiny_bench_model))
+    work = Work(2, 4, 50, 9, choose_cores(all_cores[1]), 2, ["model.dtype=float32"], str(tiny_bench_model))
     theirs = run_system("TRL", "launch.bench_trl", work, 300, to_stderr())
     document = summarise(work, 0.0, {"trl": theirs, "rlsys": theirs | {"floors": {}}})
     check_system(document["systems"]["trl"], ("generate", "judge", "train"))

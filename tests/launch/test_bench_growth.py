@@ -8,10 +8,11 @@ from launch.bench_growth import exponent, numbers, render
 from launch.console import UserError
 
 
-def test_shapes_in_three_dimensions(bench, tiny_bench_model, tmp_path) -> None:
+def test_shapes_in_three_dimensions(bench, all_cores, tiny_bench_model, tmp_path) -> None:
     sweeps = ("--samples", "2,4", "--prompt-tokens", "30,60", "--prompts", "1,2", "--base", "1x2x30", "--output-tokens", 6)
     settings = ("model.dtype=float32", "rollout.kv_cache_gib=0.25")
-    document = bench("growth", "--model", tiny_bench_model, *sweeps, "--repeats", 1, "--output", tmp_path / "growth.png", *settings)
+    options = ("--model", tiny_bench_model, *all_cores, *sweeps, "--repeats", 1, "--output", tmp_path / "growth.png")
+    document = bench("growth", *options, *settings)
     assert {name: [point["value"] for point in sweep["points"]] for name, sweep in document["sweeps"].items()} == {
         "samples": [2, 4],
         "prompt_tokens": [30, 60],

@@ -7,9 +7,9 @@ import pytest
 from launch.bench_judge import render
 
 
-def test_judging_beside_chat(bench, tiny_bench_model, record_ratio) -> None:
+def test_judging_beside_chat(bench, all_cores, tiny_bench_model, record_ratio) -> None:
     shape = ("--rows", 3, "--k", 4, "--output-tokens", 8, "--repeats", 2)
-    document = bench("judge", "--model", tiny_bench_model, *shape, "model.dtype=float32", "rollout.kv_cache_gib=0.25")
+    document = bench("judge", "--model", tiny_bench_model, *all_cores, *shape, "model.dtype=float32", "rollout.kv_cache_gib=0.25")
     ours, chat = (document["sides"][name] for name in ("rlsys", "chat"))
     for side in (ours, chat):
         assert len(side["seconds"]) == 1 + 2 + 1 and min(side["seconds"]) > 0

@@ -17,8 +17,8 @@ def check_the_same_update(packed: dict, unpacked: dict, rel: float) -> None:
     assert packed["useful_flops"] == unpacked["useful_flops"] > 0
 
 
-def test_packed_beside_unpacked(bench, tiny_bench_model, record_ratio) -> None:
-    document = bench("learner", "--model", tiny_bench_model, *SHAPE, "model.dtype=float32", "learner.ranks=2")
+def test_packed_beside_unpacked(bench, all_cores, tiny_bench_model, record_ratio) -> None:
+    document = bench("learner", "--model", tiny_bench_model, *all_cores, *SHAPE, "model.dtype=float32", "learner.ranks=2")
     packed, unpacked = (document["forms"][name] for name in ("packed", "unpacked"))
     # Nothing is shared between the two prompts; a completion's last token predicts nothing.
     assert packed["encoded_tokens"] == 2 * (60 + 4 * 9)
@@ -36,8 +36,9 @@ def test_packed_beside_unpacked(bench, tiny_bench_model, record_ratio) -> None:
     record_ratio("learner, tiny model, 2 x 4 x (60 + 10): packed over unpacked", document["times_as_fast_as_unpacked"])
 
 
-def test_the_default_model_for_the_record(bench, record_ratio) -> None:
-    document = bench("learner", "--prompts", 2, "--samples", 4, "--prompt-tokens", 256, "--output-tokens", 32, "--repeats", 2)
+def test_the_default_model_for_the_record(bench, all_cores, record_ratio) -> None:
+    shape = ("--prompts", 2, "--samples", 4, "--prompt-tokens", 256, "--output-tokens", 32, "--repeats", 1)
+    document = bench("learner", *all_cores, *shape)
     packed, unpacked = (document["forms"][name] for name in ("packed", "unpacked"))
     assert packed["encoded_tokens"] == 2 * (256 + 4 * 31)
     assert unpacked["encoded_tokens"] == 8 * (256 + 31)

@@ -8,8 +8,8 @@ from transformers import AutoModelForCausalLM
 from launch.bench_weights import STAGES, render
 
 
-def test_verified_updates_by_stage(bench, tiny_bench_model, record_ratio) -> None:
-    document = bench("weights", "--model", tiny_bench_model, "--zero-stage", 3, "--repeats", 2, "--verify")
+def test_verified_updates_by_stage(bench, all_cores, tiny_bench_model, record_ratio) -> None:
+    document = bench("weights", "--model", tiny_bench_model, *all_cores, "--zero-stage", 3, "--repeats", 2, "--verify")
     assert document["work"]["verified"] and document["work"]["zero_stage"] == 3
     # In bf16, which is what a run sends: two bytes for each of its weights.
     model = AutoModelForCausalLM.from_pretrained(tiny_bench_model)
