@@ -74,6 +74,7 @@ class LearnerActor:
         self.timeout_s = timeout_s
         self.store: dist.TCPStore | None = None
         self.reference: torch.nn.Module | None = None
+        self.reference_is_policy = False  # until the first update
         self.clock = Clock()
         self.lr, self.warmup_steps, self.decay_steps, self.stage_step = learner.lr, learner.warmup_steps, 0, 0
 
@@ -139,6 +140,7 @@ class LearnerActor:
             for name, whole in ds.full_weights(self.engine.module):
                 target[name].data.copy_(whole)
         self.reference = ds.freeze(policy, self.learner, self.dtype)
+        self.reference_is_policy = folder is None
 
     def train_grpo(self, batch: pa.RecordBatch, temperature: float) -> dict[str, Any]:
         """GRPO on one batch (LEARNER schema): `rl.updates_per_batch` passes over all of it, one optimizer step each.
@@ -156,11 +158,12 @@ class LearnerActor:
             raise RuntimeError(f"rl.beta is {self.rl.beta}: call snapshot_reference() once before train_grpo().")
         self._start_clock("reference", "forward", "backward", "optimizer")
         share = self._share(batch)
-        reference: list[Tensor] = []
-        if self.reference is not None:
+        old: list[Tensor] = []
+        # As long as the reference is the policy itself, what it says is what the policy said.
+        reference = old if self.reference_is_policy else []
+        if self.reference is not None and not self.reference_is_policy:
             with self._timed("reference"), torch.no_grad():
                 reference = [self.reference(part, temperature=temperature).logprob for part in share]
-        old: list[Tensor] = []
 
         def loss(i: int, part: MicroBatch, answer: Logprobs) -> tuple[Tensor, Metrics]:
             first = len(old) <= i
@@ -239,6 +242,7 @@ class LearnerActor:
             if skipped:
                 break
             self.stage_step += 1
+            self.reference_is_policy = False
         metrics: dict[str, Any] = finalise_metrics(merge_metrics(sums))
         for name in ("loss", "tokens"):
             metrics[name] /= len(norms)
@@ -323,6 +327,7 @@ class LearnerActor:
         saved = saving.load_optimizer(self.engine, Path(folder) / "optimizer", self._identity())
         for name in SCHEDULE:
             setattr(self, name, saved[name])
+        self.reference_is_policy = False
 
     def _identity(self) -> dict[str, Any]:
         return learner_identity(self.world_size, self.learner.zero_stage, str(self.dtype).removeprefix("torch."))

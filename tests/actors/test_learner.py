@@ -196,6 +196,16 @@ def test_a_shared_prompt_is_encoded_once(ranks, batch):
     assert metrics["encoded_tokens"] <= sum(prompt + sum(lengths) for prompt, lengths in GROUPS)
 
 
+def test_the_reference_is_asked_from_the_second_step_on(ranks, batch):
+    ranks[1]("rebuild", {}, {})
+    first, second = (ranks[1].first("train_grpo", batch, TEMPERATURE) for _ in range(2))
+    # Until the first update it is the policy, which has answered already.
+    assert first["metrics"]["kl"] == 0 == first["metrics"]["seconds/learner_reference"]
+    assert first["samples"]["reference_logprob"] == first["samples"]["trainer_logprob"]
+    assert second["metrics"]["kl"] > 0 and second["metrics"]["seconds/learner_reference"] > 0
+    assert second["samples"]["reference_logprob"].to_pylist() == pytest.approx(first["samples"]["trainer_logprob"].to_pylist(), abs=1e-4)
+
+
 def test_several_updates_on_one_batch_are_clipped_against_the_first_policy(ranks, batch, tiny_model):
     ranks[2]("rebuild", {"zero_stage": 2, "lr": LR}, {"updates_per_batch": 3})
     plain = PlainGrpo(tiny_model, beta=0.05)
