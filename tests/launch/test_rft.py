@@ -128,8 +128,8 @@ def test_killed_while_sampling_and_while_tuning_it_goes_on(config_of, two_rounds
     from actors.rft_loop import rejective_fine_tuning
 
     folder = tmp_path / "run"
-    # Few sequences at a time, so that sampling has a middle.
-    config = config_of(folder, "rollout.max_num_seqs=4", "checkpoint.every=1")
+    # Few sequences at a time, and small batches of the little that is kept, so that sampling and tuning have a middle.
+    config = config_of(folder, "rollout.max_num_seqs=4", "checkpoint.every=1", "rft.batch_rows=1", "rft.epochs=3")
     (tmp_path / "config.yaml").write_text(json.dumps(config.model_dump(mode="json")))
     part = folder / "round_1" / "samples.jsonl.part"
     kill_rlsys_when(lambda: part.exists() and part.read_text().count("\n") >= 3, tmp_path / "first.log", "rft", tmp_path / "config.yaml")
