@@ -208,7 +208,7 @@ class RolloutActor:
         await self._admitting.wait()
         self._refuse_if_spoilt()
         if self._asleep:
-            raise RolloutError(f"{self.name}: asleep, its weights are dropped; send weights (send_weights of the learners) before sampling.")
+            raise RolloutError(f"{self.name}: asleep, its weights are dropped; have the learners send weights before it samples.")
         keys, tasks, numbers = [], [], []
         for row in rows:
             for sample, seed in enumerate(row["seeds"]):

@@ -122,7 +122,7 @@ def test_after_sleep_and_update_an_engine_answers_as_one_that_never_slept(sleepe
 def test_an_engine_that_is_asleep_refuses_to_sample_until_it_has_weights(sleeper, model, prompt):
     trainer = make_trainer("cpu", 0, WeightSource(model), [sleeper.actor], 1, WAIT_S)
     sleeper.actors.sleep()
-    with pytest.raises(ray.exceptions.RayTaskError, match="rollout-0: asleep, its weights are dropped; send weights"):
+    with pytest.raises(ray.exceptions.RayTaskError, match="rollout-0: asleep, its weights are dropped; have the learners send"):
         ray.get(begin(sleeper.actor, prompt), timeout=WAIT_S)
     # In the middle of an update it is not refused any more: it waits for the end.
     trainer.client.start_weight_update()

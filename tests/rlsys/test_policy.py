@@ -113,7 +113,13 @@ def fast(
 
 
 def assert_equal_to_slow(
-    name: str, batch: pa.RecordBatch, packing: bool, checkpointing: bool = False, ranks: int = 1, budget: int = 10_000, layers: str = "fused"
+    name: str,
+    batch: pa.RecordBatch,
+    packing: bool,
+    checkpointing: bool = False,
+    ranks: int = 1,
+    budget: int = 10_000,
+    layers: str = "fused",
 ) -> None:
     model = build(name)
     policy = Policy(copy.deepcopy(model), packing, layers)
