@@ -73,7 +73,7 @@ def _settings(zero_stage: int, dtype: torch.dtype, max_grad_norm: float) -> dict
         "bf16": {"enabled": bf16, "check_grad_overflow": True},
         "zero_optimization": {
             "stage": zero_stage,
-            # DeepSpeed reduces whole buckets either way; with True it divides and copies them apart once more, 6% of a backward pass.
+            # DeepSpeed reduces whole buckets either way; with True it divides and copies them apart once more.
             "reduce_scatter": False,
             "reduce_bucket_size": BUCKET,
             "allgather_bucket_size": BUCKET,

@@ -274,9 +274,7 @@ class RolloutActor:
             found.append((logprobs[:count], certainty))
         return found
 
-    def _samples(
-        self, keys: list[tuple[int, int]], outputs: list[Any], drawn: list[tuple[list[float], float | None]]
-    ) -> pa.RecordBatch:
+    def _samples(self, keys: list[tuple[int, int]], outputs: list[Any], drawn: list[tuple[list[float], float | None]]) -> pa.RecordBatch:
         tokens = [list(output.token_ids) for output in outputs]
         columns = {
             "group": [group for group, _ in keys],

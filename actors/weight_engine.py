@@ -80,6 +80,8 @@ class CpuWeightTransferEngine(WeightTransferEngine[CpuInitInfo, CpuUpdateInfo]):
                     self.plan = Plan(self.model, self.tables)
             except NotPlain as reason:
                 logger.info("weights are loaded through vLLM's layerwise reload: %s", reason)
+        # Every packed layer is freed and allocated again at every update: on fresh pages that would take longer than packing.
+        keep_freed_memory()
 
     def start_weight_update(self) -> None:
         self.clock = LoadClock()
@@ -133,8 +135,6 @@ class WorkerExtension:
 
     def rlsys_take_over_sampling(self, keep: bool, certainty: bool) -> None:
         """Draw tokens as `actors.cpu_sampler.CpuSampler` does, from now on."""
-        # Also for weights: every packed layer is freed and allocated again at every update, on fresh pages longer than packing takes.
-        keep_freed_memory()
         self.rlsys_sampler = CpuSampler(self.model_runner, keep, certainty)
 
     def rlsys_take_drawn(self, numbers: list[int], keep: list[int]) -> list[Drawn]:

@@ -136,8 +136,8 @@ class Learner(Section):
     """Recompute activations in the backward pass: less memory, about a third more arithmetic."""
     layers: Literal["fused", "compiled", "plain"] = "fused"
     """How the decoder's layers compute. fused: norms and linear layers in autograd nodes of our own (`rlsys.fused_layers`), quicker and
-    with less memory than the model's own modules (plain). compiled: by torch.compile, quicker still after most of a minute of warm-up in
-    the first step; wants a C++ compiler on CPUs, and zero_stage below 3: ZeRO-3 has hooks inside of layers."""
+    with less memory than the model's own modules (plain). compiled: by torch.compile, quicker still after a warm-up in the first steps;
+    wants a C++ compiler on CPUs, and zero_stage below 3: ZeRO-3 has hooks inside of layers."""
     packing: bool = True
     """Encode a prompt once for its group. False: plain padded rows, the reference to compare with."""
     attention: Literal["blocks", "flex"] = "blocks"

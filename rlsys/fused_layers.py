@@ -59,8 +59,8 @@ class _RmsNorm(torch.autograd.Function):
 class _Linear(torch.autograd.Function):
     """x @ weight.T (+ bias), with the gradient of the weight as a product of two matrices that lie row by row.
 
-    Tiles of AMX are loaded by rows. Of gradient.T @ x, oneDNN would read the left side by columns, at less than half the rate; turning
-    the narrower of the two round first takes a fraction of what that costs.
+    Tiles of AMX are loaded by rows. Of gradient.T @ x, oneDNN would read the left side by columns, which is slower than turning the
+    narrower of the two round first.
     """
 
     @staticmethod

@@ -23,8 +23,8 @@ KEPT_BYTES = 2**30
 def keep_freed_memory() -> None:
     """Have this process use memory again that it freed, instead of giving it back to the system.
 
-    What comes from the system comes as pages that are mapped one by one, at the first touch, and cleared. For a learner on a CPU, which
-    frees and allocates the same gigabytes in every step, that took a fifth of the step. Nothing happens without glibc.
+    What comes from the system comes as pages that are cleared and mapped one by one, at the first touch; a learner on a CPU frees and
+    allocates the same gigabytes in every step. Nothing happens without glibc.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:

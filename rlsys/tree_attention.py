@@ -2,8 +2,8 @@
 
 Every token attends to all tokens of its node's ancestors and causally to its own node. Nodes with the same parent are
 computed side by side as one batched product of their queries with their ancestors' keys and their own, and one softmax. No
-[T, T] mask or score matrix exists. Training uses matrix products and a softmax rather than fused attention, whose backward pass takes twice
-to three times as long on a CPU with blocks of a hundred tokens; where no gradient is wanted, as in the reference pass, it is the fused one.
+[T, T] mask or score matrix exists. Training uses matrix products and a softmax rather than fused attention, whose backward pass is slow
+on a CPU with blocks of a hundred tokens; where no gradient is wanted, as in the reference pass, it is the fused one.
 """
 
 from __future__ import annotations

@@ -179,8 +179,10 @@ def test_two_steps_equal_the_plain_loop(ranks, batch, tiny_model, stage, world_s
         before = plain.weights()
         expected = plain.step(batch, TEMPERATURE)
         metrics = learner.first("train_grpo", batch, TEMPERATURE)["metrics"]
-        for name in ("loss", "grad_norm", "importance_truncated"):
-            assert metrics[name] == pytest.approx(expected[name], rel=5 * tolerance), name
+        for name in ("loss", "importance_truncated"):
+            assert metrics[name] == pytest.approx(expected[name], rel=1e-5), name
+        # Two norms differ by no more than the norm of the difference.
+        assert metrics["grad_norm"] == pytest.approx(expected["grad_norm"], rel=max(tolerance, 1e-5))
         assert metrics["kl"] == pytest.approx(expected["kl"], rel=1e-4, abs=1e-9)
         assert distance(learner.first("gradients"), plain.gradient) < tolerance
         weights = learner.first("weights")

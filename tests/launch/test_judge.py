@@ -245,8 +245,9 @@ def test_what_cannot_be_done_is_said_at_once(judge_options, tmp_path, changed, t
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_command_says_what_cannot_be_done(judge_arguments, tmp_path):
-    ended = run(*judge_arguments, "--output", tmp_path / "out.jsonl", "--input", "nowhere.jsonl")
+def test_the_command_says_what_cannot_be_done(judge_arguments, scorer, tmp_path):
+    options = ["--strategy", "adaptive", "--error-rate", 0.9, "--meta-rm", scorer, "--limit", 4, "--seed", 1]
+    ended = run(*judge_arguments, *options, "--output", tmp_path / "out.jsonl", "--input", "nowhere.jsonl")
     assert ended.returncode == 2 and "nowhere.jsonl" in ended.stderr, ended.stderr
     assert list(tmp_path.iterdir()) == []
 
