@@ -150,7 +150,7 @@ class RolloutActor:
             disable_log_stats=True,
             **vllm_compat.engine_arguments(self.rollout, self.max_model_len),
         )
-        vllm_compat.use_fork_server()
+        vllm_compat.fork_engines()
         return AsyncLLM.from_engine_args(arguments)
 
     async def identity(self) -> dict[str, Any]:

@@ -6,17 +6,20 @@ The engine class and the rest of its API are the same on both. Measured figures 
 from __future__ import annotations
 
 import fcntl
-import multiprocessing
-import multiprocessing.forkserver
 import os
+import signal
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import metadata
+from multiprocessing.context import ForkContext, ForkProcess
 from pathlib import Path
 from typing import Any
 
+import ray
+
 from rlsys.config import Rollout
+from rlsys.processes import die_with_parent
 
 BLOCK_TOKENS = 32
 """CPU: tokens of one cache block. Whole blocks are shared between the samples of a prompt, and vLLM's 128 leave too long a rest."""
@@ -70,7 +73,7 @@ def engine_arguments(rollout: Rollout, max_model_len: int) -> dict[str, Any]:
 
 @contextmanager
 def engine_environment(cores: list[int], threads: int, rollout: Rollout) -> Iterator[None]:
-    """What the engine's processes inherit: their cores, their number of threads, and vLLM as a fork server imports it meanwhile.
+    """What the engine's processes inherit: their cores and their number of threads.
 
     To be entered before vLLM is imported. CPU only; elsewhere nothing is changed.
     """
@@ -98,8 +101,6 @@ def engine_environment(cores: list[int], threads: int, rollout: Rollout) -> Iter
     if cores:
         os.sched_setaffinity(0, cores)
     try:
-        multiprocessing.set_forkserver_preload(["actors.engine_process"])
-        multiprocessing.forkserver.ensure_running()
         yield
     finally:
         os.sched_setaffinity(0, affinity)
@@ -110,12 +111,30 @@ def engine_environment(cores: list[int], threads: int, rollout: Rollout) -> Iter
                 os.environ[key] = value
 
 
-def use_fork_server() -> None:
-    """Have vLLM fork its engine off the server that `engine_environment` has started; inside a Ray actor it would spawn a bare Python."""
+class _EngineProcess(ForkProcess):
+    """vLLM's engine, which ends with the actor that it was forked off, however that ends."""
+
+    def run(self) -> None:
+        die_with_parent(signal.SIGKILL)
+        # Its title is still the actor's. vLLM would change it by a package that does not find it after Ray has; Ray's own way does.
+        ray._raylet.setproctitle("VLLM::EngineCore")
+        super().run()
+
+
+class _EngineContext(ForkContext):
+    Process = _EngineProcess
+
+
+def fork_engines() -> None:
+    """Have vLLM fork its engine off this process, which has imported all of it; inside a Ray actor it would spawn a bare Python. CPU only.
+
+    The actor's other threads, which are Ray's, do not exist in the child, and the child never calls them. Nothing is to use several of
+    torch's threads in this process before: the child would wait for them.
+    """
     if device() == "cpu":
         import vllm.v1.engine.utils
 
-        vllm.v1.engine.utils.get_mp_context = lambda: multiprocessing.get_context("forkserver")
+        vllm.v1.engine.utils.get_mp_context = _EngineContext
 
 
 class Cores:
@@ -147,5 +166,7 @@ class Cores:
     def release(self) -> None:
         """Let others have the cores."""
         for lock in self._locks:
+            # Closing alone would not do while a process lives that was forked off this one.
+            fcntl.flock(lock, fcntl.LOCK_UN)
             os.close(lock)
         self.ids, self._locks = [], []
