@@ -17,6 +17,11 @@ CHUNK = 2**17
 """Elements that a CPU works on at a time: half a megabyte of float32."""
 
 
+def wide_dtype(tensor: Tensor) -> torch.dtype:
+    """In what to compute where the tensor's own precision would not do: float32, or its own if that is wider."""
+    return torch.promote_types(tensor.dtype, torch.float32)
+
+
 def _in_chunks(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
     """Corresponding rows of tensors [N, ...], about CHUNK elements of the first at a time; all at once on a card."""
     first = tensors[0]
@@ -30,10 +35,10 @@ class _RmsNorm(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x: Tensor, weight: Tensor, eps: float) -> Tensor:  # noqa: ANN001
         rows = x.reshape(-1, x.shape[-1])
-        scale = rows.new_empty(len(rows), 1, dtype=torch.float32)
+        scale = rows.new_empty(len(rows), 1, dtype=wide_dtype(x))
         out = torch.empty_like(rows)
         for values, scales, answer in _in_chunks(rows, scale, out):
-            wide = values.to(torch.float32, copy=True)
+            wide = values.to(scale.dtype, copy=True)
             # Not vector_norm, which is quicker: its sums are off by several units in float32's last place.
             torch.rsqrt(torch.linalg.vecdot(wide, wide)[:, None].div_(x.shape[-1]).add_(eps), out=scales)
             torch.mul(weight, wide.mul_(scales).to(x.dtype), out=answer)
@@ -43,11 +48,11 @@ class _RmsNorm(torch.autograd.Function):
     @staticmethod
     def backward(ctx, gradient: Tensor):  # noqa: ANN001, ANN205
         rows, weight, scale = ctx.saved_tensors
-        wide_weight = weight.to(torch.float32)
+        wide_weight = weight.to(scale.dtype)
         d_x, d_weight = torch.empty_like(rows), torch.zeros_like(wide_weight)
         for values, scales, upstream, answer in _in_chunks(rows, scale, gradient.reshape(rows.shape), d_x):
-            unit = values.to(torch.float32, copy=True).mul_(scales)
-            upstream = upstream.to(torch.float32, copy=True)
+            unit = values.to(scale.dtype, copy=True).mul_(scales)
+            upstream = upstream.to(scale.dtype, copy=True)
             both = upstream * unit
             d_weight += both.sum(dim=0)
             # The part along the normalised input does not change the output.

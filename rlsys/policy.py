@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from rlsys.backbone import Attention, Layers, prepare_backbone
+from rlsys.fused_layers import wide_dtype
 from rlsys.packing import MicroBatch
 
 CHUNK = 2**20  # logits that exist at the same time: tokens * vocabulary entries; few enough to stay near the caches
@@ -20,9 +21,9 @@ class Logprobs(NamedTuple):
     """Flat over a micro-batch's M completion tokens, in its order."""
 
     logprob: Tensor
-    """float32 [M], carries the gradient."""
+    """float32 [M] (float64 of such a model), carries the gradient."""
     entropy: Tensor | None
-    """float32 [M], detached; None unless asked for."""
+    """float32 [M] (float64 of such a model), detached; None unless asked for."""
 
 
 class LogprobHead(nn.Linear):
@@ -54,7 +55,7 @@ class _ChosenLogprobs(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, hidden: Tensor, weight: Tensor, target: Tensor, temperature: float, with_entropy: bool):  # noqa: ANN001, ANN205
-        zeros = torch.zeros(target.shape, dtype=torch.float32, device=hidden.device)
+        zeros = torch.zeros(target.shape, dtype=wide_dtype(weight), device=hidden.device)
         logit, normaliser, expectation = zeros.clone(), zeros - torch.inf, zeros.clone()
         for part, logits, spare in _chunks(hidden, weight, temperature):
             rows, columns = _inside(target, part)
@@ -79,13 +80,13 @@ class _ChosenLogprobs(torch.autograd.Function):
         # d logprob / d logits = onehot(target) - probabilities; the token's own factor goes to the narrow side of each product
         factor = (-gradient / ctx.temperature)[:, None]
         scaled = (hidden * factor).to(hidden.dtype)
-        d_hidden = torch.zeros(hidden.shape, dtype=torch.float32, device=hidden.device)
+        d_hidden = torch.zeros(hidden.shape, dtype=wide_dtype(weight), device=hidden.device)
         d_weight = torch.empty_like(weight)
         for part, logits, spare in _chunks(hidden, weight, ctx.temperature):
             d_logits = logits.sub_(normaliser[:, None]).exp_()
             rows, columns = _inside(target, part)
             d_logits[rows, columns] -= 1  # before rounding: 1 - p may be small
-            if weight.dtype != torch.float32:
+            if d_logits.dtype != weight.dtype:
                 d_logits = spare.view(weight.dtype).view(-1)[: d_logits.numel()].view_as(d_logits).copy_(d_logits)
             d_hidden += torch.mm(d_logits, weight[part])
             torch.mm(d_logits.T, scaled, out=d_weight[part])
@@ -93,7 +94,7 @@ class _ChosenLogprobs(torch.autograd.Function):
 
 
 def _chunks(hidden: Tensor, weight: Tensor, temperature: float) -> Iterator[tuple[slice, Tensor, Tensor]]:
-    """(slice of the vocabulary, its logits / temperature as float32 [M, width], as much spare room), about CHUNK logits at a time.
+    """(slice of the vocabulary, its logits / temperature, wide [M, width], as much spare room), about CHUNK logits at a time.
 
     Both tensors are valid until the next chunk: memory that is asked for anew has to be mapped page by page, which took
     longer on a CPU than the arithmetic on it.
@@ -101,7 +102,8 @@ def _chunks(hidden: Tensor, weight: Tensor, temperature: float) -> Iterator[tupl
     count = len(hidden)
     width = min(max(CHUNK // max(count, 1), 1), len(weight))
     product = torch.empty(count * width, dtype=weight.dtype, device=hidden.device)
-    wide = product if weight.dtype == torch.float32 else torch.empty(count * width, dtype=torch.float32, device=hidden.device)
+    precise = weight.dtype == wide_dtype(weight)
+    wide = product if precise else torch.empty(count * width, dtype=wide_dtype(weight), device=hidden.device)
     spare = torch.empty_like(wide)
     for start in range(0, len(weight), width):
         part = slice(start, min(start + width, len(weight)))

@@ -18,6 +18,8 @@ from torch import Tensor, nn
 from torch.nn.attention.flex_attention import BlockMask, create_block_mask, flex_attention
 from transformers import AttentionInterface
 
+from rlsys.fused_layers import wide_dtype
+
 NAMES = {"blocks": "rlsys_tree", "flex": "rlsys_flex"}
 """Under which transformers knows the two ways to compute it."""
 MAX_NODE = 512  # longer nodes become chains, so that scores above the diagonal are hardly computed
@@ -201,7 +203,7 @@ class _TreeAttention(torch.autograd.Function):
         q, k, v, *kept = ctx.saved_tensors
         dq = q.new_empty(q.shape[0] + 1, q.shape[1])
         # a shared prefix collects from many nodes: more precision than bfloat16 has
-        wide = torch.promote_types(k.dtype, torch.float32)
+        wide = wide_dtype(k)
         dk, dv = k.new_zeros(k.shape, dtype=wide), v.new_zeros(v.shape, dtype=wide)
         for block, p in zip(ctx.rows, kept, strict=True):
             key_heads, group, n, width, prefix = block.shape
