@@ -97,7 +97,7 @@ class CpuWeightTransferEngine(WeightTransferEngine[CpuInitInfo, CpuUpdateInfo]):
         bucket = self.slots[update_info.bucket % len(self.slots)][: table_bytes(table)]
         with self.clock:
             if self.plan is not None:
-                self.plan.load(table, bucket)
+                self.plan.load(update_info.bucket, bucket)
             else:
                 # A copy, as a half-filled layer keeps views until the rest of it comes.
                 self.model.load_weights(views(table, bucket.clone()))

@@ -10,7 +10,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -42,25 +42,40 @@ class Target:
     dtype: torch.dtype
     packed: bool
     """The parameter was emptied when its layer packed it for its kernel: values are gathered apart, and packed when all are there."""
-    missing: int = 0
-    """Packed: elements of this update that are still to come."""
+    expected: int = 0
+    """Elements that an update brings."""
+    came: int = 0
+    """Of this update."""
     gathered: Tensor | None = None
+    beside: list[nn.Module] = field(default_factory=list)
+    """Layers with a packed copy of this parameter, which stays: an output head that shares the embedding's tensor."""
 
     def values(self) -> Tensor:
         """What to copy into."""
         if not self.packed:
             return self.module._parameters[self.kind].data
         if self.gathered is None:
-            self.gathered, self.missing = torch.empty(self.shape, dtype=self.dtype), self.shape.numel()
+            self.gathered = torch.empty(self.shape, dtype=self.dtype)
         return self.gathered
 
     def took(self, count: int) -> None:
         """`count` elements have come."""
-        self.missing -= count
-        if self.packed and self.missing == 0:
-            setattr(self.module, self.kind, nn.Parameter(self.gathered, requires_grad=False))
+        self.came += count
+        if self.came < self.expected:
+            return
+        self.came = 0
+        if self.packed:
+            self.pack(self.gathered)
             self.gathered = None
-            pack_again(self.module)
+        for module in self.beside:
+            pack_again(module)
+
+    def pack(self, values: Tensor) -> None:
+        """Have the layer pack `values`, of which it keeps nothing."""
+        setattr(self.module, self.kind, nn.Parameter(values, requires_grad=False))
+        pack_again(self.module)
+        if self.module._parameters[self.kind].numel():
+            raise RuntimeError(f"{type(self.module).__name__} kept a weight that it packed before.")
 
 
 @dataclass(frozen=True)
@@ -73,15 +88,17 @@ class Copy:
 
 
 class Plan:
-    """All copies of an update, and the packed layers whose weight stays where it is."""
+    """All copies of an update, and which layers can be packed straight out of a bucket."""
 
     def __init__(self, model: nn.Module, tables: list[Table]):
         """
         Raises:
             NotPlain: this model has to be loaded through vLLM's layerwise reload.
         """
+        self.tables = tables
         self.copies = _dry_run(model, tables)
-        self.packed_beside: list[nn.Module] = []
+        self.targets = list({id(copy.target): copy.target for copies in self.copies.values() for copy in copies}.values())
+        self.whole = [self._take_whole(table) for table in tables]
         heads = [module for module in model.modules() if isinstance(module, ParallelLMHead)]
         for module in model.modules():
             weight = module._parameters.get("weight")
@@ -90,24 +107,47 @@ class Plan:
             if heads and isinstance(module, VocabParallelEmbedding) and not isinstance(module, ParallelLMHead):
                 # vLLM packs every embedding as if it were an output head, too; where there is a head, nobody multiplies by this one.
                 module.cpu_linear = nn.functional.linear
-            else:
-                self.packed_beside.append(module)
+                continue
+            for target in self.targets:
+                if target.module._parameters[target.kind] is weight:
+                    target.beside.append(module)
 
-    def load(self, table: Table, bucket: Tensor) -> None:
-        """Put one bucket's tensors into the model; of the bucket nothing is kept."""
-        for name, tensor in views(table, bucket):
+    def _take_whole(self, table: Table) -> list[tuple[Target, int]]:
+        """(layer, first byte) of those that lie in the bucket as they are packed, fused ones part behind part. They are copied no more."""
+        starts = {name: start for name, _, _, start in table}
+        parts: dict[int, list[tuple[int, Copy]]] = {}
+        for name, start in starts.items():
+            for copy in self.copies[name]:
+                parts.setdefault(id(copy.target), []).append((start, copy))
+        whole = []
+        for of_one in parts.values():
+            target = of_one[0][1].target
+            size = target.dtype.itemsize
+            firsts = {start + size * (copy.source[2] - copy.destination[2]) for start, copy in of_one}
+            in_order = all(copy.source[1] == copy.destination[1] == (target.shape[1], 1) for _, copy in of_one if target.packed)
+            complete = sum(copy.source[0].numel() for _, copy in of_one) == target.shape.numel()
+            if target.packed and in_order and complete and len(firsts) == 1:
+                whole.append((target, firsts.pop()))
+        taken = {id(target) for target, _ in whole}
+        for name in starts:
+            self.copies[name] = [copy for copy in self.copies[name] if id(copy.target) not in taken]
+        return whole
+
+    def load(self, number: int, bucket: Tensor) -> None:
+        """Put the tensors of bucket `number` into the model; of the bucket nothing is kept."""
+        for target, start in self.whole[number]:
+            end = start + target.shape.numel() * target.dtype.itemsize
+            target.pack(bucket[start:end].view(target.dtype).view(target.shape))
+        for name, tensor in views(self.tables[number], bucket):
             for copy in self.copies[name]:
                 _view(copy.target.values(), copy.destination).copy_(_view(tensor, copy.source))
                 copy.target.took(copy.source[0].numel())
 
     def finish(self) -> None:
         """After the last bucket. Raises RuntimeError where some of a layer's weights never came."""
-        short = {copy.target.module for copies in self.copies.values() for copy in copies if copy.target.gathered is not None}
+        short = sum(target.came > 0 for target in self.targets)
         if short:
-            raise RuntimeError(f"{len(short)} layers got only a part of their weights in this update: a bucket is missing.")
-        # An output head that shares the embedding's tensor still has its packed copy of the old one.
-        for module in self.packed_beside:
-            pack_again(module)
+            raise RuntimeError(f"{short} layers got only a part of their weights in this update: a bucket is missing.")
 
 
 def pack_again(module: nn.Module) -> None:
@@ -165,7 +205,8 @@ def _dry_run(model: nn.Module, tables: list[Table]) -> dict[str, list[Copy]]:
     if lost:
         raise NotPlain(f"its loaders leave {', '.join(lost[:3])} out")
     for to, target in targets.items():
-        if target.packed and loaded[to] != target.shape.numel():
+        target.expected = loaded[to]
+        if target.packed and target.expected != target.shape.numel():
             raise NotPlain("a packed layer is not loaded in full")
     return copies
 

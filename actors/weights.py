@@ -15,6 +15,7 @@ import os
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any, Protocol
 
@@ -137,6 +138,7 @@ class CpuSender:
         beside = sum(threads for threads, of in zip(client.threads, client.nodes, strict=True) if of == self.node)
         taking_turns = beside > 0 and torch.get_num_threads() + beside > len(os.sched_getaffinity(0))
         slots = 1 if taking_turns else 2
+        self.threads = torch.get_num_threads() if taking_turns else 1
         self.tables = lay_out(source.metadata(), 2 * bucket_bytes // slots)
         self.sizes = [table_bytes(table) for table in self.tables]
         size = max(self.sizes)
@@ -172,11 +174,14 @@ class CpuSender:
                     self.client.wait(under_way.popleft())
             slot = self.slots[number % len(self.slots)][: self.sizes[number]]
             began = time.process_time()
-            with self.clock.phase("fill"), _one_thread():
+            with self.clock.phase("fill"), _one_thread(), ThreadPoolExecutor(self.threads) as pool:
+                copies = []
                 for wanted, place in views(table, slot):
                     name, tensor = next(stream)
                     assert name == wanted, f"{name} came where {wanted} was announced"
-                    place.copy_(tensor)
+                    copies.append(pool.submit(place.copy_, tensor))
+                for copy in copies:
+                    copy.result()
             self.fill_cpu_seconds += time.process_time() - began
             if number == 0:
                 with self.clock.phase("start"):
@@ -204,7 +209,7 @@ class CpuSender:
 
 @contextmanager
 def _one_thread() -> Iterator[None]:
-    """One thread copies nearly as fast as all; torch's others would spin on when it is done, on cores that engines may have."""
+    """Of torch's own, in whatever thread: its others would spin on when a copy is done, on cores that engines may have."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
