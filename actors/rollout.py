@@ -120,6 +120,8 @@ class RolloutActor:
 
         if device == "cpu":
             await self._engine.collective_rpc("rlsys_take_over_sampling", args=(self._keeps_drawn, self.rollout.self_certainty))
+            if self.rollout.enforce_eager:
+                await self._engine.collective_rpc("rlsys_use_fused_kernels")
         await self._engine.update_weight_version(str(self._version))
         self._tokenizer = AutoTokenizer.from_pretrained(self.model_path)
         return {

@@ -18,6 +18,7 @@ from vllm.logger import init_logger
 from vllm.model_executor.layers.vocab_parallel_embedding import ParallelLMHead, VocabParallelEmbedding
 from vllm.model_executor.model_loader.reload import finalize_layerwise_reload, initialize_layerwise_reload
 
+from actors.cpu_kernels import use_fused_kernels
 from actors.cpu_sampler import CpuSampler, Drawn
 from actors.weight_buckets import Table, attach, table_bytes, views
 from actors.weight_checks import Digest, checksum
@@ -132,6 +133,10 @@ def _repack_tied(model: nn.Module) -> None:
 
 class WorkerExtension:
     """Mixed into vLLM's workers (engine argument `worker_extension_cls`)."""
+
+    def rlsys_use_fused_kernels(self) -> None:
+        """`actors.cpu_kernels.use_fused_kernels`."""
+        use_fused_kernels(self.model_runner.get_model())
 
     def rlsys_take_over_sampling(self, keep: bool, certainty: bool) -> None:
         """Draw tokens as `actors.cpu_sampler.CpuSampler` does, from now on."""
