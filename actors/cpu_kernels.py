@@ -1,7 +1,7 @@
-"""Norms and gated activations of a vLLM model on a CPU by vLLM's own fused kernels, of which it uses there PyTorch's single steps.
+"""Norms and gated activations of a vLLM model on a CPU, by vLLM's own fused kernels instead of PyTorch's operations one by one.
 
-A token that is decoded passes two norms and an activation in every layer, of which each is a dozen small operations in eager mode; what
-they take is mostly the calling. Compiled models (`rollout.enforce_eager=false`) have them fused already.
+Each layer of each decoding step has two norms and an activation, and in eager mode each of them is several small operations, which take
+longer to call than to compute (`rlsys bench rollout`). Compiled models (`rollout.enforce_eager=false`) have them fused already.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from vllm.model_executor.layers.layernorm import RMSNorm
 
 
 def use_fused_kernels(model: nn.Module) -> int:
-    """Have `model` use them, in place, where they compute the same; returns in how many modules."""
+    """Have `model` use them, in place, where they compute the same; returns the number of modules that do."""
     count = 0
     for module in model.modules():
         if type(module) is RMSNorm and module.has_weight and module.variance_size_override is None:

@@ -116,7 +116,7 @@ class _EngineProcess(ForkProcess):
 
     def run(self) -> None:
         die_with_parent(signal.SIGKILL)
-        # Its title is still the actor's. vLLM would change it by a package that does not find it after Ray has; Ray's own way does.
+        # Its title is still the actor's, and the package by which vLLM would change it does not find it once Ray has set one.
         ray._raylet.setproctitle("VLLM::EngineCore")
         super().run()
 
