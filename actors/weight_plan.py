@@ -114,22 +114,22 @@ class Plan:
 
     def _take_whole(self, table: Table) -> list[tuple[Target, int]]:
         """(layer, first byte) of those that lie in the bucket as they are packed, fused ones part behind part. They are copied no more."""
-        starts = {name: start for name, _, _, start in table}
         parts: dict[int, list[tuple[int, Copy]]] = {}
-        for name, start in starts.items():
+        for name, dtype, _, start in table:
             for copy in self.copies[name]:
-                parts.setdefault(id(copy.target), []).append((start, copy))
+                if copy.target.packed and copy.target.dtype == getattr(torch, dtype):
+                    parts.setdefault(id(copy.target), []).append((start, copy))
         whole = []
         for of_one in parts.values():
             target = of_one[0][1].target
             size = target.dtype.itemsize
             firsts = {start + size * (copy.source[2] - copy.destination[2]) for start, copy in of_one}
-            in_order = all(copy.source[1] == copy.destination[1] == (target.shape[1], 1) for _, copy in of_one if target.packed)
+            in_order = all(copy.source[1] == copy.destination[1] == (target.shape[1], 1) for _, copy in of_one)
             complete = sum(copy.source[0].numel() for _, copy in of_one) == target.shape.numel()
-            if target.packed and in_order and complete and len(firsts) == 1:
+            if in_order and complete and len(firsts) == 1:
                 whole.append((target, firsts.pop()))
         taken = {id(target) for target, _ in whole}
-        for name in starts:
+        for name, *_ in table:
             self.copies[name] = [copy for copy in self.copies[name] if id(copy.target) not in taken]
         return whole
 

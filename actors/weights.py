@@ -175,7 +175,7 @@ class CpuSender:
             slot = self.slots[number % len(self.slots)][: self.sizes[number]]
             began = time.process_time()
             with self.clock.phase("fill"), _one_thread(), ThreadPoolExecutor(self.threads) as pool:
-                copies = []
+                copies = []  # what was gathered for them lives until they are done: a bucket's worth at most
                 for wanted, place in views(table, slot):
                     name, tensor = next(stream)
                     assert name == wanted, f"{name} came where {wanted} was announced"
