@@ -94,7 +94,7 @@ class _ChosenLogprobs(torch.autograd.Function):
 
 
 def _chunks(hidden: Tensor, weight: Tensor, temperature: float) -> Iterator[tuple[slice, Tensor, Tensor]]:
-    """(slice of the vocabulary, its logits / temperature, wide [M, width], as much spare room), about CHUNK logits at a time.
+    """(slice of the vocabulary, its logits / temperature in `wide_dtype` [M, width], as much spare room), about CHUNK logits at a time.
 
     Both tensors are valid until the next chunk: memory that is asked for anew has to be mapped page by page, which took
     longer on a CPU than the arithmetic on it.
@@ -102,8 +102,7 @@ def _chunks(hidden: Tensor, weight: Tensor, temperature: float) -> Iterator[tupl
     count = len(hidden)
     width = min(max(CHUNK // max(count, 1), 1), len(weight))
     product = torch.empty(count * width, dtype=weight.dtype, device=hidden.device)
-    precise = weight.dtype == wide_dtype(weight)
-    wide = product if precise else torch.empty(count * width, dtype=wide_dtype(weight), device=hidden.device)
+    wide = product if product.dtype == wide_dtype(weight) else torch.empty_like(product, dtype=wide_dtype(weight))
     spare = torch.empty_like(wide)
     for start in range(0, len(weight), width):
         part = slice(start, min(start + width, len(weight)))
