@@ -17,7 +17,7 @@ def die_with_parent(how: signal.Signals) -> None:
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 """Of the C library's mallopt, <malloc.h>."""
 KEPT_BYTES = 2**30
-"""Freed memory that the C library may keep for later, and the size below which it does."""
+"""Size below which the C library keeps freed memory for later."""
 
 
 def keep_freed_memory() -> None:
@@ -29,4 +29,4 @@ def keep_freed_memory() -> None:
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:
         mallopt(M_MMAP_THRESHOLD, KEPT_BYTES)
-        mallopt(M_TRIM_THRESHOLD, KEPT_BYTES)
+        mallopt(M_TRIM_THRESHOLD, -1)  # never
