@@ -33,6 +33,7 @@ def control(
     group_size: Annotated[int, typer.Option(min=2, help="Samples per prompt.")] = 8,
     processes: Annotated[int, typer.Option(min=1, help="Processes that stand in for all the engines.")] = 4,
     model: Annotated[str, typer.Option(help="Whose tokenizer prompts are encoded with.")] = "models/smollm2-135m-instruct",
+    output: Annotated[Path | None, typer.Option(help="Where to plot it, as PNG.")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Run the loop with engines and a learner that answer at once: driver time, object-store bytes and memory per sample.
@@ -41,7 +42,14 @@ def control(
 
     Example: rlsys bench control --engines 256 --samples 1000000
     """
-    report(as_json, lambda: simulate(engines, samples, step_prompts, group_size, processes, model), render)
+
+    def plotted() -> dict[str, Any]:
+        document = simulate(engines, samples, step_prompts, group_size, processes, model)
+        if output is not None:
+            plot(document, output)
+        return document
+
+    report(as_json, plotted, render)
 
 
 def simulate(engines: int, samples: int, step_prompts: int, group_size: int, processes: int, model: str) -> dict[str, Any]:
@@ -93,6 +101,36 @@ def run_fleet(actors: Any, folder: Path, steps: int, step_prompts: int, group_si
             (after["cpu_s"] - before["cpu_s"]) / (chunk * each) * 1e6 for before, after in pairwise(notes[1::chunk])
         ],
     }
+
+
+def plot(document: dict[str, Any], path: Path) -> None:
+    """Seconds of a step against the number of engines, stacked by phase, and the largest fleet's memory over its samples."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    fleets, largest = document["fleets"], document["fleets"][-1]
+    each = document["step_prompts"] * document["group_size"]
+    figure, (time, memory) = plt.subplots(1, 2, figsize=(10, 4.2), layout="constrained")
+    engines = [fleet["engines"] for fleet in fleets]
+    seconds = [[fleet["phase_us"][phase] * each / 1e6 for fleet in fleets] for phase in PHASES]
+    time.stackplot(engines, seconds, labels=[phase.replace("_", " ") for phase in PHASES], alpha=0.85)
+    time.plot(engines, [fleet["driver_cpu_us"] * each / 1e6 for fleet in fleets], "k.--", label="CPU of the driver")
+    time.set_xscale("log", base=2)
+    time.set(xlabel="engines", ylabel="seconds per step", ylim=(0, None), xticks=engines, xticklabels=map(str, engines))
+    time.set_title(f"{document['step_prompts']:,} prompts x {document['group_size']} samples")
+    time.legend(fontsize="small", loc="lower right", ncols=2)
+    for name in ("driver", "reward"):
+        samples = [row["samples"] / 1000 for row in largest["memory"]]
+        memory.plot(samples, [row[name] / 2**20 for row in largest["memory"]], ".-", label=name)
+    memory.set(xlabel="thousand samples", ylabel="resident memory, MiB", ylim=(0, None))
+    memory.set_title(f"{largest['engines']} engines")
+    memory.legend(loc="lower right")
+    figure.suptitle("The control plane alone: engines and learner answer at once")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=120)
+    plt.close(figure)
 
 
 def render(document: dict[str, Any]) -> Group:

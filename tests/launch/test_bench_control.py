@@ -7,9 +7,9 @@ import pytest
 from launch.bench_control import PHASES, render
 
 
-def test_every_sample_passes_through_the_loop(bench, tiny_bench_model, record_ratio) -> None:
+def test_every_sample_passes_through_the_loop(bench, tiny_bench_model, tmp_path, record_ratio) -> None:
     shape = ("--engines", 20, "--samples", 480, "--step-prompts", 40, "--group-size", 4, "--processes", 2)
-    document = bench("control", *shape, "--model", tiny_bench_model)
+    document = bench("control", *shape, "--model", tiny_bench_model, "--output", tmp_path / "control.png")
     assert [(fleet["engines"], fleet["processes"]) for fleet in document["fleets"]] == [(1, 1), (16, 2), (20, 2)]
     for fleet in document["fleets"]:
         assert fleet["samples"] == fleet["judged"] == (480 if fleet["engines"] == 20 else 160)
@@ -26,4 +26,5 @@ def test_every_sample_passes_through_the_loop(bench, tiny_bench_model, record_ra
     assert len(largest["driver_cpu_us_over_time"]) == 3
     assert sum(largest["driver_cpu_us_over_time"]) / 3 == pytest.approx(largest["driver_cpu_us"])
     assert len(render(document).renderables) == 2
+    assert (tmp_path / "control.png").read_bytes().startswith(b"\x89PNG")
     record_ratio("control: driver CPU per sample, 20 engines over 1", largest["driver_cpu_us"] / document["fleets"][0]["driver_cpu_us"])
