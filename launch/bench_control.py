@@ -10,15 +10,18 @@ import os
 import tempfile
 from itertools import pairwise
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Group
 from rich.table import Table
 
-from launch.bench_work import local_ray
+from launch.bench_work import local_ray, measured_and_plotted
 from launch.console import report, to_stderr
 from launch.options import AsJson
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 PHASES = ("draw", "generate", "judge", "train", "send_weights", "write_trajectories", "other")
 """Of a synchronous step: what the metrics of the loop call them. `generate` here is dealing requests out and hearing of their end."""
@@ -33,23 +36,19 @@ def control(
     group_size: Annotated[int, typer.Option(min=2, help="Samples per prompt.")] = 8,
     processes: Annotated[int, typer.Option(min=1, help="Processes that stand in for all the engines.")] = 4,
     model: Annotated[str, typer.Option(help="Whose tokenizer prompts are encoded with.")] = "models/smollm2-135m-instruct",
-    output: Annotated[Path | None, typer.Option(help="Where to plot it, as PNG.")] = None,
+    output: Annotated[Path, typer.Option(help="Where the plot goes, as PNG.")] = Path("control.png"),
     as_json: AsJson = False,
 ) -> None:
-    """Run the loop with engines and a learner that answer at once: driver time, object-store bytes and memory per sample.
+    """Run the loop with engines and a learner that answer at once, and plot it: driver time, object-store bytes and memory per sample.
 
     An engine is a name, a load and remote calls of its own, as for the real loop; one process answers for many of them.
 
     Example: rlsys bench control --engines 256 --samples 1000000
     """
+    def measure() -> dict[str, Any]:
+        return simulate(engines, samples, step_prompts, group_size, processes, model)
 
-    def plotted() -> dict[str, Any]:
-        document = simulate(engines, samples, step_prompts, group_size, processes, model)
-        if output is not None:
-            plot(document, output)
-        return document
-
-    report(as_json, plotted, render)
+    report(as_json, lambda: measured_and_plotted(measure, plot, output), render)
 
 
 def simulate(engines: int, samples: int, step_prompts: int, group_size: int, processes: int, model: str) -> dict[str, Any]:
@@ -103,16 +102,14 @@ def run_fleet(actors: Any, folder: Path, steps: int, step_prompts: int, group_si
     }
 
 
-def plot(document: dict[str, Any], path: Path) -> None:
+def plot(document: dict[str, Any]) -> Figure:
     """Seconds of a step against the number of engines, stacked by phase, and the largest fleet's memory over its samples."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
+    from matplotlib.figure import Figure
 
     fleets, largest = document["fleets"], document["fleets"][-1]
     each = document["step_prompts"] * document["group_size"]
-    figure, (time, memory) = plt.subplots(1, 2, figsize=(10, 4.2), layout="constrained")
+    figure = Figure(figsize=(10, 4.2), layout="constrained")
+    time, memory = figure.subplots(1, 2)
     engines = [fleet["engines"] for fleet in fleets]
     seconds = [[fleet["phase_us"][phase] * each / 1e6 for fleet in fleets] for phase in PHASES]
     time.stackplot(engines, seconds, labels=[phase.replace("_", " ") for phase in PHASES], alpha=0.85)
@@ -128,9 +125,7 @@ def plot(document: dict[str, Any], path: Path) -> None:
     memory.set_title(f"{largest['engines']} engines")
     memory.legend(loc="lower right")
     figure.suptitle("The control plane alone: engines and learner answer at once")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=120)
-    plt.close(figure)
+    return figure
 
 
 def render(document: dict[str, Any]) -> Group:

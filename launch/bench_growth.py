@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Group
@@ -19,13 +19,17 @@ from launch.bench_work import (
     Timeout,
     Work,
     choose_cores,
+    measured_and_plotted,
     prompt_texts,
     run_child,
     run_config,
     shape_text,
 )
-from launch.console import UserError, report, say, to_stderr
+from launch.console import UserError, report, to_stderr
 from launch.options import AsJson
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 PHASES = ("generate", "train", "send weights", "other")
 SWEEPS = {"samples": "samples per prompt", "prompt_tokens": "tokens of a prompt", "prompts": "prompts of a step"}
@@ -73,13 +77,10 @@ def growth(
     )
     run_config(work)
 
-    def plotted() -> dict[str, Any]:
-        document = summarise(work, sweeps, run_system("growth", "launch.bench_growth", work, timeout, to_stderr()))
-        plot(document, output)
-        return document
+    def measured() -> dict[str, Any]:
+        return summarise(work, sweeps, run_system("growth", "launch.bench_growth", work, timeout, to_stderr()))
 
-    report(as_json, plotted, render)
-    say(to_stderr(), f"plot: {output}")
+    report(as_json, lambda: measured_and_plotted(measured, plot, output), render)
 
 
 def numbers(text: str, separator: str, option: str, count: int | None = None) -> list[int]:
@@ -150,15 +151,13 @@ def exponent(points: list[dict[str, float]]) -> float | None:
     return statistics.linear_regression(xs, ys).slope
 
 
-def plot(document: dict[str, Any], path: Path) -> None:
+def plot(document: dict[str, Any]) -> Figure:
     """One panel per dimension: seconds of a step, stacked by phase, and the line along which it would grow linearly."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
+    from matplotlib.figure import Figure
 
     sweeps = document["sweeps"]
-    figure, panels = plt.subplots(1, len(sweeps), figsize=(5 * len(sweeps), 4.2), squeeze=False, layout="constrained")
+    figure = Figure(figsize=(5 * len(sweeps), 4.2), layout="constrained")
+    panels = figure.subplots(1, len(sweeps), squeeze=False)
     for panel, (name, sweep) in zip(panels[0], sweeps.items(), strict=True):
         points = sweep["points"]
         values = [point["value"] for point in points]
@@ -170,9 +169,7 @@ def plot(document: dict[str, Any], path: Path) -> None:
         panel.set_title(f"{SWEEPS[name]}{told}")
     panels[0][0].legend(loc="upper left")
     figure.suptitle(f"A GRPO step around {shape_text(document | document['base'])}")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=120)
-    plt.close(figure)
+    return figure
 
 
 def render(document: dict[str, Any]) -> Group:

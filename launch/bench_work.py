@@ -20,11 +20,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from launch.console import UserError
+from launch.console import UserError, say, to_stderr, written_aside
 from rlsys.clock import Clock
 from rlsys.processes import die_with_parent
 
 if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
     from rlsys.config import Config
 
 Overrides = Annotated[
@@ -148,6 +150,19 @@ def meta_model(folder: str) -> Any:
 
     with torch.device("meta"):
         return AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(folder))
+
+
+def measured_and_plotted(measure: Callable[[], dict[str, Any]], plot: Callable[[dict[str, Any]], Figure], path: Path) -> dict[str, Any]:
+    """The document that `measure` returns, drawn into the PNG `path`.
+
+    Raises:
+        UserError: before anything is measured, if `path` is a folder.
+    """
+    with written_aside(path) as aside:
+        document = measure()
+        plot(document).savefig(aside, format="png", dpi=120)
+    say(to_stderr(), f"plot: {path}")
+    return document
 
 
 def shape_text(work: dict[str, Any]) -> str:

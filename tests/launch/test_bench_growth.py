@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from commands import rlsys_here
 
 from launch.bench_growth import exponent, numbers, render
 from launch.console import UserError
@@ -35,3 +36,10 @@ def test_the_exponent_of_powers() -> None:
 def test_values_that_are_none(text: str) -> None:
     with pytest.raises(UserError, match=r"--samples .*: expected positive numbers"):
         numbers(text, ",", "--samples")
+
+
+@pytest.mark.parametrize("command", ["growth", "control"])
+def test_a_plot_with_nowhere_to_go_is_told_before_anything_is_measured(command: str, tmp_path) -> None:
+    ended = rlsys_here("bench", command, "--output", tmp_path)
+    assert ended.returncode == 2 and f"{tmp_path}: is a folder; give the name of a file." in ended.stderr.replace("\n", "")
+    assert not list(tmp_path.parent.glob(f".{tmp_path.name}*"))
