@@ -5,6 +5,7 @@ from __future__ import annotations
 import mmap
 import os
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 import psutil
 import torch
@@ -46,6 +47,22 @@ def table_bytes(table: Table) -> int:
     """Length of a bucket in bytes."""
     _, dtype_name, shape, offset = table[-1]
     return offset + torch.Size(shape).numel() * getattr(torch, dtype_name).itemsize
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Of torch's own, inside `with`: a tensor is too small for more.
+
+    To wake the others takes longer than what they would do, and when that is done they spin on, on cores that the other side of
+    the transfer may have.
+    """
+    threads = torch.get_num_threads()
+    # Not `torch.set_num_threads`: in its workers vLLM puts a function in its place that does nothing.
+    torch._C.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch._C.set_num_threads(threads)
 
 
 class Segment:

@@ -20,7 +20,7 @@ from vllm.model_executor.model_loader.reload import finalize_layerwise_reload, i
 
 from actors.cpu_kernels import use_fused_kernels
 from actors.cpu_sampler import CpuSampler, Drawn
-from actors.weight_buckets import Table, attach, table_bytes, views
+from actors.weight_buckets import Table, attach, one_thread, table_bytes, views
 from actors.weight_checks import Digest, checksum
 from actors.weight_plan import NotPlain, Plan, pack_again
 from rlsys.processes import keep_freed_memory
@@ -96,7 +96,7 @@ class CpuWeightTransferEngine(WeightTransferEngine[CpuInitInfo, CpuUpdateInfo]):
     def receive_weights(self, update_info: CpuUpdateInfo) -> None:
         table = self.tables[update_info.bucket]
         bucket = self.slots[update_info.bucket % len(self.slots)][: table_bytes(table)]
-        with self.clock:
+        with self.clock, one_thread():
             if self.plan is not None:
                 self.plan.load(update_info.bucket, bucket)
             else:

@@ -27,6 +27,8 @@ class WeightSource:
 
     everywhere = False
     """Yield tensors on every rank; otherwise ranks other than 0 may get None."""
+    rank, ranks = 0, 1
+    """Which learner rank this is, and of how many that send the same weights."""
 
     def __init__(self, module: nn.Module, dtype: torch.dtype | None = None):
         """
@@ -46,6 +48,16 @@ class WeightSource:
         for name, parameter in self.module.named_parameters():
             yield name, parameter.detach().to(self.dtype or parameter.dtype)
 
+    def parts(self) -> Iterator[tuple[str, int, Tensor]]:
+        """(name, first element, elements from there on) of each parameter, flat, in its own dtype: what this rank brings.
+
+        The parts of all ranks are the whole. Unlike iteration, this is no collective: nothing is gathered.
+        """
+        for name, parameter in self.module.named_parameters():
+            length = -(-parameter.numel() // self.ranks)
+            first = self.rank * length
+            yield name, first, parameter.detach().reshape(-1)[first : first + length]
+
 
 class DeepSpeedSource(WeightSource):
     """The parameters of a DeepSpeed engine, ZeRO 0 to 3.
@@ -62,20 +74,34 @@ class DeepSpeedSource(WeightSource):
         module = getattr(engine, "module", engine)
         # A Hugging Face model has a `model` inside, too; only the whole one can be saved under checkpoint names.
         super().__init__(module if hasattr(module, "save_pretrained") else module.model, dtype)
+        self.rank, self.ranks = torch.distributed.get_rank(), torch.distributed.get_world_size()
 
     def __iter__(self) -> Iterator[tuple[str, Tensor | None]]:
-        if not any(hasattr(parameter, "ds_id") for parameter in self.module.parameters()):
+        if not self._sharded():
             yield from super().__iter__()
             return
         import deepspeed
 
-        keep = self.everywhere or torch.distributed.get_rank() == 0
+        keep = self.everywhere or self.rank == 0
         for _, layer in groupby(self.module.named_parameters(), key=lambda item: _layer(item[0])):
             names, parameters = zip(*layer, strict=True)
             with deepspeed.zero.GatheredParameters(list(parameters)):
                 # Copied, as what was gathered is gone after this block, and nothing may be gathered while a reader takes its time.
                 tensors = [p.detach().to(self.dtype or p.dtype, copy=True) if keep else None for p in parameters]
             yield from zip(names, tensors, strict=True)
+
+    def parts(self) -> Iterator[tuple[str, int, Tensor]]:
+        if not self._sharded():
+            yield from super().parts()
+            return
+        for name, parameter in self.module.named_parameters():
+            # ZeRO 3 divides the flat parameter among ranks, all of the same length: the last ones may hold padding.
+            shard = parameter.ds_tensor.detach()
+            first = self.rank * parameter.ds_tensor.ds_numel
+            yield name, first, shard[: max(parameter.ds_numel - first, 0)]
+
+    def _sharded(self) -> bool:
+        return any(hasattr(parameter, "ds_id") for parameter in self.module.parameters())
 
 
 def _layer(name: str) -> str:

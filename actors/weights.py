@@ -2,7 +2,7 @@
 
     learner ranks                      rollout actors (Ray)              engine processes (vLLM)
     start                          ->  drain or freeze requests      ->  begin
-    gather and cast into a slot    ->  "bucket i is there"           ->  load it out of the slot       (per bucket)
+    cast parts into a slot         ->  "bucket i is there"           ->  load it out of the slot       (per bucket)
     finish(version)                ->  reset prefix cache, resume    <-  end
 
 Backend "cpu" is ours (`actors.weight_engine`, registered in every vLLM process through `register`); "nccl" and "ipc" are
@@ -16,13 +16,12 @@ import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
-from actors.weight_buckets import Segment, lay_out, table_bytes, views
+from actors.weight_buckets import Segment, Table, attach, lay_out, one_thread, table_bytes, views
 from actors.weight_checks import Digest, compare
 from actors.weight_source import DeepSpeedSource, WeightSource
 from rlsys.clock import Clock
@@ -54,7 +53,6 @@ class RayClient:
         told = self.all("identity")
         self.names = [each["name"] for each in told]
         self.nodes = [each["node"] for each in told]
-        self.threads = [each["threads"] for each in told]
         self.world_sizes = [each["tensor_parallel"] for each in told]
 
     def init_weight_transfer_engine(self, init_info: dict[str, Any]) -> None:
@@ -111,8 +109,9 @@ class Sender(Protocol):
 class CpuSender:
     """Buckets through memory that the engines of a machine share.
 
-    On the learner's machine a parameter is copied once, gathered and cast on the way, into the slot that the engines load it
-    from. For other machines each bucket goes into Ray's object store once, and one rollout actor per machine fetches it into
+    On the learner's machine a parameter is copied once, cast on the way, into the slot that the engines load it from: by every
+    rank the part that it brings, where all ranks are on this machine, so that nothing is gathered; otherwise by rank 0, which
+    gathers. For other machines each bucket goes into Ray's object store once, and one rollout actor per machine fetches it into
     the slot there, however many engines that machine has.
 
     Where learner and engines have cores of their own, a slot is filled while the engines load the one before. Where they share
@@ -120,69 +119,70 @@ class CpuSender:
     """
 
     def __init__(self, source: WeightSource, client: RayClient | None, bucket_bytes: int, node: str | None = None, layerwise: bool = False):
-        """
+        """Collective.
+
         Args:
             client: None on ranks other than 0.
             bucket_bytes: of one of two slots; a tensor larger than that makes the slots as large.
             node: Ray's id of the learner's machine; None: look it up.
             layerwise: load through vLLM's layerwise reload even where copying into the live model would do.
         """
+        import ray
+
         self.source, self.client = source, client
         self.clock = Clock()
         self.fill_cpu_seconds = 0.0
-        if client is None:
-            return
-        import ray
-
         self.node = node or ray.get_runtime_context().get_node_id()
-        beside = sum(threads for threads, of in zip(client.threads, client.nodes, strict=True) if of == self.node)
-        taking_turns = beside > 0 and torch.get_num_threads() + beside > len(os.sched_getaffinity(0))
+        self.together = len(set(self._from_all_ranks(self.node))) == 1
+        if client is not None:
+            told = self._open(client, bucket_bytes, layerwise)
+        if self.together:
+            told = self._from_all_ranks(told if client else None)[0]
+            self.tables, self.threads = told["tables"], told["threads"]
+            if client is None:
+                self.slots = attach(told["path"], told["slots"] * told["slot_bytes"]).split(told["slot_bytes"])
+
+    def _open(self, client: RayClient, bucket_bytes: int, layerwise: bool) -> dict[str, Any]:
+        """Lay the buckets out, open the slots on every machine, and tell the engines. Returns what other ranks have to know."""
+        threads, writers = torch.get_num_threads(), self.source.ranks if self.together else 1
+        loaders = client.nodes.count(self.node)  # An engine loads with one thread.
+        left = len(os.sched_getaffinity(0)) - loaders
+        taking_turns = loaders > 0 and left < writers
         slots = 1 if taking_turns else 2
-        self.threads = torch.get_num_threads() if taking_turns else 1
-        self.tables = lay_out(source.metadata(), 2 * bucket_bytes // slots)
-        self.sizes = [table_bytes(table) for table in self.tables]
-        size = max(self.sizes)
-        if self.node in client.nodes:
-            self._segment = Segment(slots * size)
-            memory = self._segment.bytes
-        else:
-            memory = torch.empty(slots * size, dtype=torch.uint8)
-        self.slots = memory.split(size)
+        self.threads = threads if taking_turns else min(threads, max(1, left // writers))
+        self.tables = lay_out(self.source.metadata(), 2 * bucket_bytes // slots)
+        size = max(table_bytes(table) for table in self.tables)
+        self._segment = Segment(slots * size)
+        self.slots = self._segment.bytes.split(size)
         # The first actor of every other machine keeps the slots there.
         self.keepers = {node: client.nodes.index(node) for node in client.nodes if node != self.node}
         opened = client.wait([client.begin_one(keeper, "open_segment", slots * size) for keeper in self.keepers.values()])
-        paths = dict(zip(self.keepers, opened, strict=True))
-        if self.node in client.nodes:
-            paths[self.node] = self._segment.path
+        paths = {**dict(zip(self.keepers, opened, strict=True)), self.node: self._segment.path}
         info = {"slots": slots, "slot_bytes": size, "tables": self.tables, "layerwise": layerwise}
         client.wait(client.begin("init_weight_transfer", [({**info, "path": paths[node]},) for node in client.nodes]))
+        return {**info, "path": self._segment.path, "threads": self.threads}
 
     def send_weights(self) -> None:
-        if self.client is None:
+        """Collective. Raises WeightTransferError where an engine failed or is late."""
+        if self.client is None and not self.together:
             for _ in self.source:  # Only to take part in the gathers.
                 pass
             return
         self.clock = Clock()
         self.fill_cpu_seconds = 0.0
         with self.clock.phase("start"):
-            started = self.client.begin("start_update", [()] * len(self.client.actors))
-        stream = iter(self.source)
+            started = self.client.begin("start_update", [()] * len(self.client.actors)) if self.client else []
+        parts = self.source.parts() if self.together else ((name, 0, whole.reshape(-1)) for name, whole in self.source)
         under_way: deque[list[Any]] = deque()
         for number, table in enumerate(self.tables):
             if len(under_way) == len(self.slots):
                 with self.clock.phase("load"):
                     self.client.wait(under_way.popleft())
-            slot = self.slots[number % len(self.slots)][: self.sizes[number]]
-            began = time.process_time()
-            with self.clock.phase("fill"), _one_thread(), ThreadPoolExecutor(self.threads) as pool:
-                copies = []  # what was gathered for them lives until they are done: a bucket's worth at most
-                for wanted, place in views(table, slot):
-                    name, tensor = next(stream)
-                    assert name == wanted, f"{name} came where {wanted} was announced"
-                    copies.append(pool.submit(place.copy_, tensor))
-                for copy in copies:
-                    copy.result()
-            self.fill_cpu_seconds += time.process_time() - began
+            slot = self.slots[number % len(self.slots)][: table_bytes(table)]
+            with self.clock.phase("fill"):
+                self._fill(table, slot, parts)
+            if self.client is None:
+                continue
             if number == 0:
                 with self.clock.phase("start"):
                     self.client.wait(started)
@@ -192,7 +192,34 @@ class CpuSender:
             while under_way:
                 self.client.wait(under_way.popleft())
         with self.clock.phase("finish"):
-            self.client.finish_weight_update()
+            if self.client:
+                self.client.finish_weight_update()
+
+    def _fill(self, table: Table, slot: Tensor, parts: Iterator[tuple[str, int, Tensor]]) -> None:
+        """Write this rank's part of a bucket. Collective where all ranks write."""
+        self._all_ranks_are_here()  # Rank 0 comes when the engines have loaded what was in the slot.
+        began = time.process_time()
+        with one_thread(), ThreadPoolExecutor(self.threads) as pool:
+            copies = []  # what was gathered for them lives until they are done: a bucket's worth at most
+            for wanted, place in views(table, slot):
+                name, first, values = next(parts)
+                assert name == wanted, f"{name} came where {wanted} was announced"
+                copies.append(pool.submit(place.view(-1)[first : first + values.numel()].copy_, values))
+            for copy in copies:
+                copy.result()
+        self.fill_cpu_seconds += time.process_time() - began
+        self._all_ranks_are_here()
+
+    def _all_ranks_are_here(self) -> None:
+        if self.together and self.source.ranks > 1:
+            torch.distributed.barrier()
+
+    def _from_all_ranks(self, value: Any) -> list[Any]:
+        """Every rank's `value`, in rank order."""
+        values = [value] * self.source.ranks
+        if self.source.ranks > 1:
+            torch.distributed.all_gather_object(values, value)
+        return values
 
     def _hand_over(self, number: int, slot: Tensor) -> list[Any]:
         """Tell every engine that bucket `number` is there; returns what to wait for."""
@@ -205,17 +232,6 @@ class CpuSender:
             fetched = {node: self.client.begin_one(keeper, "fetch", start, payload).ref for node, keeper in self.keepers.items()}
         # Ray starts a call when its arguments are there: on other machines after `fetch` is done.
         return self.client.begin("update", [({"bucket": number}, fetched.get(node)) for node in self.client.nodes])
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """Of torch's own, in whatever thread: its others would spin on when a copy is done, on cores that engines may have."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
 
 
 class Trainer:

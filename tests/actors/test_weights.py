@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import time
+from functools import partial
 
 import pyarrow as pa
 import pytest
@@ -135,22 +136,42 @@ def test_an_engine_left_behind_is_named(engines, model):
     assert "lm_head" in str(failure.value), "the tied head's own packed copy is looked at, too"
 
 
-class Rank:
-    """One DeepSpeed rank that holds a disturbed copy of the model."""
+class Odd(torch.nn.Module):
+    """Parameters that two ranks cannot divide evenly, one of them a single number."""
 
     def __init__(self):
+        super().__init__()
+        self.model = torch.nn.ParameterDict({f"p{size}": torch.arange(float(size)) + 1 for size in (1, 2, 7, 15)})
+        self.model["matrix"] = torch.nn.Parameter(torch.arange(33.0).view(3, 11))
+
+
+class Rank:
+    """One of `world_size` DeepSpeed ranks that hold a disturbed copy of the model."""
+
+    def __init__(self, rank, world_size):
+        self.rank, self.world_size, self.store = rank, world_size, None
+
+    def address(self):
         from actors import deepspeed_engine as ds
 
         host = ray.util.get_node_ip_address()
-        store = ds.open_store(host, 1, WAIT_S)
-        ds.join_group(0, 1, host, store.port, store, WAIT_S)
+        self.store = ds.open_store(host, self.world_size, WAIT_S)
+        return host, self.store.port
 
-    def build(self, folder, zero_stage, dtype):
+    def setup(self, host, port):
         from actors import deepspeed_engine as ds
 
-        self.model = AutoModelForCausalLM.from_pretrained(folder, dtype=getattr(torch, dtype))
+        ds.join_group(self.rank, self.world_size, host, port, self.store, WAIT_S)
+
+    def shutdown(self):
+        torch.distributed.destroy_process_group()
+
+    def build(self, folder, zero_stage):
+        from actors import deepspeed_engine as ds
+
+        self.model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
         disturb(self.model, seed=zero_stage)
-        self.engine = ds.build_engine(self.model, Learner(zero_stage=zero_stage), getattr(torch, dtype))
+        self.engine = ds.build_engine(self.model, Learner(zero_stage=zero_stage), torch.float32)
 
     def shards(self):
         return [parameter.numel() for parameter in self.engine.module.parameters()]
@@ -158,27 +179,58 @@ class Rank:
     def metadata(self):
         return [(meta.name, meta.dtype, meta.shape) for meta in DeepSpeedSource(self.engine).metadata()]
 
-    def send(self, actors, version):
-        return make_trainer("cpu", 0, DeepSpeedSource(self.engine), actors, 1, WAIT_S).send_weights(version, verify=True)
+    def odd_parts(self, zero_stage):
+        from actors import deepspeed_engine as ds
+
+        engine = ds.build_engine(Odd(), Learner(zero_stage=zero_stage), torch.float32)
+        return [(name, first, values.tolist()) for name, first, values in DeepSpeedSource(engine).parts()]
+
+    def send(self, actors, version, apart):
+        source = DeepSpeedSource(self.engine)
+        if apart:
+            client = RayClient(actors, WAIT_S) if self.rank == 0 else None
+            trainer = Trainer(CpuSender(source, client, 2**20, f"machine {self.rank}"), source, client)
+        else:
+            trainer = make_trainer("cpu", self.rank, source, actors, 1, WAIT_S)
+        trainer.send_weights(version, verify=True)
 
 
 @pytest.fixture(scope="module")
-def rank(ray_session):
+def ranks(start_ranks):
     ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
-    rank = ray.remote(Rank).options(num_cpus=0).remote()
-    yield rank
-    ray.kill(rank)
+    actor = ray.remote(Rank).options(num_cpus=0)
+    return {size: start_ranks(partial(actor.remote, world_size=size), size) for size in (1, 2)}
+
+
+@pytest.mark.parametrize(
+    ("size", "zero_stage", "apart"),
+    [(1, 2, False), (1, 3, False), (2, 2, False), (2, 3, False), (2, 3, True)],
+)
+def test_a_deepspeed_engine_s_weights_arrive_whole(engines, ranks, model, prompt, tiny_model, size, zero_stage, apart):
+    """Ranks of one machine write their parts side by side; those of several machines (`apart`) gather on rank 0."""
+    learner = ranks[size]
+    learner("build", str(tiny_model), zero_stage)
+    if zero_stage == 3:
+        assert sum(learner.first("shards")) < sum(p.numel() for p in model.parameters())
+    disturb(model, seed=zero_stage)
+    assert learner.first("metadata") == [(name, p.dtype, tuple(p.shape)) for name, p in model.named_parameters()]
+    version = 100 * size + 10 * zero_stage + apart
+    learner("send", engines.actors, version, apart)
+    assert ask(engines, prompt) == [(greedy(model, prompt), version)] * 2
 
 
 @pytest.mark.parametrize("zero_stage", [2, 3])
-def test_a_deepspeed_engine_s_weights_arrive_whole(engines, rank, model, prompt, tiny_model, zero_stage):
-    ray.get(rank.build.remote(str(tiny_model), zero_stage, "float32"), timeout=WAIT_S)
-    if zero_stage == 3:
-        assert sum(ray.get(rank.shards.remote(), timeout=WAIT_S)) < sum(p.numel() for p in model.parameters())
-    disturb(model, seed=zero_stage)
-    assert ray.get(rank.metadata.remote(), timeout=WAIT_S) == [(name, p.dtype, tuple(p.shape)) for name, p in model.named_parameters()]
-    ray.get(rank.send.remote(engines.actors, 20 + zero_stage), timeout=WAIT_S)
-    assert ask(engines, prompt) == [(greedy(model, prompt), 20 + zero_stage)] * 2
+def test_the_parts_of_all_ranks_are_each_parameter_once(ranks, zero_stage):
+    told = ranks[2]("odd_parts", zero_stage)
+    for (name, whole), first_rank, second_rank in zip(Odd().model.named_parameters(), *told, strict=True):
+        elements = []
+        for sent, first, values in (first_rank, second_rank):
+            assert sent == name
+            assert not values or first == len(elements)
+            elements += values
+        assert elements == whole.flatten().tolist()
+    # Of more than one number each rank brings some.
+    assert all(values for rank in told for name, _, values in rank if name != "p1")
 
 
 # --- waits ------------------------------------------------------------------------------------------------------------
