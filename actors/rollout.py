@@ -96,7 +96,7 @@ class RolloutActor:
     # --- life ----------------------------------------------------------------------------------------------------
 
     async def ready(self) -> dict[str, Any]:
-        """Start the engine; returns name, vllm version, device, cores, kv_blocks and seconds to start.
+        """Start the engine; returns name, vllm version, device, cores, threads (of each worker), kv_blocks and seconds to start.
 
         Raises:
             RolloutError: the engine did not start, or cannot tell what it is asked to.
@@ -129,6 +129,7 @@ class RolloutActor:
             "vllm": __version__,
             "device": device,
             "cores": self._cores.ids,
+            "threads": await self._engine.collective_rpc("rlsys_threads"),
             "kv_blocks": self._engine.vllm_config.cache_config.num_gpu_blocks,
             "seconds": time.monotonic() - began,
         }

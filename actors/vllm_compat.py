@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import ray
+import torch
 
 from rlsys.config import Rollout
 from rlsys.processes import die_with_parent
@@ -100,6 +101,8 @@ def engine_environment(cores: list[int], threads: int, rollout: Rollout) -> Iter
     os.environ.update(settings)
     if cores:
         os.sched_setaffinity(0, cores)
+    # OpenMP reads its variable once, when torch is imported, which a forked engine does not do again: it inherits this thread's number.
+    torch.set_num_threads(max(1, threads // tensor_parallel))
     try:
         yield
     finally:

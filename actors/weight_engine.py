@@ -134,6 +134,10 @@ def _repack_tied(model: nn.Module) -> None:
 class WorkerExtension:
     """Mixed into vLLM's workers (engine argument `worker_extension_cls`)."""
 
+    def rlsys_threads(self) -> int:
+        """Threads of this process that compute."""
+        return torch.get_num_threads()
+
     def rlsys_use_fused_kernels(self) -> None:
         """`actors.cpu_kernels.use_fused_kernels`."""
         use_fused_kernels(self.model_runner.get_model())

@@ -15,7 +15,7 @@ WAIT_S = 240
 def engines(ray_session, tiny_model, tmp_path_factory):
     """Two fp32 engines of the tiny model, one core each: handles (`actors`), names, what `ready` said (`told`), and `logs`.
 
-    The second one tells self-certainties.
+    The second one tells self-certainties. OpenMP's variable says another number of threads than theirs, as a user's may.
     """
     import ray
 
@@ -24,7 +24,7 @@ def engines(ray_session, tiny_model, tmp_path_factory):
 
     logs = tmp_path_factory.mktemp("rollout_logs")
     names, settings = ["rollout-0", "rollout-1"], {"max_num_seqs": 64, "kv_cache_gib": 0.25}
-    actor = ray.remote(RolloutActor).options(num_cpus=0)
+    actor = ray.remote(RolloutActor).options(num_cpus=0, runtime_env={"env_vars": {"OMP_NUM_THREADS": "2"}})
     actors = [
         actor.remote(name, str(tiny_model), Rollout(**settings, self_certainty=certainty), "float32", 256, 0, "cpu", str(logs), 1)
         for name, certainty in zip(names, (False, True))

@@ -54,6 +54,11 @@ def test_an_engine_says_what_it_is(engines):
     assert len({tuple(told["cores"]) for told in engines.told}) == 2, "two engines of one machine hold different cores"
 
 
+def test_an_engine_computes_with_as_many_threads_as_it_was_given(engines):
+    """Two on one core would wait for each other at every step: 28 times as long."""
+    assert [told["threads"] for told in engines.told] == [[1], [1]]
+
+
 def test_the_engine_writes_to_its_log(engines):
     assert "Initializing a V1 LLM engine" in (engines.logs / "rollout-0.log").read_text()
 
