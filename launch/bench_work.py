@@ -136,6 +136,8 @@ def local_ray(cores: int | None = None) -> Iterator[None]:
     import ray
 
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    # As for a user, whose actors get as many threads as Ray and their own settings say.
+    os.environ.pop("OMP_NUM_THREADS", None)
     ray.init(address="local", num_cpus=cores, include_dashboard=False, log_to_driver=False, logging_level="warning")
     try:
         yield
