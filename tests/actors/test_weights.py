@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from actors.weight_buckets import Segment, lay_out, table_bytes, views
+from actors.weight_buckets import Segment, lay_out, one_thread, table_bytes, views
 from actors.weight_checks import checksum, compare
 from actors.weight_source import DeepSpeedSource, ParamMeta, WeightSource
 from actors.weights import CpuSender, RayClient, Trainer, WeightTransferError, make_trainer
@@ -298,6 +298,20 @@ def test_a_segment_is_shared_and_leaves_nothing_behind():
 def test_memory_that_the_machine_does_not_have_is_not_asked_for():
     with pytest.raises(MemoryError, match="Lower weights.bucket_mib"):
         Segment(2**50)
+
+
+def test_one_thread_holds_inside_only_also_where_vllm_forbids_it(monkeypatch):
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(3)
+        with monkeypatch.context() as vllm:
+            vllm.setattr(torch, "set_num_threads", lambda count: None)
+            with pytest.raises(ZeroDivisionError), one_thread():
+                assert torch.get_num_threads() == 1
+                raise ZeroDivisionError
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_a_checksum_tells_values_shapes_and_names_apart():
