@@ -173,6 +173,19 @@ class Rank:
         disturb(self.model, seed=zero_stage)
         self.engine = ds.build_engine(self.model, Learner(zero_stage=zero_stage), torch.float32)
 
+    def learn(self, prompt):
+        """One optimizer step on some loss."""
+        from actors import deepspeed_engine as ds
+
+        loss = self.engine(input_ids=torch.tensor([prompt])).logits.square().mean()
+        ds.backward(self.engine, loss, last=True)
+        assert ds.step(self.engine, 0.01).applied
+
+    def whole(self):
+        from actors import deepspeed_engine as ds
+
+        return {name: whole.clone().numpy() for name, whole in ds.full_weights(self.engine.module)}
+
     def shards(self):
         return [parameter.numel() for parameter in self.engine.module.parameters()]
 
@@ -214,9 +227,15 @@ def test_a_deepspeed_engine_s_weights_arrive_whole(engines, ranks, model, prompt
         assert sum(learner.first("shards")) < sum(p.numel() for p in model.parameters())
     disturb(model, seed=zero_stage)
     assert learner.first("metadata") == [(name, p.dtype, tuple(p.shape)) for name, p in model.named_parameters()]
-    version = 100 * size + 10 * zero_stage + apart
-    learner("send", engines.actors, version, apart)
-    assert ask(engines, prompt) == [(greedy(model, prompt), version)] * 2
+    first = 1000 * size + 100 * zero_stage + 10 * apart
+    learner("send", engines.actors, first, apart)
+    assert ask(engines, prompt) == [(greedy(model, prompt), first)] * 2
+    learner("learn", prompt)
+    trained = {name: torch.tensor(whole) for name, whole in learner.first("whole").items()}
+    assert all((trained[name] != parameter).any() for name, parameter in model.named_parameters())
+    model.load_state_dict(trained, strict=False)
+    learner("send", engines.actors, first + 1, apart)
+    assert ask(engines, prompt) == [(greedy(model, prompt), first + 1)] * 2
 
 
 @pytest.mark.parametrize("zero_stage", [2, 3])
