@@ -145,7 +145,8 @@ class CpuSender:
     def _open(self, client: RayClient, bucket_bytes: int, layerwise: bool) -> dict[str, Any]:
         """Lay the buckets out, open the slots on every machine, and tell the engines. Returns what other ranks have to know."""
         threads, writers = torch.get_num_threads(), self.source.ranks if self.together else 1
-        loaders = client.nodes.count(self.node)  # An engine loads with one thread.
+        # A worker of an engine loads with one thread.
+        loaders = sum(workers for workers, of in zip(client.world_sizes, client.nodes, strict=True) if of == self.node)
         left = len(os.sched_getaffinity(0)) - loaders
         taking_turns = loaders > 0 and left < writers
         slots = 1 if taking_turns else 2
