@@ -157,9 +157,9 @@ class RolloutActor:
         return AsyncLLM.from_engine_args(arguments)
 
     async def identity(self) -> dict[str, Any]:
-        """Name, machine (Ray's id), threads and number of engine workers: what a learner needs to know to send weights."""
+        """Name, machine (Ray's id) and number of engine workers: what a learner needs to know to send weights."""
         node = ray.get_runtime_context().get_node_id()
-        return {"name": self.name, "node": node, "threads": self.threads, "tensor_parallel": self.rollout.tensor_parallel}
+        return {"name": self.name, "node": node, "tensor_parallel": self.rollout.tensor_parallel}
 
     async def in_flight(self) -> int:
         """Samples that were asked for and are not finished."""

@@ -134,56 +134,50 @@ class CpuSender:
         self.fill_cpu_seconds = 0.0
         self.node = node or ray.get_runtime_context().get_node_id()
         self.together = len(set(self._from_all_ranks(self.node))) == 1
-        if client is not None:
-            told = self._open(client, bucket_bytes, layerwise)
+        told = self._open(client, bucket_bytes, layerwise) if client else None
         if self.together:
-            told = self._from_all_ranks(told if client else None)[0]
+            told = self._from_all_ranks(told)[0]
+        if told:
             self.tables, self.threads = told["tables"], told["threads"]
-            if client is None:
-                self.slots = attach(told["path"], told["slots"] * told["slot_bytes"]).split(told["slot_bytes"])
+            memory = self._segment.bytes if client else attach(told["path"], told["slots"] * told["slot_bytes"])
+            self.slots = memory.split(told["slot_bytes"])
 
     def _open(self, client: RayClient, bucket_bytes: int, layerwise: bool) -> dict[str, Any]:
-        """Lay the buckets out, open the slots on every machine, and tell the engines. Returns what other ranks have to know."""
+        """Lay the buckets out, open the slots on every machine, and tell the engines. Returns what every rank that writes has to know."""
         threads, writers = torch.get_num_threads(), self.source.ranks if self.together else 1
         # A worker of an engine loads with one thread.
         loaders = sum(workers for workers, of in zip(client.world_sizes, client.nodes, strict=True) if of == self.node)
         left = len(os.sched_getaffinity(0)) - loaders
         taking_turns = loaders > 0 and left < writers
         slots = 1 if taking_turns else 2
-        self.threads = threads if taking_turns else min(threads, max(1, left // writers))
-        self.tables = lay_out(self.source.metadata(), 2 * bucket_bytes // slots)
-        size = max(table_bytes(table) for table in self.tables)
+        tables = lay_out(self.source.metadata(), 2 * bucket_bytes // slots)
+        size = max(table_bytes(table) for table in tables)
         self._segment = Segment(slots * size)
-        self.slots = self._segment.bytes.split(size)
         # The first actor of every other machine keeps the slots there.
         self.keepers = {node: client.nodes.index(node) for node in client.nodes if node != self.node}
         opened = client.wait([client.begin_one(keeper, "open_segment", slots * size) for keeper in self.keepers.values()])
         paths = {**dict(zip(self.keepers, opened, strict=True)), self.node: self._segment.path}
-        info = {"slots": slots, "slot_bytes": size, "tables": self.tables, "layerwise": layerwise}
+        info = {"slots": slots, "slot_bytes": size, "tables": tables, "layerwise": layerwise}
         client.wait(client.begin("init_weight_transfer", [({**info, "path": paths[node]},) for node in client.nodes]))
-        return {**info, "path": self._segment.path, "threads": self.threads}
+        return {**info, "path": self._segment.path, "threads": threads if taking_turns else min(threads, max(1, left // writers))}
 
     def send_weights(self) -> None:
         """Collective. Raises WeightTransferError where an engine failed or is late."""
-        if self.client is None and not self.together:
-            for _ in self.source:  # Only to take part in the gathers.
-                pass
-            return
         self.clock = Clock()
         self.fill_cpu_seconds = 0.0
+        if self.client is None:
+            self._take_part()
+            return
         with self.clock.phase("start"):
-            started = self.client.begin("start_update", [()] * len(self.client.actors)) if self.client else []
+            started = self.client.begin("start_update", [()] * len(self.client.actors))
         parts = self.source.parts() if self.together else ((name, 0, whole.reshape(-1)) for name, whole in self.source)
         under_way: deque[list[Any]] = deque()
         for number, table in enumerate(self.tables):
             if len(under_way) == len(self.slots):
                 with self.clock.phase("load"):
                     self.client.wait(under_way.popleft())
-            slot = self.slots[number % len(self.slots)][: table_bytes(table)]
             with self.clock.phase("fill"):
-                self._fill(table, slot, parts)
-            if self.client is None:
-                continue
+                slot = self._fill(number, table, parts)
             if number == 0:
                 with self.clock.phase("start"):
                     self.client.wait(started)
@@ -193,11 +187,21 @@ class CpuSender:
             while under_way:
                 self.client.wait(under_way.popleft())
         with self.clock.phase("finish"):
-            if self.client:
-                self.client.finish_weight_update()
+            self.client.finish_weight_update()
 
-    def _fill(self, table: Table, slot: Tensor, parts: Iterator[tuple[str, int, Tensor]]) -> None:
-        """Write this rank's part of a bucket. Collective where all ranks write."""
+    def _take_part(self) -> None:
+        """What ranks other than 0 do: write their parts, or, on other machines, join in the gathers."""
+        if not self.together:
+            for _ in self.source:
+                pass
+            return
+        parts = self.source.parts()
+        for number, table in enumerate(self.tables):
+            self._fill(number, table, parts)
+
+    def _fill(self, number: int, table: Table, parts: Iterator[tuple[str, int, Tensor]]) -> Tensor:
+        """Write this rank's part of bucket `number` into its slot; returns that. Collective where all ranks write."""
+        slot = self.slots[number % len(self.slots)][: table_bytes(table)]
         self._all_ranks_are_here()  # Rank 0 comes when the engines have loaded what was in the slot.
         began = time.process_time()
         with one_thread(), ThreadPoolExecutor(self.threads) as pool:
@@ -210,6 +214,7 @@ class CpuSender:
                 copy.result()
         self.fill_cpu_seconds += time.process_time() - began
         self._all_ranks_are_here()
+        return slot
 
     def _all_ranks_are_here(self) -> None:
         if self.together and self.source.ranks > 1:
@@ -217,10 +222,12 @@ class CpuSender:
 
     def _from_all_ranks(self, value: Any) -> list[Any]:
         """Every rank's `value`, in rank order."""
-        values = [value] * self.source.ranks
-        if self.source.ranks > 1:
-            torch.distributed.all_gather_object(values, value)
-        return values
+        if self.source.ranks == 1:
+            return [value]
+        # Late, as every vLLM process loads this module (`register`), and has no use for DeepSpeed.
+        from actors.deepspeed_engine import from_all_ranks
+
+        return from_all_ranks(value)
 
     def _hand_over(self, number: int, slot: Tensor) -> list[Any]:
         """Tell every engine that bucket `number` is there; returns what to wait for."""

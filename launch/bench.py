@@ -130,9 +130,11 @@ def run_system(title: str, module: str, work: Work, timeout_s: float, screen: Co
         folder = Path(name)
         write_work(work, folder / "work.json")
         command = [sys.executable, "-m", module, str(folder / "work.json"), str(folder / "result.json")]
-        environment = os.environ | {"OMP_NUM_THREADS": str(len(work.cores)), "TOKENIZERS_PARALLELISM": "false"}
+        environment = os.environ | {"TOKENIZERS_PARALLELISM": "false"}
+        # No number of threads: each system takes what it takes for a user who has these cores.
+        environment.pop("OMP_NUM_THREADS", None)
         with (folder / "log").open("w") as log, screen.status(f"{title}: {work.steps} steps on core {', '.join(map(str, work.cores))} …"):
-            process = subprocess.Popen(command, env=environment, stdout=log, stderr=subprocess.STDOUT, start_new_session=True)
+            process = _start_on(work.cores, command, env=environment, stdout=log, stderr=subprocess.STDOUT, start_new_session=True)
             try:
                 status = process.wait(timeout_s)
             except subprocess.TimeoutExpired:
@@ -143,6 +145,16 @@ def run_system(title: str, module: str, work: Work, timeout_s: float, screen: Co
         if status != 0:
             raise BenchFailed(f"{title} failed with exit status {status}; it said last:\n{_last_lines(folder)}")
         return json.loads((folder / "result.json").read_text())
+
+
+def _start_on(cores: list[int], command: list[str], **options: Any) -> subprocess.Popen[bytes]:
+    """A process that has no other cores from its beginning: OpenMP counts them when torch is imported."""
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, cores)
+    try:
+        return subprocess.Popen(command, **options)
+    finally:
+        os.sched_setaffinity(0, before)
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:

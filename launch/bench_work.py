@@ -136,8 +136,6 @@ def local_ray(cores: int | None = None) -> Iterator[None]:
     import ray
 
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
-    # As for a user, whose actors get as many threads as Ray and their own settings say.
-    os.environ.pop("OMP_NUM_THREADS", None)
     ray.init(address="local", num_cpus=cores, include_dashboard=False, log_to_driver=False, logging_level="warning")
     try:
         yield
@@ -190,12 +188,11 @@ class StepClock(Clock):
 
 
 def run_child(measure: Callable[[Work], dict[str, Any]]) -> None:
-    """Main of a measuring process: `python -m MODULE WORK.json RESULT.json`. Its cores are what it and all it starts may use."""
+    """Main of a measuring process: `python -m MODULE WORK.json RESULT.json`. `run_system` gave it its cores."""
     # An ordinary exit on request, or when the command that started this one is gone: engines and Ray are shut down on the way.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     die_with_parent(signal.SIGTERM)
     work = Work(**json.loads(Path(sys.argv[1]).read_text()))
-    os.sched_setaffinity(0, work.cores)
     began = time.perf_counter()
     result = measure(work)
     result["process_s"] = time.perf_counter() - began

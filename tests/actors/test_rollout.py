@@ -55,7 +55,7 @@ def test_an_engine_says_what_it_is(engines):
 
 
 def test_an_engine_computes_with_as_many_threads_as_it_was_given(engines):
-    """Two on one core would wait for each other at every step: 28 times as long."""
+    """Two threads on one core would wait for each other at every step."""
     assert [told["threads"] for told in engines.told] == [[1], [1]]
 
 

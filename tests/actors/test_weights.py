@@ -259,7 +259,7 @@ class Deaf:
     """An actor that knows its name and never comes back from `start_update`."""
 
     def identity(self):
-        return {"name": "rollout-deaf", "node": ray.get_runtime_context().get_node_id(), "threads": 1, "tensor_parallel": 1}
+        return {"name": "rollout-deaf", "node": ray.get_runtime_context().get_node_id(), "tensor_parallel": 1}
 
     def init_weight_transfer(self, info):
         pass
