@@ -112,10 +112,10 @@ class Actors:
         return [requests.take(pa.array(np.arange(start, min(start + size, rows)))) for start in range(0, rows, size)]
 
     def judge(
-        self, key: str, step: int, groups: pa.RecordBatch, samples: Sequence[ray.ObjectRef], want: int | None = None
+        self, key: str, step: int, groups: pa.RecordBatch, samples: Sequence[ray.ObjectRef], **handed_over: Any
     ) -> dict[str, Any]:
-        """Score a batch in the parts that `sample` gave; returns its counts."""
-        return self.finish(Pending(self.reward.judge.remote(key, step, groups, *samples, want=want), "reward", "judge"))
+        """Score a batch in the parts that `sample` gave; returns its counts. `handed_over`: `want` and `equal` of `RewardActor.judge`."""
+        return self.finish(Pending(self.reward.judge.remote(key, step, groups, *samples, **handed_over), "reward", "judge"))
 
     def hand_over(self, key: str) -> ray.ObjectRef:
         """What the learner trains on of all that was judged under `key` (LEARNER schema)."""

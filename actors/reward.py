@@ -51,7 +51,7 @@ class RewardActor:
         return {"name": self.name}
 
     def judge(
-        self, key: str, step: int, groups: pa.RecordBatch, *samples: pa.RecordBatch, want: int | None = None
+        self, key: str, step: int, groups: pa.RecordBatch, *samples: pa.RecordBatch, want: int | None = None, equal: bool = False
     ) -> dict[str, Any]:
         """Score the samples of `groups` (GROUPS schema) and remember their trajectories.
 
@@ -59,7 +59,8 @@ class RewardActor:
             key: which table these belong to; refills of one step share it, and number their groups on.
             samples: parts (SAMPLES schema) of one batch, equally many samples of every group, together in the order of `groups`
                 and of (group, sample).
-            want: at most this many groups of unequal reward are handed to the learner; None: all of them.
+            want: at most this many groups are handed to the learner; None: all of them.
+            equal: hand over groups of equal reward, too, with advantages of zero.
 
         Returns:
             Counts of the batch.
@@ -82,8 +83,8 @@ class RewardActor:
 
         rewards = np.array(paid, dtype=np.float32).reshape(-1, size)
         advantages = group_advantages(torch.from_numpy(rewards)).numpy()
-        trained = advantages.any(axis=1)
-        unequal = int(trained.sum())
+        unequal = advantages.any(axis=1)
+        trained = np.ones_like(unequal) if equal else unequal.copy()
         if want is not None:
             trained &= trained.cumsum() <= want
 
@@ -114,7 +115,7 @@ class RewardActor:
         return {
             "samples": batch.num_rows,
             "groups": groups.num_rows,
-            "groups_unequal": unequal,
+            "groups_unequal": int(unequal.sum()),
             "groups_trained": int(trained.sum()),
             "groups_all_right": int((rewards > 0).all(axis=1).sum()),
             "reward_sum": float(rewards.sum()),
@@ -127,7 +128,7 @@ class RewardActor:
     def hand_over(self, key: str) -> tuple[int, pa.RecordBatch]:
         """What the learner trains on of all that was judged under `key` (LEARNER schema), in that order; first its number of rows.
 
-        The samples of groups whose rewards are all equal are not in it.
+        The samples of groups whose rewards are all equal are not in it, unless they were judged with `equal`.
         """
         batch = pa.concat_batches([judged.learner for judged in self.judged[key]])
         return batch.num_rows, batch

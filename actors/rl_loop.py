@@ -288,7 +288,7 @@ class Job:
             with self.engines, clock.phase("generate"):
                 samples = self.cluster.sample(requests, config.rollout.temperature, config.rollout.top_p, config.rollout.max_tokens)
             with clock.phase("judge"):
-                counts = self.cluster.judge(key, step, groups, samples, missing)
+                counts = self.cluster.judge(key, step, groups, samples, want=missing, equal=rl.equal_groups == "train")
             rounds.append(counts)
             first_group += missing
             missing -= counts["groups_trained"]
@@ -306,7 +306,7 @@ class Job:
             raise RuntimeError(f"step {batch.step}: a sample is {lag} weight versions old, rl.staleness allows {self.config.rl.staleness}.")
 
     def _train(self, batch: Batch) -> tuple[dict[str, Any], Pending]:
-        """One GRPO update on all ranks, engines asleep; a step whose groups all have equal rewards trains on nothing.
+        """One GRPO update on all ranks, engines asleep. Where no group has unequal rewards there is nothing to train on (rl.equal_groups).
 
         Returns:
             the update's metrics; and the writing of the step's trajectories, under way.
@@ -315,7 +315,8 @@ class Job:
         if batch.counts["groups_trained"] == 0:
             return {"skipped": 1, "skip_reason": "all groups of equal reward"}, self.cluster.begin_writing(key, path)
         self.cluster.sleep()
-        result = self.cluster.learn("train_grpo", batch.learner, self.config.rollout.temperature)
+        of_samples = None if self.config.rl.equal_groups == "drop" else batch.counts["samples"]
+        result = self.cluster.learn("train_grpo", batch.learner, self.config.rollout.temperature, of_samples)
         return result["metrics"], self.cluster.begin_writing(key, path, result["samples"])
 
     def _sync(self) -> None:

@@ -49,9 +49,9 @@ class StandIns(Actors):
             self.timeout_s,
         )
 
-    def judge(self, key: str, step: int, groups: pa.RecordBatch, *rest: Any) -> dict[str, Any]:
+    def judge(self, key: str, step: int, groups: pa.RecordBatch, *rest: Any, **handed_over: Any) -> dict[str, Any]:
         self.group_bytes += travelling_bytes(groups)
-        return super().judge(key, step, groups, *rest)
+        return super().judge(key, step, groups, *rest, **handed_over)
 
     def travelled(self) -> dict[str, int]:
         """Bytes put into the object store so far, by what they were."""

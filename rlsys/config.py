@@ -167,10 +167,15 @@ class Rl(Section):
     """Optimizer steps per batch; above 1 the clip range starts to matter."""
     staleness: NonNegativeInt = 0
     """Weight versions a training sample may lag behind. 0: synchronous and on-policy; 1: generation overlaps training."""
-    importance_cap: PositiveFloat = 2.0
-    """Truncation of the rollout/trainer importance weight."""
+    importance_cap: PositiveFloat | None = 2.0
+    """Truncation of the rollout/trainer importance weight. None: no correction, every sample counts as the trainer's own."""
+    equal_groups: Literal["drop", "count", "train"] = "drop"
+    """What becomes of groups whose rewards are all equal, which carry no advantage. drop: left out, and the loss is the mean over the
+    samples that are left. count: left out, but the mean is over all samples, so that the gradient of the rewards has the published
+    scale. train: kept, so that the KL penalty holds them, too: GRPO as published, at the cost of training on all groups."""
     refill: bool = True
-    """Replace groups of equal reward by fresh prompts, in up to `refill_rounds` further rounds of sampling."""
+    """Replace groups of equal reward by fresh prompts, in up to `refill_rounds` further rounds of sampling. Without effect where
+    equal_groups=train: nothing is missing then."""
     refill_rounds: NonNegativeInt = 1
     """Further rounds of sampling that `refill` may take per batch."""
     eval_every: NonNegativeInt = 0

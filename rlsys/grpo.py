@@ -2,7 +2,8 @@
 
 Pure functions on flat tensors: one entry per completion token, M of them, whatever sequence or micro-batch they came from.
 Every loss is a sum of `weight` times a per-token term. With weight = 1 / (N * |o_i|), N the number of samples of the WHOLE
-batch over all ranks, summing over micro-batches and ranks gives the batch's loss, however it was cut.
+batch over all ranks, summing over micro-batches and ranks gives the batch's loss, however it was cut. Whether N counts samples
+of groups that carry no advantage is `rl.equal_groups`.
 """
 
 from __future__ import annotations
@@ -42,8 +43,8 @@ class LossInputs:
     """eps of the clipped surrogate."""
     beta: float = 0.01
     """Weight of the KL penalty."""
-    importance_cap: float = 2.0
-    """Largest importance weight between the rollout engine and the trainer."""
+    importance_cap: float | None = 2.0
+    """Largest importance weight between the rollout engine and the trainer; None: no importance weights."""
 
 
 def group_advantages(rewards: Tensor) -> Tensor:
@@ -80,11 +81,14 @@ def k3_kl(logprob: Tensor, reference_logprob: Tensor) -> Tensor:
     return torch.expm1(difference) - difference
 
 
-def importance_weights(old_logprob: Tensor, rollout_logprob: Tensor, cap: float) -> Tensor:
+def importance_weights(old_logprob: Tensor, rollout_logprob: Tensor, cap: float | None) -> Tensor:
     """min(exp(trainer - rollout), cap), detached: corrects for the engine that sampled not being quite the policy trained.
 
-    The truncation bounds the variance at the price of a small bias (truncated importance sampling, Ionides 2008).
+    The truncation bounds the variance at the price of a small bias (truncated importance sampling, Ionides 2008). Without a cap there
+    is no correction: all ones.
     """
+    if cap is None:
+        return torch.ones_like(old_logprob)
     return torch.exp(old_logprob - rollout_logprob).clamp(max=cap).detach()
 
 
@@ -174,7 +178,7 @@ def _metrics(inputs: LossInputs, loss: Tensor, ratio: Tensor, importance: Tensor
             "mismatch": mismatch,
             "mismatch_k3": k3_kl(inputs.rollout_logprob, old),
             "importance_weight": importance,
-            "importance_truncated": importance >= inputs.importance_cap,
+            "importance_truncated": importance >= (math.inf if inputs.importance_cap is None else inputs.importance_cap),
         }
         if inputs.reference_logprob is not None:
             values["kl"] = k3_kl(inputs.logprob, inputs.reference_logprob)

@@ -49,7 +49,7 @@ class MicroBatch:
     rollout_logprob: Tensor
     """float [M]; NaN where the row carries none (supervised rows)."""
     weight: Tensor
-    """float [M]: 1 / (N * |o_i|), N = rows of the whole batch over all ranks, |o_i| = completion tokens of the row."""
+    """float [M]: 1 / (N * |o_i|), N = samples of the whole batch over all ranks, |o_i| = completion tokens of the row."""
 
     @property
     def tokens(self) -> int:
@@ -94,7 +94,7 @@ class _Unit:
 
 
 def plan(
-    batch: pa.RecordBatch, world_size: int, token_budget: int, packing: bool = True, pad_token_id: int = 0
+    batch: pa.RecordBatch, world_size: int, token_budget: int, packing: bool = True, pad_token_id: int = 0, of_samples: int | None = None
 ) -> list[list[MicroBatch]]:
     """Split a batch (schema `trajectories.LEARNER`) into micro-batches, one list per rank, all equally long.
 
@@ -103,18 +103,24 @@ def plan(
     together. A micro-batch encodes at most `token_budget` tokens, padding included; a group (a row when not packing) that is
     longer gets one of its own.
 
+    Args:
+        of_samples: N of the weights 1 / (N * |o_i|): the samples that these rows were taken from. None: as many as there are rows.
+
     Raises:
-        ValueError: no rows, an empty prompt or completion, rows of one group with unequal prompts, or log-probabilities
-            that do not match the tokens; the message names the row.
+        ValueError: no rows, fewer samples than rows, an empty prompt or completion, rows of one group with unequal prompts, or
+            log-probabilities that do not match the tokens; the message names the row.
     """
     if world_size < 1 or token_budget < 1:
         raise ValueError(f"world_size and token_budget must be at least 1, found {world_size} and {token_budget}.")
     rows = _read(batch)
+    samples = len(rows) if of_samples is None else of_samples
+    if samples < len(rows):
+        raise ValueError(f"learner batch: {len(rows)} rows cannot be of {samples} samples.")
     units = _group(rows, batch.column("group").to_pylist()) if packing else [_Unit(row.prompt, (row,)) for row in rows]
     ranks = []
     for share in _balance(units, world_size):
         bins = _fill(share, token_budget, packing)
-        ranks.append([_packed(b, len(rows)) if packing else _plain(b, len(rows), pad_token_id) for b in bins])
+        ranks.append([_packed(b, samples) if packing else _plain(b, samples, pad_token_id) for b in bins])
     longest = max(len(share) for share in ranks)
     return [share + [_dummy(packing, pad_token_id) for _ in range(longest - len(share))] for share in ranks]
 
@@ -197,7 +203,7 @@ def _common(prompts: list[np.ndarray]) -> int:
     return length
 
 
-def _packed(units: list[_Unit], batch_rows: int) -> MicroBatch:
+def _packed(units: list[_Unit], samples: int) -> MicroBatch:
     ids: list[np.ndarray] = []
     positions: list[np.ndarray] = []
     nodes: list[Node] = []
@@ -240,11 +246,11 @@ def _packed(units: list[_Unit], batch_rows: int) -> MicroBatch:
         position_ids=torch.from_numpy(np.concatenate(positions))[None],
         layout=build_layout(nodes),
         attention_mask=None,
-        **_completions(rows, sources, batch_rows),
+        **_completions(rows, sources, samples),
     )
 
 
-def _plain(units: list[_Unit], batch_rows: int, pad_token_id: int) -> MicroBatch:
+def _plain(units: list[_Unit], samples: int, pad_token_id: int) -> MicroBatch:
     rows = [unit.rows[0] for unit in units]
     width = max(row.encoded for row in rows)
     ids = np.full((len(rows), width), pad_token_id, dtype=np.int64)
@@ -259,11 +265,11 @@ def _plain(units: list[_Unit], batch_rows: int, pad_token_id: int) -> MicroBatch
         position_ids=torch.arange(width).expand(len(rows), -1).contiguous(),
         layout=None,
         attention_mask=torch.from_numpy(mask),
-        **_completions(rows, sources, batch_rows),
+        **_completions(rows, sources, samples),
     )
 
 
-def _completions(rows: list[_Row], sources: list[np.ndarray], batch_rows: int) -> dict[str, Tensor]:
+def _completions(rows: list[_Row], sources: list[np.ndarray], samples: int) -> dict[str, Tensor]:
     def flat(parts: list[np.ndarray], dtype: type) -> Tensor:
         return torch.from_numpy(np.concatenate([np.empty(0, dtype), *parts]).astype(dtype))
 
@@ -274,7 +280,7 @@ def _completions(rows: list[_Row], sources: list[np.ndarray], batch_rows: int) -
         "sample": flat([np.full(n, row.index) for n, row in zip(lengths, rows, strict=True)], np.int64),
         "advantage": flat([np.full(n, row.advantage) for n, row in zip(lengths, rows, strict=True)], np.float32),
         "rollout_logprob": flat([row.rollout_logprobs for row in rows], np.float32),
-        "weight": flat([np.full(n, 1 / (batch_rows * n)) for n in lengths], np.float32),
+        "weight": flat([np.full(n, 1 / (samples * n)) for n in lengths], np.float32),
     }
 
 

@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from actors.reward import RewardActor
-from rlsys.grpo import group_advantages
+from rlsys.grpo import LossInputs, group_advantages, grpo_loss
+from rlsys.packing import plan
 from rlsys.scores import extract, is_correct, score_range, unshuffle
 from rlsys.trajectories import GROUPS, LEARNER, SAMPLES, TRAJECTORIES
 
@@ -76,6 +77,68 @@ def test_no_more_groups_than_wanted_reach_the_learner():
     _, learner = actor.hand_over("k")
     assert (counts["groups_unequal"], counts["groups_trained"]) == (3, 2)
     assert sorted(set(learner["group"].to_pylist())) == [0, 1]
+
+
+RIGHT, WRONG = r"\boxed{9, 1}", r"\boxed{1, 9}"
+
+
+def published_gradient(rewards, beta, logprob, reference):
+    """DeepSeekMath, Eq. 3 and 4, read off: a mean over all groups, of a mean over their samples, of a mean over their tokens."""
+    logprob = logprob.clone().requires_grad_()
+    objective = 0.0
+    for group, paid in enumerate(rewards):
+        std = paid.std()
+        for sample, reward in enumerate(paid):
+            advantage = 0.0 if std == 0 else (reward - paid.mean()) / std
+            for token in range(logprob.shape[-1]):
+                new, old = logprob[group, sample, token], logprob[group, sample, token].detach()
+                ratio, d = torch.exp(new - old), reference[group, sample, token] - new
+                term = torch.minimum(ratio * advantage, ratio.clamp(0.8, 1.2) * advantage) - beta * (torch.exp(d) - d - 1)
+                objective = objective + term / (len(rewards) * len(paid) * logprob.shape[-1])
+    (-objective).backward()
+    return logprob.grad
+
+
+@pytest.mark.parametrize(
+    ("equal_groups", "beta", "scale"),
+    [("train", 0.08, 1.0), ("train", 0.0, 1.0), ("count", 0.0, 1.0), ("drop", 0.0, 5 / 2)],  # 2 of 5 groups carry an advantage
+)
+def test_the_gradient_beside_the_published_objectives(equal_groups, beta, scale):
+    texts = [[RIGHT, WRONG, RIGHT], [RIGHT] * 3, [WRONG] * 3, [WRONG, WRONG, RIGHT], [RIGHT] * 3]
+    actor = RewardActor("reward")
+    asked = groups(*((g, [0, 1], [1.0, 0.0]) for g in range(5)))
+    answers = samples(*((g, s, texts[g][s]) for g in range(5) for s in range(3)))
+    counts = actor.judge("k", 0, asked, answers, want=5, equal=equal_groups == "train")
+    _, learner = actor.hand_over("k")
+    generator = torch.Generator().manual_seed(0)
+    logprob, reference = -torch.rand(2, 5, 3, 3, dtype=torch.float64, generator=generator) - 0.1
+
+    ours = torch.zeros_like(logprob)
+    rows = list(zip(learner["group"].to_pylist(), [row % 3 for row in range(learner.num_rows)]))  # groups are handed over whole
+    of_samples = None if equal_groups == "drop" else counts["samples"]
+    for part in (part for rank in plan(learner, world_size=2, token_budget=16, of_samples=of_samples) for part in rank):
+        of = [rows[row] for row in part.sample.tolist()]
+        chosen, frozen = (torch.cat([values[place] for place in dict.fromkeys(of)] or [torch.empty(0)]) for values in (logprob, reference))
+        chosen.requires_grad_()
+        loss, _ = grpo_loss(
+            LossInputs(
+                logprob=chosen,
+                rollout_logprob=part.rollout_logprob,
+                advantage=part.advantage,
+                weight=part.weight,
+                reference_logprob=frozen,
+                beta=beta,
+                importance_cap=None,  # the published objective knows one policy that samples
+            )
+        )
+        loss.backward()
+        for number, place in enumerate(dict.fromkeys(of)):
+            ours[place] = chosen.grad[3 * number : 3 * number + 3]
+
+    paid = [torch.tensor([1.0 if text == RIGHT else -1.0 for text in row], dtype=torch.float64) for row in texts]
+    expected = scale * published_gradient(paid, beta, logprob, reference)
+    torch.testing.assert_close(ours, expected, rtol=1e-6, atol=1e-9)
+    assert counts["groups_unequal"] == 2 and counts["groups_trained"] == (5 if equal_groups == "train" else 2)
 
 
 def test_the_table_of_a_step_holds_every_sample_and_what_training_added(tmp_path):

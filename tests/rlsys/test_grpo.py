@@ -97,6 +97,15 @@ def test_importance_weights_are_truncated_and_carry_no_gradient() -> None:
     assert not weights.requires_grad
 
 
+def test_without_a_cap_nothing_is_corrected() -> None:
+    corrected, with_cap = grpo_loss(inputs(rollout_logprob=[-3.0, -1.0, -2.0], importance_cap=2.0, beta=0.0))
+    plain, without = grpo_loss(inputs(rollout_logprob=[-3.0, -1.0, -2.0], importance_cap=None, beta=0.0))
+    as_sampled, _ = grpo_loss(inputs(importance_cap=2.0, beta=0.0))  # the engine agrees, so that every weight is 1
+    assert plain.item() == as_sampled.item() != corrected.item()
+    assert finalise_metrics(without)["mismatch"] == finalise_metrics(with_cap)["mismatch"] > 0  # still measured
+    assert finalise_metrics(without)["importance_weight"] == 1 and finalise_metrics(without)["importance_truncated"] == 0
+
+
 @pytest.mark.parametrize(
     ("ratio", "advantage", "expected"),
     [(1.5, 1.0, 1.2), (0.5, 1.0, 0.5), (1.5, -1.0, -1.5), (0.5, -1.0, -0.8), (1.1, 2.0, 2.2)],
