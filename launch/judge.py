@@ -113,19 +113,18 @@ def judge_config(model: str, meta_rm: str | None, seed: int, settings: list[str]
     """(config of the engines, folder of the meta reward model): the template and lengths of the run that the model comes from, then
     `settings`.
     """
-    from rlsys.config import load_config
+    from rlsys.config import Config, load_config
     from rlsys.run_folder import trained_model
 
     path, run = trained_model(model)
-    known = [f"model.path={path}", f"seed={seed}"]
-    if run is not None:
-        known += [
-            f"model.dtype={run.model.dtype}",
-            *(f"prompt.{name}={value}" for name, value in run.prompt.model_dump(mode="json").items()),
-            f"rollout.max_tokens={run.rollout.max_tokens}",
-            f"rollout.max_num_seqs={run.rollout.max_num_seqs}",
-        ]
-    return load_config(None, known + list(settings or [])), None if meta_rm is None else trained_model(meta_rm)[0]
+    start = run or Config()
+    start = Config(
+        seed=seed,
+        model=start.model.model_copy(update={"path": path}),
+        prompt=start.prompt,
+        rollout=Config().rollout.model_copy(update={name: getattr(start.rollout, name) for name in ("max_tokens", "max_num_seqs")}),
+    )
+    return load_config(None, settings, start), None if meta_rm is None else trained_model(meta_rm)[0]
 
 
 def judged_by(config: Config, meta_rm: str | None) -> dict[str, Any]:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 from pydantic import ValidationError
 
 from rlsys.config import Config, ConfigError, Section, known_keys, load_config, save_config
+from rlsys.settings import parse_text
 from rlsys.tasks import FAMILIES
 
 CONFIGS = sorted((Path(__file__).resolve().parents[2] / "launch" / "configs").glob("*.yaml"))
@@ -48,9 +50,26 @@ def test_overrides_win_over_the_file_and_later_ones_over_earlier(tmp_path: Path)
         ("run.dir=runs/a=b", lambda c: c.run.dir == Path("runs/a=b")),
         ("model.path=owner/name", lambda c: c.model.path == "owner/name"),
         ("data.train=tasks:train", lambda c: c.data.train == Path("tasks:train")),
+        # Text fields take what was written.
+        ("run.dir=runs/exp #3", lambda c: c.run.dir == Path("runs/exp #3")),
+        ("run.dir=2024-01-01", lambda c: c.run.dir == Path("2024-01-01")),
+        ("run.dir= a: b", lambda c: c.run.dir == Path(" a: b")),
+        ("model.path=007", lambda c: c.model.path == "007"),
+        ("model.path=no", lambda c: c.model.path == "no"),
+        ("model.path=null", lambda c: c.model.path == "null"),
+        ('model.path="quoted"', lambda c: c.model.path == '"quoted"'),
+        ("data.exclude=1e3", lambda c: c.data.exclude == Path("1e3")),
+        ("data.exclude=~", lambda c: c.data.exclude is None),
+        ("data.families=[010, yes, 'a #3', null]", lambda c: c.data.families == ("010", "yes", "a #3", "null")),
+        # Numbers and switches are read as such, not as YAML's octals, sexagesimals or truths.
+        ("seed=010", lambda c: c.seed == 10),
+        ("learner.lr=1e-4", lambda c: c.learner.lr == 1e-4),
+        ("learner.zero_stage=3", lambda c: c.learner.zero_stage == 3),
+        ("rl.refill=off", lambda c: c.rl.refill is False),
+        ("rl={steps: 010}", lambda c: c.rl.steps == 10),
     ],
 )
-def test_override_values_are_yaml(override: str, read) -> None:
+def test_the_field_says_what_an_overrides_value_is(override: str, read) -> None:
     assert read(load_config(None, [override]))
 
 
@@ -84,6 +103,11 @@ def test_an_unknown_key_like_no_other_points_to_the_list() -> None:
         ("model.dtype=float8", "model.dtype"),
         ("rl=3", "rl"),
         ("data.responses=[2, x]", "data.responses.1"),
+        ("rl.steps=1:30", "rl.steps"),
+        ("seed=true", "seed"),
+        ("rl.beta=nan", "rl.beta"),
+        ("run.dir=", "run.dir"),
+        ("data.families=sum", "data.families"),
     ],
 )
 def test_a_bad_value_names_the_override_the_key_and_the_value(override: str, key: str) -> None:
@@ -97,6 +121,41 @@ def test_a_bad_value_in_a_file_names_the_file_even_beside_good_overrides(tmp_pat
     path = write(tmp_path / "mine.yaml", "rl: {beta: -1}\n")
     with pytest.raises(ConfigError, match=r"mine\.yaml: rl\.beta: "):
         load_config(path, ["rl.steps=3"])
+
+
+def test_text_in_a_file_is_text_too(tmp_path: Path) -> None:
+    text = (
+        "seed: 010\nrun: {dir: 2024-01-01}\nmodel:\n  path: yes\nprompt: {template: 'a #3'}\nrollout: {cpus: null}\ndata: {exclude: 1.0}\n"
+    )
+    config = load_config(write(tmp_path / "a.yaml", text))
+    assert (config.seed, config.run.dir, config.model.path, config.prompt.template) == (10, Path("2024-01-01"), "yes", "a #3")
+    assert config.rollout.cpus is None and config.data.exclude == Path("1.0")
+    with pytest.raises(ConfigError, match="model.path"):
+        load_config(write(tmp_path / "b.yaml", "model: {path: }\n"))
+    with pytest.raises(ConfigError, match=r"c\.yaml: not valid YAML(.|\n)*steps stands there twice"):
+        load_config(write(tmp_path / "c.yaml", "rl: {steps: 1, steps: 2}\n"))
+
+
+def test_where_a_field_takes_anything_yaml_decides() -> None:
+    assert parse_text("{thinking: no, depth: 010, name: a}", dict[str, Any]) == {"thinking": False, "depth": 8, "name": "a"}
+    assert parse_text("{prompt: 007}", dict[str, str]) == {"prompt": "007"}
+    assert parse_text("a: b", Path | tuple[Path, ...]) == "a: b"
+    assert parse_text("[1, 2]", Path | tuple[Path, ...]) == ["1", "2"]
+    assert parse_text("5", int | str) == 5
+
+
+def test_what_is_right_remains_beside_what_is_wrong() -> None:
+    wrong = ["rl.stepz=1", "rl.steps=-1", "seed", "data.responses=[x, y]", "data.level=2", "rl.beta=0.5", "nothing=1"]
+    with pytest.raises(ConfigError) as caught:
+        load_config(None, wrong)
+    assert len(caught.value.problems) == 6
+    rest = caught.value.rest
+    assert (rest.data.level, rest.rl.beta, rest.rl.steps, rest.data.responses) == (2, 0.5, Config().rl.steps, Config().data.responses)
+
+
+def test_a_bare_key_names_the_sections_that_have_it() -> None:
+    with pytest.raises(ConfigError, match=r"Did you mean prompt\.max_tokens or rollout\.max_tokens or "):
+        load_config(None, ["max_tokens=3"])
 
 
 def test_compiled_layers_do_without_zero_3() -> None:
@@ -135,7 +194,9 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
 
 
 def test_a_saved_config_loads_as_the_same_config(tmp_path: Path) -> None:
-    config = load_config(None, ["rl.steps=7", "learner.betas=[0.8, 0.9]", "data.families=[a, b]", "learner.lr=1e-7", "run.dir=runs/x"])
+    config = load_config(
+        None, ["rl.steps=7", "learner.betas=[0.8, 0.9]", "data.families=[a, '010']", "learner.lr=1e-7", "run.dir=runs/x #3"]
+    )
     save_config(config, tmp_path / "config.yaml")
     assert load_config(tmp_path / "config.yaml") == config
 

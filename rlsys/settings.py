@@ -1,0 +1,124 @@
+"""What a written value means, by the type that its field declares.
+
+YAML reads `010` as 8, `2024-01-01` as a date, `no` as false and `a #3` as `a`. Here a text field takes the text that was written, and for
+numbers and switches pydantic reads that text by the field's type. Only where a field takes anything does YAML's own reading hold.
+"""
+
+from __future__ import annotations
+
+import types
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
+
+import yaml
+from pydantic import BaseModel
+
+NULLS = ("", "null", "~", "Null", "NULL")
+"""What stands for nothing, where a field may be None."""
+
+
+def declared(model: type[BaseModel], path: tuple[str, ...]) -> Any:
+    """The type of the field at `path`; Any where there is no such field, or it lies inside of one that takes anything."""
+    kind: Any = model
+    for part in path:
+        kind = _inner(kind, part)
+    return kind
+
+
+def parse_text(text: str, kind: Any) -> Any:
+    """The value of an override: as it stands for a text field, or as YAML where lists, mappings or anything else is expected.
+
+    Raises:
+        yaml.YAMLError: not valid YAML.
+    """
+    kinds = list(_alternatives(kind))
+    if type(None) in kinds and text.strip() in NULLS:
+        return None
+    if _is_anything(kind) or (any(map(_is_container, kinds)) and (not any(map(_is_scalar, kinds)) or text.lstrip()[:1] in ("[", "{"))):
+        return parse_yaml(text, kind)
+    return text if is_text(kind) else text.strip()
+
+
+def is_text(kind: Any) -> bool:
+    """Whether the only scalars that `kind` takes are text, None apart."""
+    scalars = [each for each in _alternatives(kind) if _is_scalar(each)]
+    return bool(scalars) and all(each in (str, Path) or get_origin(each) is Literal and _is_words(each) for each in scalars)
+
+
+def parse_yaml(text: str, kind: Any) -> Any:
+    """A YAML document, its scalars read by the types that `kind` declares for them.
+
+    Raises:
+        yaml.YAMLError: not valid YAML, or a mapping names a key twice.
+    """
+    loader = yaml.SafeLoader(text)
+    try:
+        node = loader.get_single_node()
+        return None if node is None else _construct(loader, node, kind)
+    finally:
+        loader.dispose()
+
+
+def _construct(loader: yaml.SafeLoader, node: yaml.Node, kind: Any) -> Any:
+    kinds = list(_alternatives(kind))
+    if isinstance(node, yaml.ScalarNode):
+        if node.style is None and node.tag == "tag:yaml.org,2002:null":
+            # Nothing, where a field may be nothing; a key without a value is never text.
+            return node.value if is_text(kind) and type(None) not in kinds and node.value else None
+        return loader.construct_object(node) if _is_anything(kind) else node.value
+    if isinstance(node, yaml.SequenceNode):
+        return [_construct(loader, child, _inner(kind, index)) for index, child in enumerate(node.value)]
+    loader.flatten_mapping(node)
+    found: dict[str, Any] = {}
+    for key, child in node.value:
+        name = key.value if isinstance(key, yaml.ScalarNode) else str(loader.construct_object(key, deep=True))
+        if name in found:
+            raise yaml.constructor.ConstructorError(None, None, f"the key {name} stands there twice", key.start_mark)
+        found[name] = _construct(loader, child, _inner(kind, name))
+    return found
+
+
+def _alternatives(kind: Any) -> Iterator[Any]:
+    """The members of a union, through Annotated; any other type is the only one."""
+    origin = get_origin(kind)
+    if origin is Annotated:
+        yield from _alternatives(get_args(kind)[0])
+    elif origin in (Union, types.UnionType):
+        for member in get_args(kind):
+            yield from _alternatives(member)
+    else:
+        yield kind
+
+
+def _inner(kind: Any, key: str | int) -> Any:
+    """The type of what lies under `key` of a value of type `kind`."""
+    found = []
+    for each in _alternatives(kind):
+        arguments = get_args(each)
+        if isinstance(each, type) and issubclass(each, BaseModel):
+            found += [each.model_fields[key].annotation] if key in each.model_fields else []
+        elif get_origin(each) is tuple and arguments and isinstance(key, int):
+            found.append(arguments[min(key, len(arguments) - 1)] if arguments[-1] is not Ellipsis else arguments[0])
+        elif arguments and get_origin(each) is not Literal:
+            found.append(arguments[-1])
+    return Union[tuple(found)] if found else Any  # noqa: UP007 (of a list)
+
+
+def _is_words(kind: Any) -> bool:
+    return all(isinstance(value, str) for value in get_args(kind))
+
+
+def _is_container(kind: Any) -> bool:
+    return (get_origin(kind) or kind) in (tuple, list, dict, set, frozenset) or isinstance(kind, type) and issubclass(kind, BaseModel)
+
+
+def _is_scalar(kind: Any) -> bool:
+    return kind is not type(None) and not _is_container(kind)
+
+
+def _is_anything(kind: Any) -> bool:
+    """Whether YAML's own reading decides: no type is declared, numbers are listed, or text stands beside other scalars."""
+    scalars = [each for each in _alternatives(kind) if _is_scalar(each)]
+    listed = any(get_origin(each) is Literal and not _is_words(each) for each in scalars)
+    return listed or Any in scalars or object in scalars or (any(each in (str, Path) for each in scalars) and not is_text(kind))
