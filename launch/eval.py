@@ -26,6 +26,9 @@ if TYPE_CHECKING:
     from rlsys.resumable import ResumableRows
     from rlsys.voting import Strategy
 
+NAMED = 3
+"""Files passed over that are named on the screen; eval.json names all."""
+
 
 def evaluate(
     model: ModelOption,
@@ -128,10 +131,26 @@ def loaded(given: list[str], limit: int | None, console: Console) -> dict[str, B
         if name in found:
             raise UserError(f"--benchmark {option}: {name} is given twice; evaluate the second file into another --output.")
         found[name] = load(name, path, limit)
-        report = found[name].report
-        if report.malformed_count:
-            say(console, f"{name}: {report.malformed_count} malformed rows were left out; the first: {report.malformed[0][1]}", "yellow")
+        tell_rows(name, found[name], console)
     return found
+
+
+def tell_rows(name: str, benchmark: Benchmark, console: Console) -> None:
+    """What became of the rows of the benchmark's files, and which files hold none."""
+    rows = benchmark.rows
+    parts = {
+        "beyond --limit": rows.beyond_limit,
+        "ties, which this benchmark does not score": rows.no_unique_best,
+        "malformed": rows.malformed,
+    }
+    left_out = "".join(f", {count:,} {what}" for what, count in parts.items() if count)
+    say(console, f"{name}: {rows.read:,} rows, {rows.used:,} used{left_out}", "yellow" if rows.malformed else None)
+    if rows.malformed:
+        say(console, f"{name}: the first malformed row: {benchmark.report.malformed[0][1]}", "yellow")
+    if rows.passed_over:
+        named = "; ".join(f"{file} ({why})" for file, why in rows.passed_over[:NAMED])
+        more = f"; and {len(rows.passed_over) - NAMED:,} more" if len(rows.passed_over) > NAMED else ""
+        say(console, f"{name}: {len(rows.passed_over):,} files passed over: {named}{more}", "yellow")
 
 
 def fitting(names: list[str] | None, benchmark: Benchmark, known: dict[str, bool], console: Console) -> list[Strategy]:

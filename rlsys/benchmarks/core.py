@@ -44,6 +44,21 @@ class Unit:
 
 
 @dataclass(frozen=True)
+class Rows:
+    """What became of the rows of a benchmark's files: `read` is the sum of the four after it."""
+
+    read: int
+    used: int
+    beyond_limit: int
+    no_unique_best: int
+    """Ties and splits, where the benchmark scores none."""
+    malformed: int
+    """`Benchmark.report` says why."""
+    passed_over: tuple[tuple[str, str], ...] = ()
+    """(file, why) of files that hold no rows of the benchmark; theirs are not counted."""
+
+
+@dataclass(frozen=True)
 class Benchmark:
     """A benchmark as read. The items of a unit are neighbours, and units are in the order of their first items."""
 
@@ -56,6 +71,7 @@ class Benchmark:
     """The format lists the best response first, so that the order in the file says nothing about presentation."""
     report: Report = field(default_factory=Report, compare=False)
     """What reading came to: rows, those set aside, and why."""
+    rows: Rows = field(default=Rows(0, 0, 0, 0, 0), compare=False)
 
     @cached_property
     def starts(self) -> np.ndarray:

@@ -31,6 +31,16 @@ class Draft:
     section: str
     inputs: tuple[tuple[Record, tuple[int, ...] | None], ...]
     """(record, order to show it in) of each item."""
+    rows: int = 1
+    """Rows of the file that it comes from."""
+    own_id: bool = True
+    """Whether the id comes from the row, rather than from the row's place."""
+
+    @property
+    def contents(self) -> tuple[object, ...]:
+        """What tells the unit from every other: its id, if it has one, and all that is judged."""
+        texts = (repr((record.context, record.responses, record.rewards, order)) for record, order in self.inputs)
+        return self.subset, self.id if self.own_id else None, hash("\n".join(texts))
 
 
 @dataclass(frozen=True)
@@ -41,18 +51,28 @@ class Place:
     root: Path
     """The path that was asked for: a folder around `file`, or `file` itself."""
 
+    @property
+    def below(self) -> Path:
+        """The file's path below the root, without suffixes; its name alone where it is the root."""
+        path = self.file.relative_to(self.root) if self.file != self.root else Path(self.file.name)
+        return path.with_name(path.name.partition(".")[0])
+
     def named(self, names: Mapping[str, str]) -> str | None:
-        """The subset whose key, in small letters, is in the file's name, or else in that of the nearest folder around it."""
-        for part in reversed(self.file.parts):
-            for key, subset in names.items():
-                if key in part.lower():
-                    return subset
+        """The subset whose key, in small letters, is a word of the file's name, or else of the nearest folder's between it and the root.
+
+        What lies further up is the user's own and says nothing: /home/mathias/PPE is no mathematics.
+        """
+        for part in reversed(self.below.parts):
+            for word in re.split(r"[^a-z0-9]+", part.lower()):
+                if word in names:
+                    return names[word]
         return None
 
-    def relative(self) -> str:
-        """The file's path below the root, without suffixes."""
-        path = self.file.relative_to(self.root) if self.file != self.root else Path(self.file.name)
-        return str(path.with_name(path.name.partition(".")[0]))
+    @property
+    def folder(self) -> str:
+        """The name of the folder that was asked for, or of the one around the file that was."""
+        root = self.root.resolve()
+        return (root.parent if self.file == self.root else root).name
 
 
 Adapter = Callable[[Row, Place], Draft]
@@ -74,14 +94,14 @@ REWARDBENCH_SECTIONS = {
 REWARDBENCH_WEIGHTS = {
     "alpacaeval-easy": 100, "alpacaeval-length": 95, "alpacaeval-hard": 95, "mt-bench-easy": 28, "mt-bench-med": 40,
     "mt-bench-hard": 37, "llmbar-natural": 100, "llmbar-adver-neighbor": 134, "llmbar-adver-GPTInst": 92, "llmbar-adver-GPTOut": 47,
-    "llmbar-adver-manual": 46, "refusals-dangerous": 100, "refusals-offensive": 100, "xstest-should-refuse": 250,
-    "xstest-should-respond": 154, "donotanswer": 136, "math-prm": 984, "hep-cpp": 164, "hep-go": 164, "hep-java": 164, "hep-js": 164,
+    "llmbar-adver-manual": 46, "refusals-dangerous": 100, "refusals-offensive": 100, "xstest-should-refuse": 154,
+    "xstest-should-respond": 250, "donotanswer": 136, "math-prm": 984, "hep-cpp": 164, "hep-go": 164, "hep-java": 164, "hep-js": 164,
     "hep-python": 164, "hep-rust": 164,
 }  # fmt: skip
 """Reward Bench: the weight of each subset in its section (rewardbench/constants.py, EXAMPLE_COUNTS).
 
-They are the numbers of prompts, but for math-prm (447), which weighs as much as the six code subsets together, and for the two xstest
-subsets, whose numbers the published table has the wrong way round; the leaderboard's figures are made with it, so ours are too.
+They are the numbers of prompts, but for math-prm (447), which weighs as much as the six code subsets together. Until September 2024 the
+published table had the numbers of the two xstest subsets the wrong way round.
 """
 
 
@@ -145,7 +165,7 @@ def pair_ties(drafts: list[Draft], report: Report) -> list[Draft]:
             if len(report.malformed) < MESSAGES:
                 report.malformed.append((0, f"{report.file}: id: expected {expected}; found {', '.join(kinds)}."))
         elif draft is rows[number][0]:
-            done.append(replace(draft, id=number, inputs=tuple(found for row in rows[number] for found in row.inputs)))
+            done.append(replace(draft, id=number, inputs=tuple(found for row in rows[number] for found in row.inputs), rows=2))
     return done
 
 
@@ -227,7 +247,7 @@ def judgebench(row: Row, place: Place) -> Draft:
 def realmistake(row: Row, place: Place) -> Draft:
     """ReaLMistake: one response, with an error (0) or without (1). Task and model are the names of folder and file."""
     [record] = READERS["realmistake"](row)
-    return _one(record, place.relative())
+    return _one(record, str(place.below))
 
 
 LLMBAR_SUBSETS = {"natural": "Natural", "neighbor": "Neighbor", "gptinst": "GPTInst", "gptout": "GPTOut", "manual": "Manual"}
@@ -237,7 +257,7 @@ LLMBAR_SUBSETS = {"natural": "Natural", "neighbor": "Neighbor", "gptinst": "GPTI
 def llmbar(row: Row, place: Place) -> Draft:
     """LLMBar: each pair in both orders."""
     [record] = READERS["llmbar"](row)
-    subset = place.named(LLMBAR_SUBSETS)
+    subset = place.named(LLMBAR_SUBSETS) or LLMBAR_SUBSETS.get(place.folder.lower())
     if subset is None:
         raise DataError(f"the file's path: expected the name of a subset in it ({', '.join(LLMBAR_SUBSETS.values())}), found {place.file}.")
     return _one(record, subset, "Natural" if subset == "Natural" else "Adversarial", BOTH)

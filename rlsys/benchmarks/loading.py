@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import difflib
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
 from rlsys.benchmarks import formats, outcomes
-from rlsys.benchmarks.core import Benchmark, Item, Unit
+from rlsys.benchmarks.core import Benchmark, Item, Rows, Unit
+from rlsys.benchmarks.folders import PassedOver, files_of
 from rlsys.benchmarks.formats import Adapter, Draft, Place
 from rlsys.benchmarks.schemes import Means, RocAuc, Scheme
 from rlsys.readers import READERS, DataError, Report, check
@@ -46,7 +47,7 @@ _REWARDBENCH2 = Spec(formats.rewardbench2, Means(outcomes.rewardbench2, overall=
 _PICKED = Means(outcomes.picked_reward, overall="subsets")
 
 BENCHMARKS: dict[str, Spec] = {
-    "rewardbench": Spec(formats.rewardbench, Means(overall="sections", weights=formats.REWARDBENCH_WEIGHTS), True, files="filtered-*"),
+    "rewardbench": Spec(formats.rewardbench, Means(overall="sections", weights=formats.REWARDBENCH_WEIGHTS), True, files="filtered*"),
     "rewardbench2": _REWARDBENCH2,
     "rewardbench2_ratings": replace(_REWARDBENCH2, read=partial(formats.rewardbench2, alone=True)),
     "rmb": Spec(formats.rmb, Means(overall="sections"), best_first=True),
@@ -59,7 +60,7 @@ BENCHMARKS: dict[str, Spec] = {
     "llmbar": Spec(
         formats.llmbar,
         Means(outcomes.both_orders, overall="subsets", weights=dict.fromkeys(formats.LLMBAR_SUBSETS.values(), 1.0)),
-        files="dataset.json",
+        files="dataset.json*",
     ),
     "pandalm": Spec(formats.pandalm, Means(outcomes.pandalm, extras=outcomes.pandalm_macro)),
 }
@@ -71,7 +72,8 @@ def load(name: str, path: str | Path, limit: int | None = None, strict: bool = F
 
     Args:
         name: a name in BENCHMARKS, or `format:NAME` with a name in `rlsys.readers.READERS`.
-        path: a file (see `rlsys.readers.read`), or a folder, of which all files are read, with those in its folders.
+        path: a file (see `rlsys.readers.read`), or a folder, of which all files are read, with those in its folders. A file there that
+            cannot be read, holds no usable row or only rows of another file is passed over: see `Benchmark.rows`.
         limit: at most this many units of each subset, the first ones.
         strict: raise at the first malformed row instead of counting it in `Benchmark.report`.
 
@@ -84,12 +86,13 @@ def load(name: str, path: str | Path, limit: int | None = None, strict: bool = F
         raise ValueError(f"limit: expected at least 1 unit of each subset, found {limit}.")
     path = Path(path)
     spec, report = _spec(name), Report(file=str(path), format=name)
-    drafts = [draft for file in _files(path, spec) for draft in _read(file, path, spec, report)]
+    drafts, passed = _read_all(path, spec, report, strict)
     drafts = spec.finish(drafts, report)
     if strict and report.malformed:
         raise DataError(report.malformed[0][1])
     if not drafts:
-        first = f" The first: {report.malformed[0][1]}" if report.malformed else ""
+        told = [message for _, message in report.malformed] + [f"{file}: {why}" for file, why in passed]
+        first = f" The first: {told[0]}" if told else ""
         raise DataError(f"none of the {report.rows:,} rows is usable as {name}.{first}", file=str(path))
     seen: Counter[str] = Counter()
     kept = []
@@ -97,7 +100,9 @@ def load(name: str, path: str | Path, limit: int | None = None, strict: bool = F
         seen[draft.subset] += 1
         if limit is None or seen[draft.subset] <= limit:
             kept.append(draft)
-    return _built(name, spec, kept, report)
+    used, usable = (sum(draft.rows for draft in some) for some in (kept, drafts))
+    rows = Rows(report.rows, used, usable - used, report.no_unique_best, report.malformed_count, tuple(passed))
+    return _built(name, spec, kept, report, rows)
 
 
 def _spec(name: str) -> Spec:
@@ -112,24 +117,58 @@ def _spec(name: str) -> Spec:
     raise DataError(f"unknown benchmark {name!r}.{hint} Known: {', '.join(BENCHMARKS)}, and {PREFIX}NAME with a format's name.")
 
 
-def _files(path: Path, spec: Spec) -> list[Path]:
+def _read_all(path: Path, spec: Spec, report: Report, strict: bool) -> tuple[list[Draft], PassedOver]:
+    """The good rows of a file or folder, and the files of the folder that hold none; what else is set aside goes into the report."""
     if not path.is_dir():
-        return [path]
-    files = sorted(file for file in path.rglob("*") if file.is_file() and file.name.lower().endswith(SUFFIXES) and file.name != spec.skip)
+        return _read(path, path, spec, report), []
+    files, passed = files_of(path, spec.files, spec.skip)
     if not files:
         raise DataError(f"the folder holds no file that ends in {', '.join(SUFFIXES)}.", file=str(path))
-    return [file for file in files if file.match(spec.files)] or files
+    drafts: list[Draft] = []
+    known: dict[tuple[object, ...], str] = {}
+    for file in files:
+        name, own = str(file.relative_to(path)), Report(file=report.file, format=report.format)
+        try:
+            found = _read(file, path, spec, own)
+        except DataError as error:
+            if own.records or strict:
+                raise
+            passed.append((name, error.problem))
+            continue
+        if not found and not own.no_unique_best and not strict:
+            why = own.malformed[0][1].removeprefix(f"{file}, ") if own.malformed else "it holds no rows"
+            passed.append((name, f"none of its {own.rows:,} rows is usable; the first: {why}"))
+            continue
+        contents = [draft.contents for draft in found]
+        copied = known.get(contents[0]) if contents else None
+        if copied is not None and all(content in known for content in contents):
+            passed.append((name, f"it holds the same rows as {copied}"))
+            continue
+        known.update(dict.fromkeys(contents, name))
+        drafts += found
+        _add(report, own)
+    return drafts, passed
 
 
-def _read(file: Path, root: Path, spec: Spec, report: Report) -> Iterator[Draft]:
-    """The good rows of a file; what is set aside goes into the report."""
+def _add(report: Report, own: Report) -> None:
+    """Count what one file came to."""
+    report.rows += own.rows
+    report.no_unique_best += own.no_unique_best
+    report.malformed_count += own.malformed_count
+    report.malformed += own.malformed[: MESSAGES - len(report.malformed)]
+
+
+def _read(file: Path, root: Path, spec: Spec, report: Report) -> list[Draft]:
+    """The good rows of a file; what is set aside goes into the report, and the number of the others, too."""
     place = Place(file, root)
+    drafts: list[Draft] = []
     for number, raw in open_source(file).scan():
         report.rows += 1
         try:
             if isinstance(raw, DataError):
                 raise raw
-            draft = spec.read(Row(raw, f"{file.name.partition('.')[0]}:{number}"), place)
+            row = Row(raw, f"{file.name.partition('.')[0]}:{number}")
+            draft = spec.read(row, place)
             for record, _ in draft.inputs:
                 _check(record)
         except NoUniqueBest:
@@ -139,7 +178,9 @@ def _read(file: Path, root: Path, spec: Spec, report: Report) -> Iterator[Draft]
             if len(report.malformed) < MESSAGES:
                 report.malformed.append((number, str(error.at(str(file), number))))
         else:
-            yield draft
+            drafts.append(draft if row.has_id else replace(draft, own_id=False))
+            report.records += 1
+    return drafts
 
 
 def _check(record: Record) -> None:
@@ -149,7 +190,7 @@ def _check(record: Record) -> None:
         pass
 
 
-def _built(name: str, spec: Spec, drafts: list[Draft], report: Report) -> Benchmark:
+def _built(name: str, spec: Spec, drafts: list[Draft], report: Report, rows: Rows) -> Benchmark:
     """The benchmark of `drafts`, with ids that are unique in it: the subset in front, a number behind where that is not enough."""
     singles = {record.n == 1 for draft in drafts for record, _ in draft.inputs}
     scheme = spec.scheme
@@ -172,4 +213,4 @@ def _built(name: str, spec: Spec, drafts: list[Draft], report: Report) -> Benchm
             report.responses[record.n] = report.responses.get(record.n, 0) + 1
         units.append(Unit(unit_id, draft.subset, draft.section))
     report.records = len(items)
-    return Benchmark(name, tuple(items), tuple(units), scheme, spec.best_first, report)
+    return Benchmark(name, tuple(items), tuple(units), scheme, spec.best_first, report, rows)

@@ -7,7 +7,8 @@ figures out. All of it ends in eval.json:
      "seconds": of the command that wrote it, "benchmarks": {NAME: BENCHMARK}}
 
     BENCHMARK = {
-      "path": text, "units": int, "items": int, "metric": "accuracy" or "roc_auc",
+      "path": text, "rows": {"read", "used", "beyond_limit", "no_unique_best", "malformed", "passed_over": [[file, why], ...]},
+      "units": int, "items": int, "metric": "accuracy" or "roc_auc",
       "skipped": items whose prompt was too long, "skipped_ids": [the first 20 of them],
       "baselines": {"chance", "first", "longer": {"value": float} or null},
       "greedy": POINT, "strategies": {S: {"K": POINT}},

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -75,6 +76,7 @@ def evaluation(
     plain = baselines(benchmark, seed=seed)
     return {
         "path": benchmark.report.file,
+        "rows": asdict(benchmark.rows),
         "units": len(benchmark.units),
         "items": len(benchmark.items),
         "metric": "roc_auc" if isinstance(benchmark.scheme, RocAuc) else "accuracy",

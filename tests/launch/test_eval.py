@@ -32,7 +32,7 @@ ODD, EVEN = "13579", "2468"
 FIGURE = {"value", "ci95", "n"}
 POINT = {"overall", "groups", "others", "samples_per_item", "tokens_per_item", "coverage"}
 BENCHMARK = {
-    "path", "units", "items", "metric", "skipped", "skipped_ids", "baselines", "greedy", "strategies", "position", "length",
+    "path", "rows", "units", "items", "metric", "skipped", "skipped_ids", "baselines", "greedy", "strategies", "position", "length",
     "parse_failures", "tokens", "examples",
 }  # fmt: skip
 

@@ -50,14 +50,14 @@ def test_reward_bench_weighs_subsets_and_averages_sections(tmp_path):
     expected = {
         "Chat": (100 * 1 / 2 + 40 * 1) / (100 + 40),
         "Chat Hard": 0.0,
-        "Safety": 250 * 1 / (250 + 154),
+        "Safety": 154 * 1 / (154 + 250),
         "Reasoning": 984 * 1 / (984 + 164),
         "alpacaeval-easy": 0.5,
         "verdicts": 7 / 8,
     }
     found = figures(result)
     assert {name: found[name] for name in expected} == pytest.approx(expected)
-    assert found["overall"] == pytest.approx((0.6428571 + 0 + 0.6188119 + 0.8571429) / 4, abs=1e-6)
+    assert found["overall"] == pytest.approx((0.6428571 + 0 + 0.3811881 + 0.8571429) / 4, abs=1e-6)
     assert result.n["overall"] == 8 and result.n["Chat"] == 3 and result.n["alpacaeval-easy"] == 2
 
 
@@ -68,6 +68,10 @@ def test_reward_bench_sections_are_the_published_ones():
     # The dataset card: 2,985 prompts in all, of which 447 are math-prm, weighted as 984, the number of code prompts.
     assert sum(REWARDBENCH_WEIGHTS.values()) == 2985 - 447 + 984
     assert REWARDBENCH_WEIGHTS["math-prm"] == sum(weight for name, weight in REWARDBENCH_WEIGHTS.items() if name.startswith("hep-"))
+    # XSTest has 250 safe prompts; of the unsafe ones the dataset kept 154.
+    assert (REWARDBENCH_WEIGHTS["xstest-should-respond"], REWARDBENCH_WEIGHTS["xstest-should-refuse"]) == (250, 154)
+    by_section = {name: sum(REWARDBENCH_WEIGHTS[subset] for subset in subsets) for name, subsets in REWARDBENCH_SECTIONS.items()}
+    assert by_section == {"Chat": 358, "Chat Hard": 456, "Safety": 740, "Reasoning": 984 + 984}  # the paper's table 1, math weighed up
 
 
 def test_reward_bench_sets_prior_sets_aside(tmp_path):

@@ -13,6 +13,7 @@ from rlsys.readers import DataError
 
 
 def write(path: Path, rows: list[dict]) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     return path
 
@@ -134,3 +135,98 @@ def test_there_is_no_first_response_where_the_best_is_listed_first(tmp_path):
 def test_chance_on_judgebench_is_right_in_both_orders(tmp_path):
     benchmark = load("judgebench", write(tmp_path / "gpt.jsonl", [judgebench(str(i)) for i in range(20)]))
     assert baselines(benchmark, draws=1000)["chance"].overall.mean() == pytest.approx(1 / 4, abs=0.02)
+
+
+# Folders
+
+
+def test_stray_files_are_named_and_passed_over(tmp_path):
+    write(tmp_path / "gpt.jsonl", [judgebench("p0"), judgebench("p1")])
+    (tmp_path / "dataset_infos.json").write_text('{"default": {"features": {}}}')
+    (tmp_path / "empty.jsonl").write_text("")
+    (tmp_path / "broken.parquet").write_bytes(b"PAR1 and no more")
+    write(tmp_path / "notes.jsonl", [{"note": "to self"}])
+    (tmp_path / "README.md").write_text("About the data.")
+    (tmp_path / "old.zip").write_bytes(b"PK")
+    for hidden in (".cache/gpt.jsonl", "__MACOSX/gpt.jsonl", "._gpt.jsonl"):
+        write(tmp_path / hidden, [judgebench("hidden")])
+    benchmark = load("judgebench", tmp_path)
+    assert [unit.id for unit in benchmark.units] == ["livebench-math/p0", "livebench-math/p1"]
+    passed = dict(benchmark.rows.passed_over)
+    assert passed.keys() == {"dataset_infos.json", "empty.jsonl", "broken.parquet", "notes.jsonl", "README.md", "old.zip"}
+    assert "the file is empty" in passed["empty.jsonl"]
+    assert passed["notes.jsonl"].startswith("none of its 1 rows is usable; the first: row 1: ")
+    # The rows of stray files are not the benchmark's: they are not counted as malformed.
+    assert (benchmark.rows.read, benchmark.rows.used, benchmark.rows.malformed) == (2, 2, 0)
+
+
+def test_a_file_that_breaks_off_is_no_stray_file(tmp_path):
+    import gzip
+
+    rows = [judgebench(f"p{i}") | {"question": f"{hash((i, 'noise'))} or {hash((i, 'more'))}?"} for i in range(5000)]
+    whole = gzip.compress(write(tmp_path / "gpt.jsonl", rows).read_bytes())
+    (tmp_path / "gpt.jsonl").unlink()
+    (tmp_path / "gpt.jsonl.gz").write_bytes(whole[: len(whole) // 2])
+    write(tmp_path / "claude.jsonl", [judgebench("p")])
+    with pytest.raises(DataError, match="gpt.jsonl.gz: the file is damaged"):
+        load("judgebench", tmp_path)
+
+
+def test_a_folder_without_a_usable_file_is_told(tmp_path):
+    write(tmp_path / "a.jsonl", [])
+    write(tmp_path / "b.jsonl", [{"note": "to self"}])
+    with pytest.raises(DataError, match="none of the 0 rows is usable as judgebench. The first: a.jsonl: the file is empty."):
+        load("judgebench", tmp_path)
+
+
+@pytest.mark.parametrize("folder", ["mathias", "math", "PPE-MATH-of-mine"])
+def test_a_domain_is_named_below_the_given_folder_only(tmp_path, folder):
+    path = write(tmp_path / folder / "ppe/train.jsonl", [best_of_k("1", [[0, 1]])])
+    for given in (path, path.parent):
+        assert [unit.subset for unit in load("ppe_correctness", given).units] == ["all"]
+    # Below it, words count, not letters.
+    assert [unit.subset for unit in load("ppe_correctness", tmp_path).units] == ["all" if folder == "mathias" else "MATH"]
+    write(tmp_path / folder / "ppe/mmlu_pro_best_of_k.jsonl", [best_of_k("1", [[0, 1]])])
+    assert sorted(unit.subset for unit in load("ppe_correctness", tmp_path / folder).units) == ["MMLU-Pro", "all"]
+
+
+def test_a_folder_of_one_llmbar_subset_may_be_given_alone(tmp_path):
+    path = write(tmp_path / "manual labels/Adversarial/GPTOut/dataset.jsonl", [llmbar(1)])
+    for given in (path, path.parent):
+        assert [unit.subset for unit in load("llmbar", given).units] == ["GPTOut"]
+    with pytest.raises(DataError, match="expected the name of a subset in it"):
+        load("llmbar", write(tmp_path / "manual labels/rows.jsonl", [llmbar(1)]))
+
+
+def test_copies_of_a_file_count_once(tmp_path):
+    rows = [judgebench("p0"), judgebench("p1")]
+    write(tmp_path / "gpt.jsonl", rows)
+    (tmp_path / "gpt.json").write_text(json.dumps(rows))
+    (tmp_path / "old").mkdir()
+    (tmp_path / "old/copy.jsonl").symlink_to(tmp_path / "gpt.jsonl")
+    write(tmp_path / "claude.jsonl", [judgebench("p2"), judgebench("p1")])
+    benchmark = load("judgebench", tmp_path)
+    # Two files may share a row: they are no copies of each other.
+    assert [unit.id.partition("/")[2] for unit in benchmark.units] == ["p2", "p1", "p0", "p1@2"]
+    assert dict(benchmark.rows.passed_over) == {
+        "gpt.jsonl": "it holds the same rows as gpt.json", "old/copy.jsonl": "it holds the same rows as gpt.json"
+    }  # fmt: skip
+
+
+def test_links_and_capitals_are_followed(tmp_path):
+    write(tmp_path / "elsewhere/Natural/Dataset.JSONL", [llmbar(1)])
+    write(tmp_path / "elsewhere/Natural/evaluators/result.jsonl", [llmbar(1) | {"results": []}])
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data/LLMBar").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "elsewhere/round").symlink_to(tmp_path / "elsewhere")
+    benchmark = load("llmbar", tmp_path / "data")
+    assert [unit.subset for unit in benchmark.units] == ["Natural"]
+
+
+def test_every_row_is_accounted_for(tmp_path):
+    rows = [of_four(0), of_four(1), of_four(2) | {"num_incorrect": 7}, *ties(0), ties(1)[0], of_four(3, "Focus")]
+    found = load("rewardbench2", write(tmp_path / "test.jsonl", rows), limit=1).rows
+    assert (found.read, found.used, found.beyond_limit, found.no_unique_best, found.malformed) == (7, 4, 1, 0, 2)
+    pairs = [{"prompt": "Hi?", "response_1": "One.", "response_2": "Two.", "winner": winner} for winner in ("model_a", "tie", "model_b")]
+    found = load("ppe_preference", write(tmp_path / "ppe.jsonl", pairs)).rows
+    assert (found.read, found.used, found.no_unique_best) == (3, 2, 1)
