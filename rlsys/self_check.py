@@ -137,7 +137,13 @@ class _Checker:
         return wanted, _compare(again, wanted)
 
     def _try(
-        self, build: Callable[[bool, Layers], nn.Module], packing: bool, layers: Layers, checkpointing: bool, wanted: Answer, noise: SelfCheck
+        self,
+        build: Callable[[bool, Layers], nn.Module],
+        packing: bool,
+        layers: Layers,
+        checkpointing: bool,
+        wanted: Answer,
+        noise: SelfCheck,
     ) -> tuple[nn.Module | None, SelfCheck | None, str]:
         """The wrapped model, the measurement, and why it cannot be used: empty if it can."""
         try:
