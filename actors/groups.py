@@ -147,6 +147,7 @@ class ReservedActors(Actors):
                 weight_backend=backend,
                 log_dir=str(logs),
                 threads=threads,
+                template_args=config.prompt.chat_template_args,
             )
             for i, name in enumerate(self.rollout_names)
         ]

@@ -208,16 +208,19 @@ class RftJob:
             key = each["prompt_id"], tuple(each["order"])
             group = groups.setdefault(key, len(groups))
             prompt = self.prompter.tokens(records[each["prompt_id"]], each["order"])
-            portion.append(learner_row(group, prompt, self.tokenizer, each["text"]))
+            portion.append(learner_row(group, prompt, self.prompter.chat, each["text"]))
             if len(portion) == 4096:
                 parts.append(pa.Table.from_pylist(portion, schema=LEARNER))
                 portion = []
         if rft.instruction_data is not None:
             count = round(kept.num_rows * rft.instruction_share / (1 - rft.instruction_share))
             longest = self.config.prompt.max_tokens + self.config.rollout.max_tokens
-            extra = instruction_rows(rft.instruction_data, count, self.tokenizer, self.config.data, self.config.seed, longest)
+            chat = self.prompter.chat
+            extra, aside = instruction_rows(rft.instruction_data, count, chat, self.config.data, self.config.seed, longest)
             portion += [{**row, "group": len(groups) + i} for i, row in enumerate(extra)]
-            self.watch.say(f"round {number}: {kept.num_rows:,} trajectories, {len(extra):,} rows of instruction data")
+            told = ", ".join(f"{found:,} {name.replace('_', ' ')}" for name, found in aside.items() if found)
+            told = f", set aside {told}" if told else ""
+            self.watch.say(f"round {number}: {kept.num_rows:,} trajectories, {len(extra):,} rows of instruction data{told}")
         parts.append(pa.Table.from_pylist(portion, schema=LEARNER))
         return pa.concat_tables(parts).combine_chunks().sort_by("group")
 

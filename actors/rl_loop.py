@@ -234,7 +234,7 @@ class Job:
     def _cold_start_rows(self) -> tuple[list[dict[str, Any]], dict[str, Any]]:
         config = self.config.sft
         if config.data is not None:
-            rows = prompt_completion_rows(config.data, config.rows, self.tokenizer)
+            rows = prompt_completion_rows(config.data, config.rows, self.feed.prompter.chat)
             return rows, {"kept": len(rows), "dropped": 0, "teacher": str(config.data)}
         drawn = self.feed.take(config.rows, self.config.seed)
         rows, counts = cold_start_rows(drawn, self.feed.prompter)

@@ -31,6 +31,7 @@ import ray
 from actors import chatter, vllm_compat
 from actors.cpu_sampler import request_id
 from actors.weight_buckets import Segment
+from rlsys.chat import Chat
 from rlsys.config import Rollout
 from rlsys.trajectories import SAMPLES
 
@@ -63,6 +64,7 @@ class RolloutActor:
         weight_backend: str,
         log_dir: str,
         threads: int | None = None,
+        template_args: dict[str, Any] | None = None,
     ):
         """
         Args:
@@ -74,10 +76,12 @@ class RolloutActor:
             weight_backend: "cpu", "nccl" or "ipc", the same as the learner's.
             log_dir: the engine's output goes to `log_dir/NAME.log`.
             threads: cores for the engine, its own among the rollout actors of this machine; None: all of them.
+            template_args: of the chat template, which says what ends a turn.
         """
         self.name, self.model_path, self.rollout, self.dtype = name, model_path, rollout, dtype
         self.max_model_len, self.seed, self.weight_backend = max_model_len, seed, weight_backend
         self.threads = threads or len(os.sched_getaffinity(0))
+        self.template_args = template_args
         self.log = Path(log_dir) / f"{name}.log"
         chatter.to_file(self.log)
         self._engine: Any = None
@@ -124,6 +128,8 @@ class RolloutActor:
                 await self._engine.collective_rpc("rlsys_use_fused_kernels")
         await self._engine.update_weight_version(str(self._version))
         self._tokenizer = AutoTokenizer.from_pretrained(self.model_path)
+        # The engine itself stops at the model's eos tokens only.
+        self._end = Chat(self._tokenizer, self.template_args).end if self._tokenizer.chat_template else self._tokenizer.eos_token_id
         return {
             "name": self.name,
             "vllm": __version__,
@@ -220,6 +226,7 @@ class RolloutActor:
                     top_p=top_p,
                     max_tokens=max_tokens,
                     min_tokens=min_tokens,
+                    stop_token_ids=None if self._end is None else [self._end],
                     seed=seed if temperature > 0 else None,
                     logprobs=None if self._keeps_drawn else 0,  # 0: the sampled token's own
                     flat_logprobs=True,
@@ -285,13 +292,17 @@ class RolloutActor:
             "tokens": tokens,
             "logprobs": [logprobs for logprobs, _ in drawn],
             # Of no sequences it makes one text.
-            "text": self._tokenizer.batch_decode(tokens, skip_special_tokens=True) if tokens else [],
+            "text": self._tokenizer.batch_decode([self._without_end(one) for one in tokens], skip_special_tokens=True) if tokens else [],
             "finish_reason": [output.finish_reason for output in outputs],
             "weight_version": [min(int(span.version) for span in output.weight_versions) for output in outputs],
             "certainty": [certainty for _, certainty in drawn],
         }
         table = pa.Table.from_pydict(columns, schema=SAMPLES).sort_by([("group", "ascending"), ("sample", "ascending")])
         return table.combine_chunks().to_batches()[0] if table.num_rows else pa.RecordBatch.from_pylist([], schema=SAMPLES)
+
+    def _without_end(self, tokens: list[int]) -> list[int]:
+        """Without the token that ended the turn, which need not be a special one."""
+        return tokens[:-1] if tokens and tokens[-1] == self._end else tokens
 
     # --- sleep ---------------------------------------------------------------------------------------------------
 

@@ -11,6 +11,7 @@ import torch
 from transformers import AutoTokenizer
 
 from actors import chatter
+from rlsys.chat import Chat
 from rlsys.scalar_rm import load_scalar_model, score_texts
 
 
@@ -44,7 +45,7 @@ class ScalarScorer:
         self.device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else torch.device("cpu")
         self.model = load_scalar_model(model_path, getattr(torch, dtype), packing=packing).eval().to(self.device)
         self.token_budget = token_budget
-        self.special = AutoTokenizer.from_pretrained(model_path).all_special_ids
+        self.special = _special_ids(AutoTokenizer.from_pretrained(model_path))
 
     def __repr__(self) -> str:
         return self.name
@@ -77,6 +78,12 @@ class ScalarScorer:
     def _without_end(self, text: np.ndarray) -> np.ndarray:
         ordinary = np.flatnonzero(~np.isin(text, self.special))
         return text[: ordinary[-1] + 1] if len(ordinary) else text[:0]
+
+
+def _special_ids(tokenizer: Any) -> list[int]:
+    """What is no part of a text: special tokens, and what ends a turn."""
+    special = {number for number, token in tokenizer.added_tokens_decoder.items() if token.special} | set(tokenizer.all_special_ids)
+    return [*special, *([Chat(tokenizer).end] if tokenizer.chat_template else [])]
 
 
 def _arrays(column: pa.ListArray) -> list[np.ndarray]:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
+from rlsys.chat import Chat, ChatError
 from rlsys.datasets import Rows, draw_records
 from rlsys.prompts import Prompter, seed_for, shuffled, worked_text
 from rlsys.readers import DataError
@@ -156,13 +157,13 @@ def cold_start_rows(drawn: Sequence[Drawn], prompter: Prompter) -> tuple[list[di
             )
         text = worked_text(record, each.order, prompter.principles)
         if judge(text, record.rewards, each.order).correct:
-            rows.append(learner_row(i, each.tokens, prompter.tokenizer, text))
+            rows.append(learner_row(i, each.tokens, prompter.chat, text))
     return rows, {"kept": len(rows), "dropped": len(drawn) - len(rows)}
 
 
-def learner_row(group: int, prompt_tokens: Sequence[int], tokenizer, text: str) -> dict[str, object]:
+def learner_row(group: int, prompt_tokens: Sequence[int], chat: Chat, text: str) -> dict[str, object]:
     """One supervised row: the completion ends with the token that ends an assistant's turn."""
-    tokens = [*tokenizer.encode(text, add_special_tokens=False), tokenizer.eos_token_id]
+    tokens = [*chat.encode(text), chat.end]
     return {
         "group": group,
         "prompt_tokens": list(prompt_tokens),
@@ -177,7 +178,7 @@ def learner_batch(rows: Sequence[dict[str, object]]) -> pa.RecordBatch:
     return pa.RecordBatch.from_pylist(list(rows), schema=LEARNER)
 
 
-def prompt_completion_rows(path: Path, limit: int, tokenizer) -> list[dict[str, object]]:
+def prompt_completion_rows(path: Path, limit: int, chat: Chat) -> list[dict[str, object]]:
     """LEARNER rows of a JSONL file of {"prompt": text, "completion": text}, the first `limit` of them.
 
     Raises:
@@ -195,7 +196,9 @@ def prompt_completion_rows(path: Path, limit: int, tokenizer) -> list[dict[str, 
                 raise DataError(f'{path}, row {number}: expected {{"prompt": text, "completion": text}} ({error!r}).') from error
             if not (isinstance(prompt, str) and isinstance(completion, str) and completion):
                 raise DataError(f"{path}, row {number}: prompt and completion must be text, the completion not empty.")
-            chat = [{"role": "user", "content": prompt}]
-            text = tokenizer.apply_chat_template(chat, add_generation_prompt=True, tokenize=False)
-            rows.append(learner_row(len(rows), tokenizer.encode(text, add_special_tokens=False), tokenizer, completion))
+            try:
+                tokens = chat.tokens([{"role": "user", "content": prompt}])
+            except ChatError as error:
+                raise DataError(f"{path}, row {number}: {error}") from error
+            rows.append(learner_row(len(rows), tokens, chat, completion))
     return rows

@@ -88,6 +88,9 @@ class Prompt(Section):
     """Ask for the criteria that matter before the analysis. False (the paper's ablation): the analysis alone, of the teacher, too."""
     max_tokens: PositiveInt = 1024
     """Rows whose rendered prompt is longer are counted and set aside, never cut."""
+    chat_template_args: dict[str, Any] = Field(default_factory=dict)
+    """What the model's chat template is given besides the conversation, wherever one is written: {enable_thinking: false}. A name that the
+    template does not read is an error."""
 
 
 class Rollout(Section):

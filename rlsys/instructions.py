@@ -9,33 +9,49 @@ from pathlib import Path
 from typing import Any
 
 from rlsys.batches import learner_row
+from rlsys.chat import Chat, ChatError
 from rlsys.config import Data
 from rlsys.datasets import TASKS, open_rows
 from rlsys.readers import DataError
 from rlsys.readers.fields import as_messages, as_object, text
 
 
-def instruction_rows(source: Path, count: int, tokenizer: Any, data: Data, seed: int, max_tokens: int) -> list[dict[str, Any]]:
+def instruction_rows(
+    source: Path, count: int, chat: Chat, data: Data, seed: int, max_tokens: int
+) -> tuple[list[dict[str, Any]], dict[str, int]]:
     """LEARNER rows of the first `count` conversations that fit into `max_tokens`; the last answer is learned.
 
     Args:
         source: a JSONL file of {"messages": [{role, content}, ...]}, the last one the assistant's, or of {"prompt": text,
             "completion": text}; or `tasks:SPLIT`, of which the best responses are the answers.
+
+    Returns:
+        rows; and counts of the conversations that were set aside on the way: too_long, or refused by the chat template.
+
     Raises:
         DataError: no such file, a row of another form (file and row are named), or fewer conversations that fit.
     """
     rows: list[dict[str, Any]] = []
+    counts = {"too_long": 0, "refused": 0}
     for messages in _conversations(source, data, seed):
         if len(rows) == count:
             break
-        prompt = tokenizer.apply_chat_template(messages[:-1], add_generation_prompt=True, tokenize=False)
-        row = learner_row(len(rows), tokenizer.encode(prompt, add_special_tokens=False), tokenizer, messages[-1]["content"])
+        try:
+            prompt = chat.tokens(messages[:-1])
+        except ChatError as error:
+            refused = error
+            counts["refused"] += 1
+            continue
+        row = learner_row(len(rows), prompt, chat, messages[-1]["content"])
         if len(row["prompt_tokens"]) + len(row["tokens"]) <= max_tokens:
             rows.append(row)
+        else:
+            counts["too_long"] += 1
     if len(rows) < count:
         found = f"{len(rows)} conversations of at most {max_tokens} tokens, {count} are wanted"
-        raise DataError(f"{source}: {found}; lower rft.instruction_share.")
-    return rows
+        why = f" {counts['refused']} were refused: {refused}" if counts["refused"] else ""
+        raise DataError(f"{source}: {found}; lower rft.instruction_share.{why}")
+    return rows, counts
 
 
 def _conversations(source: Path, data: Data, seed: int) -> Iterator[list[dict[str, str]]]:

@@ -11,13 +11,14 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from jinja2 import StrictUndefined, TemplateError, TemplateSyntaxError
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
+from rlsys.chat import Chat, ChatError
 from rlsys.config import Prompt
 from rlsys.records import Record
 from rlsys.scores import check_order, score_range
@@ -41,18 +42,26 @@ class Prompter:
             (dicts of role and content), responses (as shown), n, low, high, principles, and sets `marks` (see pointwise.jinja).
         single: lowest and highest score of a single response; what is asked for in training, or a benchmark's own.
         principles: ask for criteria before the analysis.
+        template_args: what the chat template is given besides the conversation.
 
     Raises:
         PromptError: no such template; it does not compile or uses what it is not given; its marks are missing, or do not
-            enclose every response once; or the tokenizer has no chat template.
+            enclose every response once; or the tokenizer has no chat template that can be used.
     """
 
     def __init__(
-        self, tokenizer: Any, template: str = "pointwise", single: tuple[int, int] = score_range(1), principles: bool = True
+        self,
+        tokenizer: Any,
+        template: str = "pointwise",
+        single: tuple[int, int] = score_range(1),
+        principles: bool = True,
+        template_args: Mapping[str, Any] | None = None,
     ) -> None:
         self.tokenizer, self.single, self.principles = tokenizer, single, principles
-        if not tokenizer.chat_template:
-            raise PromptError(f"tokenizer {tokenizer.name_or_path}: it has no chat template; the prompt is a user turn and needs one.")
+        try:
+            self.chat = Chat(tokenizer, template_args)
+        except ChatError as error:
+            raise PromptError(str(error)) from error
         path = TEMPLATES / f"{template}.jinja" if re.fullmatch(r"\w+", template) else Path(template)
         self.name = str(template)
         try:
@@ -78,7 +87,7 @@ class Prompter:
     @classmethod
     def of(cls, tokenizer: Any, prompt: Prompt, single: tuple[int, int] = score_range(1)) -> Prompter:
         """The one that a run's settings ask for."""
-        return cls(tokenizer, prompt.template, single, prompt.principles)
+        return cls(tokenizer, prompt.template, single, prompt.principles, prompt.chat_template_args)
 
     def limits(self, n: int) -> tuple[int, int]:
         """Lowest and highest score that is asked for."""
@@ -91,8 +100,7 @@ class Prompter:
             order: order[p] is the index of the response at place p.
             hint: what the model is told at the end of the user turn (`hint_for`, `others`).
         """
-        turn = [{"role": "user", "content": self.user_turn(record, order) + (f"\n\n{hint}" if hint else "")}]
-        return self.tokenizer.apply_chat_template(turn, add_generation_prompt=True, tokenize=False)
+        return self.chat.render([{"role": "user", "content": self.user_turn(record, order) + (f"\n\n{hint}" if hint else "")}])
 
     def tokens(self, record: Record, order: Sequence[int]) -> list[int]:
         """Token ids of `render`."""
@@ -100,7 +108,7 @@ class Prompter:
 
     def encode(self, prompt: str) -> list[int]:
         """Token ids of a rendered prompt. The chat template has written all special tokens that belong there, so none is added."""
-        return self.tokenizer.encode(prompt, add_special_tokens=False)
+        return self.chat.encode(prompt)
 
     def user_turn(self, record: Record, order: Sequence[int]) -> str:
         """The template filled with defused content, without the chat template around it.

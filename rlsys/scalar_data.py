@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from rlsys.chat import ChatError
 from rlsys.config import Config, ConfigError
 from rlsys.datasets import TASKS, Rows, draw_records, open_rows
 from rlsys.prompts import Prompter, seed_for
@@ -208,9 +209,13 @@ def split(groups: Sequence[Group], share: float) -> tuple[list[Group], list[Grou
 
 
 def preference_group(record: Record, prompter: Prompter) -> Group:
-    """A conversation and all its responses as a chat shows them, defused; label 1 for the best. No judging template is involved."""
+    """A conversation and all its responses as a chat shows them, defused; label 1 for the best. No judging template is involved.
+
+    Raises:
+        ChatError: the chat template takes no such conversation.
+    """
     turns = [{"role": prompter.defuse(turn["role"]), "content": prompter.defuse(turn["content"])} for turn in record.context]
-    prompt = prompter.encode(prompter.tokenizer.apply_chat_template(turns, add_generation_prompt=True, tokenize=False))
+    prompt = prompter.chat.tokens(turns)
     texts = _encode(prompter.tokenizer, [prompter.defuse(response) for response in record.responses])
     return Group(record.id, np.array(prompt, np.int32), tuple(texts), tuple(float(i == record.best) for i in range(record.n)))
 
@@ -226,13 +231,15 @@ def read_preferences(
         heldout: rows with the conversation of one of these are set aside.
 
     Returns:
-        groups; and counts: rows seen, and those set aside as single (one response has no rival), too_long or heldout.
+        groups; and counts: rows seen, and those set aside as single (one response has no rival), too_long, heldout, or refused by
+        the chat template.
 
     Raises:
         DataError: nothing left.
     """
     groups: list[Group] = []
-    counts = {"rows": 0, "single": 0, "too_long": 0, "heldout": 0}
+    counts = {"rows": 0, "single": 0, "too_long": 0, "heldout": 0, "refused": 0}
+    refused = ""
     known = {group.prompt.tobytes() for group in heldout}
     for record in iter(rows) if seed is None else _drawn(rows, seed):
         if len(groups) == limit:
@@ -241,7 +248,12 @@ def read_preferences(
         if record.n == 1:
             counts["single"] += 1
             continue
-        group = preference_group(record, prompter)
+        try:
+            group = preference_group(record, prompter)
+        except ChatError as error:
+            counts["refused"] += 1
+            refused = f" {error}"
+            continue
         if len(group.prompt) + max(map(len, group.texts)) > max_tokens:
             counts["too_long"] += 1
         elif group.prompt.tobytes() in known:
@@ -249,7 +261,7 @@ def read_preferences(
         else:
             groups.append(group)
     if not groups:
-        raise DataError(f"no preference row to learn from ({_told(counts)}); meta_rm.max_tokens is {max_tokens}.")
+        raise DataError(f"no preference row to learn from ({_told(counts)}); meta_rm.max_tokens is {max_tokens}.{refused}")
     return groups, counts
 
 

@@ -5,6 +5,7 @@ import json
 import pytest
 
 from rlsys.batches import Drawn, Feed, cold_start_rows, group_batch, heldout_rows, prompt_completion_rows, requests_for
+from rlsys.chat import Chat
 from rlsys.config import Data
 from rlsys.datasets import TaskRows, open_rows
 from rlsys.models import build_tiny
@@ -121,5 +122,5 @@ def test_prompt_completion_file_names_its_bad_row(tokenizer, tmp_path):
     path = tmp_path / "sft.jsonl"
     path.write_text('{"prompt": "p", "completion": "c"}\n{"prompt": "p"}\n')
     with pytest.raises(DataError, match=r"sft.jsonl, row 2"):
-        prompt_completion_rows(path, 10, tokenizer)
-    assert len(prompt_completion_rows(path, 1, tokenizer)) == 1
+        prompt_completion_rows(path, 10, Chat(tokenizer))
+    assert len(prompt_completion_rows(path, 1, Chat(tokenizer))) == 1

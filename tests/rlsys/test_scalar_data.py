@@ -250,7 +250,7 @@ def test_a_file_is_gone_through_once_however_many_rows_are_asked_for(tokenizer, 
     for seed in (None, 0, 1):
         groups, counts = read_preferences(open_rows(path, Data(), 0), Prompter(tokenizer), 10, 100, seed)
         assert sorted(g.id for g in groups) == ["0", "3"]
-        assert counts == {"rows": 4, "single": 1, "too_long": 1, "heldout": 0}
+        assert counts == {"rows": 4, "single": 1, "too_long": 1, "heldout": 0, "refused": 0}
 
 
 def test_generated_tasks_have_no_end(tokenizer):
