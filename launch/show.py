@@ -1,4 +1,4 @@
-"""`rlsys show`: the best and worst samples of a step, readably."""
+"""`rlsys show`: the best and worst samples of a step, or of a held-out evaluation, readably."""
 
 from __future__ import annotations
 
@@ -14,54 +14,63 @@ from rich.text import Text
 
 from launch.console import UserError, only_json, say, to_stdout
 from launch.options import AsJson
-from rlsys.texts import plain
+from rlsys.texts import plain, truth_in_words
 
 
 def show(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run (its run.dir).")],
-    step: Annotated[int, typer.Option("--step", min=0, help="Which step's samples.")],
+    step: Annotated[int | None, typer.Option("--step", min=0, help="Which step's samples.")] = None,
+    heldout: Annotated[
+        str | None, typer.Option("--heldout", metavar="STAGE", help="Instead: held-out samples, of base, cold_start, rl or step_000010.")
+    ] = None,
     best: Annotated[int, typer.Option("--best", min=0, help="How many of the best samples.")] = 2,
     worst: Annotated[int, typer.Option("--worst", min=0, help="How many of the worst samples.")] = 2,
     prompt: Annotated[bool, typer.Option("--prompt/--no-prompt", help="Print what the model was asked, responses included.")] = True,
     as_json: AsJson = False,
 ) -> None:
-    """Print the best and the worst samples of a step.
+    """Print the best and the worst samples of a step, or of a held-out evaluation.
 
-    Each with what was asked, what was said, the scores, the reward, the advantage, or why it could not be parsed. Best means
-    the highest reward, then the highest advantage (right where the rest of its group was wrong).
+    Each with what was asked, what was said, the ground truth, the scores, the reward, the advantage, or why it could not be parsed.
+    Best means the highest reward, then the highest advantage (right where the rest of its group was wrong).
 
-    Example: rlsys show runs/latest --step 12 --best 1 --worst 3
+    Examples: rlsys show runs/latest --step 12 --best 1 --worst 3; rlsys show runs/latest --heldout rl
     """
-    rows = read_step(run, step)
+    if (step is None) == (heldout is None):
+        raise UserError("which samples? Give one of --step N and --heldout STAGE.")
+    name, what = (f"heldout_{heldout}", f"held-out {heldout}") if step is None else (f"step_{step:06d}", f"step {step}")
+    rows = read_samples(run, name, what)
     with only_json(as_json) as write_json:
         top, bottom = choose(rows, best, worst)
         mean = sum(row["reward"] for row in rows) / len(rows) if rows else None
-        write_json({"run": str(run), "step": step, "samples": len(rows), "reward": mean, "best": top, "worst": bottom})
+        about = {"step": step} if heldout is None else {"heldout": heldout}
+        write_json({"run": str(run), **about, "samples": len(rows), "reward": mean, "best": top, "worst": bottom})
         if as_json:
             return
         console = to_stdout()
         failed = sum(row["parse_failure"] is not None for row in rows)
         correct = sum(bool(row["correct"]) for row in rows)
-        say(console, f"step {step} of {run}: {len(rows)} samples, {correct} correct, {failed} parse failures")
+        say(console, f"{what} of {run}: {len(rows)} samples, {correct} correct, {failed} parse failures")
         for title, chosen, colour in (("best", top, "green"), ("worst", bottom, "red")):
             for number, row in enumerate(chosen, 1):
                 console.print(_panel(f"{title} {number}", row, colour, prompt))
 
 
-def read_step(run: Path, step: int) -> list[dict[str, Any]]:
-    """The trajectory rows (columns of rlsys.trajectories.TRAJECTORIES) of one step.
+def read_samples(run: Path, name: str, what: str) -> list[dict[str, Any]]:
+    """The rows (columns of rlsys.trajectories.TRAJECTORIES) of one of the run's tables, `step_000012` or `heldout_rl`; `what`: in words.
 
     Raises:
-        UserError: no such run, no such step (the message lists those that exist), or a table that cannot be read.
+        UserError: no such run, no such table (the message lists those that exist), or one that cannot be read.
     """
     folder = run / "trajectories"
     if not folder.is_dir():
         raise UserError(f"{run}: not the folder of a run (it has no trajectories/); give the run.dir of `rlsys train`.")
-    path = folder / f"step_{step:06d}.parquet"
+    path = folder / f"{name}.parquet"
     if not path.is_file():
-        found = sorted(int(match[1]) for name in folder.iterdir() if (match := re.fullmatch(r"step_(\d+)\.parquet", name.name)))
-        there = f"steps with samples: {_ranges(found)}" if found else "no step has been written yet"
-        raise UserError(f"{run}: no samples of step {step}; {there}.")
+        there = sorted(file.stem for file in folder.glob("*.parquet"))
+        steps = [int(match[1]) for stem in there if (match := re.fullmatch(r"step_(\d+)", stem))]
+        stages = ", ".join(stem.removeprefix("heldout_") for stem in there if stem.startswith("heldout_"))
+        found = "; ".join([*([f"steps {_ranges(steps)}"] if steps else []), *([f"held-out {stages}"] if stages else [])])
+        raise UserError(f"{run}: no samples of {what}; {'it has ' + found if found else 'none have been written yet'}.")
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -91,11 +100,14 @@ def _ranges(numbers: list[int]) -> str:
 
 
 def _panel(title: str, row: dict[str, Any], colour: str, with_prompt: bool) -> Panel:
+    order, scores = row["order"], row["scores"]
+    verdict = f"parse failure: {row['parse_failure']}" if scores is None else f"scores as shown {[scores[place] for place in order]}"
+    # Tables of earlier versions have no ground truth.
+    truth = f"  ground truth: {truth_in_words(row['ground_truth'], order)}" if row.get("ground_truth") else ""
     facts = [
         f"{row['prompt_id']}  family {row['family'] or '-'}  group {row['group']}  sample {row['sample']}",
-        f"reward {row['reward']:+.0f}  advantage {_number(row['advantage'])}  "
-        + (f"parse failure: {row['parse_failure']}" if row["parse_failure"] else f"scores {row['scores']} (in the record's own order)"),
-        f"shown in order {row['order']}  {row['token_count']} tokens, {row['finish_reason']}  weights {row['weight_version']}  "
+        f"reward {row['reward']:+.0f}  advantage {_number(row['advantage'])}  {verdict}{truth}",
+        f"shown in order {order}  {row['token_count']} tokens, {row['finish_reason']}  weights {row['weight_version']}  "
         f"log-probability: rollout {_number(row['rollout_logprob'])}, trainer {_number(row['trainer_logprob'])}, "
         f"reference {_number(row['reference_logprob'])}",
     ]

@@ -74,6 +74,7 @@ def table_rows(answer: Answer, step: int, group: int) -> list[dict[str, Any]]:
                 "prompt_id": record.id,
                 "family": record.family,
                 "order": sample["order"],
+                "ground_truth": record.rewards,
                 "prompt": prompt.text,
                 "text": sample["text"],
                 "scores": None if sample["scores"] is None else unshuffle(sample["scores"], sample["order"]),

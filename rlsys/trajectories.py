@@ -42,6 +42,7 @@ TRAJECTORIES = pa.schema(
         ("prompt_id", pa.string()),  # Record.id
         ("family", pa.string()),
         ("order", pa.list_(pa.int32())),  # order[p]: original index of the response shown at place p
+        ("ground_truth", pa.list_(pa.float64())),  # Record.rewards, in the record's own order
         ("prompt", pa.string()),
         ("text", pa.string()),
         ("scores", pa.list_(pa.int32())),  # in the record's own order; null after a parse failure

@@ -120,7 +120,8 @@ def trajectory(number: int, family: str, correct: bool, failure: str | None = No
     # Shown in the order 1, 0: the response at place 0 is the record's second.
     scores = None if failure else ([9, 2] if correct else [2, 9])
     row = dict.fromkeys(TRAJECTORIES.names) | {"step": 0, "group": number, "sample": 0, "prompt_id": f"row-{number}", "family": family}
-    row |= {"order": [1, 0], "prompt": f"prompt {number}", "text": f"critique {number}", "scores": scores, "parse_failure": failure}
+    row |= {"order": [1, 0], "ground_truth": [1.0, 0.0], "prompt": f"prompt {number}"}
+    row |= {"text": f"critique {number}", "scores": scores, "parse_failure": failure}
     return row | {"correct": correct, "reward": 1.0 if correct else -1.0, "advantage": 0.0, "token_count": 50} | changes
 
 

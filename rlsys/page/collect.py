@@ -173,8 +173,10 @@ def step_of(stage: str) -> int | None:
     return int(match[1]) if match else None
 
 
-CRITIQUES = ("prompt_id", "family", "order", "prompt", "text", "scores", "parse_failure", "correct")
+CRITIQUES = ("prompt_id", "family", "order", "ground_truth", "prompt", "text", "scores", "parse_failure", "correct")
 """Columns of `rlsys.trajectories.TRAJECTORIES` that a sample critique is made of, and those that held-out results are."""
+LATER = ("ground_truth",)
+"""Columns that tables of earlier versions lack; null there."""
 RESULTS = ("prompt_id", "family", "parse_failure", "correct", "reward", "token_count")
 
 
@@ -186,6 +188,9 @@ def _read(path: Path, columns: Sequence[str]) -> Any:
         table = pq.read_table(path)
     except (OSError, pa.ArrowInvalid) as error:
         raise DataError(f"{path}: cannot be read as Parquet ({error}).") from error
+    for name in LATER:
+        if name not in table.column_names:
+            table = table.append_column(name, pa.nulls(table.num_rows))
     missing = [name for name in columns if name not in table.column_names]
     if missing or not table.num_rows:
         problem = f"no column {', '.join(missing)}" if missing else "no rows"

@@ -57,7 +57,9 @@ class Critique:
     text: str
     scores: list[float] | None
     gold: int | None = None
-    """None: not known."""
+    """None: not known, or a single response."""
+    truth: str = ""
+    """The ground truth in words; empty: not known."""
 
     @property
     def verdict(self) -> str:

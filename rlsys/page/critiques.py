@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 from rlsys.page.collect import Evaluation, TrainingRun
 from rlsys.page.content import Critique, Section
 from rlsys.page.schema import Example
+from rlsys.texts import truth_in_words
 
 RIGHT, WRONG, FAILED = 3, 2, 1
 """How many of each kind a source shows."""
@@ -48,8 +49,11 @@ def spread(items: Sequence[Item], count: int, key: Callable[[Item], Hashable]) -
 
 def _of_row(run: TrainingRun, row: dict[str, Any]) -> Critique:
     """A trajectory: its scores are in the record's own order, and shown they are in the prompt's."""
-    scores = row["scores"] and [row["scores"][response] for response in row["order"]]
-    return Critique(run.name, row["prompt_id"], row["correct"], row["parse_failure"], row["prompt"], row["text"], scores)
+    order, truth = row["order"], row["ground_truth"]
+    scores = row["scores"] and [row["scores"][response] for response in order]
+    gold = order.index(truth.index(max(truth))) if truth and len(order) > 1 else None
+    words = truth_in_words(truth, order) if truth else ""
+    return Critique(run.name, row["prompt_id"], row["correct"], row["parse_failure"], row["prompt"], row["text"], scores, gold, words)
 
 
 def _of_example(source: str, example: Example) -> Critique:
@@ -57,4 +61,5 @@ def _of_example(source: str, example: Example) -> Critique:
     shown = [f"[{place}]\n{example.responses[response]}" for place, response in enumerate(order, 1)]
     gold = order.index(example.gold) if len(order) > 1 and example.gold in order else None
     prompt = "\n\n".join([example.query, *shown])
-    return Critique(source, str(example.id), example.correct, None, prompt, example.text or "", example.scores, gold)
+    words = "" if gold is None else f"[{gold + 1}] is the best response"
+    return Critique(source, str(example.id), example.correct, None, prompt, example.text or "", example.scores, gold, words)

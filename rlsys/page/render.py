@@ -134,7 +134,8 @@ def _markdown_table(table: Table) -> str:
 def _markdown_critique(critique: Critique) -> list[str]:
     head = f"**{_escaped(critique.verdict)}**: {_escaped(critique.source)}, {_escaped(critique.id)}"
     scores = "" if critique.scores is None else ", scores " + ", ".join(f"{score:g}" for score in critique.scores)
-    return [head + scores, _fenced(critique.text)]
+    truth = f", ground truth: {_escaped(critique.truth)}" if critique.truth else ""
+    return [head + scores + truth, _fenced(critique.text)]
 
 
 def _escaped(text: str) -> str:

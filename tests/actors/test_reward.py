@@ -215,6 +215,7 @@ def test_a_judged_batch_equals_what_one_gets_row_by_row(seed, tmp_path):
                     "step": 4,
                     **{name: row[name] for name in ("group", "sample", "text", "finish_reason", "weight_version")},
                     **{name: truth[name] for name in ("prompt_id", "family", "order", "prompt")},
+                    "ground_truth": truth["rewards"],
                     "scores": scores,
                     "parse_failure": failure,
                     "correct": correct,

@@ -212,6 +212,7 @@ def trajectory(sample: int, reward: float, advantage: float | None, text: str, f
         "prompt_id": "sum-17",
         "family": "sum",
         "order": [1, 0],
+        "ground_truth": [0.0, 1.0],
         "prompt": "Judge these.\n[begin 1] forty [end 1]",
         "text": text,
         "scores": None if failure else [2, 8],
@@ -240,6 +241,7 @@ def run(tmp_path: Path) -> Path:
         trajectory(3, -1.0, None, "unreadable", failure="no_box"),
     ]
     pq.write_table(pa.Table.from_pylist(rows, schema=TRAJECTORIES), folder / "step_000003.parquet")
+    pq.write_table(pa.Table.from_pylist(rows[:1], schema=TRAJECTORIES).drop_columns("ground_truth"), folder / "heldout_rl.parquet")
     for other in (1, 2, 7):
         (folder / f"step_{other:06d}.parquet").touch()
     return tmp_path / "run"
@@ -256,7 +258,9 @@ def test_show_picks_the_best_and_the_worst_and_no_sample_twice(run: Path) -> Non
 def test_show_prints_what_was_asked_and_said_literally(run: Path) -> None:
     result = run_rlsys("show", run, "--step", 3)
     assert result.returncode == 0, result.stderr
-    said = ("rare win", "[bold]words[/bold]", "parse failure: no_box", "reward -1")
+    # Shown in the order 1, 0, so that the record's second response, the best one, stands first.
+    truth = ("ground truth: [1] is the best response", "scores as shown [8, 2]")
+    said = (*truth, "rare win", "[bold]words[/bold]", "parse failure: no_box", "reward -1")
     for words in ("sum-17", "family sum", "[begin 1] forty [end 1]", *said):
         assert words in result.stdout
     assert "\x1b" not in result.stdout
@@ -266,7 +270,16 @@ def test_show_prints_what_was_asked_and_said_literally(run: Path) -> None:
 def test_show_names_the_steps_that_exist(run: Path) -> None:
     result = run_rlsys("show", run, "--step", 4, "--json")
     assert (result.returncode, result.stdout) == (2, "")
-    assert "no samples of step 4" in result.stderr and "1-3, 7" in result.stderr
+    assert "no samples of step 4" in result.stderr and "1-3, 7" in result.stderr and "held-out rl" in result.stderr
+
+
+def test_show_takes_held_out_samples_and_tables_without_a_ground_truth(run: Path) -> None:
+    result = run_rlsys("show", run, "--heldout", "rl")
+    assert result.returncode == 0 and "held-out rl" in result.stdout and "plain win" in result.stdout
+    assert "ground truth" not in result.stdout
+    for options in ((), ("--step", 3, "--heldout", "rl")):
+        result = rlsys_here("show", run, *options)
+        assert result.returncode == 2 and "--step" in result.stderr and "--heldout" in result.stderr
 
 
 def test_show_says_when_a_table_cannot_be_read(run: Path) -> None:

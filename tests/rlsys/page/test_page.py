@@ -149,8 +149,10 @@ def test_critiques_show_scores_as_the_judge_saw_them(document) -> None:
         ("row-2", True, [2, 9]),
         ("row-3", False, None),
     ]
+    # The record's first response is the best one; it is shown second.
+    assert {(one["gold"], one["truth"]) for one in run} == {(1, "[2] is the best response")}
     example = next(one for one in critiques if one["source"] == "eval, alpha")
-    assert (example["scores"], example["gold"]) == ([2, 9], 1)
+    assert (example["scores"], example["gold"], example["truth"]) == ([2, 9], 1, "[2] is the best response")
     assert example["prompt"].index("five") < example["prompt"].index("four")
 
 
