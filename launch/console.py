@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from rich.console import Console, RenderableType
 
@@ -114,15 +114,3 @@ def written_aside(path: Path) -> Iterator[Path]:
         aside.replace(path)
     finally:
         aside.unlink(missing_ok=True)
-
-
-def open_text(path: Path) -> IO[str]:
-    """Open a UTF-8 file for reading.
-
-    Raises:
-        UserError: it cannot be opened.
-    """
-    try:
-        return path.open(encoding="utf-8")
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror}).") from error

@@ -229,8 +229,10 @@ class Climb:
         )
 
     def rows(self, name: str, part: str) -> list[dict[str, Any]]:
+        from rlsys.readers import whole_rows
+
         path = self.folder / f"eval-{name}" / f"{BENCHMARK.replace(':', '_')}.{part}.jsonl"
-        return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        return [row for _, row in whole_rows(path, lines=True)]
 
     def bradley_terry(self, records: list[Record]) -> list[float]:
         """By row, whether the baseline gives the best response the highest score; a tie at the top is shared out."""

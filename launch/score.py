@@ -13,7 +13,7 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
-from launch.console import UserError, finite, only_json, open_text, to_stderr, written_aside
+from launch.console import UserError, finite, only_json, to_stderr, written_aside
 from launch.options import AsJson
 
 
@@ -63,28 +63,20 @@ def score(
 
 
 def read_rows(file: Path) -> Iterator[tuple[str, str, tuple[float, ...], tuple[int, ...] | None]]:
-    """(where it stands, text, rewards, order or None) of each JSONL row; empty lines are skipped.
+    """(where it stands, text, rewards, order or None) of each row; empty lines are skipped.
 
     Raises:
         UserError: a row that is no such thing, by file and row number (from 1).
+        DataError: the file cannot be read, is empty, or a row is no object.
     """
-    with open_text(file) as lines:
-        try:
-            for number, line in enumerate(lines, 1):
-                if line.strip():
-                    where = f"{file}: row {number}"
-                    yield where, *_checked(line, where)
-        except UnicodeDecodeError as error:
-            raise UserError(f"{file}: not UTF-8 text ({error.reason}); expected JSONL of {{text, rewards, order?}}.") from error
+    from rlsys.readers import whole_rows
+
+    for number, row in whole_rows(file):
+        where = f"{file}, row {number}"
+        yield where, *_checked(row, where)
 
 
-def _checked(line: str, where: str) -> tuple[str, tuple[float, ...], tuple[int, ...] | None]:
-    try:
-        row = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise UserError(f"{where}: not valid JSON: {error.msg} at column {error.colno}.") from error
-    if not isinstance(row, dict):
-        raise UserError(f"{where}: expected an object {{text, rewards, order?}}, found {type(row).__name__}.")
+def _checked(row: dict[str, Any], where: str) -> tuple[str, tuple[float, ...], tuple[int, ...] | None]:
     text, rewards, order = row.get("text"), row.get("rewards"), row.get("order")
     if not isinstance(text, str):
         raise UserError(f"{where}: text must be a string (found {_short(text)}).")

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.table import Table
 
-from launch.console import UserError, only_json, open_text, to_stderr, written_aside
+from launch.console import UserError, only_json, to_stderr, written_aside
 from launch.options import AsJson
 
 if TYPE_CHECKING:
@@ -73,38 +73,23 @@ def vote(
 
 
 def read_samples(file: Path, table: SampleTable) -> int:
-    """Add every row of a JSONL file to the table, empty lines apart; the number of samples that it now holds.
+    """Add every row of a file to the table, empty lines apart; the number of samples that it now holds.
 
     Raises:
-        UserError: the file cannot be read, or a line is not JSON.
-        DataError: a row is no sample. Both say where, by file and row number (from 1).
+        DataError: the file cannot be read or is empty, or a row is no sample. It says where, by file and row number (from 1).
+        UserError: `rlsys judge` could ask none of the rows.
     """
-    from rlsys.readers import DataError
+    from rlsys.readers import DataError, whole_rows
 
-    with open_text(file) as lines:
+    for number, row in whole_rows(file):
         try:
-            for number, line in enumerate(lines, 1):
-                if line.strip():
-                    row = _object(line, f"{file}: row {number}")
-                    if "skipped" not in row:  # `rlsys judge` could not ask it
-                        table.add(row)
+            if "skipped" not in row:  # `rlsys judge` could not ask it
+                table.add(row)
         except DataError as error:
             raise error.at(str(file), number) from error
-        except UnicodeDecodeError as error:
-            raise UserError(f"{file}: not UTF-8 text ({error.reason}); expected JSONL of {{id, order, scores}}.") from error
     if not table.ids:
-        raise UserError(f"{file}: no rows; expected JSONL of {{id, order, scores}}, or the output of `rlsys judge`.")
+        raise UserError(f"{file}: `rlsys judge` could ask none of its rows.")
     return len(table)
-
-
-def _object(line: str, where: str) -> dict[str, Any]:
-    try:
-        row = json.loads(line)
-    except ValueError as error:
-        raise UserError(f"{where}: not valid JSON: {error}.") from error
-    if not isinstance(row, dict):
-        raise UserError(f"{where}: expected an object {{id, order, scores}}, found {type(row).__name__}.")
-    return row
 
 
 def _add(summary: dict[str, int | None], row: dict[str, Any]) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence, Set
 from dataclasses import dataclass
 from itertools import islice
@@ -13,7 +12,7 @@ import pyarrow as pa
 from rlsys.chat import Chat, ChatError
 from rlsys.datasets import Rows, draw_records
 from rlsys.prompts import Prompter, seed_for, shuffled, worked_text
-from rlsys.readers import DataError
+from rlsys.readers import DataError, whole_rows
 from rlsys.records import Record
 from rlsys.sampler import Sampler
 from rlsys.scores import judge
@@ -81,7 +80,7 @@ class Feed:
 
 
 def excluded_ids(path: Path | None) -> Set[str]:
-    """The ids in a JSONL file of {id, easy?} whose row is not said to be hard (`easy` false); none without a file.
+    """The ids in a file of {id, easy?} whose row is not said to be hard (`easy` false); none without a file.
 
     Raises:
         DataError: a row is not of that form; the message names file and row.
@@ -89,18 +88,11 @@ def excluded_ids(path: Path | None) -> Set[str]:
     if path is None:
         return frozenset()
     ids = set()
-    try:
-        lines = path.open(encoding="utf-8")
-    except OSError as error:
-        raise DataError(f"data.exclude={path}: cannot be read ({error.strerror}); expected JSONL of {{id}}.") from error
-    with lines:
-        for number, line in enumerate(lines, start=1):
-            try:
-                row = json.loads(line)
-                if row.get("easy", True):
-                    ids.add(str(row["id"]))
-            except (json.JSONDecodeError, KeyError, AttributeError) as error:
-                raise DataError(f'{path}, row {number}: expected {{"id": text, "easy": true or false}} ({error!r}).') from error
+    for number, row in whole_rows(path):
+        if "id" not in row:
+            raise DataError(f'expected {{"id": text, "easy": true or false}}, found {", ".join(row)}.', file=str(path), row=number)
+        if row.get("easy", True):
+            ids.add(str(row["id"]))
     return ids
 
 
@@ -179,26 +171,22 @@ def learner_batch(rows: Sequence[dict[str, object]]) -> pa.RecordBatch:
 
 
 def prompt_completion_rows(path: Path, limit: int, chat: Chat) -> list[dict[str, object]]:
-    """LEARNER rows of a JSONL file of {"prompt": text, "completion": text}, the first `limit` of them.
+    """LEARNER rows of a file of {"prompt": text, "completion": text}, the first `limit` of them.
 
     Raises:
         DataError: a row is not of that form; the message names file and row.
     """
     rows: list[dict[str, object]] = []
-    with path.open(encoding="utf-8") as file:
-        for number, line in enumerate(file, start=1):
-            if len(rows) == limit:
-                break
-            try:
-                row = json.loads(line)
-                prompt, completion = row["prompt"], row["completion"]
-            except (json.JSONDecodeError, KeyError, TypeError) as error:
-                raise DataError(f'{path}, row {number}: expected {{"prompt": text, "completion": text}} ({error!r}).') from error
-            if not (isinstance(prompt, str) and isinstance(completion, str) and completion):
-                raise DataError(f"{path}, row {number}: prompt and completion must be text, the completion not empty.")
-            try:
-                tokens = chat.tokens([{"role": "user", "content": prompt}])
-            except ChatError as error:
-                raise DataError(f"{path}, row {number}: {error}") from error
-            rows.append(learner_row(len(rows), tokens, chat, completion))
+    for number, row in whole_rows(path):
+        if len(rows) == limit:
+            break
+        prompt, completion = row.get("prompt"), row.get("completion")
+        if not (isinstance(prompt, str) and isinstance(completion, str) and completion):
+            expected = '{"prompt": text, "completion": text}, the completion not empty'
+            raise DataError(f"expected {expected}, found {', '.join(row) or 'no keys'}.", file=str(path), row=number)
+        try:
+            tokens = chat.tokens([{"role": "user", "content": prompt}])
+        except ChatError as error:
+            raise DataError(str(error), file=str(path), row=number) from error
+        rows.append(learner_row(len(rows), tokens, chat, completion))
     return rows

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +10,8 @@ from rlsys.batches import learner_row
 from rlsys.chat import Chat, ChatError
 from rlsys.config import Data
 from rlsys.datasets import TASKS, open_rows
-from rlsys.readers import DataError
-from rlsys.readers.fields import as_messages, as_object, text
+from rlsys.readers import DataError, whole_rows
+from rlsys.readers.fields import as_messages, text
 
 
 def instruction_rows(
@@ -22,7 +20,7 @@ def instruction_rows(
     """LEARNER rows of the first `count` conversations that fit into `max_tokens`; the last answer is learned.
 
     Args:
-        source: a JSONL file of {"messages": [{role, content}, ...]}, the last one the assistant's, or of {"prompt": text,
+        source: a file of {"messages": [{role, content}, ...]}, the last one the assistant's, or of {"prompt": text,
             "completion": text}; or `tasks:SPLIT`, of which the best responses are the answers.
 
     Returns:
@@ -60,24 +58,14 @@ def _conversations(source: Path, data: Data, seed: int) -> Iterator[list[dict[st
             if record.n > 1:
                 yield [*record.context, {"role": "assistant", "content": record.responses[record.best]}]
         return
-    try:
-        lines = source.open(encoding="utf-8")
-    except OSError as error:
-        raise DataError(f"{source}: cannot be read ({error.strerror}); rft.instruction_data names a JSONL file or tasks:SPLIT.") from error
-    with lines:
-        for number, line in enumerate(islice(lines, None), start=1):
-            if line.strip():
-                try:
-                    yield _messages(line)
-                except DataError as error:
-                    raise error.at(str(source), number) from error
+    for number, row in whole_rows(source):
+        try:
+            yield _messages(row)
+        except DataError as error:
+            raise error.at(str(source), number) from error
 
 
-def _messages(line: str) -> list[dict[str, str]]:
-    try:
-        row = as_object(json.loads(line), "row")
-    except ValueError as error:
-        raise DataError(f"not a JSON object: {error}") from error
+def _messages(row: dict[str, Any]) -> list[dict[str, str]]:
     if "messages" not in row:
         return [{"role": "user", "content": text(row, "prompt")}, {"role": "assistant", "content": text(row, "completion")}]
     messages = list(as_messages(row["messages"], "messages"))

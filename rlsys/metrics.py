@@ -5,8 +5,11 @@ from __future__ import annotations
 import json
 import math
 import os
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
+
+from rlsys.readers.json_files import JsonLines
 
 
 class MetricsLog:
@@ -46,10 +49,5 @@ class MetricsLog:
     def read(folder: Path) -> list[dict[str, Any]]:
         """All rows of a run's metrics.jsonl; a last line cut off by a kill is left out."""
         path = folder / "metrics.jsonl"
-        rows = []
-        for line in path.read_text().splitlines() if path.exists() else []:
-            try:
-                rows.append(json.loads(line))
-            except json.JSONDecodeError:
-                break
-        return rows
+        rows = JsonLines(path).scan() if path.exists() else iter(())
+        return list(takewhile(lambda row: isinstance(row, dict), (row for _, row in rows)))

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from rlsys.readers import DataError
+from rlsys.readers import DataError, whole_rows
 
 
 class ResumableRows:
@@ -69,8 +69,7 @@ class ResumableRows:
 
     def rows(self) -> Iterator[dict[str, Any]]:
         """All rows so far, from the first."""
-        with (self.path if self.complete else self.part).open(encoding="utf-8") as lines:
-            yield from map(json.loads, lines)
+        yield from (row for _, row in whole_rows(self.path if self.complete else self.part, lines=True))
 
     def finish(self) -> None:
         """All rows are there: give the file its name."""

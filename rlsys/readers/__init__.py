@@ -1,7 +1,8 @@
-"""Readers of preference data: one small function per format users have, over JSONL, JSON and Parquet files.
+"""Readers of preference data: one small function per format users have, over JSON, CSV, Parquet and Arrow files.
 
 `read` streams the records of a file; `RecordFile` gives random access with a few bytes of memory a record. Malformed rows are counted and
-set aside (or raised, if strict) and rows without a unique best response are counted apart: see `Report`.
+set aside (or raised, if strict) and rows without a unique best response are counted apart: see `Report`. `whole_rows` reads the smaller
+files of other rows.
 """
 
 from __future__ import annotations
@@ -9,5 +10,6 @@ from __future__ import annotations
 from rlsys.readers.fields import DataError, check
 from rlsys.readers.files import RecordFile, Report, read
 from rlsys.readers.formats import READERS
+from rlsys.readers.sources import whole_rows
 
-__all__ = ["READERS", "DataError", "RecordFile", "Report", "check", "read"]
+__all__ = ["READERS", "DataError", "RecordFile", "Report", "check", "read", "whole_rows"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection
+from dataclasses import dataclass
 from typing import Any
 
 from rlsys.records import NoUniqueBest, Record
@@ -33,12 +34,20 @@ class Row(dict):
     """A row as it stands in the file: its keys, the id it gets when it has none, and what a reader left out of it."""
 
     def __init__(self, keys: dict[str, Any], name: str):
-        super().__init__(keys)
+        # A column of numbers has NaN where it has a gap.
+        super().__init__((key, None if isinstance(value, float) and math.isnan(value) else value) for key, value in keys.items())
         self.name = name
         self.has_id = False
         """Set by `row_id`: the id comes from the row, so it can occur twice."""
         self.dropped = 0
         """Responses that the reader left out for want of a score."""
+
+
+@dataclass(frozen=True)
+class Unreadable:
+    """A value of a row that Python cannot hold, such as text that is not UTF-8, and why."""
+
+    problem: str
 
 
 def wrong(key: str, expected: str, value: Any) -> DataError:
@@ -52,6 +61,8 @@ def describe(value: Any) -> str:
     kind = names.get(type(value), type(value).__name__)
     if value is None:
         return kind
+    if isinstance(value, Unreadable):
+        return f"a value that cannot be read ({value.problem})"
     if isinstance(value, str) and not value.strip():
         return "empty text" if not value else "blank text"
     if isinstance(value, (list, dict)):

@@ -10,7 +10,8 @@ from typing import Any
 
 from rlsys.readers.fields import DataError, Row, check
 from rlsys.readers.formats import READERS
-from rlsys.readers.sources import Raw, open_source
+from rlsys.readers.raw import Raw
+from rlsys.readers.sources import open_source
 from rlsys.records import NoUniqueBest, Record
 
 FIRST_LOOK = 1024

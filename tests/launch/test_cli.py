@@ -197,7 +197,7 @@ def test_a_row_that_cannot_be_scored_is_named_and_leaves_no_output(tmp_path: Pat
     texts = write_jsonl(tmp_path / "texts.jsonl", [TEXTS[0], row])
     result = rlsys_here("score", texts, "--output", tmp_path / "judged.jsonl")
     assert result.returncode == 2
-    assert f"{texts}: row 2" in result.stderr and expected in result.stderr
+    assert f"{texts}, row 2" in result.stderr and expected in result.stderr
     assert [path.name for path in tmp_path.iterdir()] == ["texts.jsonl"]
 
 

@@ -103,10 +103,10 @@ def test_a_strategy_of_ones_own(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("rows", "options", "expected"),
     [
-        (None, [], ["samples.jsonl: cannot be read"]),
-        ([], [], ["samples.jsonl: no rows; expected JSONL"]),
-        ([PAPER[0], "{"], [], ["samples.jsonl: row 2: not valid JSON"]),
-        ([PAPER[0], "[]"], [], ["samples.jsonl: row 2: expected an object", "found list"]),
+        (None, [], ["samples.jsonl: there is no such file"]),
+        ([], [], ["samples.jsonl: the file is empty"]),
+        ([PAPER[0], "{"], [], ["samples.jsonl, row 2: expected JSON"]),
+        ([PAPER[0], "[]"], [], ["samples.jsonl, row 2: row: expected an object, found list"]),
         ([PAPER[0], PAPER[1] | {"order": [1, 1]}], [], ["samples.jsonl, row 2: order: expected each of 0 .. 1 once"]),
         (
             [PAPER[0], "", PAPER[1] | {"order": [0, 1, 2]}],
@@ -139,7 +139,7 @@ def test_what_is_wrong_is_said_where_it_is(tmp_path: Path, rows: list | None, op
 def test_a_file_that_is_not_text(tmp_path: Path) -> None:
     (tmp_path / "samples.jsonl").write_bytes(b"\xff\xfe\x00")
     result = vote(tmp_path / "samples.jsonl")
-    assert result.returncode == 2 and "not UTF-8 text" in result.stderr
+    assert result.returncode == 2 and "UTF-16" in result.stderr
 
 
 def test_every_strategy_is_named_where_people_look() -> None:

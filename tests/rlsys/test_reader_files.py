@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import bz2
 import gzip
 import itertools
 import json
+import lzma
+import os
 import random
+import threading
 import tracemalloc
 from dataclasses import replace
 from pathlib import Path
@@ -14,9 +18,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from rlsys.batches import excluded_ids
 from rlsys.readers import DataError, RecordFile, Report, read
 from rlsys.readers.files import FIRST_LOOK, MESSAGES
-from rlsys.readers.sources import STRIDE, open_source
+from rlsys.readers.json_files import STRIDE
+from rlsys.readers.sources import open_source, whole_rows
 from rlsys.records import Record
 
 USER = {"role": "user", "content": "Q?"}
@@ -232,18 +238,25 @@ def test_an_unknown_format_names_the_nearest_and_all_known():
 @pytest.mark.parametrize(
     "name, content, message",
     [
-        ("f.csv", b"a,b", "unknown suffix '.csv'.*\\.jsonl"),
+        ("f.csv", b"a,b", "holds no rows"),
+        ("f.csv", b'a,b\n1,"2\n3,4\n', "closing quotation mark"),
+        ("f.csv", b"a,a\n1,2\n", "columns of different names, found 'a'"),
+        ("f.md", b"# Rows", "neither its name nor its content"),
+        ("f.jsonl", b"PK\x03\x04...", "a zip archive"),
+        ("f.parquet", b"version https://git-lfs.github.com/spec/v1\n", "git lfs pull"),
+        ("f.arrow", b"not Arrow", "damaged"),
         ("f.jsonl", b"", "the file is empty"),
         ("f.jsonl", b"\n \n", "holds no rows"),
         ("f.json", b"[]", "holds no rows"),
         ("f.json", b"{}", 'expected a list of objects or {"data"'),
         ("f.json", b"3", "expected a list"),
-        ("f.json", b'{"a": 1}\n{"a": 2}', "One object a line is .jsonl"),
+        ("f.json", b'{"train": [{}], "test": [{}]}', "FILE:train"),
         ("f.json", b"[\xff]", "expected JSON in UTF-8"),
         ("f.json", b"[" * 100_000, "expected JSON"),
         ("f.jsonl", "{}".encode("utf-16"), "UTF-16"),
         ("f.parquet", b"PAR1 but not really", "not a readable Parquet file"),
-        ("f.jsonl.gz", b"not gzip", "damaged"),
+        ("f.jsonl.gz", b"\x1f\x8b not gzip", "damaged"),
+        ("f.parquet", gzip.compress(b"PAR1"), "unpack it"),
         ("f.jsonl.gz", gzip.compress(b'{"a": 1}\n' * 1000, mtime=0)[:30], "damaged"),
     ],
 )
@@ -272,3 +285,28 @@ def test_a_file_that_changes_while_it_is_open_is_noticed(tmp_path, change):
     change(path)
     with pytest.raises(DataError, match="has changed"):
         file.fetch([1])
+
+
+@pytest.mark.parametrize("pack", [bytes, gzip.compress, bz2.compress, lzma.compress, pa.Codec("zstd").compress])
+def test_smaller_files_are_read_as_data_files_are(tmp_path, pack):
+    text = '\ufeff{"id": "a\u2028b"}\r\n\n  \n{"id": "c", "easy": false}\n{"id": "d"}'
+    (tmp_path / "easy.jsonl").write_bytes(bytes(pack(text.encode())))
+    assert list(whole_rows(tmp_path / "easy.jsonl")) == [(1, {"id": "a\u2028b"}), (4, {"id": "c", "easy": False}), (5, {"id": "d"})]
+    assert excluded_ids(tmp_path / "easy.jsonl") == {"a\u2028b", "d"}
+
+
+def test_a_faulty_row_of_a_smaller_file_is_named(tmp_path):
+    (tmp_path / "f.jsonl").write_text('{"id": 1}\n\n[1]\n')
+    with pytest.raises(DataError, match="f.jsonl, row 3: row: expected an object"):
+        list(whole_rows(tmp_path / "f.jsonl"))
+    (tmp_path / "f.jsonl").write_text("\n \n")
+    with pytest.raises(DataError, match="holds no rows"):
+        list(whole_rows(tmp_path / "f.jsonl"))
+    assert list(whole_rows(tmp_path / "f.jsonl", lines=True)) == []
+
+
+def test_a_pipe_is_read_once_and_as_often_as_asked(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    threading.Thread(target=(tmp_path / "pipe").write_text, args=('{"a": 1}\n{"a": 2}\n',)).start()
+    source = open_source(tmp_path / "pipe")
+    assert list(source.scan()) == source.fetch([0, 1]) == [(1, {"a": 1}), (2, {"a": 2})]
