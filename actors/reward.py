@@ -88,7 +88,7 @@ class RewardActor:
         if want is not None:
             trained &= trained.cumsum() <= want
 
-        asked = pa.Table.from_batches([groups.select(["prompt_id", "family", "order", "rewards", "prompt"])]).take(origin)
+        asked = pa.Table.from_batches([groups.select(["prompt_id", "source", "family", "order", "rewards", "prompt"])]).take(origin)
         asked = asked.rename_columns({"rewards": "ground_truth"})
         unknown = pa.nulls(batch.num_rows, pa.float32())
         columns = {

@@ -6,6 +6,7 @@ import os
 import time
 from collections import Counter
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -195,19 +196,21 @@ class RftJob:
     def _learner_rows(self, number: int, table: Path) -> pa.Table:
         """LEARNER rows of what was kept, without hints, and of the instruction data; a group is a prompt."""
         rft = self.config.rft
-        kept = pq.read_table(table, columns=["prompt_id", "order", "text", "kept", "hinted"], filters=pc.field("kept"))
+        kept = pq.read_table(table, columns=["group", "order", "text", "kept", "hinted"], filters=pc.field("kept"))
         if not kept.num_rows:
             raise ConfigError(
                 f"round {number}: none of the samples was right where others of its row were wrong, so there is nothing to learn from; "
                 f"{table} says why each was rejected. Sample more rows (rft.rows), or start from a model that can write the form."
             )
-        records = {one.record.id: one.record for one in self._asks(number)}
-        groups: dict[tuple[str, tuple[int, ...]], int] = {}
+        # By number, not by id: a file that is not read in its order may hold an id twice.
+        per_row = rft.non_hinted + rft.hinted
+        records = [one.record for one in islice(self._asks(number), 0, None, per_row)]
+        groups: dict[tuple[int, tuple[int, ...]], int] = {}
         parts, portion = [], []
         for each in kept.to_pylist():
-            key = each["prompt_id"], tuple(each["order"])
+            key = each["group"], tuple(each["order"])
             group = groups.setdefault(key, len(groups))
-            prompt = self.prompter.tokens(records[each["prompt_id"]], each["order"])
+            prompt = self.prompter.tokens(records[each["group"]], each["order"])
             portion.append(learner_row(group, prompt, self.prompter.chat, each["text"]))
             if len(portion) == 4096:
                 parts.append(pa.Table.from_pylist(portion, schema=LEARNER))

@@ -150,7 +150,8 @@ class ScalarJob:
 
     def _judge(self, scores: np.ndarray) -> calibration.Report:
         labels = [label for group in self.data.heldout for label in group.labels]
-        rows = [group.id for group in self.data.heldout for _ in group.texts]
+        numbers: dict[tuple[str | None, str], int] = {}
+        rows = [numbers.setdefault(group.row, len(numbers)) for group in self.data.heldout for _ in group.texts]
         judge = calibration.summarise_pairs if self.settings.objective == "bt" else calibration.summarise
         return judge(scores, labels, rows)
 
@@ -159,9 +160,10 @@ class ScalarJob:
         with self.watch.phase("checkpoint", "saving the model"):
             self.cluster.learn("save_model", str(self.folder.path / "model"))
         scores = self._score()
-        heldout = [(group.id, label) for group in self.data.heldout for label in group.labels]
-        ids, labels = zip(*heldout)
-        write_parquet(pa.table({"prompt_id": ids, "label": labels, "score": scores}), self.folder.path / "heldout_scores.parquet")
+        heldout = [(group.id, group.source, label) for group in self.data.heldout for label in group.labels]
+        ids, sources, labels = zip(*heldout)
+        columns = {"prompt_id": ids, "source": pa.array(sources, pa.string()), "label": labels, "score": scores}
+        write_parquet(pa.table(columns), self.folder.path / "heldout_scores.parquet")
         taken = MetricsLog.read(self.folder.path)
         return {
             "objective": self.settings.objective,

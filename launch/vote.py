@@ -33,10 +33,11 @@ def vote(
 ) -> None:
     """Aggregate sampled judgements into one verdict per id.
 
-    FILE holds one JSON object per line: id, order (place by place, the index of the response that was shown there), scores (as shown;
-    null where the text did not parse), and what the strategy needs of meta_reward, logprob, certainty and tokens. The samples of an id
-    need not be neighbours. For each id the command writes {id, totals, best, tied, abstained, samples, parsed, tokens}, totals in the
-    record's own order. The summary goes to stderr.
+    FILE holds one JSON object per line: id, source (where ids are unique within one only), order (place by place, the index of the
+    response that was shown there), scores (as shown; null where the text did not parse), and what the strategy needs of meta_reward,
+    logprob, certainty and tokens. The samples of an id need not be neighbours; two lines of one source and id that each hold all samples
+    of a record are refused. For each id the command writes {id, source, totals, best, tied, abstained, samples, parsed, tokens}, totals in
+    the record's own order. The summary goes to stderr.
 
     Strategies: vote, mean, majority, meta, meta_weighted, rpc, borda, adaptive, abstain, synthesis.
 

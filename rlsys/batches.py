@@ -118,6 +118,7 @@ def group_batch(drawn: Sequence[Drawn], first_group: int = 0) -> pa.RecordBatch:
     columns = {
         "group": range(first_group, first_group + len(drawn)),
         "prompt_id": [each.record.id for each in drawn],
+        "source": [each.record.source for each in drawn],
         "family": [each.record.family for each in drawn],
         "order": [each.order for each in drawn],
         "rewards": [each.record.rewards for each in drawn],

@@ -20,7 +20,7 @@ RESAMPLES = 1000
 Report = dict[str, Any]
 
 
-def summarise(scores: Sequence[float], labels: Sequence[float], rows: Sequence[str], weights: Sequence[float] | None = None) -> Report:
+def summarise(scores: Sequence[float], labels: Sequence[float], rows: Sequence[str | int], weights: Sequence[float] | None = None) -> Report:
     """Judge logits against what was true.
 
     Args:
@@ -74,7 +74,7 @@ def summarise(scores: Sequence[float], labels: Sequence[float], rows: Sequence[s
     }
 
 
-def summarise_pairs(scores: Sequence[float], labels: Sequence[float], rows: Sequence[str]) -> Report:
+def summarise_pairs(scores: Sequence[float], labels: Sequence[float], rows: Sequence[str | int]) -> Report:
     """Judge Bradley-Terry scores: sigmoid(r_first - r_second) as the probability that the first response is the better one.
 
     Each pair of a row's best response and another stands in both orders, so that half of all labels are 1; a row counts the same however

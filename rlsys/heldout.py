@@ -10,16 +10,17 @@ import pyarrow as pa
 
 from rlsys.records import Record
 from rlsys.statistics import mean_ci, paired_difference, proportion_ci
+from rlsys.trajectories import RowKey, row_keys
 
 Summary = dict[str, Any]
 
 
-def per_row_reward(table: pa.Table) -> dict[str, float]:
-    """Mean reward in [-1, 1] of each row's samples, by prompt id, of a trajectory table."""
-    totals: dict[str, list[float]] = {}
-    for prompt_id, reward in zip(table["prompt_id"].to_pylist(), table["reward"].to_pylist(), strict=True):
-        totals.setdefault(prompt_id, []).append(reward)
-    return {prompt_id: sum(rewards) / len(rewards) for prompt_id, rewards in totals.items()}
+def per_row_reward(table: pa.Table, by_group: bool = False) -> dict[RowKey, float]:
+    """Mean reward in [-1, 1] of each row's samples, by `row_keys`, of a trajectory table."""
+    totals: dict[RowKey, list[float]] = {}
+    for key, reward in zip(row_keys(table, by_group), table["reward"].to_pylist(), strict=True):
+        totals.setdefault(key, []).append(reward)
+    return {key: sum(rewards) / len(rewards) for key, rewards in totals.items()}
 
 
 def summarise(table: pa.Table) -> Summary:
@@ -75,11 +76,15 @@ def _by_family(table: pa.Table) -> dict[str, dict[str, float]]:
 
 
 def paired(after: pa.Table, before: pa.Table) -> Summary:
-    """Paired difference of mean reward and, over samples that parsed both times, of accuracy."""
-    rewards_after, rewards_before = per_row_reward(after), per_row_reward(before)
+    """Paired difference of mean reward and, over samples that parsed both times, of accuracy.
+
+    Rows are paired by source and id; where one table is of before there was a source, by their number and id.
+    """
+    by_group = not all("source" in table.column_names for table in (after, before))
+    rewards_after, rewards_before = per_row_reward(after, by_group), per_row_reward(before, by_group)
     ids = sorted(rewards_after.keys() & rewards_before.keys())
     result = paired_difference([rewards_after[i] for i in ids], [rewards_before[i] for i in ids])
-    parsed_after, parsed_before = _parsed_accuracy(after), _parsed_accuracy(before)
+    parsed_after, parsed_before = _parsed_accuracy(after, by_group), _parsed_accuracy(before, by_group)
     both = sorted(parsed_after.keys() & parsed_before.keys())
     if both:
         result["accuracy_parsed"] = paired_difference([parsed_after[i] for i in both], [parsed_before[i] for i in both])
@@ -87,13 +92,13 @@ def paired(after: pa.Table, before: pa.Table) -> Summary:
     return result
 
 
-def _parsed_accuracy(table: pa.Table) -> dict[str, float]:
-    parsed: dict[str, list[bool]] = {}
-    columns = (table["prompt_id"].to_pylist(), table["correct"].to_pylist(), table["parse_failure"].to_pylist())
-    for prompt_id, correct, failure in zip(*columns, strict=True):
+def _parsed_accuracy(table: pa.Table, by_group: bool) -> dict[RowKey, float]:
+    parsed: dict[RowKey, list[bool]] = {}
+    columns = (row_keys(table, by_group), table["correct"].to_pylist(), table["parse_failure"].to_pylist())
+    for key, correct, failure in zip(*columns, strict=True):
         if failure is None:
-            parsed.setdefault(prompt_id, []).append(correct)
-    return {prompt_id: sum(values) / len(values) for prompt_id, values in parsed.items()}
+            parsed.setdefault(key, []).append(correct)
+    return {key: sum(values) / len(values) for key, values in parsed.items()}
 
 
 def baselines(records: Sequence[Record]) -> dict[str, float | int | None]:

@@ -86,13 +86,14 @@ class Answer:
         return Answer(Question(both, [*one.prompts, *shifted], one.skipped or two.skipped), [*self.samples, *later.samples])
 
     def row(self, text: bool = True) -> dict[str, Any]:
-        """{id, samples, tokens (generated), prompt_tokens} for a file and, where it could not be asked, skipped: why.
+        """{id, source, samples, tokens (generated), prompt_tokens} for a file and, where it could not be asked, skipped: why.
 
         Args:
             text: keep the texts of the samples.
         """
         row = {
             "id": self.question.ask.record.id,
+            "source": self.question.ask.record.source,
             "samples": [{name: value for name, value in sample.items() if text or name != "text"} for sample in self.samples],
             "tokens": sum(sample["tokens"] for sample in self.samples),
             "prompt_tokens": self.prompt_tokens,

@@ -31,7 +31,7 @@ def rightness(
     for row in rows:
         if row["samples"]:
             table.add(dict(row))
-    names = list(table.ids)
+    names = [name for _, name in table.ids]
     index = subsets(k_max, k, draws, seed)
     for positions, samples in table.groups(k_max):
         top = tied(strategy(take(samples, index), Options()).totals)

@@ -31,9 +31,9 @@ class Record:
     """
 
     id: str
-    """Unique within one data source."""
+    """Unique within one source only: `key` tells rows apart."""
     source: str
-    """Where it came from: reader name, or the subset a benchmark names."""
+    """Where it came from: reader name, or the subset a benchmark names; in a mixture, NAME/ of its part before it."""
     context: tuple[dict[str, str], ...]
     """Messages {role, content}; the last one is the user's query."""
     responses: tuple[str, ...]
@@ -46,6 +46,11 @@ class Record:
     """Subset or task family: results are broken down by it."""
     worked: Worked | None = field(default=None, compare=False)
     """A teacher's judgement, only in generated tasks. Never shown to the policy in RL."""
+
+    @property
+    def key(self) -> tuple[str, str]:
+        """(source, id): what tells the record from all others, wherever rows are compared, left out or grouped."""
+        return self.source, self.id
 
     @property
     def n(self) -> int:

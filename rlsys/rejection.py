@@ -72,6 +72,7 @@ def table_rows(answer: Answer, step: int, group: int) -> list[dict[str, Any]]:
                 "group": group,
                 "sample": number,
                 "prompt_id": record.id,
+                "source": record.source,
                 "family": record.family,
                 "order": sample["order"],
                 "ground_truth": record.rewards,
@@ -103,8 +104,9 @@ def judged_rows(
         DataError: something else was asked then.
     """
     for number, (question, row) in enumerate(zip(asked, sampled, strict=True)):
-        if question.ask.record.id != row["id"]:
-            raise DataError(f"sample of row {row['id']!r} where {question.ask.record.id!r} was asked: the data has changed.")
+        source, name = question.ask.record.key
+        if (row.get("source", source), row["id"]) != (source, name):
+            raise DataError(f"sample of row {row['id']!r} where {name!r} was asked: the data has changed.")
         yield from table_rows(Answer(question, row["samples"]), step, number // asks_of_a_row)
 
 

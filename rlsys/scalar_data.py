@@ -25,7 +25,9 @@ from rlsys.scalar_rm import Group
 
 TEXT, TRUTH = (pa.string(), pa.large_string()), (pa.bool_(),)
 COLUMNS = {"prompt_id": TEXT, "prompt": TEXT, "text": TEXT, "correct": TRUTH, "parse_failure": (*TEXT, pa.null())}
-"""What is read of a trajectory table, and the types it may have; `hinted`, where there is such a column, is read as well."""
+"""What is read of a trajectory table, and the types it may have."""
+OPTIONAL = {"hinted": TRUTH, "source": (*TEXT, pa.null())}
+"""What is read as well where there is such a column; null otherwise, false for `hinted`."""
 AT_ONCE = 4096
 """Texts that the tokenizer gets in one call: enough for all cores."""
 DRAWN = 256
@@ -76,10 +78,10 @@ def load_scalar_data(config: Config, tokenizer: Any) -> ScalarData:
 
 
 def describe(groups: Sequence[Group]) -> dict[str, Any]:
-    """{rows, groups, texts, positive, tokens}: distinct ids, groups, texts, share of texts with label 1, tokens with prompts repeated."""
+    """{rows, groups, texts, positive, tokens}: distinct rows, groups, texts, share of texts with label 1, tokens with prompts repeated."""
     texts = sum(len(group.texts) for group in groups)
     return {
-        "rows": len({group.id for group in groups}),
+        "rows": len({group.row for group in groups}),
         "groups": len(groups),
         "texts": texts,
         "positive": sum(sum(group.labels) for group in groups) / texts if texts else None,
@@ -140,15 +142,15 @@ def read_critiques(
     prompts = pc.dictionary_encode(table["prompt"]).combine_chunks()
     prompt_tokens = _encode(tokenizer, prompts.dictionary.to_pylist())
     texts = _encode(tokenizer, table["text"].to_pylist())
-    columns = zip(prompts.indices.to_pylist(), table["prompt_id"].to_pylist(), texts, table["correct"].to_pylist())
-    members: dict[int, list[tuple[str, np.ndarray, float]]] = {}
-    for prompt, prompt_id, text, correct in columns:
+    rows = zip(table["source"].to_pylist(), table["prompt_id"].to_pylist())
+    members: dict[int, list[tuple[tuple[str | None, str], np.ndarray, float]]] = {}
+    for prompt, row, text, correct in zip(prompts.indices.to_pylist(), rows, texts, table["correct"].to_pylist()):
         if len(prompt_tokens[prompt]) + len(text) <= max_tokens:
-            members.setdefault(prompt, []).append((prompt_id, text, float(correct)))
+            members.setdefault(prompt, []).append((row, text, float(correct)))
     groups = []
-    for prompt, rows in members.items():
-        ids, own, labels = zip(*rows)
-        groups.append(Group(ids[0], prompt_tokens[prompt], own, labels))
+    for prompt, found in members.items():
+        ((source, prompt_id), *_), own, labels = zip(*found)
+        groups.append(Group(prompt_id, prompt_tokens[prompt], own, labels, source))
     counts["too_long"] = table.num_rows - sum(len(group.texts) for group in groups)
     if not groups:
         raise DataError(f"{', '.join(map(str, files))}: no sample to learn from ({_told(counts)}).")
@@ -156,7 +158,7 @@ def read_critiques(
 
 
 def _read_table(path: Path) -> pa.Table:
-    """One table of COLUMNS and `hinted`, checked."""
+    """One table of COLUMNS and OPTIONAL, checked."""
     try:
         file = pq.ParquetFile(path)
     except (OSError, pa.ArrowInvalid) as error:
@@ -166,18 +168,19 @@ def _read_table(path: Path) -> pa.Table:
         missing = [name for name in COLUMNS if name not in present]
         if missing:
             raise DataError(f"no column {', '.join(missing)}: expected a trajectory table, with {', '.join(COLUMNS)}.", file=str(path))
-        wanted = COLUMNS | ({"hinted": TRUTH} if "hinted" in present else {})
+        wanted = COLUMNS | {name: types for name, types in OPTIONAL.items() if name in present}
         table = file.read(columns=list(wanted))
     columns = {}
     for name, types in wanted.items():
         column = table[name]
         if column.type not in types:
             raise DataError(f"{name}: expected {types[0]}, found {column.type}.", key=name, file=str(path))
-        if column.null_count and name != "parse_failure":
+        if column.null_count and pa.null() not in types:
             row = pc.index(pc.is_null(column), True).as_py() + 1
             raise DataError(f"{name}: expected {types[0]}, found null.", key=name, file=str(path), row=row)
         columns[name] = column.cast(types[0])
-    return pa.table({"hinted": pa.array(np.zeros(table.num_rows, bool))} | columns)
+    absent = {"hinted": pa.array(np.zeros(table.num_rows, bool)), "source": pa.nulls(table.num_rows, pa.string())}
+    return pa.table(absent | columns)
 
 
 def _encode(tokenizer: Any, texts: Sequence[str]) -> list[np.ndarray]:
@@ -192,6 +195,8 @@ def _encode(tokenizer: Any, texts: Sequence[str]) -> list[np.ndarray]:
 def split(groups: Sequence[Group], share: float) -> tuple[list[Group], list[Group]]:
     """(training, held-out): about `share` of all ids are held out, whole, and always the same ones whatever else is in the data.
 
+    The id alone decides, whatever the source: rows of one id in several sources, or in tables with and without a source, share a side.
+
     Raises:
         DataError: nothing is left on one side.
     """
@@ -200,7 +205,7 @@ def split(groups: Sequence[Group], share: float) -> tuple[list[Group], list[Grou
         sides[seed_for("meta_rm.heldout", group.id) < share * 2**31].append(group)
     if not all(sides):
         side = "held out" if sides[0] else "to train on"
-        rows = len({group.id for group in groups})
+        rows = len({group.row for group in groups})
         raise DataError(f"meta_rm.heldout={share}: no row is left {side} ({rows} in all); change the share, or give more rows.")
     return sides
 
@@ -217,7 +222,7 @@ def preference_group(record: Record, prompter: Prompter) -> Group:
     turns = [{"role": prompter.defuse(turn["role"]), "content": prompter.defuse(turn["content"])} for turn in record.context]
     prompt = prompter.chat.tokens(turns)
     texts = _encode(prompter.tokenizer, [prompter.defuse(response) for response in record.responses])
-    return Group(record.id, np.array(prompt, np.int32), tuple(texts), tuple(float(i == record.best) for i in range(record.n)))
+    return Group(record.id, np.array(prompt, np.int32), tuple(texts), tuple(float(i == record.best) for i in range(record.n)), record.source)
 
 
 def read_preferences(
@@ -288,10 +293,10 @@ def mixed(groups: Sequence[Group]) -> list[Group]:
     Raises:
         DataError: there is none.
     """
-    labels: dict[str, set[float]] = {}
+    labels: dict[tuple[str | None, str], set[float]] = {}
     for group in groups:
-        labels.setdefault(group.id, set()).update(group.labels)
-    found = [group for group in groups if len(labels[group.id]) > 1]
+        labels.setdefault(group.row, set()).update(group.labels)
+    found = [group for group in groups if len(labels[group.row]) > 1]
     if not found:
         raise DataError(f"meta_rm.mixed_rows: none of {len(labels)} rows has right and wrong critiques; give more samples of each.")
     return found

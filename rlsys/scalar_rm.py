@@ -42,6 +42,13 @@ class Group:
     """int32 [tokens] each; an empty text is scored at the prompt's last token."""
     labels: tuple[float, ...]
     """One per text: 1.0 for a correct critique or for the best response, else 0.0."""
+    source: str | None = None
+    """Of the row; None in trajectories of before there was a source."""
+
+    @property
+    def row(self) -> tuple[str | None, str]:
+        """(source, id): which row the group comes from."""
+        return self.source, self.id
 
 
 class ScalarModel(nn.Module):

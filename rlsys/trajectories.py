@@ -39,7 +39,8 @@ TRAJECTORIES = pa.schema(
         ("step", pa.int32()),
         ("group", pa.int32()),
         ("sample", pa.int32()),
-        ("prompt_id", pa.string()),  # Record.id
+        ("prompt_id", pa.string()),  # Record.id, unique within its source
+        ("source", pa.string()),  # Record.source
         ("family", pa.string()),
         ("order", pa.list_(pa.int32())),  # order[p]: original index of the response shown at place p
         ("ground_truth", pa.list_(pa.float64())),  # Record.rewards, in the record's own order
@@ -76,6 +77,7 @@ GROUPS = pa.schema(
     [
         ("group", pa.int32()),
         ("prompt_id", pa.string()),
+        ("source", pa.string()),
         ("family", pa.string()),
         ("order", pa.list_(pa.int32())),
         ("rewards", pa.list_(pa.float64())),  # ground truth, in the record's own order
@@ -84,3 +86,16 @@ GROUPS = pa.schema(
     ]
 )
 """What the reward actor must know about each prompt of a batch to judge its samples."""
+
+RowKey = tuple[str | int | None, str]
+
+
+def row_keys(table: pa.Table, by_group: bool = False) -> list[RowKey]:
+    """Which row each sample of a trajectory table belongs to: (source, id), as `Record.key`.
+
+    Args:
+        by_group: (group, id) instead; so it is in tables of before there was a source, too.
+    """
+    name = "group" if by_group or "source" not in table.column_names else "source"
+    first = table[name].to_pylist() if name in table.column_names else [None] * table.num_rows
+    return list(zip(first, table["prompt_id"].to_pylist()))

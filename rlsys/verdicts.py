@@ -20,7 +20,7 @@ def has_truth(record: Record) -> bool:
 def verdict_row(answer: Answer, strategy: Strategy, options: Options, seed: int, single: tuple[int, int], text: bool) -> dict[str, Any]:
     """One line of `rlsys judge`.
 
-    {id, n, k, totals, best, tied, abstained, parsed, failures, tokens, prompt_tokens, gold, correct, samples}: totals and best in the
+    {id, source, n, k, totals, best, tied, abstained, parsed, failures, tokens, prompt_tokens, gold, correct, samples}: totals and best in the
     record's own order, null without a verdict; parsed and failures (by reason) count samples; tokens are those generated, prompt_tokens
     those of the different prompts; gold is the best response by the ground truth (of a single response: 0 or 1), null where there is
     none; correct compares the two (of a single response: whether its mean score is nearer to the right end of the range).
@@ -34,7 +34,7 @@ def verdict_row(answer: Answer, strategy: Strategy, options: Options, seed: int,
     truth = has_truth(record)
     gold = None if not truth else int(record.rewards[0]) if record.n == 1 else record.best
     asked = answer.row(text)
-    row: dict[str, Any] = {"id": record.id, "n": record.n, "k": len(answer.samples)}
+    row: dict[str, Any] = {"id": record.id, "source": record.source, "n": record.n, "k": len(answer.samples)}
     if answer.question.skipped:
         nothing = {"totals": None, "best": None, "gold": gold, "correct": False if truth else None, "samples": []}
         return row | {"skipped": answer.question.skipped} | nothing

@@ -112,7 +112,7 @@ class _Table:
             if row["samples"]:
                 self.table.add(row)
         index = {item.id: number for number, item in enumerate(benchmark.items)}
-        self.items = [index[name] for name in self.table.ids]
+        self.items = [index[name] for _, name in self.table.ids]
         """By position in the table: the item's index. An item that could not be asked has no samples and is not there."""
 
     def point(self, strategy: Strategy, index: np.ndarray, seed: int) -> dict[str, Any]:

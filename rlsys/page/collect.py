@@ -178,6 +178,8 @@ CRITIQUES = ("prompt_id", "family", "order", "ground_truth", "prompt", "text", "
 LATER = ("ground_truth",)
 """Columns that tables of earlier versions lack; null there."""
 RESULTS = ("prompt_id", "family", "parse_failure", "correct", "reward", "token_count")
+KEYS = ("group", "source")
+"""What tells rows of one id apart, where a table has it."""
 
 
 def _read(path: Path, columns: Sequence[str]) -> Any:
@@ -195,7 +197,7 @@ def _read(path: Path, columns: Sequence[str]) -> Any:
     if missing or not table.num_rows:
         problem = f"no column {', '.join(missing)}" if missing else "no rows"
         raise DataError(f"{path}: {problem}; expected the trajectories of a held-out evaluation.")
-    return table.select(columns)
+    return table.select([*columns, *(name for name in KEYS if name in table.column_names)])
 
 
 def _summarise(path: Path) -> Stage:

@@ -2,7 +2,7 @@
 
 A sample is {"order", "scores", "meta_reward"?, "logprob"?, "certainty"?, "tokens"?, ...}: `order[p]` is the index of the response shown
 at place p, `scores[p]` what it was given, null for all where the text did not parse. A row is one sample with an "id", or all samples of
-an id at once: {"id", "samples": [sample, ...]}. Other keys are left alone.
+an id at once: {"id", "samples": [sample, ...]}. Ids are told apart within their "source", where a row names one. Other keys are left alone.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from rlsys.readers.fields import DataError, as_integer, as_list, as_number, as_object, required, wrong
+from rlsys.readers.fields import DataError, as_integer, as_list, as_number, as_object, optional_text, required, wrong
 from rlsys.voting.samples import OPTIONAL, Samples
 from rlsys.voting.strategy import Options, Strategy
 from rlsys.voting.verdict import NO_VERDICT, best, tied
@@ -44,8 +44,10 @@ class SampleTable:
 
     def __init__(self, needs: tuple[str, ...] = ()):
         self.needs = needs
-        self.ids: dict[str | int, int] = {}
-        """id -> its position, in the order of first appearance."""
+        self.ids: dict[tuple[str | None, str | int], int] = {}
+        """(source, id) -> its position, in the order of first appearance."""
+        self._whole: set[int] = set()
+        """Positions whose samples came all at once."""
         self._responses: list[int] = []
         """By position: n."""
         self._columns: dict[int, _Columns] = {}
@@ -59,23 +61,33 @@ class SampleTable:
         row_id = required(row, "id", "text or an integer")
         if isinstance(row_id, bool) or not isinstance(row_id, str | int):
             raise wrong("id", "text or an integer", row_id)
+        key = optional_text(row, "source"), row_id
+        known = self.ids.get(key)
+        if known in self._whole or (known is not None and "samples" in row):
+            named = f"{row_id!r}" if key[0] is None else f"{row_id!r} of source {key[0]!r}"
+            raise DataError(
+                f"id: {named} stood in an earlier row, and one of the two holds all samples of a record: two records that cannot be told "
+                "apart. Give each its own id, or a source; `rlsys judge` writes both.",
+                key="id",
+            )
         if "samples" not in row:
-            return self._add(row_id, row, "")
+            return self._add(key, row, "")
         for number, sample in enumerate(as_list(row["samples"], "samples")):
-            self._add(row_id, as_object(sample, f"samples[{number}]"), f"samples[{number}].")
+            self._add(key, as_object(sample, f"samples[{number}]"), f"samples[{number}].")
+        self._whole.add(self.ids[key])
 
-    def _add(self, row_id: str | int, sample: Row, prefix: str) -> None:
+    def _add(self, key: tuple[str | None, str | int], sample: Row, prefix: str) -> None:
         order = as_list(required(sample, "order", "the index of the response at each place", prefix), f"{prefix}order")
         n = len(order)
         if set(map(type, order)) != {int} or sorted(order) != list(range(n)):
             expected = f"each of 0 .. {n - 1} once, the index of the response at each place"
             raise DataError(f"{prefix}order: expected {expected}, found {ascii(order)[:60]}.", key=f"{prefix}order")
-        position = self.ids.setdefault(row_id, len(self.ids))
+        position = self.ids.setdefault(key, len(self.ids))
         if position == len(self._responses):
             self._responses.append(n)
         if n != self._responses[position]:
             known = self._responses[position]
-            raise DataError(f"{prefix}order: {n} responses, but earlier samples of id {row_id!r} have {known}.", key=f"{prefix}order")
+            raise DataError(f"{prefix}order: {n} responses, but earlier samples of id {key[1]!r} have {known}.", key=f"{prefix}order")
         scores = self._scores(sample, n, prefix)
         columns = self._columns.setdefault(n, _Columns())
         columns.owner.append(position)
@@ -117,7 +129,7 @@ class SampleTable:
         Raises:
             DataError: an id has fewer than k samples.
         """
-        names = list(self.ids)
+        names = [name for _, name in self.ids]
         for n, columns in self._columns.items():
             owner = np.frombuffer(columns.owner, np.int64)
             by_owner = np.argsort(owner, kind="stable")
@@ -141,14 +153,14 @@ class SampleTable:
 def decide(table: SampleTable, strategy: Strategy, options: Options, k: int | None = None, seed: int = 0) -> Iterator[Row]:
     """The verdict on each id of the table, in the order of first appearance.
 
-    {id, totals: one per response in the record's own order, null where nothing parsed; best: index of the response, null without a
+    {id, source: where the rows name one; totals: one per response in the record's own order, null where nothing parsed; best: index of the response, null without a
     verdict; tied: whether others had the same total; abstained; samples: spent; parsed: of those; tokens: of those, null if unknown}.
     Ties are broken by (seed, id).
 
     Raises:
         ValueError: as `SampleTable.groups` and the strategy raise.
     """
-    names = list(table.ids)
+    names = [name for _, name in table.ids]
     verdicts: list[tuple[Any, ...]] = [()] * len(names)
     for positions, samples in table.groups(k):
         outcome = strategy(samples, options)
@@ -165,9 +177,10 @@ def decide(table: SampleTable, strategy: Strategy, options: Options, k: int | No
         )
         for position, *verdict in zip(positions, *(column.tolist() for column in columns)):
             verdicts[position] = verdict
-    for name, (totals, choice, several, abstained, spent, parsed, tokens) in zip(names, verdicts):
+    for (source, name), (totals, choice, several, abstained, spent, parsed, tokens) in zip(table.ids, verdicts):
         yield {
             "id": name,
+            **({} if source is None else {"source": source}),
             "totals": None if totals[0] != totals[0] else totals,
             "best": None if choice == NO_VERDICT else choice,
             "tied": several,

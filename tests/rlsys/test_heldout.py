@@ -53,6 +53,33 @@ def test_paired_difference_and_parsed_accuracy():
     assert result["accuracy_parsed"]["mean"] == pytest.approx(1 / 3)
 
 
+def subsets_table(rewards, **columns):
+    """One sample each of rows a/1, b/1 and b/2."""
+    rows = [("1", "a", rewards[0] > 0, None), ("1", "b", rewards[1] > 0, None), ("2", "b", rewards[2] > 0, None)]
+    found = table(rows)
+    for name, values in columns.items():
+        found = found.append_column(name, pa.array(values))
+    return found
+
+
+@pytest.mark.parametrize(
+    "now", [{"source": ["a", "b", "b"]}, {"group": [0, 1, 2]}, {"source": ["a", "b", "b"], "group": [0, 1, 2]}], ids=["source", "old", "both"]
+)
+def test_rows_of_one_id_in_two_subsets_are_two_rows_in_old_tables_too(now):
+    before = subsets_table([1, -1, -1], **now)
+    after = subsets_table([-1, -1, 1], **now | {"group": [0, 1, 2]})
+    assert heldout.summarise(before)["n"] == 3
+    pair = heldout.paired(after, before)
+    assert pair["mean"] == pytest.approx(0.0) and pair["accuracy_parsed"]["n"] == 3
+    # One falls, one rises: a mean over merged rows would be the same, its rows are not.
+    assert sorted(heldout.per_row_reward(after).values()) == [-1.0, -1.0, 1.0]
+
+
+def test_rows_are_paired_by_source_whatever_their_order():
+    before = subsets_table([1, -1, -1], source=["a", "b", "b"])
+    assert heldout.paired(before.take([2, 1, 0]), before)["ci95"] == [0.0, 0.0]
+
+
 def record(best, *responses):
     rewards = tuple(1.0 if i == best else 0.0 for i in range(len(responses)))
     return Record("x", "s", ({"role": "user", "content": "q"},), responses, rewards)

@@ -150,6 +150,14 @@ def test_rows_of_one_label_can_be_left_out_over_all_orders_of_a_row(tmp_path, to
         mixed([group for group in groups if group.id != "mixed"])
 
 
+def test_rows_of_one_id_in_two_subsets_are_two_rows(tmp_path, tokenizer):
+    rows = [sample("1", "first", "yes", True, source="safety"), sample("1", "second", "no", False, source="code")]
+    groups, _ = read_critiques([write(tmp_path / "step.parquet", rows)], tokenizer, max_tokens=60)
+    assert describe(groups)["rows"] == 2
+    with pytest.raises(DataError, match="none of 2 rows"):
+        mixed(groups)
+
+
 def groups_of(ids: list[str], texts: list[int]) -> list[Group]:
     prompt = np.array([1], np.int32)
     return [Group(i, prompt, (prompt,) * n, (1.0,) * n) for i, n in zip(ids, texts)]

@@ -195,3 +195,21 @@ def test_the_strategies_read_what_is_written() -> None:
         assert verdicts(rows, name)[0]["best"] == 1, name
     assert verdicts(rows, "majority")[0]["tied"]
     assert voting.find("majority").counts == "winners"
+
+
+def whole(first: int, **more) -> dict:
+    return {"id": "1", "samples": [{"order": [0, 1], "scores": [first, 10 - first]}]} | more
+
+
+def test_records_of_one_id_are_told_apart_by_their_source() -> None:
+    found = verdicts([whole(9, source="safety"), whole(1, source="code"), {"id": "1", "source": "chat", "order": [0, 1], "scores": [2, 3]}])
+    assert [(row["source"], row["id"], row["best"]) for row in found] == [("safety", "1", 0), ("code", "1", 1), ("chat", "1", 1)]
+    assert "source" not in verdicts([whole(9)])[0]
+
+
+@pytest.mark.parametrize("again", [whole(1), {"id": "1", "order": [0, 1], "scores": [1, 9]}], ids=["whole", "single"])
+@pytest.mark.parametrize("source", [{}, {"source": "safety"}], ids=["bare", "sourced"])
+def test_two_records_that_cannot_be_told_apart_are_refused(again: dict, source: dict) -> None:
+    for rows in ([whole(9), again], [again, whole(9)]):
+        with pytest.raises(DataError, match="cannot be told apart"):
+            filled([row | source for row in rows])
