@@ -20,7 +20,9 @@ RESAMPLES = 1000
 Report = dict[str, Any]
 
 
-def summarise(scores: Sequence[float], labels: Sequence[float], rows: Sequence[str | int], weights: Sequence[float] | None = None) -> Report:
+def summarise(
+    scores: Sequence[float], labels: Sequence[float], rows: Sequence[str | int], weights: Sequence[float] | None = None
+) -> Report:
     """Judge logits against what was true.
 
     Args:

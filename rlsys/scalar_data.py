@@ -222,7 +222,8 @@ def preference_group(record: Record, prompter: Prompter) -> Group:
     turns = [{"role": prompter.defuse(turn["role"]), "content": prompter.defuse(turn["content"])} for turn in record.context]
     prompt = prompter.chat.tokens(turns)
     texts = _encode(prompter.tokenizer, [prompter.defuse(response) for response in record.responses])
-    return Group(record.id, np.array(prompt, np.int32), tuple(texts), tuple(float(i == record.best) for i in range(record.n)), record.source)
+    labels = tuple(float(i == record.best) for i in range(record.n))
+    return Group(record.id, np.array(prompt, np.int32), tuple(texts), labels, record.source)
 
 
 def read_preferences(

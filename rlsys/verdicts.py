@@ -20,10 +20,10 @@ def has_truth(record: Record) -> bool:
 def verdict_row(answer: Answer, strategy: Strategy, options: Options, seed: int, single: tuple[int, int], text: bool) -> dict[str, Any]:
     """One line of `rlsys judge`.
 
-    {id, source, n, k, totals, best, tied, abstained, parsed, failures, tokens, prompt_tokens, gold, correct, samples}: totals and best in the
-    record's own order, null without a verdict; parsed and failures (by reason) count samples; tokens are those generated, prompt_tokens
-    those of the different prompts; gold is the best response by the ground truth (of a single response: 0 or 1), null where there is
-    none; correct compares the two (of a single response: whether its mean score is nearer to the right end of the range).
+    {id, source, n, k, totals, best, tied, abstained, parsed, failures, tokens, prompt_tokens, gold, correct, samples}: totals and best in
+    the record's own order, null without a verdict; parsed and failures (by reason) count samples; tokens are those generated,
+    prompt_tokens those of the different prompts; gold is the best response by the ground truth (of a single response: 0 or 1), null where
+    there is none; correct compares the two (of a single response: whether its mean score is nearer to the right end of the range).
     A row that could not be asked has `skipped`, why, and no samples.
 
     Args:

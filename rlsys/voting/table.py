@@ -153,8 +153,9 @@ class SampleTable:
 def decide(table: SampleTable, strategy: Strategy, options: Options, k: int | None = None, seed: int = 0) -> Iterator[Row]:
     """The verdict on each id of the table, in the order of first appearance.
 
-    {id, source: where the rows name one; totals: one per response in the record's own order, null where nothing parsed; best: index of the response, null without a
-    verdict; tied: whether others had the same total; abstained; samples: spent; parsed: of those; tokens: of those, null if unknown}.
+    {id; source, where the rows name one; totals: one per response in the record's own order, null where nothing parsed; best: index of
+    the response, null without a verdict; tied: whether others had the same total; abstained; samples: spent; parsed: of those; tokens: of
+    those, null if unknown}.
     Ties are broken by (seed, id).
 
     Raises:
