@@ -254,7 +254,7 @@ def test_a_row_keeps_texts_where_asked_to(pairs):
     assert certain.row(item, answer)["samples"][0]["text"] == "so" and "text" not in sampled.row(item, answer)["samples"][0]
     assert sampled.row(item, answer)["tokens"] == 7
     assert certain.row(item, Answer(Question(greedy(item), [], "too long"))) == {
-        "id": item.id, "samples": [], "tokens": 0, "prompt_tokens": 0, "skipped": "too long"
+        "id": item.id, "source": item.record.source, "samples": [], "tokens": 0, "prompt_tokens": 0, "skipped": "too long"
     }  # fmt: skip
 
 
