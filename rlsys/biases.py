@@ -87,6 +87,7 @@ def length_bias(rows: Rows, responses: Sequence[Sequence[str]], best: Sequence[i
     growths: list[float] = []
     for index, row in enumerate(rows):
         lengths = np.array([len(text) for text in responses[index]], dtype=np.float64)
+        logs = np.log(np.maximum(lengths, 1))  # a response may be empty
         longest = (lengths == lengths.max()) / (lengths == lengths.max()).sum()
         for sample in _parsed(row):
             scores = np.empty(len(lengths))
@@ -98,7 +99,7 @@ def length_bias(rows: Rows, responses: Sequence[Sequence[str]], best: Sequence[i
                 deserved.append(float(longest[best[index]]))
             first, second = np.triu_indices(len(scores), k=1)
             gains.extend(scores[first] - scores[second])
-            growths.extend(np.log(lengths[first] / lengths[second]))
+            growths.extend(logs[first] - logs[second])
     varied = len(set(gains)) > 1 and len(set(growths)) > 1
     return {
         "longest_wins": _mean(won),

@@ -20,6 +20,8 @@ from rlsys.voting.table import CELLS
 
 EXAMPLES = 3
 """Right critiques, and wrong ones, that are shown."""
+DECIMALS = 9
+"""Of the levels that are compared: scores and shares."""
 NAMED = 20
 """Items that are named where many may have to be."""
 
@@ -125,7 +127,9 @@ class _Table:
             for first in range(0, draws, at_once):
                 taken = take(samples, index[first : first + at_once])
                 outcome = strategy(taken, Options())
-                given = np.where(outcome.abstained[..., None], np.nan, outcome.totals)
+                # Areas and margins compare rows, and not of every row the same number of samples parsed. Equal levels may differ in their
+                # last bits, as sums of other terms.
+                given = np.where(outcome.abstained[..., None], np.nan, outcome.levels.round(DECIMALS))
                 used += outcome.used.sum()
                 tokens += np.where(outcome.used, taken.tokens, 0.0).sum() if taken.tokens is not None else np.nan
                 for position, of_item in zip(positions, given):

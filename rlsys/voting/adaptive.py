@@ -17,12 +17,14 @@ n - 1 wrong ones, so the probability of that is at most error_rate, however many
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 from numpy.typing import NDArray
 from scipy.special import betainc, betaln
 
 from rlsys.voting.samples import Bools, Floats, Samples
-from rlsys.voting.strategies import weighted, winners
+from rlsys.voting.strategies import added, winners
 from rlsys.voting.strategy import Options, Outcome, strategy
 
 
@@ -50,7 +52,7 @@ def adaptive(samples: Samples, options: Options) -> Outcome:
     stop = _decisive(votes, looks, options.error_rate)
     stop[..., -1] = True
     used = np.arange(k) < looks[stop.argmax(axis=-1)][..., None]
-    return Outcome(weighted(1.0, votes, parsed & used), used, np.zeros(parsed.shape[:-1], bool))
+    return replace(added(1.0, votes, parsed & used), used=used)
 
 
 def decided(samples: Samples, options: Options) -> Bools:

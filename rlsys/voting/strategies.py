@@ -1,10 +1,12 @@
-"""The strategies that look at all samples at once. `weighted` and `winners` are what they share.
+"""The strategies that look at all samples at once. `added`, `weighted` and `winners` are what they share.
 
 With one exception, none depends on the order of the samples: where two of them tie for a place, they share it. The exception is
 `synthesis`, whose last sample is not like the others.
 """
 
 from __future__ import annotations
+
+from dataclasses import replace
 
 import numpy as np
 from scipy.stats import rankdata
@@ -21,6 +23,13 @@ def weighted(weights: Floats | float, values: Floats, parsed: Bools) -> Floats:
     return np.where(parsed.any(axis=-1, keepdims=True), totals, np.nan)
 
 
+def added(weights: Floats | float, values: Floats, parsed: Bools) -> Outcome:
+    """The outcome whose totals are `weighted`: all samples spent, no abstention."""
+    totals = weighted(weights, values, parsed)
+    weight = np.where(parsed, weights, 0.0).sum(axis=-1)
+    return Outcome(totals, np.ones(parsed.shape, bool), np.zeros(parsed.shape[:-1], bool), weight)
+
+
 def winners(scores: Floats) -> Floats:
     """[..., k, n]: each sample's one vote for its highest score, split evenly in a tie; zeros where the sample did not parse."""
     top = scores == scores.max(axis=-1, keepdims=True)
@@ -28,30 +37,25 @@ def winners(scores: Floats) -> Floats:
 
 
 @strategy("vote", source="arXiv 2504.02495, Eq. 14")
-def vote(samples: Samples, options: Options) -> Floats:
+def vote(samples: Samples, options: Options) -> Outcome:
     """Sum of the scores."""
-    return weighted(1.0, samples.scores, samples.parsed)
+    return added(1.0, samples.scores, samples.parsed)
 
 
 @strategy("mean", source="arXiv 2504.02495, Eq. 14, divided by the parsed samples")
 def mean(samples: Samples, options: Options) -> Floats:
     """Mean of the scores: wins as `vote` does, and compares between rows of which different numbers of samples parsed."""
-    return _mean(samples)
-
-
-def _mean(samples: Samples) -> Floats:
-    parsed = samples.parsed
-    return weighted(1.0, samples.scores, parsed) / np.maximum(parsed.sum(axis=-1, keepdims=True), 1)
+    return added(1.0, samples.scores, samples.parsed).levels
 
 
 @strategy("majority", source="self-consistency, arXiv 2203.11171", counts="winners")
-def majority(samples: Samples, options: Options) -> Floats:
+def majority(samples: Samples, options: Options) -> Outcome:
     """Number of samples that each response won; a tie within a sample splits its vote."""
-    return weighted(1.0, winners(samples.scores), samples.parsed)
+    return added(1.0, winners(samples.scores), samples.parsed)
 
 
 @strategy("meta", source="arXiv 2504.02495, voting guided by a meta RM", needs=("meta_reward",))
-def meta(samples: Samples, options: Options) -> Floats:
+def meta(samples: Samples, options: Options) -> Outcome:
     """Sum of the scores of the k_meta samples with the highest meta reward.
 
     A sample that did not parse cannot be kept; where fewer than k_meta parsed, all of those are. Samples of equal meta reward at the
@@ -68,7 +72,7 @@ def meta(samples: Samples, options: Options) -> Floats:
     cut = np.partition(reward, k - keep, axis=-1)[..., k - keep, None]
     above, level = reward > cut, reward == cut
     share = (keep - above.sum(axis=-1, keepdims=True)) / level.sum(axis=-1, keepdims=True)
-    return weighted(above + level * share, samples.scores, parsed)
+    return added(above + level * share, samples.scores, parsed)
 
 
 @strategy("meta_weighted", source="as meta, with weights for the cut", needs=("meta_reward",))
@@ -101,7 +105,7 @@ def rpc(samples: Samples, options: Options) -> Floats:
 
 
 @strategy("borda", source="self-certainty with Borda voting, arXiv 2502.18581", needs=("certainty",), counts="winners")
-def borda(samples: Samples, options: Options) -> Floats:
+def borda(samples: Samples, options: Options) -> Outcome:
     """Votes for each sample's winner: the sample of rank r by self-certainty among the N that parsed has (N - r + 1)^power of them.
 
     Samples of equal certainty share the votes of their ranks.
@@ -113,15 +117,14 @@ def borda(samples: Samples, options: Options) -> Floats:
     below = np.maximum(rankdata(certainty, method="min", axis=-1).astype(int) - 1 - failed, 0)
     up_to = np.maximum(rankdata(certainty, method="max", axis=-1).astype(int) - failed, 1)
     votes = np.concatenate([[0.0], np.cumsum(np.arange(1.0, k + 1) ** options.power)])
-    return weighted((votes[up_to] - votes[below]) / np.maximum(up_to - below, 1), winners(samples.scores), parsed)
+    return added((votes[up_to] - votes[below]) / np.maximum(up_to - below, 1), winners(samples.scores), parsed)
 
 
 @strategy("abstain", source="arXiv 2504.02495, Eq. 14; a reject option as in arXiv 1705.08500")
 def abstain(samples: Samples, options: Options) -> Outcome:
     """`vote`, but no verdict where the winner's mean score leads the runner-up's by less than `margin` points."""
-    totals = weighted(1.0, samples.scores, samples.parsed)
-    abstained = margin(_mean(samples)) < options.margin
-    return Outcome(totals, np.ones(samples.scores.shape[:-1], bool), abstained)
+    outcome = vote(samples, options)
+    return replace(outcome, abstained=margin(outcome.levels) < options.margin)
 
 
 @strategy("synthesis", source="generative self-aggregation, arXiv 2503.04104")

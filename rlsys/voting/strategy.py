@@ -54,6 +54,14 @@ class Outcome:
     """[..., k]: the samples that had to be drawn for it, those that did not parse included."""
     abstained: Bools
     """[...]: no verdict, by the strategy's own choice."""
+    weight: Floats | float = 1.0
+    """[...], above 0 wherever a sample parsed: what the totals are sums over, such as the number of samples that parsed; 1 if they are
+    means or shares."""
+
+    @property
+    def levels(self) -> Floats:
+        """[..., n]: `totals` / `weight`: what compares between rows of which different numbers of samples parsed. The same wins."""
+        return self.totals / np.where(np.asarray(self.weight) > 0, self.weight, np.nan)[..., None]
 
 
 Function = Callable[[Samples, Options], Floats | Outcome]
@@ -69,8 +77,8 @@ class Strategy:
     needs: tuple[str, ...]
     """Fields of `Samples`, besides the scores, that it cannot do without."""
     counts: str
-    """`scores`: it adds up scores, so totals of different rows compare. `winners`: it counts which response won each sample, so
-    they do not, and of a single response they say nothing."""
+    """`scores`: it adds up scores, so `Outcome.levels` are scores, and those of different rows compare. `winners`: it counts which response
+    won each sample, so they are shares of the samples, and of a single response they say nothing."""
     function: Function = field(repr=False)
 
     def __call__(self, samples: Samples, options: Options | None = None) -> Outcome:
@@ -89,6 +97,8 @@ class Strategy:
             result = Outcome(np.asarray(result, np.float64), np.ones((*leading, k), bool), np.zeros(leading, bool))
         if result.totals.shape != (*leading, n):
             raise ValueError(f"strategy {self.name}: returned totals of shape {list(result.totals.shape)}, expected {[*leading, n]}.")
+        if np.shape(result.weight) not in ((), leading):
+            raise ValueError(f"strategy {self.name}: returned a weight of shape {list(np.shape(result.weight))}, expected {[*leading]}.")
         return result
 
 
@@ -98,6 +108,8 @@ STRATEGIES: dict[str, Strategy] = {}
 
 def strategy(name: str, *, source: str, needs: Sequence[str] = (), counts: str = "scores") -> Callable[[Function], Strategy]:
     """Register a function (samples, options) -> totals [..., n] (or an `Outcome`) as a strategy; see `Strategy` for the arguments.
+
+    Bare totals are taken to be means or shares: a strategy that adds up returns an `Outcome` with its `weight`.
 
     Raises:
         ValueError: the name is taken, or `needs` or `counts` names something that there is not.

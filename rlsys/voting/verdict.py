@@ -67,7 +67,8 @@ def coverage_curve(margins: Floats, correct: Bools | Floats) -> Coverage:
     """The whole curve of coverage against accuracy (selective prediction, arXiv 1705.08500).
 
     Args:
-        margins: [rows], by `margin`; NaN: no verdict at any threshold, but counted among the rows.
+        margins: [rows], by `margin` of `Outcome.levels` (sums over different numbers of samples do not compare). NaN: no verdict at any
+            threshold, but counted among the rows.
         correct: [rows], whether the row's verdict is right (or its chance of it, in [0, 1], where a tie was broken).
 
     Raises:

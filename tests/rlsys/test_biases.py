@@ -63,6 +63,11 @@ def test_length_bias():
     assert found["correlation"] == pytest.approx(spearmanr([2 - 9, 9 - 2, 8 - 3], [growth, growth, 0]).statistic)
 
 
+def test_an_empty_response_is_a_short_one():
+    found = length_bias([[sample((0, 1), (9, 2))], [sample((0, 1), (5, 4))]], [("much longer", ""), ("", "longer")])
+    assert found["longest_wins"] == 0.5 and found["correlation"] == pytest.approx(1.0)
+
+
 @given(st.lists(st.integers(1, 50), min_size=2, max_size=5, unique=True), st.permutations(range(5)))
 def test_a_judge_of_length_alone(lengths, order):
     """It always picks the longest, whatever the order, and its scores are a perfect monotone function of length."""

@@ -275,6 +275,49 @@ def test_single_responses_are_scored_by_area(tmp_path):
     assert found["position"]["first"] is None and found["length"]["n"] == 0
 
 
+def singles(path: Path, count: int) -> Benchmark:
+    rows = [
+        {"id": str(i), "context": [{"role": "user", "content": "?"}], "responses": [f"{i}"], "rewards": [i % 2]} for i in range(count)
+    ]
+    return load("format:rlsys", written(path, rows))
+
+
+@pytest.mark.parametrize("name", ["vote", "mean", "meta", "meta_weighted", "abstain"])
+def test_rows_are_compared_by_means_whatever_did_not_parse(tmp_path, name):
+    """A judge who scores right responses a point higher: unparsed samples cost what fewer samples cost, and no more."""
+    benchmark, rng = singles(tmp_path / "singles.jsonl", 400), random.Random(1)
+    rows, scores = [], []
+    for number, item in enumerate(benchmark.items):
+        own = [min(10, max(1, round(rng.gauss(5.5 + number % 2, 2)))) if rng.random() < 0.7 else None for _ in range(8)]
+        samples = [
+            {"order": [0], "scores": None if one is None else [one], "meta_reward": 0.0, "tokens": 3, "text": "t"} for one in own
+        ]
+        rows.append({"id": item.id, "samples": samples})
+        parsed = [one for one in own if one is not None]
+        scores.append(sum(parsed) / len(parsed) if parsed else None)
+    greedy = [row | {"samples": row["samples"][:1]} for row in rows]
+    found = evaluation(benchmark, {"samples": rows, "greedy": greedy}, [find(name)], [8], 1, 0)["strategies"][name]["8"]["overall"]
+    right, wrong = ([score for score in scores[start::2]] for start in (1, 0))
+    assert None not in scores  # at 0.3 to the eighth, no row is without a verdict here
+    won = sum((high > low) + (high == low) / 2 for high in right for low in wrong) / (len(right) * len(wrong))
+    assert found["value"] == pytest.approx(won, abs=1e-9)
+
+
+def test_ties_of_reward_bench_2_are_compared_by_means(tmp_path):
+    """Two samples of three parsed in one row and three in the other: by sums the margins would be 10 and 6, by means they are 5 and 2."""
+    row = {"prompt": "Name a colour.", "chosen": ["red", "blue"], "rejected": ["seven"], "subset": "Ties"}
+    rows = [row | {"id": "ref:0", "chosen": ["red"]}, row | {"id": "tied:0"}]
+    benchmark = load("rewardbench2", written(tmp_path / "ties.jsonl", rows))
+    given = {1: [[7, 5], [7, 5], [7, 5]], 2: [[9, 6, 2], [9, 6, 2], None]}
+    said = [
+        {"id": item.id, "samples": [{"order": list(range(item.record.n)), "scores": one, "tokens": 1, "text": ""} for one in given[index]]}
+        for index, item in enumerate(benchmark.items, 1)
+    ]
+    found = evaluation(benchmark, {"samples": said, "greedy": said}, [find("vote")], [3], 1, 0)["strategies"]["vote"]["3"]["overall"]
+    # Margins 2 in ref and 6 - 2 = 4 in tied, spread 3: right in both rows (0.6), 4 > 3 (0.2), 2 is not (0), tanh(2 / 3 - 1).
+    assert found["value"] == pytest.approx(0.8 + 0.01 * np.tanh(2 / 3 - 1))
+
+
 def test_which_strategies_fit(pairs, tmp_path):
     row = {"id": "1", "context": [{"role": "user", "content": "?"}], "responses": ["a"], "rewards": [1]}
     singles = load("format:rlsys", written(tmp_path / "one.jsonl", [row]))

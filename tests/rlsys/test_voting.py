@@ -269,6 +269,23 @@ def test_a_sample_that_did_not_parse_adds_nothing(name: str, samples: Samples) -
     np.testing.assert_allclose(STRATEGIES[name](longer).totals, STRATEGIES[name](samples).totals, rtol=1e-13)
 
 
+@pytest.mark.parametrize("name", BUILT_IN)
+@given(samples=rows(count=2), score=st.integers(1, 10))
+def test_levels_do_not_depend_on_how_many_samples_parsed(name: str, samples: Samples, score: int) -> None:
+    """Of scores they are scores: within those that were given, and the score itself where all gave it. Of winners they are shares."""
+    outcome = STRATEGIES[name](samples)
+    levels, known = outcome.levels, ~np.isnan(outcome.totals[..., 0])
+    assert (np.isnan(levels).all(axis=-1) == ~known).all()
+    np.testing.assert_array_equal(tied(levels), tied(outcome.totals))
+    if STRATEGIES[name].counts == "winners":
+        np.testing.assert_allclose(levels[known].sum(axis=-1), 1.0, rtol=1e-12)
+        return
+    low, high = np.nanmin(samples.scores[known], axis=-2), np.nanmax(samples.scores[known], axis=-2)
+    assert (levels[known] >= low - 1e-9).all() and (levels[known] <= high + 1e-9).all()
+    same = Samples(np.where(np.isnan(samples.scores), NAN, score), *(getattr(samples, field) for field in voting.samples.OPTIONAL))
+    np.testing.assert_allclose(STRATEGIES[name](same).levels[known], score, rtol=1e-12)
+
+
 @given(rows(count=2), st.data())
 def test_take_with_draws_equals_taking_each_draw(samples: Samples, data: st.DataObject) -> None:
     k = samples.scores.shape[1]
