@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from actors.judges import Judges, Sampling
 from actors.session import ray_session
@@ -24,6 +23,7 @@ from rlsys.prompts import Prompter
 from rlsys.records import Record
 from rlsys.resumable import ResumableRows
 from rlsys.run_folder import find_model
+from rlsys.screen import progress, say
 
 Row = dict[str, Any]
 ROUNDS_AHEAD = 1024
@@ -106,13 +106,13 @@ def running_judge(
     prompter = Prompter.of(AutoTokenizer.from_pretrained(model), config.prompt, single)
     with tempfile.TemporaryDirectory(prefix="rlsys-logs-") as scratch, ray_session(config.run):
         began = time.monotonic()
-        console.print("starting the engines …")
+        say(console, "starting the engines …")
         with closing(Judges(config, model, logs or Path(scratch), meta_rm)) as judges:
             judges.start()
             engines = f"{len(judges.rollouts)} engine(s)"
             if meta_rm:
                 engines += f", {len(judges.scorers)} scorer(s) of the meta reward model"
-            console.print(f"{engines} ready after {time.monotonic() - began:.0f} s")
+            say(console, f"{engines} ready after {time.monotonic() - began:.0f} s")
             yield Judge(judges, prompter, config)
 
 
@@ -131,16 +131,9 @@ def write_rows(
         rows: from the asks that are left to their rows, one each, in order; a row's `tokens` are counted for the progress shown.
     """
     if file.done:
-        console.print(f"resumed after row {file.done:,} of {file.part}")
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[pace]}"),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
-        task = progress.add_task(title, total=total, completed=file.done, pace="")
+        say(console, f"resumed after row {file.done:,} of {file.part}")
+    with progress(console) as bar:
+        task = bar.add_task(title, total=total, completed=file.done, pace="")
         began, tokens = time.monotonic(), 0
         told = began
         for count, row in enumerate(rows(islice(asks, file.done, None)), file.done + 1):
@@ -148,8 +141,8 @@ def write_rows(
             tokens += row.get("tokens", 0)
             now = time.monotonic()
             pace = f"{tokens / (now - began):,.0f} tokens/s"
-            progress.update(task, advance=1, pace=pace)
+            bar.update(task, advance=1, pace=pace)
             if not console.is_terminal and now - told > TELL_EVERY_S:
-                console.print(f"{title}: {count:,}{'' if total is None else f' of {total:,}'} rows, {pace}", soft_wrap=True)
+                say(console, f"{title}: {count:,}{'' if total is None else f' of {total:,}'} rows, {pace}")
                 told = now
     file.finish()

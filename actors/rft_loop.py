@@ -35,6 +35,7 @@ from rlsys.report import summary_table
 from rlsys.resumable import ResumableRows
 from rlsys.run_folder import RunFolder, find_model, saved_alike
 from rlsys.sampler import Sampler
+from rlsys.screen import say, stderr
 from rlsys.trajectories import LEARNER
 
 
@@ -45,7 +46,7 @@ def rejective_fine_tuning(config: Config, console: Console | None = None) -> dic
         rlsys.config.ConfigError, rlsys.readers.DataError: something in the config or the data cannot be used.
         ActorFailed: a remote part failed, died or did not answer in time.
     """
-    console = console or Console(stderr=True)
+    console = console or stderr()
     if not (config.rft.non_hinted or config.rft.hinted):
         raise ConfigError("rft.non_hinted and rft.hinted are both false: nothing would be sampled.")
     with RunFolder(config) as folder:
@@ -59,7 +60,7 @@ def rejective_fine_tuning(config: Config, console: Console | None = None) -> dic
             summary = job.summary()
             folder.write_json("summary.json", summary)
         console.print(summary_table(summary))
-        console.print(f"run folder: [bold]{folder.path}[/], the model in model/, what was sampled in trajectories/")
+        say(console, f"run folder: {folder.path}, the model in model/, what was sampled in trajectories/")
         return summary
 
 

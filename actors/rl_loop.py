@@ -42,6 +42,7 @@ from rlsys.prompts import Prompter
 from rlsys.report import summary_table
 from rlsys.run_folder import RunFolder, find_model, saved_alike
 from rlsys.sampler import Sampler
+from rlsys.screen import say, stderr
 
 
 def train(config: Config, console: Console | None = None, stages: tuple[str, ...] = ("sft", "rl")) -> dict[str, Any]:
@@ -51,7 +52,7 @@ def train(config: Config, console: Console | None = None, stages: tuple[str, ...
         rlsys.config.ConfigError, rlsys.readers.DataError: something in the config or the data cannot be used.
         ActorFailed: a remote part failed, died or did not answer in time.
     """
-    console = console or Console(stderr=True)
+    console = console or stderr()
     if config.rollout.sleep and config.rl.staleness:
         raise ConfigError(
             f"rollout.sleep=true wants rl.staleness=0, found {config.rl.staleness}: above it engines sample while the learner trains, "
@@ -61,7 +62,7 @@ def train(config: Config, console: Console | None = None, stages: tuple[str, ...
         done = folder.read_json("summary.json")
         if done is not None and done["rl_steps"] >= (config.rl.steps if "rl" in stages else 0):
             console.print(summary_table(done))
-            console.print(f"[bold]{folder.path}[/] holds this run, complete; choose another run.dir for a new one.")
+            say(console, f"{folder.path} holds this run, complete; choose another run.dir for a new one.")
             return done
         with ray_session(config.run), Watch(console, folder.path.name) as watch, Job(config, folder, watch) as job:
             job.start()
@@ -77,7 +78,7 @@ def train(config: Config, console: Console | None = None, stages: tuple[str, ...
             summary = job.summary()
         folder.write_json("summary.json", summary)
         console.print(summary_table(summary))
-        console.print(f"run folder: [bold]{folder.path}[/]")
+        say(console, f"run folder: {folder.path}")
         return summary
 
 
@@ -155,7 +156,7 @@ class Job:
         )
         self.folder.write_json("actors.json", told)
         if config.rollout.top_p < 1:
-            self.watch.say("[yellow]rollout.top_p is below 1: the importance correction between engine and trainer is not exact[/]")
+            self.watch.warn("rollout.top_p is below 1: the importance correction between engine and trainer is not exact")
         self.step = 0
         if resume is not None:
             path, state = resume
@@ -354,7 +355,7 @@ class Job:
         self.log.write(batch.step, metrics)
         self.watch.gauges(metrics)
         told = f"KL {trained['kl']:.4f}, entropy {trained['entropy']:.2f}, " if trained.get("kl") is not None else ""
-        note = f" [yellow]update skipped: {trained.get('skip_reason')}[/]" if trained.get("skipped") else ""
+        note = f" (update skipped: {trained.get('skip_reason')})" if trained.get("skipped") else ""
         self.watch.say(
             f"step {batch.step}/{self.config.rl.steps}: reward {reward:+.3f}, {told}"
             f"{counts['groups_unequal']}/{counts['groups']} groups unequal, {metrics['generated_tokens_per_s']:.0f} tokens/s, "

@@ -20,6 +20,7 @@ from rlsys.metrics import MetricsLog
 from rlsys.run_folder import RunFolder, find_model, write_parquet
 from rlsys.scalar_data import batches, describe, load_scalar_data
 from rlsys.scalar_rm import Group, scalar_batch
+from rlsys.screen import say, stderr
 
 EVENTS = {"bce": "the critique is correct", "bt": "the first response is the better one"}
 """What sigmoid(score), or of the difference of two, is the probability of."""
@@ -33,14 +34,14 @@ def train_scalar(config: Config, console: Console | None = None) -> dict[str, An
         rlsys.config.ConfigError, rlsys.readers.DataError: something in the config or the data cannot be used.
         ActorFailed: a rank failed, died or did not answer in time.
     """
-    console = console or Console(stderr=True)
+    console = console or stderr()
     objective = config.meta_rm.objective
     if objective == "bt" and not config.learner.packing:
         raise ConfigError("meta_rm.objective=bt compares responses within a packed micro-batch: set learner.packing=true.")
     with RunFolder(config) as folder:
         report = folder.read_json("report.json")
         if report is not None:
-            console.print(f"[bold]{folder.path}[/] holds this run, complete; choose another run.dir for a new one.")
+            say(console, f"{folder.path} holds this run, complete; choose another run.dir for a new one.")
         else:
             with ray_session(config.run), Watch(console, folder.path.name) as watch, ScalarJob(config, folder, watch) as job:
                 job.start()
@@ -49,7 +50,7 @@ def train_scalar(config: Config, console: Console | None = None) -> dict[str, An
             calibration.plot(report["heldout"], folder.path / "calibration.png", TITLES[objective], EVENTS[objective])
             folder.write_json("report.json", report)
         console.print(calibration.table(report["heldout"], TITLES[objective]))
-        console.print(f"run folder: [bold]{folder.path}[/], the model in model/, the picture in calibration.png")
+        say(console, f"run folder: {folder.path}, the model in model/, the picture in calibration.png")
         return report
 
 
@@ -125,7 +126,7 @@ class ScalarJob:
         if not (judged or self.step % max(1, total // 20) == 0 or self.step == total or metrics["skipped"]):
             return
         heldout = f" (held-out {metrics['heldout_log_loss']:.3f})" if judged else ""
-        note = f" [yellow]update skipped: {metrics['skip_reason']}[/]" if metrics["skipped"] else ""
+        note = f" (update skipped: {metrics['skip_reason']})" if metrics["skipped"] else ""
         self.watch.say(
             f"step {self.step}/{total}: loss {metrics['loss']:.3f}{heldout}, accuracy {metrics['accuracy']:.1%}, "
             f"{metrics['row_tokens'] / pace:.0f} tokens/s, ETA {eta(self.step, total, pace)}{note}"

@@ -9,8 +9,10 @@ from typing import Any
 
 from ray.util.metrics import Gauge
 from rich.console import Console
+from rich.text import Text
 
 from rlsys.clock import Clock
+from rlsys.screen import say, text
 
 
 class Watch:
@@ -21,7 +23,7 @@ class Watch:
         self.run = run
         self._clock = Clock()
         self.seconds = self._clock.seconds
-        self._status = console.status("starting")
+        self._status = console.status(text("starting …"))
         self._phase_gauge = Gauge("rlsys_phase_seconds", "Seconds of the last step's phase.", tag_keys=("run", "phase"))
         self._gauges: dict[str, Gauge] = {}
         self._started = time.monotonic()
@@ -37,7 +39,7 @@ class Watch:
     def phase(self, name: str, doing: str | None = None) -> Iterator[None]:
         """Time a phase, and show it."""
         before = self.seconds[name]
-        self._status.update(f"[bold]{doing or name}[/] …")
+        self._status.update(text(f"{doing or name} …", "bold"))
         try:
             with self._clock.phase(name):
                 yield
@@ -53,10 +55,14 @@ class Watch:
                     self._gauges[key] = Gauge(key, f"{name} of the last training step.", tag_keys=("run",))
                 self._gauges[key].set(value, {"run": self.run})
 
-    def say(self, text: str) -> None:
+    def say(self, told: str, style: str = "") -> None:
         """One line on the screen, with the time since the start."""
         minutes, seconds = divmod(int(time.monotonic() - self._started), 60)
-        self.console.print(f"[dim]{minutes:3d}:{seconds:02d}[/] {text}", soft_wrap=True, highlight=False)
+        say(self.console, Text.assemble((f"{minutes:3d}:{seconds:02d}", "dim"), " ", text(told, style)))
+
+    def warn(self, told: str) -> None:
+        """A line that asks for attention."""
+        self.say(told, "yellow")
 
 
 def eta(done: int, total: int, seconds_each: float) -> str:

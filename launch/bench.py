@@ -19,7 +19,7 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console, Group
-from rich.table import Table
+from rich.text import Text
 
 from launch.bench_control import control
 from launch.bench_data import data
@@ -49,6 +49,7 @@ from launch.bench_work import (
 )
 from launch.console import UserError, report, say, to_stderr
 from launch.options import AsJson
+from rlsys.screen import Table, text
 
 app = typer.Typer(name="bench", help="Measure speed on this machine.", no_args_is_help=True)
 
@@ -133,7 +134,8 @@ def run_system(title: str, module: str, work: Work, timeout_s: float, screen: Co
         environment = os.environ | {"TOKENIZERS_PARALLELISM": "false"}
         # No number of threads: each system takes what it takes for a user who has these cores.
         environment.pop("OMP_NUM_THREADS", None)
-        with (folder / "log").open("w") as log, screen.status(f"{title}: {work.steps} steps on core {', '.join(map(str, work.cores))} …"):
+        doing = text(f"{title}: {work.steps} steps on core {', '.join(map(str, work.cores))} …")
+        with (folder / "log").open("w") as log, screen.status(doing):
             process = _start_on(work.cores, command, env=environment, stdout=log, stderr=subprocess.STDOUT, start_new_session=True)
             try:
                 status = process.wait(timeout_s)
@@ -238,7 +240,7 @@ def render(document: dict[str, Any]) -> Group:
     ratio = document.get("times_as_fast_as_trl")
     if ratio:
         apart = f"training {ratio['train']:.1f}, generation {ratio['generate']:.1f}"
-        parts.append(f"[bold]{ratio['whole']:.1f} times as fast as TRL[/] ({apart}).")
+        parts.append(f"{ratio['whole']:.1f} times as fast as TRL ({apart}).")
     return Group(*parts)
 
 
@@ -258,9 +260,9 @@ def _phase_table(work: dict[str, Any], systems: dict[str, Any]) -> Table:
         table.add_row(phase, *_cells(systems, "seconds", phase), f"{floors[phase]:.2f}" if phase in floors else "")
         if phase == "train":
             for part in TRAIN_PARTS:
-                table.add_row(f"[dim]  {part}[/]", *_cells(systems, "train_seconds", part))
+                table.add_row(Text(f"  {part}", "dim"), *_cells(systems, "train_seconds", part))
     table.add_section()
-    table.add_row("[bold]whole step[/]", *_cells(systems, "seconds", "whole"))
+    table.add_row(Text("whole step", "bold"), *_cells(systems, "seconds", "whole"))
     return table
 
 

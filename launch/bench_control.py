@@ -14,11 +14,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Group
-from rich.table import Table
+from rich.text import Text
 
 from launch.bench_work import local_ray, measured_and_plotted
 from launch.console import report, to_stderr
 from launch.options import AsJson
+from rlsys.screen import Table, text
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -56,9 +57,9 @@ def simulate(engines: int, samples: int, step_prompts: int, group_size: int, pro
     from launch.bench_loop import StandIns
 
     fleets = []
-    with to_stderr().status("simulating …") as status, tempfile.TemporaryDirectory(prefix="rlsys-bench-") as name, local_ray():
+    with to_stderr().status(text("simulating …")) as status, tempfile.TemporaryDirectory(prefix="rlsys-bench-") as name, local_ray():
         for fleet in sorted({1, min(16, engines), engines}):
-            status.update(f"simulating {fleet} engine(s) …")
+            status.update(text(f"simulating {fleet} engine(s) …"))
             actors = StandIns(fleet, min(fleet, processes))
             actors.start()
             wanted = samples if fleet == engines else samples // 10
@@ -139,14 +140,14 @@ def render(document: dict[str, Any]) -> Group:
     for fleet in fleets:
         table.add_column(f"{fleet['engines']} engine(s)\nin {fleet['processes']}", justify="right")
     table.add_row("samples", *(f"{fleet['samples']:,}" for fleet in fleets))
-    table.add_row("[bold]driver CPU, µs[/]", *(f"{fleet['driver_cpu_us']:.1f}" for fleet in fleets))
+    table.add_row(Text("driver CPU, µs", "bold"), *(f"{fleet['driver_cpu_us']:.1f}" for fleet in fleets))
     table.add_row("wall, µs", *(f"{fleet['wall_us']:.1f}" for fleet in fleets))
     for phase in PHASES:
-        table.add_row(f"[dim]  {phase.replace('_', ' ')}[/]", *(f"{fleet['phase_us'][phase]:.1f}" for fleet in fleets))
+        table.add_row(Text(f"  {phase.replace('_', ' ')}", "dim"), *(f"{fleet['phase_us'][phase]:.1f}" for fleet in fleets))
     table.add_section()
-    table.add_row("[bold]object store, bytes[/]", *(f"{sum(fleet['store_bytes'].values()):,.0f}" for fleet in fleets))
+    table.add_row(Text("object store, bytes", "bold"), *(f"{sum(fleet['store_bytes'].values()):,.0f}" for fleet in fleets))
     for name in fleets[0]["store_bytes"]:
-        table.add_row(f"[dim]  {name}[/]", *(f"{fleet['store_bytes'][name]:,.0f}" for fleet in fleets))
+        table.add_row(Text(f"  {name}", "dim"), *(f"{fleet['store_bytes'][name]:,.0f}" for fleet in fleets))
     largest = fleets[-1]
     memory = Table(title=f"Resident memory over time, {largest['engines']} engine(s)")
     for column in ("samples", "driver, MiB", "reward actor, MiB", "driver CPU until the next, µs per sample"):

@@ -18,11 +18,11 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.table import Table
 
 from launch.console import UserError, report, to_stderr
 from launch.memory import peak_bytes, resident_bytes
 from launch.options import AsJson
+from rlsys.screen import Table, text
 
 SMALL_ROWS = 10_000
 BLOCK_ROWS = 20_000
@@ -74,11 +74,11 @@ def data(
         with tempfile.TemporaryDirectory(prefix="rlsys-bench-data-", dir=folder) as name:
             for size, count in {"small": min(SMALL_ROWS, rows), "large": rows}.items():
                 path = Path(name) / f"{size}.{format}"
-                with screen.status(f"writing {count:,} rows …"):
+                with screen.status(text(f"writing {count:,} rows …")):
                     began = time.perf_counter()
                     make_file(path, count, row_group)
                     made = {"bytes": path.stat().st_size, "make_s": time.perf_counter() - began}
-                with screen.status(f"drawing {1 + batches} batches of {batch} from {count:,} rows …"):
+                with screen.status(text(f"drawing {1 + batches} batches of {batch} from {count:,} rows …")):
                     results[size] = made | measured(Drawing(str(path), count, batch, batches, check_rows), timeout)
                 path.unlink()
         return {"work": {"format": format, "row_group": row_group, "batch": batch, "batches": batches}, "files": results}

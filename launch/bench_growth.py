@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Group
-from rich.table import Table
 
 from launch.bench_work import (
     Cores,
@@ -27,6 +26,7 @@ from launch.bench_work import (
 )
 from launch.console import UserError, report, to_stderr
 from launch.options import AsJson
+from rlsys.screen import Table
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.table import Table
 
 from launch.bench_work import (
     Cores,
@@ -28,6 +27,7 @@ from launch.bench_work import (
 )
 from launch.console import report, to_stderr
 from launch.options import AsJson
+from rlsys.screen import Table
 
 if TYPE_CHECKING:
     from rlsys.config import Config
@@ -82,8 +82,6 @@ def ask_batches(work: Work, config: Config) -> list[list[Ask]]:
 
 def measure(work: Work) -> dict[str, Any]:
     """Seconds of every batch as `rlsys judge` draws it."""
-    from rich.console import Console
-
     from actors.judge_loop import running_judge
     from actors.judges import Sampling
 
@@ -91,7 +89,7 @@ def measure(work: Work) -> dict[str, Any]:
     seconds, prompts = [], []
     with local_ray(len(work.cores)), tempfile.TemporaryDirectory(prefix="rlsys-bench-") as folder:
         began = time.perf_counter()
-        with running_judge(config, Console(stderr=True), logs=Path(folder)) as judge:
+        with running_judge(config, to_stderr(), logs=Path(folder)) as judge:
             start_s = time.perf_counter() - began
             sampling = Sampling(TEMPERATURE, config.rollout.top_p, work.output_tokens, work.output_tokens)
             for asks in ask_batches(work, config):

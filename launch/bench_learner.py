@@ -10,7 +10,7 @@ from dataclasses import asdict, replace
 from typing import Annotated, Any
 
 import typer
-from rich.table import Table
+from rich.text import Text
 
 from launch.bench_work import (
     TRAIN_PARTS,
@@ -32,6 +32,7 @@ from launch.bench_work import (
 from launch.console import report, to_stderr
 from launch.memory import peak_bytes, resident_bytes
 from launch.options import AsJson
+from rlsys.screen import Table
 
 
 def learner(
@@ -209,13 +210,13 @@ def render(document: dict[str, Any]) -> Table:
         table.add_column(f"{form}\nmedian", justify="right")
     for part in (*TRAIN_PARTS, "whole"):
         cells = [f"{result[column][part]:.2f}" for result in forms.values() for column in ("first", "median")]
-        table.add_row(part if part != "whole" else "[bold]whole update[/]", *cells, end_section=part in (TRAIN_PARTS[-1], "whole"))
+        table.add_row(part if part != "whole" else Text("whole update", "bold"), *cells, end_section=part in (TRAIN_PARTS[-1], "whole"))
     rows = {
         "samples per second": lambda r: f"{r['samples_per_s']:.2f}",
         "tokens encoded": lambda r: f"{r['encoded_tokens']:,.0f}",
         "useful operations, GFLOP/s": lambda r: f"{r['useful_flops_per_s'] / 1e9:.0f}",
         "matrix products here, GFLOP/s": lambda r: f"{r['ceiling_flops_per_s'] / 1e9:.0f}",
-        "share of that": lambda r: f"[bold]{r['share_of_ceiling']:.0%}[/]",
+        "share of that": lambda r: Text(f"{r['share_of_ceiling']:.0%}", "bold"),
         "memory before, GiB": lambda r: f"{r['resident_bytes_before'] / 2**30:.2f}",
         "memory at most, GiB": lambda r: f"{r['peak_bytes'] / 2**30:.2f}",
     }

@@ -11,7 +11,6 @@ from typing import Any
 
 import pyarrow as pa
 import ray
-from rich.console import Console
 
 from actors.calls import Actors
 from actors.reward import RewardActor
@@ -23,6 +22,7 @@ from launch.memory import resident_bytes
 from rlsys.config import Config, load_config
 from rlsys.metrics import MetricsLog
 from rlsys.run_folder import RunFolder
+from rlsys.screen import silent
 
 
 class StandIns(Actors):
@@ -109,7 +109,7 @@ def stand_in_config(folder: Path, *overrides: str) -> Config:
 
 def reinforce(config: Config, actors: StandIns) -> tuple[list[dict[str, float]], list[dict[str, Any]]]:
     """Run the loop from its first to its last step; returns notes (before the first step, and after each), and the steps' metrics."""
-    with RunFolder(config) as folder, Watch(Console(quiet=True), "bench") as watch, TimedJob(config, folder, watch) as job:
+    with RunFolder(config) as folder, Watch(silent(), "bench") as watch, TimedJob(config, folder, watch) as job:
         job.use(actors)
         job.note()
         job.reinforce()

@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.table import Table
 
 from launch.bench_work import local_ray
 from launch.console import report, to_stderr
 from launch.options import AsJson
+from rlsys.screen import Table, text
 
 RATIOS = (0.5, 1.0, 2.0)
 """Generating over training; the longer of the two takes the time that was asked for."""
@@ -40,7 +40,7 @@ def simulate(seconds: float, send_s: float, steps: int) -> dict[str, Any]:
     from launch.bench_loop import StandIns
 
     cases = []
-    with to_stderr().status("simulating …"), tempfile.TemporaryDirectory(prefix="rlsys-bench-") as name, local_ray():
+    with to_stderr().status(text("simulating …")), tempfile.TemporaryDirectory(prefix="rlsys-bench-") as name, local_ray():
         actors = StandIns(engines=1, processes=1)
         actors.start()
         # The first run of all pays for what is started and imported on first use; it is no case.

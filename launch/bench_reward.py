@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.table import Table
 
 from launch.bench_work import Samples, StepClock, local_ray
 from launch.console import report, to_stderr
 from launch.options import AsJson
+from rlsys.screen import Table, text
 
 PHASES = ("judge", "hand over", "write")
 WAIT_S = 120
@@ -43,7 +43,7 @@ def measure(groups: int, samples: int, prompt_tokens: int, repeats: int) -> dict
 
     asked, answered = batch(groups, samples, prompt_tokens)
     core = max(os.sched_getaffinity(0))
-    with to_stderr().status("judging …"), tempfile.TemporaryDirectory(prefix="rlsys-bench-") as folder, local_ray():
+    with to_stderr().status(text("judging …")), tempfile.TemporaryDirectory(prefix="rlsys-bench-") as folder, local_ray():
         actor = ray.remote(num_cpus=0)(_pinned_reward()).remote("reward")
         actors = Actors([], [], actor, WAIT_S, max_num_seqs=1)
         actors.finish(Pending(actor.hold_to.remote(core), "reward", "hold_to"))
@@ -148,7 +148,7 @@ def render(document: dict[str, Any]) -> Table:
     count = document["samples"]
     table = Table(
         title=f"Reward actor on one core\n{document['groups']:,} prompts, {count:,} samples, {document['bytes'] / 2**20:.0f} MiB",
-        caption=f"[bold]{document['samples_per_s']:,.0f} samples/s[/]\n"
+        caption=f"{document['samples_per_s']:,.0f} samples/s\n"
         f"{document['times_of_one_copy']:.0f} times as long as copying the batch\n"
         f"judging texts one by one: {document['texts_alone_per_s']:,.0f} samples/s",
     )

@@ -9,7 +9,6 @@ from dataclasses import asdict
 from typing import Annotated, Any
 
 import typer
-from rich.table import Table
 
 from launch.bench_work import (
     Cores,
@@ -27,6 +26,7 @@ from launch.bench_work import (
 )
 from launch.console import report, to_stderr
 from launch.options import AsJson
+from rlsys.screen import Table
 
 
 def rollout(

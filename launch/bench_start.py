@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import psutil
-from rich.table import Table
 
 from launch.bench_work import Cores, Model, Overrides, Timeout, Work, choose_cores, cores_text, run_child, run_config
 from launch.console import report, to_stderr
 from launch.options import AsJson
+from rlsys.screen import Table
 
 SIDES = {"rlsys": ("a run", "launch.bench_start"), "bare": ("bare vLLM", "launch.bench_start_vllm")}
 PROMPT = list(range(10, 26))

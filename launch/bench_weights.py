@@ -6,11 +6,12 @@ import statistics
 from typing import Annotated, Any
 
 import typer
-from rich.table import Table
+from rich.text import Text
 
 from launch.bench_work import Cores, Model, Timeout, Work, choose_cores, cores_text, meta_model, run_child, run_config
 from launch.console import report, to_stderr
 from launch.options import AsJson
+from rlsys.screen import Table
 
 STAGES = {
     "start": "start: drain and pause the engines",
@@ -149,7 +150,7 @@ def render(document: dict[str, Any]) -> Table:
     for name in median["stages"]:
         table.add_row(STAGES[name], _ms(first["stages"][name]), _ms(median["stages"][name]))
     table.add_section()
-    table.add_row("[bold]whole update[/]", _ms(first["seconds"]), f"[bold]{_ms(median['seconds'])}[/]")
+    table.add_row(Text("whole update", "bold"), _ms(first["seconds"]), Text(_ms(median["seconds"]), "bold"))
     table.add_row("  GB/s", _giga(document["bytes"] / first["seconds"]), _giga(document["bytes_per_s"]))
     table.add_row("  share of memcpy", "", f"{document['share_of_memcpy']:.0%}")
     table.add_section()

@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.table import Table
 
 from launch import bench, data_commands, doctor, eval, judge, ladder, meta_rm, report, rft, score, show, vote
 from launch.console import exit_status, only_json, say, to_stderr, to_stdout
 from launch.options import AsJson, ConfigFile, Overrides
+from rlsys.screen import Table
 
 app = typer.Typer(
     name="rlsys",
@@ -124,7 +124,7 @@ def _key_table(rows: list[dict]) -> Table:
     table.add_column("value", overflow="fold", max_width=36)
     table.add_column("meaning", overflow="fold")
     for row in rows:
-        table.add_row(row["key"], _literal(row["value"]), row["help"].replace("[", r"\["))
+        table.add_row(row["key"], _literal(row["value"]), row["help"])
     return table
 
 
@@ -132,7 +132,7 @@ def _literal(value: object) -> str:
     """`value` as it is written in YAML and in an override."""
     import yaml
 
-    return yaml.safe_dump(value, default_flow_style=True).removesuffix("\n...\n").strip().replace("[", r"\[")
+    return yaml.safe_dump(value, default_flow_style=True).removesuffix("\n...\n").strip()
 
 
 def main() -> None:

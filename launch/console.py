@@ -11,9 +11,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console, RenderableType
+from rich.console import RenderableType
 
-from rlsys.texts import plain
+from rlsys import screen
+
+say, to_stdout, to_stderr = screen.say, screen.stdout, screen.stderr
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("rlsys", "actors", "launch")
@@ -39,23 +41,6 @@ def exit_status(error: BaseException) -> int | None:
         raised_in = Path(frame.tb_frame.f_code.co_filename).resolve() if frame else Path()
         return 2 if any(raised_in.is_relative_to(ROOT / package) for package in PACKAGES) else None
     return 1 if type(error).__module__.partition(".")[0] in PACKAGES else None
-
-
-WIDTH = 140
-"""Columns of what is printed into a file or a job's log, where there is no terminal to ask."""
-
-
-def to_stdout() -> Console:
-    return Console(width=None if sys.stdout.isatty() else WIDTH)
-
-
-def to_stderr() -> Console:
-    return Console(stderr=True, width=None if sys.stderr.isatty() else WIDTH)
-
-
-def say(console: Console, text: str, style: str | None = None) -> None:
-    """Print `text` as it is: brackets are no markup, and a long line is left to the terminal to wrap."""
-    console.print(plain(text), style=style, markup=False, highlight=False, soft_wrap=True)
 
 
 def finite(value: Any) -> Any:

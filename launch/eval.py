@@ -11,13 +11,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
 from launch.console import UserError, finite, only_json, say, to_stderr, to_stdout, written_aside
 from launch.judge import MetaRm, ModelOption, Seed, Settings, Temperature, judge_config, judged_by
 from launch.options import AsJson
-from rlsys.texts import plain
+from rlsys.screen import Table
 
 if TYPE_CHECKING:
     from rlsys.benchmarks import Benchmark, Item
@@ -241,9 +239,9 @@ def show(document: dict[str, Any], console: Console) -> None:
 
 
 def rendered(grid: Grid) -> Table:
-    table = Table(title=Text(plain(grid.title)))
+    table = Table(title=grid.title)
     for number, name in enumerate(grid.header):
-        table.add_column(Text(plain(name)), justify="right" if number else "left")
+        table.add_column(name, justify="right" if number else "left")
     for row in grid.rows:
-        table.add_row(*(Text(plain(cell)) for cell in row))
+        table.add_row(*row)
     return table

@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.table import Table
 
 from launch.console import UserError, finite, only_json, to_stderr, written_aside
 from launch.options import AsJson
+from rlsys.screen import Table
 
 
 def score(

@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Group
-from rich.panel import Panel
+from rich.console import Group, RenderableType
 from rich.rule import Rule
 from rich.text import Text
 
 from launch.console import UserError, only_json, say, to_stdout
 from launch.options import AsJson
+from rlsys.screen import panel
 from rlsys.texts import plain, truth_in_words
 
 
@@ -99,7 +99,7 @@ def _ranges(numbers: list[int]) -> str:
     return ", ".join(str(first) if first == last else f"{first}-{last}" for first, last in parts)
 
 
-def _panel(title: str, row: dict[str, Any], colour: str, with_prompt: bool) -> Panel:
+def _panel(title: str, row: dict[str, Any], colour: str, with_prompt: bool) -> RenderableType:
     order, scores = row["order"], row["scores"]
     verdict = f"parse failure: {row['parse_failure']}" if scores is None else f"scores as shown {[scores[place] for place in order]}"
     # Tables of earlier versions have no ground truth.
@@ -115,7 +115,7 @@ def _panel(title: str, row: dict[str, Any], colour: str, with_prompt: bool) -> P
     if with_prompt:
         parts += [Rule("prompt", style="dim"), Text(plain(row["prompt"]).strip(), style="dim")]
     parts += [Rule("generation", style=colour), Text(plain(row["text"]).strip())]
-    return Panel(Group(*parts), title=title, title_align="left", border_style=colour)
+    return panel(title, Group(*parts), colour)
 
 
 def _number(value: float | None) -> str:

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.table import Table
 
 from launch.console import UserError, only_json, to_stderr, written_aside
 from launch.options import AsJson
+from rlsys.screen import Table
 
 if TYPE_CHECKING:
     from rlsys.voting import SampleTable

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rich.table import Table
 
+from rlsys.screen import Table
 from rlsys.statistics import mean_ci, proportion_ci
 
 BINS = 10

@@ -55,11 +55,11 @@ def summarise(table: pa.Table) -> Summary:
 
 
 def sentence(stage: str, result: Summary) -> str:
-    """What `summarise` found, in a line for the screen (rich markup)."""
+    """What `summarise` found, in a line for the screen."""
     low, high = result["accuracy_ci95"]
     failed = sum(result["parse_failures"].values())
     return (
-        f"held-out [bold]{stage}[/]: reward {result['reward']:+.3f}, accuracy {result['accuracy']:.1%} "
+        f"held-out {stage}: reward {result['reward']:+.3f}, accuracy {result['accuracy']:.1%} "
         f"({low:.1%} to {high:.1%}), {failed} of {result['samples']} not parsed"
     )
 

@@ -41,3 +41,19 @@ def test_only_one_place_speaks_of_cuda():
         if isinstance(node, ast.Constant) and node.value == "cuda"
     ]
     assert set(speakers) <= {"actors/vllm_compat.py"}
+
+
+def test_only_one_place_prints():
+    """Strings that reach a terminal are text, since `rlsys/screen.py` makes every console, table and bar, and takes every line."""
+    for path in (path for package in FORBIDDEN for path in sorted((ROOT / package).rglob("*.py"))):
+        if path == ROOT / "rlsys" / "screen.py":
+            continue
+        tree = ast.parse(path.read_text())
+        for node in (node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)):
+            assert node.module not in ("rich.table", "rich.panel", "rich.progress", "rich.markup", "rich.tree"), path
+        for call in (node for node in ast.walk(tree) if isinstance(node, ast.Call)):
+            name = call.func.attr if isinstance(call.func, ast.Attribute) else getattr(call.func, "id", "")
+            assert name != "Console", path
+            string = bool(call.args) and isinstance(call.args[0], ast.Constant | ast.JoinedStr | ast.BinOp)
+            method = isinstance(call.func, ast.Attribute) and name in ("print", "status", "from_markup")
+            assert not (method and string), (path, call.lineno)

@@ -1,0 +1,99 @@
+"""Names out of data, paths and errors are text wherever they are printed: as they are, on any console, whatever they look like."""
+
+from __future__ import annotations
+
+import io
+
+import pytest
+from rich.console import Console
+from rich.text import Text
+
+from actors.telemetry import Watch
+from launch import cli, data_commands, eval, judge, score, show, vote
+from rlsys import screen
+from rlsys.evaluation.tables import Grid
+from rlsys.report import summary_table
+from rlsys.trajectories import TRAJECTORIES
+
+HOSTILE = ("[/INST] style", "math [easy]", "math [hard]", "[bold]x[/bold]", ":smile:", "[link=https://a.b]c", "\\[d]", "[/]", "@x[red")
+
+
+def printed(*what: object, markup: bool = True) -> str:
+    """What a console shows of them; one of rich's own making reads markup and emoji unless it is told otherwise."""
+    file = io.StringIO()
+    console = Console(file=file, width=500) if markup else screen._console(False, file=file)
+    for each in what:
+        console.print(each)
+    return file.getvalue()
+
+
+def summary(families: dict) -> dict:
+    entry = {"n": 2, "accuracy": 0.5, "parsed": 1.0}
+    interval = {"reward": 0.0, "reward_ci95": [-1, 1], "accuracy": 0.5, "accuracy_ci95": [0, 1], "accuracy_parsed": 0.5}
+    stage = {"n": 6, "samples": 6, **interval, "accuracy_parsed_ci95": [0, 1], "parse_failures": {HOSTILE[0]: 1}, "cut_off": 0}
+    return {
+        "heldout": {"base": stage | {"families": dict.fromkeys(families, entry)}},
+        "baselines": {"chance": 0.5, "first": None, "longer": None, "pairs_n": 0},
+        "paired": {},
+        "teacher": HOSTILE[1],
+        "seconds": dict.fromkeys(families, 1.0),
+    }
+
+
+def tables() -> dict[str, object]:
+    """Every table and panel that shows a name, each with the hostile ones."""
+    judged = dict.fromkeys(("rows", "samples", "parsed", "tokens", "prompt_tokens", "no_verdict", "skipped", "judged"), 1)
+    row = dict.fromkeys(TRAJECTORIES.names) | {"reward": 1.0, "scores": [1], "order": [0], "finish_reason": ""}
+    row |= {"prompt": "\n".join(HOSTILE), "prompt_id": HOSTILE[0], "family": HOSTILE[1], "text": "\n".join(HOSTILE)}
+    return {
+        "summary": summary_table(summary(HOSTILE)),
+        "judged": judge.render(judged | {"failures": dict.fromkeys(HOSTILE, 1), "accuracy": 0.5}),
+        "evaluation": eval.rendered(Grid(HOSTILE[0], ("", *HOSTILE), (("", *HOSTILE),))),
+        "keys": cli._key_table([{"key": name, "value": name, "help": name} for name in HOSTILE]),
+        "panel": show._panel("best 1", row, "green", True),
+        "frame": screen.panel(" ".join(HOSTILE), "", "red"),
+        "table": screen.Table(*HOSTILE, title=" ".join(HOSTILE), caption=" ".join(HOSTILE)),
+    }
+
+
+@pytest.mark.parametrize("name", tables())
+def test_tables_show_names_as_they_are(name: str) -> None:
+    shown = printed(tables()[name])
+    assert [each for each in HOSTILE if each not in shown] == []
+
+
+def test_what_commands_print_shows_names_as_they_are(capsys: pytest.CaptureFixture[str]) -> None:
+    reasons = dict.fromkeys(HOSTILE, 1)
+    score._print({"rows": 1, "correct": 1, "accuracy": 1.0, "reward": 1.0, "parse_failures": reasons})
+    vote._print({key: " ".join(HOSTILE) for key in vote.WORDS})
+    shown = capsys.readouterr().err
+    assert [each for each in HOSTILE if each not in shown] == []
+    counts = dict.fromkeys(("rows", "records", "no_unique_best", "dropped_responses", "unchecked_ids"), 1)
+    malformed = [{"row": 1, "message": name} for name in HOSTILE]
+    report = {"file": HOSTILE[0], "format": HOSTILE[1], "responses": {}, "malformed": malformed, "malformed_count": len(HOSTILE)}
+    data_commands._print_report(counts | report)
+    shown = capsys.readouterr().out
+    assert [each for each in HOSTILE if each not in shown] == []
+
+
+def test_lines_of_a_run_show_names_as_they_are() -> None:
+    file = io.StringIO()
+    watch = Watch(Console(file=file, width=500), HOSTILE[0])
+    for name in HOSTILE:
+        watch.say(name)
+        watch.warn(name)
+        screen.say(watch.console, name, "bold")
+        watch._status.update(screen.text(name))
+    assert all(file.getvalue().count(name) == 3 for name in HOSTILE if name != "[/]")
+    with screen.progress(Console(file=file, width=500, force_terminal=True)) as bar:
+        bar.add_task(HOSTILE[0], total=1, pace=HOSTILE[1])
+
+
+def test_our_consoles_read_no_markup_in_anything() -> None:
+    assert [each for each in HOSTILE if each not in printed(*HOSTILE, markup=False)] == []
+
+
+def test_styles_and_control_characters_stand_beside_the_text() -> None:
+    assert screen.text("[red]x\x1b[2J", "bold") == Text("[red]x\ufffd[2J", "bold")
+    assert isinstance(screen.text(Text("x")), Text)
+    assert "\x1b" not in printed(screen.Table("\x1b[31m", title="\x1b]0;x\x07"))
