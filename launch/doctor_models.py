@@ -8,10 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from rich.table import Table
-
 from launch.console import UserError, to_stderr, written_aside
+from rlsys.screen import Table, progress
 from rlsys.texts import plain
 
 MARK = "<!-- What follows is written by `rlsys doctor --models --write docs/models.md`; edit what stands above. -->"
@@ -40,12 +38,11 @@ def measure(wanted: Sequence[str] = ()) -> dict[str, Any]:
     if not chosen:
         raise UserError(f"--family {', '.join(wanted)}: no family of the zoo is called like this; without --family all of them are told.")
     console = to_stderr()
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     found = []
-    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
-        bar = progress.add_task("measuring", total=len(chosen))
+    with progress(console) as bar:
+        task = bar.add_task("measuring", total=len(chosen), pace="")
         for family, measured in zip(chosen, measure_all(chosen), strict=True):
-            progress.update(bar, advance=1, description=f"{family.name}: {measured.verdict}")
+            bar.update(task, advance=1, description=f"{family.name}: {measured.verdict}")
             found.append(measured)
     return {
         **{name: importlib.metadata.version(name) for name in ("transformers", "torch")},
