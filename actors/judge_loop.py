@@ -108,11 +108,13 @@ def running_judge(
         began = time.monotonic()
         say(console, "starting the engines …")
         with closing(Judges(config, model, logs or Path(scratch), meta_rm)) as judges:
-            judges.start()
+            told = judges.start()
             engines = f"{len(judges.rollouts)} engine(s)"
             if meta_rm:
                 engines += f", {len(judges.scorers)} scorer(s) of the meta reward model"
             say(console, f"{engines} ready after {time.monotonic() - began:.0f} s")
+            if unlike := next((one["tokens_differ"] for one in told.values() if one.get("tokens_differ")), None):
+                say(console, f"the meta reward model has another tokenizer than the judge ({unlike}): texts are encoded anew for it")
             yield Judge(judges, prompter, config)
 
 

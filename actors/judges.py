@@ -74,7 +74,14 @@ class Judges(ReservedActors):
         self.scorers = [
             ray.remote(ScalarScorer)
             .options(name=name, **self.reservation.options(scorer, engines + i))
-            .remote(name=name, model_path=meta_rm, dtype=config.model.dtype, threads=scorer_threads, log_dir=str(logs))
+            .remote(
+                name=name,
+                model_path=meta_rm,
+                dtype=config.model.dtype,
+                threads=scorer_threads,
+                log_dir=str(logs),
+                judge_path=model_path,
+            )
             for i, name in enumerate(self.scorer_names)
         ]
 

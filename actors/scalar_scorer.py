@@ -13,6 +13,7 @@ from transformers import AutoTokenizer
 from actors import chatter
 from rlsys.chat import Chat
 from rlsys.scalar_rm import load_scalar_model, score_texts
+from rlsys.tokenizers import Translation, difference
 
 
 class ScalarScorer:
@@ -27,9 +28,12 @@ class ScalarScorer:
         log_dir: str | None = None,
         token_budget: int = 4096,
         packing: bool = True,
+        judge_path: str | None = None,
     ):
         """
         Args:
+            judge_path: folder or hub name of the model whose tokens are scored; None: they are this model's own. Where its tokenizer
+                differs, texts are encoded anew: ids of another vocabulary would be other words, and scored without a complaint.
             dtype: "bfloat16" or "float32", of weights and activations; the score itself is computed in float32.
             log_dir: folder for NAME.log, with what libraries say; None: they say it to Ray.
             token_budget: tokens encoded at a time, which bounds the memory for activations.
@@ -45,14 +49,21 @@ class ScalarScorer:
         self.device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else torch.device("cpu")
         self.model = load_scalar_model(model_path, getattr(torch, dtype), packing=packing).eval().to(self.device)
         self.token_budget = token_budget
-        self.special = _special_ids(AutoTokenizer.from_pretrained(model_path))
+        own = AutoTokenizer.from_pretrained(model_path)
+        judge = own if judge_path is None else AutoTokenizer.from_pretrained(judge_path)
+        self.special = _special_ids(judge)
+        self.tokens_differ = difference(judge, own)
+        self.translation = Translation(judge, own) if self.tokens_differ else None
 
     def __repr__(self) -> str:
         return self.name
 
     def ready(self) -> dict[str, Any]:
-        """Told once the model stands: name, device, and the objective that it was trained with (None where its folder does not say)."""
-        return {"name": self.name, "device": str(self.device), "objective": getattr(self.model.model.config, "rlsys_objective", None)}
+        """Told once the model stands: name, device, the objective that it was trained with (None where its folder does not say), and how
+        the judge's tokens differ from its own (None: they do not).
+        """
+        objective = getattr(self.model.model.config, "rlsys_objective", None)
+        return {"name": self.name, "device": str(self.device), "objective": objective, "tokens_differ": self.tokens_differ}
 
     def score(self, batch: pa.RecordBatch) -> list[float]:
         """The score (logit) of each row, in order. Rows with the same prompt cost least when they come in the same call.
@@ -68,7 +79,10 @@ class ScalarScorer:
         for row, prompt in enumerate(prompts):
             if not len(prompt):
                 raise ValueError(f"{self.name}: row {row}: prompt_tokens is empty; expected the prompt that the text was sampled for.")
-        return score_texts(self.model, prompts, [self._without_end(text) for text in tokens], self.token_budget, self.device).tolist()
+        texts = [self._without_end(text) for text in tokens]
+        if self.translation:
+            prompts, texts = self.translation.prompts(prompts), self.translation.texts(texts)
+        return score_texts(self.model, prompts, texts, self.token_budget, self.device).tolist()
 
     def score_samples(self, requests: pa.RecordBatch, samples: pa.RecordBatch) -> list[float]:
         """`score` of each of the SAMPLES that were drawn for REQUESTS whose groups are numbered from 0."""

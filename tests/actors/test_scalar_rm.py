@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -218,6 +219,32 @@ def test_the_scorer_takes_part_of_a_table(trained, groups, tmp_path):
     prompts, texts = (pa.array(list(column), TOKENS) for column in zip(*rows))
     batch = pa.record_batch({"prompt_tokens": prompts, "tokens": texts})
     assert scorer.score(batch.slice(3, 4)) == pytest.approx(scores[3:7], abs=1e-5)
+
+
+def test_tokens_of_another_vocabulary_are_encoded_anew(tiny_model, tmp_path):
+    """The scorer's tokenizer has two letters the other way round: ids of the judge's would be other words to it."""
+    load_scalar_model(tiny_model, torch.float32, seed=5).model.save_pretrained(tmp_path)
+    judge = AutoTokenizer.from_pretrained(tiny_model)
+    judge.save_pretrained(tmp_path)
+    form = json.loads((tmp_path / "tokenizer.json").read_text())
+    vocabulary = form["model"]["vocab"]
+    vocabulary["A"], vocabulary["B"] = vocabulary["B"], vocabulary["A"]
+    (tmp_path / "tokenizer.json").write_text(json.dumps(form))
+    own = AutoTokenizer.from_pretrained(tmp_path)
+
+    def batch(tokenizer) -> pa.RecordBatch:
+        columns = (["Is A or B better?", "B?"], ["A is. \\boxed{9, 3}", "AB"])
+        return pa.record_batch({
+            name: pa.array([tokenizer.encode(text, add_special_tokens=False) for text in column], TOKENS)
+            for name, column in zip(("prompt_tokens", "tokens"), columns)
+        })  # fmt: skip
+
+    scorer = ScalarScorer("scorer", str(tmp_path), "float32", 1, judge_path=str(tiny_model))
+    assert "2 of the first with another id" in scorer.ready()["tokens_differ"]
+    alike = ScalarScorer("scorer", str(tmp_path), "float32", 1)
+    assert alike.ready()["tokens_differ"] is None
+    assert scorer.score(batch(judge)) == pytest.approx(alike.score(batch(own)), abs=1e-5)
+    assert scorer.score(batch(judge)) != pytest.approx(alike.score(batch(judge)), abs=1e-3)
 
 
 def test_ranks_share_the_cores_or_have_a_card_each():
