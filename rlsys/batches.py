@@ -9,14 +9,14 @@ from pathlib import Path
 
 import pyarrow as pa
 
+from rlsys.accounts import EXCLUDED, TOO_LONG, Account
 from rlsys.chat import Chat, ChatError
-from rlsys.datasets import Rows, draw_records
+from rlsys.mixtures import Mixture
 from rlsys.prompts import Prompter, seed_for, shuffled, worked_text
 from rlsys.readers import DataError, whole_rows
 from rlsys.records import Record
-from rlsys.sampler import Sampler
 from rlsys.scores import judge
-from rlsys.trajectories import GROUPS, LEARNER, REQUESTS
+from rlsys.trajectories import GROUPS, LEARNER, REQUESTS, RowKey
 
 
 @dataclass(frozen=True)
@@ -41,76 +41,57 @@ def draw(prompter: Prompter, records: Sequence[Record], keys: Sequence[tuple[obj
 
 @dataclass
 class Feed:
-    """Draws records in the sampler's order; rows whose prompt is too long are counted and set aside.
+    """Draws records of a mixture; rows that are excluded, or whose prompt is too long, are counted in its accounts and set aside.
 
-    `position` of the sampler is all the state there is: what was drawn depends on the seed alone.
+    The mixture's state is all the state there is: what was drawn depends on the seed alone.
     """
 
-    rows: Rows
-    sampler: Sampler
+    source: Mixture
     prompter: Prompter
     max_prompt_tokens: int
-    excluded: Set[str] = frozenset()
-    """Ids of rows that are left out."""
-    too_long: int = 0
+    excluded: Set[RowKey] = frozenset()
+    """(source, id) of rows that are left out."""
 
     def take(self, count: int, seed: int) -> list[Drawn]:
         """The next `count` usable rows; the order of a row's responses depends on (seed, epoch, id).
 
         Raises:
-            ValueError: a whole epoch went by without enough rows that fit.
+            DataError: a whole epoch of a source went by without a row that fits.
         """
-        taken: list[Drawn] = []
-        looked_at = 0
-        while len(taken) < count:
-            if looked_at > len(self.rows) + count:
-                raise ValueError(
-                    f"no row is left whose prompt fits in prompt.max_tokens={self.max_prompt_tokens} ({self.too_long} were too long; "
-                    f"data.exclude leaves out {len(self.excluded):,}); raise the one, or shorten the other."
-                )
-            found = draw_records(self.rows, self.sampler, count - len(taken))
-            looked_at += len(found)
-            found = [(epoch, record) for epoch, record in found if record.id not in self.excluded]
-            for drawn in draw(self.prompter, [record for _, record in found], [(seed, epoch, record.id) for epoch, record in found]):
-                if len(drawn.tokens) > self.max_prompt_tokens:
-                    self.too_long += 1
-                else:
-                    taken.append(drawn)
-        return taken
+
+        def fitting(found: Sequence[tuple[int, Record]], account: Account) -> list[Drawn]:
+            left = [(epoch, record) for epoch, record in found if record.key not in self.excluded]
+            account.aside[EXCLUDED] += len(found) - len(left)
+            return _fitting(
+                draw(self.prompter, [record for _, record in left], [(seed, epoch, record.id) for epoch, record in left]),
+                self.max_prompt_tokens,
+                account,
+            )
+
+        return self.source.take(count, fitting)
 
 
-def excluded_ids(path: Path | None) -> Set[str]:
-    """The ids in a file of {id, easy?} whose row is not said to be hard (`easy` false); none without a file.
-
-    Raises:
-        DataError: a row is not of that form; the message names file and row.
-    """
-    if path is None:
-        return frozenset()
-    ids = set()
-    for number, row in whole_rows(path):
-        if "id" not in row:
-            raise DataError(f'expected {{"id": text, "easy": true or false}}, found {", ".join(row)}.', file=str(path), row=number)
-        if row.get("easy", True):
-            ids.add(str(row["id"]))
-    return ids
+def _fitting(drawn: Sequence[Drawn], max_prompt_tokens: int, account: Account) -> list[Drawn]:
+    """Those whose prompt is not too long; the others are counted."""
+    fitting = [each for each in drawn if len(each.tokens) <= max_prompt_tokens]
+    account.aside[TOO_LONG] += len(drawn) - len(fitting)
+    return fitting
 
 
-def heldout_rows(rows: Rows, prompter: Prompter, limit: int, max_prompt_tokens: int) -> tuple[list[Drawn], list[str]]:
-    """The first `limit` rows that fit, and the ids of those that did not.
+def heldout_rows(source: Mixture, prompter: Prompter, limit: int, max_prompt_tokens: int) -> list[Drawn]:
+    """The first `limit` rows that fit, of several sources in turn. The accounts say what became of all rows that were read.
 
     The order of responses depends on the row's id alone: the same at every stage and in every run, so that differences are paired.
     """
     kept: list[Drawn] = []
-    too_long: list[str] = []
-    usable = iter(rows)
-    while records := list(islice(usable, limit - len(kept))):
-        for drawn in draw(prompter, records, [("heldout", record.id) for record in records]):
-            if len(drawn.tokens) > max_prompt_tokens:
-                too_long.append(drawn.record.id)
-            else:
-                kept.append(drawn)
-    return kept, too_long
+    usable = source.scan()
+    while found := list(islice(usable, limit - len(kept))):
+        drawn = draw(prompter, [record for _, record in found], [("heldout", record.id) for _, record in found])
+        for (part, _), each in zip(found, drawn, strict=True):
+            fits = _fitting([each], max_prompt_tokens, part.account)
+            part.account.used += len(fits)
+            kept += fits
+    return kept
 
 
 def group_batch(drawn: Sequence[Drawn], first_group: int = 0) -> pa.RecordBatch:

@@ -8,21 +8,26 @@ from __future__ import annotations
 import copy
 import difflib
 import os
+import re
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import (
     BaseModel,
     ConfigDict,
+    Discriminator,
     Field,
     NonNegativeFloat,
     NonNegativeInt,
     PositiveFloat,
     PositiveInt,
+    Tag,
     ValidationError,
     ValidationInfo,
     field_validator,
+    model_validator,
 )
 
 from rlsys.settings import declared, is_text, parse_text, parse_yaml
@@ -60,15 +65,43 @@ class Model(Section):
     """Of the rollout engine and of the learner's forward pass; the optimizer always keeps fp32 master weights."""
 
 
+class Source(Section):
+    """One of several sources of rows; a path alone will do."""
+
+    path: Path
+    """File, or `tasks:NAME`."""
+    format: str | None = None
+    """Reader's name; None: `data.format`."""
+    weight: PositiveFloat = 1.0
+    """Of training rows: its share among all that are used is weight / the sum of all weights, whatever the lengths of the files."""
+    name: str | None = None
+    """What metrics and reports call it, and what its rows' source begins with; None: the file's name without suffix, or the whole path
+    where another source has that name."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _path_alone(cls, value: Any) -> Any:
+        return {"path": value} if isinstance(value, str | Path) else value
+
+
+FILE, SEVERAL = "a file", "several sources"
+Sources = Annotated[
+    Annotated[Path, Tag(FILE)] | Annotated[tuple[Source, ...], Tag(SEVERAL)],
+    Discriminator(lambda value: SEVERAL if isinstance(value, list | tuple) else FILE),
+]
+
+
 class Data(Section):
-    train: Path = Path("tasks:train")
-    """File of training rows, or `tasks:NAME` to use the generator's rows (`data.tasks`) of that split."""
-    heldout: Path = Path("tasks:heldout")
-    """File of held-out rows, or `tasks:NAME`; the same for every run, whatever its seed."""
+    train: Sources = Path("tasks:train")
+    """File of training rows, or `tasks:NAME` to use the generator's rows (`data.tasks`) of that split; or a mixture: a list of
+    {path, format, weight, name}, for example [{path: a.jsonl, weight: 2}, b.parquet]."""
+    heldout: Sources = Path("tasks:heldout")
+    """File of held-out rows, or `tasks:NAME`, or a list of {path, format, name} that are taken in turn; the same for every run, whatever
+    its seed."""
     format: str = "rlsys"
     """Reader's name for train and heldout files; see `rlsys data check --help` for the list."""
     exclude: Path | None = None
-    """JSONL of {id}: rows of `train` that RL leaves out, as `rlsys filter` writes it."""
+    """JSONL of {id, source}: rows of `train` that RL leaves out, as `rlsys filter` writes it."""
     strict: bool = False
     """Check every row before the start, and make a malformed one fatal instead of counted."""
     heldout_rows: PositiveInt = 256
@@ -79,6 +112,34 @@ class Data(Section):
     """Highest difficulty level of generated tasks, 1 to 3."""
     responses: tuple[int, ...] = (1, 2, 4)
     """Numbers of responses among generated tasks."""
+
+    @field_validator("train", "heldout")
+    @classmethod
+    def _tell_apart(cls, sources: Path | tuple[Source, ...], field: ValidationInfo) -> Path | tuple[Source, ...]:
+        if isinstance(sources, Path):
+            return sources
+        if not sources:
+            raise ValueError("expected a source at least, found an empty list")
+        if field.field_name == "heldout" and any(source.weight != 1 for source in sources):
+            raise ValueError("held-out sources are taken in turn: leave weight out")
+        names = source_names(sources)
+        twice = next((name for name in names if names.count(name) > 1), None)
+        if twice:
+            raise ValueError(f"two sources are called {twice}: give each a name of its own, as {{path: {twice}, name: first}}")
+        return sources
+
+    def sources(self, which: Literal["train", "heldout"]) -> tuple[Source, ...]:
+        """All sources of `train` or `heldout`, one or several, with format and name filled in."""
+        given = getattr(self, which)
+        given = (Source(path=given),) if isinstance(given, Path) else given
+        names = source_names(given)
+        return tuple(one.model_copy(update={"name": name, "format": one.format or self.format}) for one, name in zip(given, names))
+
+
+def source_names(sources: Sequence[Source]) -> list[str]:
+    """What each is called: by its own name, else its file's, else its path."""
+    short = [source.name or re.sub(r"(?<=.)(\.(jsonl?|ndjson|jsonlines|parquet|csv|gz|zst))+$", "", source.path.name) for source in sources]
+    return [name if source.name or short.count(name) == 1 else str(source.path) for source, name in zip(sources, short)]
 
 
 class Prompt(Section):
@@ -420,13 +481,22 @@ def _parse_override(override: str) -> tuple[tuple[str, ...], Any]:
 
 
 def _put(tree: dict[str, Any], parts: tuple[str, ...], value: Any, override: str) -> None:
-    node = tree
+    node: Any = tree
     for part in parts[:-1]:
-        child = node.setdefault(part, {})
-        if not isinstance(child, dict):
+        child = node[_place(node, part, override)] if isinstance(node, list) else node.setdefault(part, {})
+        if not isinstance(child, dict | list):
             raise ConfigError(f"override {override!r}: {part} is a value, not a section.")
         node = child
-    node[parts[-1]] = value
+    node[_place(node, parts[-1], override)] = value
+
+
+def _place(node: dict[str, Any] | list[Any], part: str, override: str) -> str | int:
+    """A key of a section as it is, or the number of an entry of a list."""
+    if isinstance(node, dict):
+        return part
+    if not part.isdecimal() or int(part) >= len(node):
+        raise ConfigError(f"override {override!r}: expected the number of an entry, 0 to {len(node) - 1}, found {part}.")
+    return int(part)
 
 
 def _validated(tree: dict[str, Any]) -> tuple[Config | None, list[Any]]:
@@ -458,7 +528,7 @@ def save_config(config: Config, path: Path) -> None:
 
 
 def _explain(problem: Any, origin: str, origins: dict[tuple[str, ...], str]) -> str:
-    location = tuple(str(part) for part in problem["loc"])
+    location = tuple(str(part) for part in problem["loc"] if part not in (FILE, SEVERAL))
     where = next((text for key, text in origins.items() if location[: len(key)] == key), origin)
     key = ".".join(location)
     if problem["type"] == "extra_forbidden":

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Iterator, Sequence, Set
 from pathlib import Path
 from typing import Protocol
 
+from rlsys.accounts import Account
 from rlsys.config import Data
 from rlsys.records import Record
 from rlsys.sampler import Sampler
@@ -30,12 +32,36 @@ class Rows(Protocol):
         """The records of all usable rows, in the order of the rows."""
         ...
 
+    def scan(self, account: Account) -> Iterator[Record]:
+        """The same; counts in `account`, a fresh one, how many were read, and those set aside by reason."""
+        ...
+
+    def why(self, index: int) -> str:
+        """The reason why row `index`, in which `fetch` found no record, is set aside."""
+        ...
+
+    def sources_of(self, ids: Set[str]) -> dict[str, set[str]]:
+        """id -> the sources of the records that have it, of those of `ids` that occur."""
+        ...
+
     def fetch(self, indices: Sequence[int], upcoming: Sequence[int] = ()) -> list[list[Record]]:
         """The records of each of the rows `indices`: none where it is set aside, several in some formats.
 
         `upcoming`: the rows that will be fetched next, for a source that reads many rows at once.
         """
         ...
+
+
+def draw_rows(rows: Rows, sampler: Sampler, count: int, account: Account) -> list[tuple[int, list[Record]]]:
+    """(epoch, records) of the usable ones of the next `count` rows in the sampler's order; `sampler.size` is len(rows).
+
+    Counts the rows, and those set aside by reason, in `account`.
+    """
+    places = [(sampler.epoch, *sampler.next(1)) for _ in range(count)]
+    found = rows.fetch([index for _, index in places], sampler.peek(min(AHEAD, len(rows))))
+    account.rows += count
+    account.aside.update(rows.why(index) for (_, index), records in zip(places, found, strict=True) if not records)
+    return [(epoch, records) for (epoch, _), records in zip(places, found, strict=True) if records]
 
 
 def draw_records(rows: Rows, sampler: Sampler, count: int) -> list[tuple[int, Record]]:
@@ -46,9 +72,8 @@ def draw_records(rows: Rows, sampler: Sampler, count: int) -> list[tuple[int, Re
     """
     drawn: list[tuple[int, Record]] = []
     while len(drawn) < count:
-        places = [(sampler.epoch, *sampler.next(1)) for _ in range(count - len(drawn))]
-        found = rows.fetch([index for _, index in places], sampler.peek(min(AHEAD, len(rows))))
-        drawn += [(epoch, records[epoch % len(records)]) for (epoch, _), records in zip(places, found, strict=True) if records]
+        found = draw_rows(rows, sampler, count - len(drawn), Account())
+        drawn += [(epoch, records[epoch % len(records)]) for epoch, records in found]
     return drawn
 
 
@@ -76,12 +101,26 @@ class TaskRows:
     def __iter__(self) -> Iterator[Record]:
         return (self[index] for index in range(len(self)))
 
+    def scan(self, account: Account) -> Iterator[Record]:
+        for record in self:
+            account.rows += 1
+            yield record
+
+    def why(self, index: int) -> str:
+        raise LookupError(f"row {index}: every generated row is usable")
+
+    def sources_of(self, ids: Set[str]) -> dict[str, set[str]]:
+        # An id holds the row's number: a million rows need not be made.
+        numbers = {name: int(match[1]) for name in ids if (match := re.match(rf"{self.split}-(\d+)-", name))}
+        made = {name: self[number] for name, number in numbers.items() if number < len(self)}
+        return {name: {record.source} for name, record in made.items() if record.id == name}
+
     def fetch(self, indices: Sequence[int], upcoming: Sequence[int] = ()) -> list[list[Record]]:
         return [[self[index]] for index in indices]
 
 
 def open_rows(source: Path, data: Data, seed: int) -> Rows:
-    """Rows of `source`: a file in `data.format`, or `tasks:SPLIT`.
+    """Rows of one `source`: a file in `data.format`, or `tasks:SPLIT`.
 
     Raises:
         rlsys.readers.DataError: the file is missing, unreadable, without a usable row, or (with data.strict) has a malformed one.

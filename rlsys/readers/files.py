@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence, Set
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from rlsys.accounts import MALFORMED, TIE, Account
 from rlsys.readers.fields import DataError, Row, check
 from rlsys.readers.formats import READERS
 from rlsys.readers.raw import Raw
 from rlsys.readers.sources import open_source
 from rlsys.records import NoUniqueBest, Record
 
+USABLE = "usable"
+OUTCOMES = ("", USABLE, TIE, MALFORMED)
 FIRST_LOOK = 1024
 """Rows that are checked when a file is opened for drawing."""
 MESSAGES = 20
@@ -115,13 +118,14 @@ class RecordFile:
         self._usable = _Check(self._path, format, strict, self.report)
         self._source, self._stamp = open_source(self._path), self._stat()
         self.report.rows_in_file = len(self)
-        self._counted = bytearray(len(self))
+        self._seen = bytearray(len(self))
+        """What became of each row, a place in OUTCOMES; 0: not read yet."""
         at_opening = _Check(self._path, format, strict, self.report, ids=set() if strict else None)
         for index, (number, raw) in enumerate(_some(self._source.scan(), self._path)):
             if index >= FIRST_LOOK and self.report.records and not strict:
                 break
             at_opening(number, raw)
-            self._counted[index] = True
+            self._seen[index] = at_opening.outcome
         if not self.report.records:
             first = f" The first: {self.report.malformed[0][1]}" if self.report.malformed else ""
             raise DataError(f"none of the {len(self):,} rows is usable as {format}.{first}", file=str(path))
@@ -134,6 +138,33 @@ class RecordFile:
         """All good records in the file's own order, streamed."""
         return read(self._path, self._format)
 
+    def scan(self, account: Account) -> Iterator[Record]:
+        """The same; counts in `account`, a fresh one, how many were read, and those set aside by reason."""
+        report = Report()
+
+        def count_aside() -> None:
+            aside = {TIE: report.no_unique_best, MALFORMED: report.malformed_count}
+            account.rows += sum(aside.values()) - sum(account.aside[reason] for reason in aside)
+            account.aside.update({reason: count - account.aside[reason] for reason, count in aside.items()})
+
+        for record in read(self._path, self._format, report=report):
+            count_aside()
+            account.rows += 1
+            yield record
+        count_aside()
+
+    def why(self, index: int) -> str:
+        """The reason why row `index`, in which `fetch` found no record, is set aside."""
+        return OUTCOMES[self._seen[index]]
+
+    def sources_of(self, ids: Set[str]) -> dict[str, set[str]]:
+        """id -> the sources of the good records that have it, of those of `ids` that occur. Reads the whole file."""
+        found: dict[str, set[str]] = {}
+        for record in self:
+            if record.id in ids:
+                found.setdefault(record.id, set()).add(record.source)
+        return found
+
     def fetch(self, indices: Sequence[int], upcoming: Sequence[int] = ()) -> list[list[Record]]:
         """The good records of each of the rows `indices`: none, one or, in some formats, several.
 
@@ -145,8 +176,8 @@ class RecordFile:
             raise DataError("the file has changed since it was opened: start again, or restore it.", file=str(self._path))
         records = []
         for index, (number, raw) in zip(indices, self._source.fetch(indices, upcoming), strict=True):
-            records.append(self._usable(number, raw, count=not self._counted[index]))
-            self._counted[index] = True
+            records.append(self._usable(number, raw, count=not self._seen[index]))
+            self._seen[index] = self._usable.outcome
         return records
 
     def _stat(self) -> tuple[int, int] | None:
@@ -164,6 +195,8 @@ class _Check:
     def __init__(self, path: Path, format: str, strict: bool, report: Report, ids: set[int] | None = None, truth: bool = True):
         self._path, self._reader, self._strict, self._report, self._ids = path, _reader(format), strict, report, ids
         self._truth = truth
+        self.outcome = 0
+        """Of the row before, a place in OUTCOMES."""
         report.file, report.format = str(path), format
 
     def __call__(self, number: int, raw: Raw, count: bool = True) -> list[Record]:
@@ -184,11 +217,13 @@ class _Check:
         except DataError as error:
             placed = error.at(str(self._path), number)
             report.malformed_count += 1
+            self.outcome = OUTCOMES.index(MALFORMED)
             if len(report.malformed) < MESSAGES:
                 report.malformed.append((number, str(placed)))
             if self._strict:
                 raise placed from error
             return []
+        self.outcome = OUTCOMES.index(USABLE if good else TIE)
         report.no_unique_best += ties
         report.dropped_responses += row.dropped
         report.records += len(good)
