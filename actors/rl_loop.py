@@ -27,7 +27,6 @@ from rlsys import heldout
 from rlsys.batches import (
     Feed,
     cold_start_rows,
-    excluded_ids,
     group_batch,
     heldout_rows,
     learner_batch,
@@ -36,12 +35,12 @@ from rlsys.batches import (
 )
 from rlsys.clock import Clock
 from rlsys.config import Config, ConfigError
-from rlsys.datasets import open_rows
+from rlsys.exclusion import read_exclusion
 from rlsys.metrics import MetricsLog
+from rlsys.mixtures import open_mixture
 from rlsys.prompts import Prompter
 from rlsys.report import summary_table
 from rlsys.run_folder import RunFolder, find_model, saved_alike
-from rlsys.sampler import Sampler
 from rlsys.screen import say, stderr
 
 
@@ -90,7 +89,7 @@ class Batch:
     learner: ray.ObjectRef
     """LEARNER schema."""
     counts: dict[str, Any]
-    sampler_state: dict[str, int]
+    sampler_state: dict[str, Any]
     seconds: dict[str, float]
     """By part: draw, generate, judge."""
 
@@ -125,15 +124,18 @@ class Job:
 
         self.tokenizer = AutoTokenizer.from_pretrained(base)
         prompter = Prompter.of(self.tokenizer, config.prompt)
-        rows = open_rows(config.data.train, config.data, config.seed)
-        self.feed = Feed(rows, Sampler(len(rows), config.seed), prompter, config.prompt.max_tokens, excluded_ids(config.data.exclude))
-        self.heldout, too_long = heldout_rows(
-            open_rows(config.data.heldout, config.data, config.seed), prompter, config.data.heldout_rows, config.prompt.max_tokens
-        )
-        if too_long:
-            self.watch.say(f"{len(too_long)} held-out rows are longer than prompt.max_tokens and set aside, the first: {too_long[0]}")
-        if self._write_data_report():
-            self.watch.say(f"{config.data.train}: {len(rows):,} rows, checked when drawn; data_report.json counts what is set aside")
+        source = open_mixture(config.data, "train", config.seed)
+        excluded = read_exclusion(config.data.exclude, source)
+        self.feed = Feed(source, prompter, config.prompt.max_tokens, excluded.rows)
+        self.heldout_source = open_mixture(config.data, "heldout", config.seed)
+        self.heldout = heldout_rows(self.heldout_source, prompter, config.data.heldout_rows, config.prompt.max_tokens)
+        self._write_data_report()
+        for part in source.parts:
+            self.watch.say(f"training rows: {part.name}, {len(part.rows):,} rows, checked when drawn; data_report.json tells what became of them")
+        for part in self.heldout_source.parts:
+            self.watch.say(f"held-out rows: {part.name}, {part.account}")
+        if config.data.exclude is not None:
+            self.watch.say(str(excluded))
         return base
 
     def start(self) -> None:
@@ -164,7 +166,7 @@ class Job:
             self.cluster.learn("snapshot_reference")
             self.cluster.learn("load", str(path))
             self.step, self.version = state["step"], state["version"] - 1
-            self.feed.sampler.load_state_dict(state["sampler"])
+            self.feed.source.load_state_dict(state["sampler"])
             for name, seconds in state["seconds"].items():
                 self.watch.seconds[name] = self.watch.seconds.get(name, 0.0) + seconds
             self._sync()
@@ -172,19 +174,16 @@ class Job:
         elif cold_started is not None:
             # The optimizer's fp32 weights are finer than the saved model's.
             self.cluster.learn("load", str(self.folder.cold_start))
-            self.feed.sampler.load_state_dict(cold_started["sampler"])
+            self.feed.source.load_state_dict(cold_started["sampler"])
             self._sync()
         elif saved_alike(Path(base).parent, config.learner, config.model.dtype):
             self.cluster.learn("load", str(Path(base).parent))
             self.watch.say(f"went on from the fp32 weights that lie beside {base}")
         self.log = MetricsLog(self.folder.path, self.step)
 
-    def _write_data_report(self) -> bool:
-        """What was found in the rows of the training file that were seen so far; False if the rows are generated."""
-        report = getattr(self.feed.rows, "report", None)
-        if report is not None:
-            self.folder.write_json("data_report.json", report.to_json())
-        return report is not None
+    def _write_data_report(self) -> None:
+        """What became of all rows that were read so far."""
+        self.folder.write_json("data_report.json", data_report(self.feed.source, self.heldout_source))
 
     # --- evaluation ----------------------------------------------------------------------------------------------
 
@@ -229,7 +228,7 @@ class Job:
                 )
         with self.watch.phase("checkpoint", "saving the cold start"):
             self.cluster.learn("save", str(self.folder.cold_start))
-            self.folder.write_json("cold_start.json", {**counts, "sampler": self.feed.sampler.state_dict(), "batches": curve})
+            self.folder.write_json("cold_start.json", {**counts, "sampler": self.feed.source.state_dict(), "batches": curve})
         self._sync()
 
     def _cold_start_rows(self) -> tuple[list[dict[str, Any]], dict[str, Any]]:
@@ -298,7 +297,7 @@ class Job:
         with clock.phase("judge"):
             learner = self.cluster.hand_over(key)
         self._write_data_report()
-        return Batch(step, learner, _add_counts(rounds), self.feed.sampler.state_dict(), dict(clock.seconds))
+        return Batch(step, learner, _add_counts(rounds), self.feed.source.state_dict(), dict(clock.seconds))
 
     def _refuse_stale(self, batch: Batch) -> None:
         """The admission above cannot let an older sample through; this holds it to that."""
@@ -344,13 +343,14 @@ class Job:
             "groups_equal_share": 1 - counts["groups_unequal"] / counts["groups"],
             "tokens_per_sample": counts["tokens"] / counts["samples"],
             "parse_failure_share": sum(counts["parse_failures"].values()) / counts["samples"],
-            **{name: value for name, value in counts.items() if name not in ("parse_failures", "reward_sum")},
+            **{name: value for name, value in counts.items() if name not in ("parse_failures", "reward_sum", "sources")},
             **{f"parse_failures/{reason}": count for reason, count in counts["parse_failures"].items()},
             **trained,
             **{f"seconds/{name}": value for name, value in seconds.items()},
             "generated_tokens_per_s": counts["tokens"] / seconds["generate"],
             "weight_version": self.version,
-            "prompts_too_long": self.feed.too_long,
+            "prompts_too_long": self.feed.source.account.aside[TOO_LONG],
+            **self._by_source(counts["sources"]),
         }
         self.log.write(batch.step, metrics)
         self.watch.gauges(metrics)
@@ -402,8 +402,20 @@ class Job:
             "seconds": {name: round(seconds, 2) for name, seconds in self.watch.seconds.items()},
             "rl_steps": self.step,
             "teacher": (self.folder.cold_start_state() or {}).get("teacher"),
+            "rows": data_report(self.feed.source, self.heldout_source),
             "model": self.config.model.path,
             "run_dir": str(self.folder.path),
+        }
+
+    def _by_source(self, counts: dict[str, dict[str, float]]) -> dict[str, float]:
+        """Metrics of each source of a mixture: rows of the step, and the mean reward of their samples; None for a source without one."""
+        if len(self.feed.source.parts) == 1:
+            return {}
+        total = {part.name: Counter() for part in self.feed.source.parts}
+        for source, one in counts.items():
+            total[self.feed.source.part_of(source).name].update(one)
+        return {f"source/{name}/rows": one["groups"] for name, one in total.items()} | {
+            f"source/{name}/reward": one["reward_sum"] / one["samples"] for name, one in total.items() if one["samples"]
         }
 
 
