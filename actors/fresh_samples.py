@@ -10,13 +10,12 @@ from transformers import AutoTokenizer
 
 from actors.judge_loop import running_judge, write_rows
 from rlsys.config import Config
-from rlsys.datasets import draw_records, open_rows
 from rlsys.judging import Ask, ask, questions
+from rlsys.mixtures import open_mixture
 from rlsys.prompts import Prompter
 from rlsys.rejection import judged_rows, write_sampled
 from rlsys.resumable import ResumableRows
 from rlsys.run_folder import find_model
-from rlsys.sampler import Sampler
 
 
 def fresh_samples(config: Config, rows: int, samples: int, seed: int, path: Path, console: Console) -> None:
@@ -28,10 +27,10 @@ def fresh_samples(config: Config, rows: int, samples: int, seed: int, path: Path
     """
     if path.exists():
         return
-    source = open_rows(config.data.train, config.data, seed)
+    source = open_mixture(config.data, "train", seed)
 
     def asks() -> Iterator[Ask]:
-        for _, record in draw_records(source, Sampler(len(source), seed), rows):
+        for record in source.fresh().take(rows):
             yield ask(record, samples, "fresh", seed)
 
     with ResumableRows(path.with_suffix(".jsonl"), {"model": config.model.path, "rows": rows, "samples": samples, "seed": seed}) as file:

@@ -120,6 +120,7 @@ class RewardActor:
             "groups_trained": int(trained.sum()),
             "groups_all_right": int((rewards > 0).all(axis=1).sum()),
             "reward_sum": float(rewards.sum()),
+            "sources": list(zip(groups["source"].to_pylist(), rewards.mean(axis=1).tolist())),
             "tokens": pc.sum(table["token_count"]).as_py(),
             "truncated": pc.sum(pc.equal(batch["finish_reason"], "length")).as_py(),
             "parse_failures": dict(Counter(failure for failure in failures if failure)),

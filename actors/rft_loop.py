@@ -23,18 +23,18 @@ from actors.session import ray_session
 from actors.telemetry import Watch, eta
 from rlsys import config as settings
 from rlsys import heldout
+from rlsys.accounts import TOO_LONG
 from rlsys.batches import heldout_rows, learner_row
 from rlsys.config import Config, ConfigError
-from rlsys.datasets import draw_records, open_rows
 from rlsys.instructions import instruction_rows
-from rlsys.judging import Ask, ask, questions
+from rlsys.judging import Ask, Question, ask, questions
 from rlsys.metrics import MetricsLog
+from rlsys.mixtures import data_report, open_mixture
 from rlsys.prompts import Prompter
 from rlsys.rejection import judged_rows, table_rows, write_sampled
 from rlsys.report import summary_table
 from rlsys.resumable import ResumableRows
 from rlsys.run_folder import RunFolder, find_model, saved_alike
-from rlsys.sampler import Sampler
 from rlsys.screen import say, stderr
 from rlsys.trajectories import LEARNER
 
@@ -73,11 +73,12 @@ class RftJob:
         self.tokenizer = AutoTokenizer.from_pretrained(base)
         self.prompter = Prompter.of(self.tokenizer, config.prompt)
         self.model = base
-        self.rows = open_rows(config.data.train, config.data, config.seed)
-        drawn, _ = heldout_rows(
-            open_rows(config.data.heldout, config.data, config.seed), self.prompter, config.data.heldout_rows, config.prompt.max_tokens
-        )
+        self.source = open_mixture(config.data, "train", config.seed)
+        self.heldout_source = open_mixture(config.data, "heldout", config.seed)
+        drawn = heldout_rows(self.heldout_source, self.prompter, config.data.heldout_rows, config.prompt.max_tokens)
         self.heldout = [(each.record, each.order) for each in drawn]
+        for part in self.heldout_source.parts:
+            watch.say(f"held-out rows: {part.name}, {part.account}")
 
     def round(self, number: int) -> None:
         """Sample with the model of the round before, reject, tune, save."""
@@ -99,10 +100,10 @@ class RftJob:
     def _asks(self, number: int) -> Iterator[Ask]:
         """Those of a round, the same whenever it is begun again: each row without a hint, then with one."""
         rft, seed = self.config.rft, self.config.seed
-        sampler = Sampler(len(self.rows), seed)
+        self.source = self.source.fresh()
         drawn = 0
         while drawn < number * rft.rows:
-            for _, record in draw_records(self.rows, sampler, min(256, number * rft.rows - drawn)):
+            for record in self.source.take(min(256, number * rft.rows - drawn)):
                 drawn += 1
                 if drawn <= (number - 1) * rft.rows:
                     continue
@@ -143,10 +144,36 @@ class RftJob:
         """Write the table of all that was sampled: each sample, and why it was kept or not."""
         asked = questions(self._asks(number), self.prompter, self.config.prompt.max_tokens)
         per_row = self.config.rft.non_hinted + self.config.rft.hinted
+        unasked: Counter[int] = Counter()
+        sources: dict[int, str] = {}
+
+        def noted() -> Iterator[Question]:
+            for place, question in enumerate(asked):
+                if question.skipped:
+                    unasked[place // per_row] += 1
+                    sources[place // per_row] = question.ask.record.source
+                yield question
+
         with ResumableRows(place / "samples.jsonl", {"round": number, "rows": self.config.rft.rows}) as file:
-            counts = write_sampled(table, judged_rows(asked, file.rows(), number, per_row))
+            counts = write_sampled(table, judged_rows(noted(), file.rows(), number, per_row))
+        self._account(number, [sources[row] for row, times in unasked.items() if times == per_row])
         told = ", ".join(f"{why} {count:,}" for why, count in sorted(counts.items(), key=lambda item: -item[1]))
         self.watch.say(f"round {number}: {sum(counts.values()):,} samples: {told}")
+
+    def _account(self, number: int, too_long: list[str]) -> None:
+        """Tell what became of all rows drawn so far, after a whole pass over the asks of this round.
+
+        Args:
+            too_long: the source of each row of this round that could not be asked about at all.
+        """
+        before = (self.folder.read_json("data_report.json") or {}).get("too_long", {}) if number > 1 else {}
+        for name, count in Counter(self.source.part_of(source).name for source in too_long).items():
+            before[name] = before.get(name, 0) + count
+        for part in self.source.parts:
+            part.account.used -= before.get(part.name, 0)
+            part.account.aside[TOO_LONG] += before.get(part.name, 0)
+            self.watch.say(f"rows so far: {part.name}, {part.account}")
+        self.folder.write_json("data_report.json", data_report(self.source, self.heldout_source) | {"too_long": before})
 
     # --- tuning --------------------------------------------------------------------------------------------------
 
@@ -256,6 +283,7 @@ class RftJob:
             "baselines": heldout.baselines([record for record, _ in self.heldout]),
             "paired": {"rft_minus_base": heldout.paired(tables["rft"], tables["base"])},
             "rounds": rounds,
+            "rows": self.folder.read_json("data_report.json"),
             "seconds": {name: round(seconds, 2) for name, seconds in self.watch.seconds.items()},
             "model": self.config.model.path,
             "run_dir": str(self.folder.path),

@@ -24,6 +24,7 @@ from actors.session import ray_session
 from actors.telemetry import Watch, eta
 from actors.waiting import Pending
 from rlsys import heldout
+from rlsys.accounts import TOO_LONG
 from rlsys.batches import (
     Feed,
     cold_start_rows,
@@ -37,7 +38,7 @@ from rlsys.clock import Clock
 from rlsys.config import Config, ConfigError
 from rlsys.exclusion import read_exclusion
 from rlsys.metrics import MetricsLog
-from rlsys.mixtures import open_mixture
+from rlsys.mixtures import data_report, open_mixture
 from rlsys.prompts import Prompter
 from rlsys.report import summary_table
 from rlsys.run_folder import RunFolder, find_model, saved_alike
@@ -131,7 +132,7 @@ class Job:
         self.heldout = heldout_rows(self.heldout_source, prompter, config.data.heldout_rows, config.prompt.max_tokens)
         self._write_data_report()
         for part in source.parts:
-            self.watch.say(f"training rows: {part.name}, {len(part.rows):,} rows, checked when drawn; data_report.json tells what became of them")
+            self.watch.say(f"training rows: {part.name}, {len(part.rows):,} rows, checked when drawn; data_report.json accounts for them")
         for part in self.heldout_source.parts:
             self.watch.say(f"held-out rows: {part.name}, {part.account}")
         if config.data.exclude is not None:
@@ -350,7 +351,7 @@ class Job:
             "generated_tokens_per_s": counts["tokens"] / seconds["generate"],
             "weight_version": self.version,
             "prompts_too_long": self.feed.source.account.aside[TOO_LONG],
-            **self._by_source(counts["sources"]),
+            **self.feed.source.metrics(counts["sources"]),
         }
         self.log.write(batch.step, metrics)
         self.watch.gauges(metrics)
@@ -407,17 +408,6 @@ class Job:
             "run_dir": str(self.folder.path),
         }
 
-    def _by_source(self, counts: dict[str, dict[str, float]]) -> dict[str, float]:
-        """Metrics of each source of a mixture: rows of the step, and the mean reward of their samples; None for a source without one."""
-        if len(self.feed.source.parts) == 1:
-            return {}
-        total = {part.name: Counter() for part in self.feed.source.parts}
-        for source, one in counts.items():
-            total[self.feed.source.part_of(source).name].update(one)
-        return {f"source/{name}/rows": one["groups"] for name, one in total.items()} | {
-            f"source/{name}/reward": one["reward_sum"] / one["samples"] for name, one in total.items() if one["samples"]
-        }
-
 
 def _whole(elapsed: float, phases: Counter[str]) -> dict[str, float]:
     """Seconds of a step by phase, `other` being what no phase accounts for."""
@@ -426,7 +416,9 @@ def _whole(elapsed: float, phases: Counter[str]) -> dict[str, float]:
 
 
 def _add_counts(rounds: list[dict[str, Any]]) -> dict[str, Any]:
-    total = {name: sum(counts[name] for counts in rounds) for name in rounds[0] if name not in ("parse_failures", "oldest_version")}
+    apart = ("parse_failures", "oldest_version", "sources")
+    total = {name: sum(counts[name] for counts in rounds) for name in rounds[0] if name not in apart}
+    total["sources"] = [one for counts in rounds for one in counts["sources"]]
     total["parse_failures"] = dict(sum((Counter(counts["parse_failures"]) for counts in rounds), Counter()))
     total["oldest_version"] = min(counts["oldest_version"] for counts in rounds)
     return total

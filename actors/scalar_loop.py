@@ -84,7 +84,7 @@ class ScalarJob:
         for name, groups in (("train", self.data.train), ("held-out", self.data.heldout)):
             told = describe(groups)
             self.watch.say(f"{name}: {told['texts']:,} texts of {told['rows']:,} rows, {told['positive']:.1%} with label 1")
-        self.watch.say("set aside: " + ", ".join(f"{name} {count:,}" for name, count in self.data.set_aside.items()))
+        self.watch.say("what was read: " + ", ".join(f"{name} {count:,}" for name, count in self.data.account.items()))
         with self.watch.phase("start", "starting learners"):
             self.cluster = Learners(config, base, self.folder.logs, ScalarLearner, objective=config.meta_rm.objective)
             self.folder.write_json("actors.json", self.cluster.start())
@@ -169,7 +169,7 @@ class ScalarJob:
         return {
             "objective": self.settings.objective,
             "heldout": self._judge(scores),
-            "data": {"train": describe(self.data.train), "heldout": describe(self.data.heldout), "set_aside": self.data.set_aside},
+            "data": {"train": describe(self.data.train), "heldout": describe(self.data.heldout), "account": self.data.account},
             "steps": len(self.steps),
             "encoded_share": sum(row["encoded_tokens"] for row in taken) / sum(row["row_tokens"] for row in taken),
             "seconds": {name: round(seconds, 2) for name, seconds in self.watch.seconds.items()},

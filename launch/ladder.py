@@ -192,11 +192,11 @@ class Climb:
 
     def records_to_test(self) -> list[Record]:
         """Rows of two or more responses after those that the stages report on."""
-        from rlsys.datasets import open_rows
+        from rlsys.mixtures import open_mixture
 
         data, ladder = self.config.data, self.config.ladder
-        later = islice(iter(open_rows(data.heldout, data, self.config.seed)), data.heldout_rows, None)
-        records = list(islice((record for record in later if record.n > 1), ladder.test_rows))
+        later = islice(open_mixture(data, "heldout", self.config.seed).scan(), data.heldout_rows, None)
+        records = list(islice((record for _, record in later if record.n > 1), ladder.test_rows))
         if len(records) < ladder.test_rows:
             raise UserError(
                 f"data.heldout={data.heldout}: {len(records)} rows of two or more responses after the first {data.heldout_rows}, "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -40,8 +41,8 @@ def filter_rows(
 ) -> None:
     """Mark the rows of data.train that model.path gets right N times of N: RL has nothing to learn from them.
 
-    A line is {id, right, samples, easy, failures}. Give the file to a run as data.exclude, and its easy rows are left out. A command
-    that was killed goes on after the last line when it is started again.
+    A line is {id, source, right, samples, easy, failures}. Give the file to a run as data.exclude, and its easy rows are left out. A
+    command that was killed goes on after the last line when it is started again.
 
     Example: rlsys filter launch/configs/quickstart.yaml --rows 2000 --output easy.jsonl
     """
@@ -49,21 +50,15 @@ def filter_rows(
 
     settings = load_config(config, overrides)
     from actors.judge_loop import running_judge, write_rows
-    from rlsys.datasets import draw_records, open_rows
     from rlsys.judging import ask
+    from rlsys.mixtures import open_mixture
     from rlsys.records import Record
     from rlsys.rejection import correct
     from rlsys.resumable import ResumableRows
-    from rlsys.sampler import Sampler
 
     console = to_stdout()
-    source = open_rows(settings.data.train, settings.data, settings.seed)
+    source = open_mixture(settings.data, "train", settings.seed)
     total = min(rows or len(source), len(source))
-
-    def records() -> Iterator[Record]:
-        sampler = Sampler(len(source), settings.seed)
-        for start in range(0, total, 256):
-            yield from (record for epoch, record in draw_records(source, sampler, min(256, total - start)) if epoch == 0)
 
     def marked(left: Iterable[Record]) -> Iterator[dict[str, Any]]:
         with running_judge(settings, console) as judge:
@@ -73,17 +68,24 @@ def filter_rows(
                 right = sum(correct(sample, record) for sample in answer.samples)
                 yield {
                     "id": record.id,
+                    "source": record.source,
                     "right": right,
                     "samples": len(answer.samples),
                     "easy": bool(answer.samples) and right == len(answer.samples),
                     "failures": sum(sample["scores"] is None for sample in answer.samples),
                     "tokens": sum(sample["tokens"] for sample in answer.samples),
+                    **({"skipped": answer.question.skipped} if answer.question.skipped else {}),
                 }
 
     about = {"samples": samples, "rows": rows, "config": settings.model_dump(mode="json", exclude={"run"})}
     with ResumableRows(output, about, again) as file:
         if not file.complete:
-            write_rows(file, total, records(), marked, console, f"filtering {settings.data.train}")
+            write_rows(file, total, islice(source.once(), total), marked, console, "filtering the training rows")
+            aside = {reason: count for reason, count in source.account.aside.items() if count}
+            if aside:
+                say(console, f"no record to ask about in {', '.join(f'{count:,} rows ({reason})' for reason, count in aside.items())}")
         found = list(file.rows())
-    easy = sum(row["easy"] for row in found)
+    easy, long = sum(row["easy"] for row in found), sum("skipped" in row for row in found)
+    if long:
+        say(console, f"{long:,} of {len(found):,} rows were not asked about: their prompt is longer than prompt.max_tokens", "yellow")
     say(console, f"{output}: {len(found):,} rows, {easy:,} right {samples} times of {samples}; data.exclude={output} leaves those out")

@@ -15,8 +15,8 @@ TIE, MALFORMED, TOO_LONG, EXCLUDED = "no unique best", "malformed", "too long", 
 class Account:
     """Counts of one source. `rows` is counted where rows are read, the parts where it is settled what becomes of each.
 
-    A row of several records counts as several where all of them are read, and as one where one of them is drawn. A row that is drawn again in
-    a later epoch counts again.
+    A row of several records counts as several where all of them are read, and as one where one of them is drawn. A row that is drawn
+    again in a later epoch counts again.
     """
 
     rows: int = 0

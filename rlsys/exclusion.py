@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rlsys.mixtures import Mixture
-from rlsys.readers import DataError
+from rlsys.readers import DataError, whole_rows
 from rlsys.trajectories import RowKey
 
 MOST_TOLD = 3
@@ -33,7 +33,7 @@ class Exclusion:
 
 
 def read_exclusion(path: Path | None, source: Mixture) -> Exclusion:
-    """The rows of `source` that a JSONL file of {id, source?, easy?} leaves out, except those that it says are hard (`easy` false).
+    """The rows of `source` that a file of {id, source?, easy?} leaves out, except those that it says are hard (`easy` false).
 
     A source is that of the record (`Record.source`), or its end after the name of a mixture's part. Without one, the id must be unique. The
     training rows are read once for it (generated ones are not).
@@ -71,18 +71,12 @@ def read_exclusion(path: Path | None, source: Mixture) -> Exclusion:
 def _named(path: Path) -> dict[str, set[str | None]]:
     """id -> the sources that are named with it, None for none."""
     named: dict[str, set[str | None]] = {}
-    try:
-        lines = path.open(encoding="utf-8")
-    except OSError as error:
-        raise DataError(f"data.exclude={path}: cannot be read ({error.strerror}); expected JSONL of {{id}}.") from error
-    with lines:
-        for number, line in enumerate(lines, start=1):
-            try:
-                row = json.loads(line)
-                if row.get("easy", True):
-                    named.setdefault(str(row["id"]), set()).add(row.get("source"))
-            except (json.JSONDecodeError, KeyError, AttributeError) as error:
-                raise DataError(f'{path}, row {number}: expected {{"id": text, "easy": true or false}} ({error!r}).') from error
+    for number, row in whole_rows(path):
+        source = row.get("source")
+        if row.get("id") is None or not isinstance(source, str | None):
+            raise DataError(f'expected {{"id": text, "source": text, "easy": true or false}}, found {row}.', file=str(path), row=number)
+        if row.get("easy", True):
+            named.setdefault(str(row["id"]), set()).add(source)
     return named
 
 

@@ -1,8 +1,8 @@
 """Where a run's records come from: one source or several, drawn in a seed's order and in exact shares, with an account of every row.
 
-Sources of a mixture take turns by the method of Webster and Sainte-Lague: next is the one with the lowest (used + 1/2) / weight. So after any
-number of records each source has had its share to within about one, and exactly its share wherever that is a whole number. A row that cannot
-be used gives its turn to the next row of the same source.
+Sources of a mixture take turns by the method of Webster and Sainte-Lague: next is the one with the lowest (used + 1/2) / weight. So after
+any number of records each source has had its share to within about one, and exactly its share wherever all shares are whole numbers. A row
+that cannot be used gives its turn to the next row of the same source.
 """
 
 from __future__ import annotations
@@ -157,6 +157,20 @@ class Mixture:
         """The part that a record with this source comes from."""
         return max((part for part in self.parts if source.startswith(part.prefix)), key=lambda part: len(part.prefix))
 
+    def metrics(self, groups: Sequence[tuple[str, float]]) -> dict[str, float]:
+        """{source/NAME/rows, source/NAME/reward} of a step: rows of each part of a mixture, and their mean reward where there are any.
+
+        Args:
+            groups: (source, mean reward of its samples) of each row of the step.
+        """
+        if len(self.parts) == 1:
+            return {}
+        rewards: dict[str, list[float]] = {part.name: [] for part in self.parts}
+        for source, reward in groups:
+            rewards[self.part_of(source).name].append(reward)
+        rows = {f"source/{name}/rows": len(own) for name, own in rewards.items()}
+        return rows | {f"source/{name}/reward": sum(own) / len(own) for name, own in rewards.items() if own}
+
     def state_dict(self) -> dict[str, Any]:
         """Where every source stands, and its account; of one source alone what `Sampler.state_dict` says, and its account."""
         if len(self.parts) == 1:
@@ -188,6 +202,21 @@ class Mixture:
 
     def _next(self, used: Sequence[int], places: Sequence[int]) -> int:
         return min(places, key=lambda place: ((used[place] + 0.5) / self.parts[place].weight, place))
+
+
+def data_report(train: Mixture, heldout: Mixture) -> dict[str, Any]:
+    """What data_report.json holds: {train, heldout}, each by the name of the source {rows_in_source, rows, used, set_aside, file?}.
+
+    `rows` are those that were drawn (train; again in each epoch) or read (held out), in all starts of the run; used and set_aside (by
+    reason) add up to them. `file` is `rlsys.readers.Report`, of the rows that were seen since the process began, with messages.
+    """
+
+    def told(part: Part) -> dict[str, Any]:
+        report = getattr(part.rows, "report", None)
+        file = {} if report is None else {"file": report.to_json()}
+        return {"rows_in_source": len(part.rows), **part.account.to_json(), **file}
+
+    return {name: {part.name: told(part) for part in mixture.parts} for name, mixture in (("train", train), ("heldout", heldout))}
 
 
 def alone(rows: Rows, seed: int, name: str = "") -> Mixture:

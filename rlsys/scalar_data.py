@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import glob
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
@@ -14,13 +14,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from rlsys.accounts import MALFORMED, TIE
 from rlsys.chat import ChatError
 from rlsys.config import Config, ConfigError
-from rlsys.datasets import TASKS, Rows, draw_records, open_rows
+from rlsys.datasets import TASKS
+from rlsys.mixtures import Mixture, open_mixture
 from rlsys.prompts import Prompter, seed_for
 from rlsys.readers import DataError
 from rlsys.records import Record
-from rlsys.sampler import Sampler
 from rlsys.scalar_rm import Group
 
 TEXT, TRUTH = (pa.string(), pa.large_string()), (pa.bool_(),)
@@ -30,8 +31,6 @@ OPTIONAL = {"hinted": TRUTH, "source": (*TEXT, pa.null())}
 """What is read as well where there is such a column; null otherwise, false for `hinted`."""
 AT_ONCE = 4096
 """Texts that the tokenizer gets in one call: enough for all cores."""
-DRAWN = 256
-"""Preference rows that are drawn together."""
 HELDOUT_FILES = "heldout_"
 """How the held-out tables among a run's trajectories begin."""
 
@@ -42,8 +41,8 @@ class ScalarData:
 
     train: list[Group]
     heldout: list[Group]
-    set_aside: dict[str, int]
-    """Samples (bce) or training rows (bt) seen, and left out by reason."""
+    account: dict[str, int]
+    """Samples (bce) or training rows (bt) seen; and what became of them, which adds up: used, or left out by reason."""
 
 
 def load_scalar_data(config: Config, tokenizer: Any) -> ScalarData:
@@ -57,29 +56,35 @@ def load_scalar_data(config: Config, tokenizer: Any) -> ScalarData:
     if settings.objective == "bce":
         groups, counts = read_critiques(trajectory_files(settings.data), tokenizer, settings.max_tokens, settings.parse_failures)
         train, heldout = split(groups, settings.heldout)
+        every = _texts(train)
         if settings.mixed_rows:
-            every = describe(train)["texts"]
             train = mixed(train)
-            counts["one_label"] = every - describe(train)["texts"]
+        counts["one_label"], every = every - _texts(train), _texts(train)
         train = first_texts(train, settings.rows, config.seed)
+        counts |= {"not_needed": every - _texts(train), "heldout": _texts(heldout), "used": _texts(train)}
         if len({label for group in train for label in group.labels}) < 2:
             found = "correct" if train[0].labels[0] else "wrong"
             raise DataError(
                 f"meta_rm.data: all {describe(train)['texts']} critiques are {found}; expected right and wrong ones to tell apart."
             )
         return ScalarData(train, heldout, counts)
-    if str(config.data.train).startswith(TASKS) and settings.rows is None:
-        raise ConfigError(f"data.train={config.data.train} goes on for ever: say how many rows to train on, for example meta_rm.rows=2000.")
+    endless = [source.path for source in config.data.sources("train") if str(source.path).startswith(TASKS)]
+    if endless and settings.rows is None:
+        raise ConfigError(f"data.train: {endless[0]} goes on for ever: say how many rows to train on, for example meta_rm.rows=2000.")
     prompter = Prompter.of(tokenizer, config.prompt)
-    rows, heldout_rows = (open_rows(source, config.data, config.seed) for source in (config.data.train, config.data.heldout))
+    rows, heldout_rows = (open_mixture(config.data, which, config.seed) for which in ("train", "heldout"))
     heldout, _ = read_preferences(heldout_rows, prompter, config.data.heldout_rows, settings.max_tokens)
-    train, counts = read_preferences(rows, prompter, settings.rows or len(rows), settings.max_tokens, config.seed, heldout)
+    train, counts = read_preferences(rows, prompter, settings.rows or len(rows), settings.max_tokens, heldout, drawn=True)
     return ScalarData(train, heldout, counts)
+
+
+def _texts(groups: Sequence[Group]) -> int:
+    return sum(len(group.texts) for group in groups)
 
 
 def describe(groups: Sequence[Group]) -> dict[str, Any]:
     """{rows, groups, texts, positive, tokens}: distinct rows, groups, texts, share of texts with label 1, tokens with prompts repeated."""
-    texts = sum(len(group.texts) for group in groups)
+    texts = _texts(groups)
     return {
         "rows": len({group.row for group in groups}),
         "groups": len(groups),
@@ -227,30 +232,27 @@ def preference_group(record: Record, prompter: Prompter) -> Group:
 
 
 def read_preferences(
-    rows: Rows, prompter: Prompter, limit: int, max_tokens: int, seed: int | None = None, heldout: Sequence[Group] = ()
+    source: Mixture, prompter: Prompter, limit: int, max_tokens: int, heldout: Sequence[Group] = (), drawn: bool = False
 ) -> tuple[list[Group], dict[str, int]]:
     """Groups of up to `limit` rows of two or more responses.
 
     Args:
         max_tokens: longest conversation and response together; a row with a longer one is set aside.
-        seed: draw rows in this seed's order, each once; None: in the order of the rows.
         heldout: rows with the conversation of one of these are set aside.
+        drawn: in the order of the mixture's seed, each once; False: in the order of the rows.
 
     Returns:
-        groups; and counts: rows seen, and those set aside as single (one response has no rival), too_long, heldout, or refused by
-        the chat template.
+        groups; and counts that add up: rows read; those used, those set aside as single (one response has no rival), too_long, heldout,
+        refused by the chat template, no_unique_best or malformed, and those not_needed, which were read ahead.
 
     Raises:
         DataError: nothing left.
     """
     groups: list[Group] = []
-    counts = {"rows": 0, "single": 0, "too_long": 0, "heldout": 0, "refused": 0}
+    counts = {"single": 0, "too_long": 0, "heldout": 0, "refused": 0}
     refused = ""
     known = {group.prompt.tobytes() for group in heldout}
-    for record in iter(rows) if seed is None else _drawn(rows, seed):
-        if len(groups) == limit:
-            break
-        counts["rows"] += 1
+    for record in source.once() if drawn else (record for _, record in source.scan()):
         if record.n == 1:
             counts["single"] += 1
             continue
@@ -266,19 +268,15 @@ def read_preferences(
             counts["heldout"] += 1
         else:
             groups.append(group)
+            if len(groups) == limit:
+                break
+    account = source.account
+    unusable = {"no_unique_best": account.aside[TIE], "malformed": account.aside[MALFORMED]}
+    counts = {"rows": account.rows, "used": len(groups), **unusable, **counts}
+    counts["not_needed"] = account.rows - sum(count for name, count in counts.items() if name != "rows")
     if not groups:
         raise DataError(f"no preference row to learn from ({_told(counts)}); meta_rm.max_tokens is {max_tokens}.{refused}")
     return groups, counts
-
-
-def _drawn(rows: Rows, seed: int) -> Iterator[Record]:
-    """One epoch in the sampler's order."""
-    sampler = Sampler(len(rows), seed)
-    while True:
-        for epoch, record in draw_records(rows, sampler, min(DRAWN, len(rows))):
-            if epoch:
-                return
-            yield record
 
 
 def _told(counts: dict[str, int]) -> str:

@@ -16,11 +16,12 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 from launch.console import exit_status
 from launch.judge import judge
 from launch.rft import filter_rows
-from rlsys.batches import Feed, excluded_ids
+from rlsys.batches import Feed
 from rlsys.datasets import open_rows
+from rlsys.exclusion import read_exclusion
+from rlsys.mixtures import open_mixture
 from rlsys.prompts import Prompter
 from rlsys.readers import DataError, read
-from rlsys.sampler import Sampler
 from rlsys.scores import extract
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -219,13 +220,14 @@ def test_rows_that_are_right_every_time_are_marked_and_left_out(straight_run, ti
     easy = {row["id"] for row in rows if row["easy"]}
     assert 0 < len(easy) < 24
     settings = tiny(tmp_path / "run", run_dir)
-    source = open_rows(settings.data.train, settings.data, settings.seed)
+    source = open_mixture(settings.data, "train", settings.seed)
     prompter = Prompter(AutoTokenizer.from_pretrained(run_dir / "checkpoints/step_000003/model"), "compact")
 
-    def drawn(count, excluded):
-        return [one.record.id for one in Feed(source, Sampler(len(source), settings.seed), prompter, 400, excluded).take(count, 0)]
+    def drawn(count, path):
+        excluded = read_exclusion(path, source)
+        return [one.record.id for one in Feed(source.fresh(), prompter, 400, excluded.rows).take(count, 0)]
 
-    everything, left = drawn(40, frozenset()), drawn(20, excluded_ids(tmp_path / "easy.jsonl"))
+    everything, left = drawn(40, None), drawn(20, tmp_path / "easy.jsonl")
     assert easy <= set(everything) and left == [one for one in everything if one not in easy][:20]
 
 

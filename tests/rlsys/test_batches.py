@@ -8,11 +8,11 @@ from rlsys.batches import Drawn, Feed, cold_start_rows, group_batch, heldout_row
 from rlsys.chat import Chat
 from rlsys.config import Data
 from rlsys.datasets import TaskRows, open_rows
+from rlsys.mixtures import alone
 from rlsys.models import build_tiny
 from rlsys.prompts import Prompter
 from rlsys.readers import DataError
 from rlsys.records import Record, Worked
-from rlsys.sampler import Sampler
 from rlsys.scores import judge
 
 
@@ -24,8 +24,7 @@ def tokenizer(tmp_path_factory):
 
 
 def feed(tokenizer, limit=2000, seed=1):
-    rows = TaskRows("train", Data(), seed)
-    return Feed(rows, Sampler(len(rows), seed), Prompter(tokenizer, "compact"), limit)
+    return Feed(alone(TaskRows("train", Data(), seed), seed), Prompter(tokenizer, "compact"), limit)
 
 
 def test_what_is_drawn_depends_on_the_seed_and_the_place_alone(tokenizer):
@@ -43,7 +42,8 @@ def test_long_rows_are_set_aside_and_counted_never_cut(tokenizer):
     some = feed(tokenizer, limit)
     taken = some.take(15, 1)
     assert max(len(each.tokens) for each in taken) <= limit
-    assert some.too_long
+    account = some.source.account
+    assert account.aside["too long"] and account.rows == account.settled == 15 + account.aside["too long"]
     prompter = some.prompter
     assert all(each.tokens == prompter.tokens(each.record, each.order) for each in taken)
 
@@ -53,9 +53,8 @@ def test_nothing_fits_is_an_error_that_names_the_key(tokenizer, tmp_path):
 
     path = tmp_path / "few.jsonl"
     path.write_text("".join(json.dumps(record.to_json()) + "\n" for record in generate("train", 5, 0)))
-    rows = open_rows(path, Data(), 0)
-    with pytest.raises(ValueError, match=r"prompt.max_tokens=3"):
-        Feed(rows, Sampler(len(rows), 0), Prompter(tokenizer, "compact"), 3).take(2, 0)
+    with pytest.raises(DataError, match=r"few: no row is left to use \(\d+ too long\). Raise prompt.max_tokens"):
+        Feed(alone(open_rows(path, Data(), 0), 0, "few"), Prompter(tokenizer, "compact"), 3).take(2, 0)
 
 
 def test_rows_set_aside_are_neither_drawn_nor_held_out(tokenizer, tmp_path):
@@ -68,24 +67,27 @@ def test_rows_set_aside_are_neither_drawn_nor_held_out(tokenizer, tmp_path):
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     good = [row["id"] for i, row in enumerate(rows) if i % 3]
     prompter = Prompter(tokenizer, "compact")
-    taken = Feed(open_rows(path, Data(), 0), Sampler(60, 0), prompter, 10_000).take(40, 0)
+    taken = Feed(alone(open_rows(path, Data(), 0), 0), prompter, 10_000).take(40, 0)
     assert sorted(each.record.id for each in taken) == sorted(good)
     for limit in (7, 100):
-        kept, _ = heldout_rows(open_rows(path, Data(), 0), prompter, limit, 10_000)
+        kept = heldout_rows(alone(open_rows(path, Data(), 0), 0), prompter, limit, 10_000)
         assert [each.record.id for each in kept] == good[:limit]
 
 
 def test_heldout_rows_are_the_first_that_fit(tokenizer):
     rows = TaskRows("heldout", Data(), 7)
-    kept, too_long = heldout_rows(rows, Prompter(tokenizer, "compact"), 10, 10_000)
-    assert [each.record.id for each in kept] == [rows[i].id for i in range(10)] and too_long == []
+    source = alone(rows, 0)
+    kept = heldout_rows(source, Prompter(tokenizer, "compact"), 10, 10_000)
+    assert [each.record.id for each in kept] == [rows[i].id for i in range(10)] and str(source.account) == "10 rows: 10 used"
 
 
 def test_a_heldout_row_is_measured_in_the_order_in_which_it_is_shown(tokenizer):
     rows, prompter = TaskRows("heldout", Data(), 7), Prompter(tokenizer, "compact")
     limit = 130
-    kept, too_long = heldout_rows(rows, prompter, 40, limit)
-    assert too_long and all(len(prompter.tokens(each.record, each.order)) == len(each.tokens) <= limit for each in kept)
+    source = alone(rows, 0)
+    kept = heldout_rows(source, prompter, 40, limit)
+    assert source.account.aside["too long"] and source.account.rows == source.account.settled
+    assert all(len(prompter.tokens(each.record, each.order)) == len(each.tokens) <= limit for each in kept)
 
 
 def test_heldout_tasks_are_the_same_for_every_seed():

@@ -17,9 +17,11 @@ from transformers import AutoTokenizer
 
 from rlsys.config import Config, ConfigError, Data, load_config
 from rlsys.datasets import open_rows
+from rlsys.mixtures import Mixture, Part, alone
 from rlsys.prompts import Prompter
 from rlsys.readers import DataError
 from rlsys.records import Record
+from rlsys.sampler import Sampler
 from rlsys.scalar_data import (
     batches,
     describe,
@@ -233,16 +235,17 @@ def test_a_preference_row_is_shown_as_a_chat_and_defused(tokenizer):
 
 def test_generated_tasks_as_preferences(tokenizer):
     rows = open_rows(Path("tasks:train"), Data(families=("include_word",)), seed=0)
-    groups, counts = read_preferences(rows, Prompter(tokenizer), 40, 2048, seed=0)
+    groups, counts = read_preferences(alone(rows, 0), Prompter(tokenizer), 40, 2048, drawn=True)
     assert len(groups) == 40 and {len(g.texts) for g in groups} == {2, 4} and all(sum(g.labels) == 1 for g in groups)
-    assert counts["single"] > 0 and counts["rows"] == 40 + counts["single"] + counts["too_long"]
-    fewer, counts = read_preferences(rows, Prompter(tokenizer), 40, 2048, seed=0, heldout=groups[:3])
+    assert counts["single"] > 0 and counts["used"] == 40 and counts["rows"] == sum(counts.values()) - counts["rows"]
+    fewer, counts = read_preferences(alone(rows, 0), Prompter(tokenizer), 40, 2048, groups[:3], drawn=True)
     shown = [g.prompt.tolist() for g in fewer]
     assert counts["heldout"] >= 3 and not any(g.prompt.tolist() in shown for g in groups[:3])
-    again, _ = read_preferences(rows, Prompter(tokenizer), 40, 2048, seed=0)
+    again, _ = read_preferences(alone(rows, 0), Prompter(tokenizer), 40, 2048, drawn=True)
     assert [g.id for g in again] == [g.id for g in groups]
     with pytest.raises(DataError, match="no preference row to learn from .*single.*meta_rm.max_tokens is 2048"):
-        read_preferences([rows[i] for i in range(20) if rows[i].n == 1], Prompter(tokenizer), 5, 2048)
+        single = open_rows(Path("tasks:train"), Data(families=("include_word",), responses=(1,)), seed=0)
+        read_preferences(Mixture([Part("single", single, Sampler(20, 0))]), Prompter(tokenizer), 5, 2048, drawn=True)
 
 
 def test_a_file_is_gone_through_once_however_many_rows_are_asked_for(tokenizer, tmp_path):
@@ -255,10 +258,11 @@ def test_a_file_is_gone_through_once_however_many_rows_are_asked_for(tokenizer, 
         for i, own in enumerate(texts)
     ]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    for seed in (None, 0, 1):
-        groups, counts = read_preferences(open_rows(path, Data(), 0), Prompter(tokenizer), 10, 100, seed)
+    nothing = {"heldout": 0, "refused": 0, "no_unique_best": 0, "malformed": 0, "not_needed": 0}
+    for drawn, seed in ((False, 0), (True, 0), (True, 1)):
+        groups, counts = read_preferences(alone(open_rows(path, Data(), 0), seed), Prompter(tokenizer), 10, 100, drawn=drawn)
         assert sorted(g.id for g in groups) == ["0", "3"]
-        assert counts == {"rows": 4, "single": 1, "too_long": 1, "heldout": 0, "refused": 0}
+        assert counts == {"rows": 4, "used": 2, "single": 1, "too_long": 1, **nothing}
 
 
 def test_generated_tasks_have_no_end(tokenizer):
@@ -276,6 +280,7 @@ def test_real_preferences(tokenizer, name, format):
     assert (len(data.train), len(data.heldout)) == (100, 50)
     assert all(len(g.texts) == 2 and sum(g.labels) == 1 for g in data.train)
     everything = load_scalar_data(load_config(None, settings_), tokenizer)
-    aside = everything.set_aside
-    assert aside["heldout"] >= 50 and len(everything.train) == aside["rows"] - aside["too_long"] - aside["heldout"] > 100
+    account = everything.account
+    left = account["rows"] - account["too_long"] - account["heldout"]
+    assert account["heldout"] >= 50 and len(everything.train) == account["used"] == left > 100
     assert not {g.id for g in everything.train} & {g.id for g in everything.heldout}
