@@ -29,7 +29,7 @@ from rlsys.config import Config, ConfigError
 from rlsys.instructions import instruction_rows
 from rlsys.judging import Ask, Question, ask, questions
 from rlsys.metrics import MetricsLog
-from rlsys.mixtures import data_report, open_mixture
+from rlsys.mixtures import data_report, open_mixture, without_files
 from rlsys.prompts import Prompter
 from rlsys.rejection import judged_rows, table_rows, write_sampled
 from rlsys.report import summary_table
@@ -283,7 +283,7 @@ class RftJob:
             "baselines": heldout.baselines([record for record, _ in self.heldout]),
             "paired": {"rft_minus_base": heldout.paired(tables["rft"], tables["base"])},
             "rounds": rounds,
-            "rows": self.folder.read_json("data_report.json"),
+            "rows": without_files(self.folder.read_json("data_report.json")),
             "seconds": {name: round(seconds, 2) for name, seconds in self.watch.seconds.items()},
             "model": self.config.model.path,
             "run_dir": str(self.folder.path),

@@ -38,7 +38,7 @@ from rlsys.clock import Clock
 from rlsys.config import Config, ConfigError
 from rlsys.exclusion import read_exclusion
 from rlsys.metrics import MetricsLog
-from rlsys.mixtures import data_report, open_mixture
+from rlsys.mixtures import data_report, open_mixture, without_files
 from rlsys.prompts import Prompter
 from rlsys.report import summary_table
 from rlsys.run_folder import RunFolder, find_model, saved_alike
@@ -403,7 +403,7 @@ class Job:
             "seconds": {name: round(seconds, 2) for name, seconds in self.watch.seconds.items()},
             "rl_steps": self.step,
             "teacher": (self.folder.cold_start_state() or {}).get("teacher"),
-            "rows": data_report(self.feed.source, self.heldout_source),
+            "rows": without_files(data_report(self.feed.source, self.heldout_source)),
             "model": self.config.model.path,
             "run_dir": str(self.folder.path),
         }

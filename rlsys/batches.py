@@ -82,6 +82,9 @@ def heldout_rows(source: Mixture, prompter: Prompter, limit: int, max_prompt_tok
     """The first `limit` rows that fit, of several sources in turn. The accounts say what became of all rows that were read.
 
     The order of responses depends on the row's id alone: the same at every stage and in every run, so that differences are paired.
+
+    Raises:
+        DataError: none fits.
     """
     kept: list[Drawn] = []
     usable = source.scan()
@@ -91,6 +94,9 @@ def heldout_rows(source: Mixture, prompter: Prompter, limit: int, max_prompt_tok
             fits = _fitting([each], max_prompt_tokens, part.account)
             part.account.used += len(fits)
             kept += fits
+    if not kept:
+        told = "; ".join(f"{part.name}: {part.account}" for part in source.parts)
+        raise DataError(f"data.heldout: no row is left to evaluate on ({told}). prompt.max_tokens is {max_prompt_tokens}.")
     return kept
 
 

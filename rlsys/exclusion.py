@@ -43,7 +43,7 @@ def read_exclusion(path: Path | None, source: Mixture) -> Exclusion:
     """
     if path is None:
         return Exclusion()
-    named = _named(path)
+    named = named_rows(path)
     known: dict[str, set[str]] = {}
     for part in source.parts:
         for name, sources in part.rows.sources_of(named.keys()).items():
@@ -68,7 +68,7 @@ def read_exclusion(path: Path | None, source: Mixture) -> Exclusion:
     return Exclusion(rows, tuple(unknown))
 
 
-def _named(path: Path) -> dict[str, set[str | None]]:
+def named_rows(path: Path) -> dict[str, set[str | None]]:
     """id -> the sources that are named with it, None for none."""
     named: dict[str, set[str | None]] = {}
     for number, row in whole_rows(path):

@@ -65,10 +65,14 @@ def sentence(stage: str, result: Summary) -> str:
 
 
 def _by_family(table: pa.Table) -> dict[str, dict[str, float]]:
+    names = [family or "all" for family in table["family"].to_pylist()]
+    sources = table["source"].to_pylist() if "source" in table.column_names else [None] * len(names)
+    several = Counter(family for family, _ in set(zip(names, sources)))
     families: dict[str, list[tuple[bool, bool]]] = {}
-    columns = (table["family"].to_pylist(), table["correct"].to_pylist(), table["parse_failure"].to_pylist())
-    for family, correct, failure in zip(*columns, strict=True):
-        families.setdefault(family or "all", []).append((correct, failure is None))
+    for family, source, correct, failure in zip(names, sources, table["correct"].to_pylist(), table["parse_failure"].to_pylist(), strict=True):
+        # What two sources call alike is not one thing.
+        name = f"{family} ({source})" if several[family] > 1 else family
+        families.setdefault(name, []).append((correct, failure is None))
     return {
         family: {"n": len(rows), "accuracy": sum(c for c, _ in rows) / len(rows), "parsed": sum(p for _, p in rows) / len(rows)}
         for family, rows in sorted(families.items())

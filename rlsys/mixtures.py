@@ -219,6 +219,14 @@ def data_report(train: Mixture, heldout: Mixture) -> dict[str, Any]:
     return {name: {part.name: told(part) for part in mixture.parts} for name, mixture in (("train", train), ("heldout", heldout))}
 
 
+def without_files(report: dict[str, Any]) -> dict[str, Any]:
+    """The accounts alone of what `data_report` gave."""
+    sides = {side: report[side] for side in ("train", "heldout")}
+    return {
+        side: {name: {key: value for key, value in one.items() if key != "file"} for name, one in own.items()} for side, own in sides.items()
+    }
+
+
 def alone(rows: Rows, seed: int, name: str = "") -> Mixture:
     """A single source, drawn in the order of `seed`."""
     return Mixture([Part(name, rows, Sampler(len(rows), seed))])

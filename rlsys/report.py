@@ -7,7 +7,9 @@ from typing import Any
 from rich.console import Group
 from rich.text import Text
 
+from rlsys.accounts import Account
 from rlsys.screen import Table
+from rlsys.texts import plain
 
 STAGES = {
     "base": "base model",
@@ -52,6 +54,9 @@ def summary_table(summary: dict[str, Any]) -> Group:
         parts.append(Text(line))
     if summary.get("teacher"):
         parts.append(Text(f"cold start's teacher: {summary['teacher']}"))
+    for side, words in (("train", "training rows"), ("heldout", "held-out rows")):
+        for name, account in summary.get("rows", {}).get(side, {}).items():
+            parts.append(Text(plain(f"{words}, {name}: {Account.from_json(account)}")))
     if len(first["families"]) > 1:
         parts.append(_families(heldout, stages))
     seconds = Table(title="Seconds by phase")

@@ -75,6 +75,11 @@ def test_rows_of_one_id_in_two_subsets_are_two_rows_in_old_tables_too(names):
     assert sorted(heldout.per_row_reward(after).values()) == [-1.0, -1.0, 1.0]
 
 
+def test_families_of_one_name_in_two_sources_are_not_one():
+    found = heldout.summarise(subsets_table([1, -1, 1], source=["a", "b", "b"]).set_column(1, "family", pa.array(["math", "math", "code"])))
+    assert {name: row["accuracy"] for name, row in found["families"].items()} == {"math (a)": 1, "math (b)": 0, "code": 1}
+
+
 def test_rows_are_paired_by_source_whatever_their_order():
     before = subsets_table([1, -1, -1], source=["a", "b", "b"])
     assert heldout.paired(before.take([2, 1, 0]), before)["ci95"] == [0.0, 0.0]

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from rlsys.accounts import Account
-from rlsys.batches import draw, heldout_rows
+from rlsys.batches import heldout_rows
 from rlsys.config import Data
 from rlsys.exclusion import read_exclusion
 from rlsys.mixtures import Mixture, alone, open_mixture
@@ -166,7 +166,8 @@ def test_held_out_sources_are_taken_in_turn_and_every_row_read_is_accounted_for(
     everything = mixture(tmp_path, which="heldout")
     assert len(heldout_rows(everything, Plain(), 1000, 5)) == 37
     assert everything.account.rows == everything.account.settled == 48
-    assert len(draw(Plain(), [kept[0].record], [("k",)])) == 1
+    with pytest.raises(DataError, match=r"no row is left to evaluate on \(.*b: 7 rows: 0 used; set aside: 7 too long.*max_tokens is 0"):
+        heldout_rows(mixture(tmp_path, which="heldout"), Plain(), 12, 0)
 
 
 def test_a_row_that_came_before_is_set_aside_where_rows_are_read_in_order(tmp_path):

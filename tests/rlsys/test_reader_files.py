@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from rlsys.batches import excluded_ids
+from rlsys.exclusion import named_rows
 from rlsys.readers import DataError, RecordFile, Report, read
 from rlsys.readers.files import FIRST_LOOK, MESSAGES
 from rlsys.readers.json_files import STRIDE
@@ -292,7 +292,7 @@ def test_smaller_files_are_read_as_data_files_are(tmp_path, pack):
     text = '\ufeff{"id": "a\u2028b"}\r\n\n  \n{"id": "c", "easy": false}\n{"id": "d"}'
     (tmp_path / "easy.jsonl").write_bytes(bytes(pack(text.encode())))
     assert list(whole_rows(tmp_path / "easy.jsonl")) == [(1, {"id": "a\u2028b"}), (4, {"id": "c", "easy": False}), (5, {"id": "d"})]
-    assert excluded_ids(tmp_path / "easy.jsonl") == {"a\u2028b", "d"}
+    assert named_rows(tmp_path / "easy.jsonl") == {"a\u2028b": {None}, "d": {None}}
 
 
 def test_a_faulty_row_of_a_smaller_file_is_named(tmp_path):
