@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from itertools import islice
 from pathlib import Path
@@ -12,10 +13,12 @@ import typer
 
 from launch.console import UserError, only_json, say, to_stderr, to_stdout
 from launch.options import AsJson
+from rlsys.accounts import MALFORMED
 from rlsys.screen import Table
 
 if TYPE_CHECKING:
     from rlsys.config import Config
+    from rlsys.readers import SetAside
     from rlsys.records import Record
 
 ModelOption = Annotated[str, typer.Option("--model", metavar="M", help="Run folder, model folder or hub name. A run's template is used.")]
@@ -55,8 +58,9 @@ def judge(
     """Judge every row of a file by k samples, each with the responses in a fresh order, and write one line per row.
 
     A line holds totals (one per response, in the file's order), best, every sample's order and scores (as shown), its log-probability,
-    tokens and meta reward, parse failures by reason, and, where the format has a ground truth, gold and correct. Rows whose prompt does
-    not fit prompt.max_tokens are named, not cut. A command that was killed goes on after the last line when it is started again.
+    tokens and meta reward, parse failures by reason, and, where the format has a ground truth, gold and correct. A row that is malformed,
+    or whose prompt does not fit prompt.max_tokens, has a line as well, which says why there is no verdict; the exit status is 1 if one
+    was malformed. A command that was killed goes on after the last line when it is started again.
     With --strategy adaptive samples are drawn two at a time, until the winner is clear or k are there; with synthesis the last one
     reads the others first.
 
@@ -73,12 +77,11 @@ def judge(
     with only_json(as_json) as write_json:
         console = to_stderr() if as_json else to_stdout()
         from rlsys.plans import plan_for
-        from rlsys.readers import Report, read
+        from rlsys.readers import read_all
         from rlsys.resumable import ResumableRows
-        from rlsys.verdicts import verdict_row
+        from rlsys.verdicts import as_before, in_place, verdict_row
 
-        report = Report()
-        rows = list_once(islice(read(input, format, report=report, truth=False), limit), input)
+        rows = list_once(islice(read_all(input, format, truth=False), limit), input)
         about = judged_by(config, reward_model) | {
             "input": {"file": str(input), "format": format, "bytes": os.stat(input).st_size, "limit": limit},
             "k": k,
@@ -95,18 +98,21 @@ def judge(
             else:
                 from actors.judge_loop import running_judge, write_rows
 
-                def judged(records: Iterable[Record]) -> Iterator[dict[str, Any]]:
+                def judged(records: Iterator[Record]) -> Iterator[dict[str, Any]]:
                     with running_judge(config, console, reward_model) as judge:
                         for answer in judge.answer_by(plan_for(chosen, k, options, seed), records, temperature):
                             yield verdict_row(answer, chosen, options, seed, judge.prompter.single, text)
 
-                write_rows(file, None, rows, judged, console, f"judging {input.name}")
+                rows = as_before(rows, islice(file.rows(), file.done))
+                write_rows(file, None, rows, lambda left: in_place(left, judged), console, f"judging {input.name}")
             summary = summarise(file.rows())
-        write_json(summary | {"output": str(output), "set_aside": report.to_json()["malformed_count"]})
+        write_json(summary | {"output": str(output)})
         if not as_json:
             console.print(render(summary))
-            if report.malformed_count:
-                say(console, f"{report.malformed_count} malformed rows were left out; the first: {report.malformed[0][1]}", "yellow")
+            if summary["first_malformed"]:
+                say(console, f"the first malformed row, {summary['first_malformed']}", "yellow")
+    if summary["account"].get(MALFORMED):
+        raise typer.Exit(1)
 
 
 def judge_config(model: str, meta_rm: str | None, seed: int, settings: list[str] | None) -> tuple[Config, str | None]:
@@ -140,23 +146,36 @@ def judged_by(config: Config, meta_rm: str | None) -> dict[str, Any]:
     }
 
 
-def list_once(records: Iterator[Record], file: Path) -> Iterator[Record]:
-    """The records, of which there must be one."""
-    empty = True
-    for record in records:
-        empty = False
-        yield record
-    if empty:
-        raise UserError(f"{file}: no usable row; `rlsys data check` says why.")
+def list_once(rows: Iterator[Record | SetAside], file: Path) -> Iterator[Record | SetAside]:
+    """The rows, in one of which there must be a record: only then does the first one come."""
+    from rlsys.records import Record
+
+    leading = []
+    for row in rows:
+        leading.append(row)
+        if isinstance(row, Record):
+            yield from leading
+            yield from rows
+            return
+    told = f"; row {leading[0].row}: {leading[0].message}" if leading else ""
+    raise UserError(f"{file}: no usable row among {len(leading):,}{told}")
 
 
 def summarise(rows: Iterable[dict[str, Any]]) -> dict[str, Any]:
-    """{rows, samples, parsed, failures, tokens, prompt_tokens, skipped, no_verdict, judged (rows with a truth), correct, accuracy}."""
+    """{rows; account: {what became of them: count}, which adds up to rows; samples, parsed, failures, tokens, prompt_tokens, skipped,
+    no_verdict, judged (rows with a truth), correct, accuracy, first_malformed}.
+    """
+    from rlsys.verdicts import outcome
+
+    account, first_malformed = Counter({"verdict": 0}), None
     total: dict[str, Any] = dict.fromkeys(
         ("rows", "samples", "parsed", "tokens", "prompt_tokens", "skipped", "no_verdict", "judged", "correct"), 0
     )
     failures: dict[str, int] = {}
     for row in rows:
+        account[outcome(row)] += 1
+        if row.get("set_aside") == MALFORMED and first_malformed is None:
+            first_malformed = f"row {row['row']}: {row['skipped']}"
         total["rows"] += 1
         total["samples"] += row["k"]
         total["skipped"] += "skipped" in row
@@ -168,7 +187,8 @@ def summarise(rows: Iterable[dict[str, Any]]) -> dict[str, Any]:
         if row["correct"] is not None:
             total["judged"] += 1
             total["correct"] += row["correct"]
-    return total | {"failures": failures, "accuracy": total["correct"] / total["judged"] if total["judged"] else None}
+    accuracy = total["correct"] / total["judged"] if total["judged"] else None
+    return total | {"account": dict(account), "failures": failures, "accuracy": accuracy, "first_malformed": first_malformed}
 
 
 def render(summary: dict[str, Any]) -> Table:
@@ -180,9 +200,11 @@ def render(summary: dict[str, Any]) -> Table:
         ("tokens", "tokens generated"),
         ("prompt_tokens", "tokens of different prompts"),
         ("no_verdict", "rows without a verdict"),
-        ("skipped", "rows whose prompt was too long"),
     ):
         table.add_row(words, f"{summary[key]:,}")
+    for reason, count in summary["account"].items():
+        if reason != "verdict":
+            table.add_row(f"  {reason}", f"{count:,}")
     for reason, count in sorted(summary["failures"].items()):
         table.add_row(f"parse failure: {reason}", f"{count:,}")
     if summary["judged"]:

@@ -69,7 +69,8 @@ def _by_family(table: pa.Table) -> dict[str, dict[str, float]]:
     sources = table["source"].to_pylist() if "source" in table.column_names else [None] * len(names)
     several = Counter(family for family, _ in set(zip(names, sources)))
     families: dict[str, list[tuple[bool, bool]]] = {}
-    for family, source, correct, failure in zip(names, sources, table["correct"].to_pylist(), table["parse_failure"].to_pylist(), strict=True):
+    judged = (table["correct"].to_pylist(), table["parse_failure"].to_pylist())
+    for family, source, correct, failure in zip(names, sources, *judged, strict=True):
         # What two sources call alike is not one thing.
         name = f"{family} ({source})" if several[family] > 1 else family
         families.setdefault(name, []).append((correct, failure is None))

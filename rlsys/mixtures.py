@@ -221,10 +221,11 @@ def data_report(train: Mixture, heldout: Mixture) -> dict[str, Any]:
 
 def without_files(report: dict[str, Any]) -> dict[str, Any]:
     """The accounts alone of what `data_report` gave."""
-    sides = {side: report[side] for side in ("train", "heldout")}
-    return {
-        side: {name: {key: value for key, value in one.items() if key != "file"} for name, one in own.items()} for side, own in sides.items()
-    }
+
+    def plain(part: dict[str, Any]) -> dict[str, Any]:
+        return {name: value for name, value in part.items() if name != "file"}
+
+    return {side: {name: plain(part) for name, part in report[side].items()} for side in ("train", "heldout")}
 
 
 def alone(rows: Rows, seed: int, name: str = "") -> Mixture:

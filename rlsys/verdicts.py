@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator
+from itertools import chain
 from typing import Any
 
+from rlsys.accounts import TOO_LONG
 from rlsys.judging import Answer
+from rlsys.readers import DataError, SetAside
 from rlsys.records import Record
 from rlsys.voting import Options, SampleTable, Strategy, decide
+
+Row = dict[str, Any]
 
 
 def has_truth(record: Record) -> bool:
@@ -24,7 +30,7 @@ def verdict_row(answer: Answer, strategy: Strategy, options: Options, seed: int,
     the record's own order, null without a verdict; parsed and failures (by reason) count samples; tokens are those generated,
     prompt_tokens those of the different prompts; gold is the best response by the ground truth (of a single response: 0 or 1), null where
     there is none; correct compares the two (of a single response: whether its mean score is nearer to the right end of the range).
-    A row that could not be asked has `skipped`, why, and no samples.
+    A row that could not be asked has no samples; `skipped` says why in words, `set_aside` in short.
 
     Args:
         single: lowest and highest score of a single response.
@@ -37,7 +43,7 @@ def verdict_row(answer: Answer, strategy: Strategy, options: Options, seed: int,
     row: dict[str, Any] = {"id": record.id, "source": record.source, "n": record.n, "k": len(answer.samples)}
     if answer.question.skipped:
         nothing = {"totals": None, "best": None, "gold": gold, "correct": False if truth else None, "samples": []}
-        return row | {"skipped": answer.question.skipped} | nothing
+        return row | {"skipped": answer.question.skipped, "set_aside": TOO_LONG} | nothing
     table = SampleTable(strategy.needs)
     table.add({"id": record.id, "samples": answer.samples})
     (decided,) = decide(table, strategy, options, seed=seed)
@@ -54,6 +60,63 @@ def verdict_row(answer: Answer, strategy: Strategy, options: Options, seed: int,
         "correct": right,
         "samples": asked["samples"],
     }
+
+
+def set_aside_row(row: SetAside) -> dict[str, Any]:
+    """The line of `rlsys judge` for a row that nothing could be asked about: as `verdict_row`, and `row`, its number in the file."""
+    nothing = {"n": 0, "k": 0, "totals": None, "best": None, "gold": None, "correct": None, "samples": []}
+    return {"id": row.id, "source": None, "row": row.row, "skipped": f"{row.reason}: {row.message}", "set_aside": row.reason, **nothing}
+
+
+def in_place(items: Iterable[Record | SetAside], verdicts: Callable[[Iterator[Record]], Iterator[Row]]) -> Iterator[Row]:
+    """A line for each of `items`, in their order: `verdicts` gives those of the records, in theirs.
+
+    `verdicts` is not called where there is no record. It may take records ahead of the lines that it gives.
+    """
+    items = iter(items)
+    for first in items:
+        if isinstance(first, Record):
+            break
+        yield set_aside_row(first)
+    else:
+        return
+    waiting: deque[Record | SetAside] = deque()
+
+    def records() -> Iterator[Record]:
+        for item in chain([first], items):
+            waiting.append(item)
+            if isinstance(item, Record):
+                yield item
+
+    for verdict in verdicts(records()):
+        while isinstance(waiting[0], SetAside):
+            yield set_aside_row(waiting.popleft())
+        waiting.popleft()
+        yield verdict
+    yield from map(set_aside_row, waiting)
+
+
+def as_before(items: Iterable[Record | SetAside], lines: Iterable[Row]) -> Iterator[Record | SetAside]:
+    """`items`, the first of which must be those of `lines`, which were written of them in an earlier start.
+
+    Raises:
+        DataError: they are others.
+    """
+    items = iter(items)
+    for number, line in enumerate(lines, 1):
+        item = next(items, None)
+        if item is None or item.id != line["id"] or isinstance(item, Record) and item.source != line.get("source", item.source):
+            found = "nothing" if item is None else repr(item.id)
+            raise DataError(f"line {number} of the output is about {line['id']!r}, found {found}: the input has changed; use --again.")
+        yield item
+    yield from items
+
+
+def outcome(line: Row) -> str:
+    """What became of the row that a line is about: "verdict", "nothing parsed", "abstained", or why it was set aside."""
+    if "skipped" in line:
+        return line.get("set_aside", TOO_LONG)
+    return "verdict" if line["best"] is not None else "abstained" if line["totals"] is not None else "nothing parsed"
 
 
 def _single_right(answer: Answer, gold: int, single: tuple[int, int]) -> bool:

@@ -8,8 +8,8 @@ files of other rows.
 from __future__ import annotations
 
 from rlsys.readers.fields import DataError, check
-from rlsys.readers.files import RecordFile, Report, read
+from rlsys.readers.files import RecordFile, Report, SetAside, read, read_all
 from rlsys.readers.formats import READERS
 from rlsys.readers.sources import whole_rows
 
-__all__ = ["READERS", "DataError", "RecordFile", "Report", "check", "read", "whole_rows"]
+__all__ = ["READERS", "DataError", "RecordFile", "Report", "SetAside", "check", "read", "read_all", "whole_rows"]

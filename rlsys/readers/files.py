@@ -92,10 +92,41 @@ def read(
         DataError: at once for an unknown format or a file that cannot be opened; while iterating for a damaged or empty file and,
             if `strict`, for a malformed row. It names file, row and key.
     """
+    rows = read_all(path, format, strict=strict, report=report, truth=truth)
+    return (one for one in rows if isinstance(one, Record))
+
+
+@dataclass(frozen=True)
+class SetAside:
+    """A row in which no record was found."""
+
+    row: int
+    """1-based; in JSONL the line."""
+    id: str
+    """Its own, where it has one; else as a record of this row would be called."""
+    reason: str
+    """MALFORMED or TIE, of `rlsys.accounts`."""
+    message: str
+    """What is wrong with it."""
+
+
+def read_all(
+    path: str | Path, format: str, *, strict: bool = False, report: Report | None = None, truth: bool = True
+) -> Iterator[Record | SetAside]:
+    """As `read`, and in their places the rows in which no record was found."""
     path, report = Path(path), report if report is not None else Report()
     usable = _Check(path, format, strict, report, ids=set(), truth=truth)
-    rows = open_source(path).scan()
-    return (record for number, raw in _some(rows, path) for record in usable(number, raw))
+    return _everything(_some(open_source(path).scan(), path), usable)
+
+
+def _everything(rows: Iterator[tuple[int, Raw]], usable: _Check) -> Iterator[Record | SetAside]:
+    for number, raw in rows:
+        records = usable(number, raw)
+        yield from records
+        if not records:
+            own = raw.get("id") if isinstance(raw, dict) else None
+            name = str(own) if type(own) in (str, int) else usable.name(number)
+            yield SetAside(number, name, OUTCOMES[usable.outcome], usable.fault)
 
 
 class RecordFile:
@@ -197,6 +228,8 @@ class _Check:
         self._truth = truth
         self.outcome = 0
         """Of the row before, a place in OUTCOMES."""
+        self.fault = ""
+        """What was wrong with the last row that was set aside."""
         report.file, report.format = str(path), format
 
     def __call__(self, number: int, raw: Raw, count: bool = True) -> list[Record]:
@@ -210,26 +243,30 @@ class _Check:
         try:
             if isinstance(raw, DataError):
                 raise raw
-            row = Row(raw, f"{self._path.stem.removesuffix('.jsonl')}:{number}")
+            row = Row(raw, self.name(number))
             good, ties = _convert(row, self._reader, self._truth)
             if self._ids is not None and row.has_id:
                 _check_ids(good, self._ids, report)
         except DataError as error:
             placed = error.at(str(self._path), number)
             report.malformed_count += 1
-            self.outcome = OUTCOMES.index(MALFORMED)
+            self.outcome, self.fault = OUTCOMES.index(MALFORMED), error.problem
             if len(report.malformed) < MESSAGES:
                 report.malformed.append((number, str(placed)))
             if self._strict:
                 raise placed from error
             return []
-        self.outcome = OUTCOMES.index(USABLE if good else TIE)
+        self.outcome, self.fault = OUTCOMES.index(USABLE if good else TIE), "no single response is the best one"
         report.no_unique_best += ties
         report.dropped_responses += row.dropped
         report.records += len(good)
         for record in good:
             report.responses[record.n] = report.responses.get(record.n, 0) + 1
         return good
+
+    def name(self, number: int) -> str:
+        """What a record of row `number` is called where it has no id of its own."""
+        return f"{self._path.stem.removesuffix('.jsonl')}:{number}"
 
 
 def _reader(format: str) -> Callable[[Row], list[Record]]:
