@@ -38,4 +38,5 @@ def fresh_samples(config: Config, rows: int, samples: int, seed: int, path: Path
             with running_judge(config, console) as judge:
                 write_rows(file, rows, asks(), judge.rows(config.rollout.temperature), console, "fresh samples")
         prompter = Prompter.of(AutoTokenizer.from_pretrained(find_model(config.model.path)), config.prompt)
-        write_sampled(path, judged_rows(questions(asks(), prompter, config.prompt.max_tokens), file.rows()))
+        asked = questions(asks(), prompter, config.prompt.max_tokens)
+        write_sampled(path, judged_rows(asked, file.rows(), reading=prompter.reading), prompter.reading)

@@ -15,6 +15,7 @@ from actors.reward import RewardActor
 from actors.rollout import RolloutActor
 from actors.waiting import ActorFailed, Pending, wait
 from rlsys.config import Config
+from rlsys.scores import READING, Reading
 
 if TYPE_CHECKING:
     from actors.learner import LearnerActor
@@ -184,7 +185,7 @@ class ReservedActors(Actors):
 class Cluster(ReservedActors):
     """All actors of a run. `close` ends them; every wait is bounded by `run.actor_timeout_s`."""
 
-    def __init__(self, config: Config, model_path: str, max_model_len: int, logs: Path):
+    def __init__(self, config: Config, model_path: str, max_model_len: int, logs: Path, reading: Reading = READING):
         size = cluster_size()
         placement = self.placement = place(config, *size)
         self.backend = weight_backend(config.weights.backend, size.gpus, placement.colocated)
@@ -196,7 +197,7 @@ class Cluster(ReservedActors):
         from actors.learner import LearnerActor  # takes seconds, in which the engines are starting already
 
         self.add_learners(model_path, placement.learner, placement.learner_threads, logs, LearnerActor, rl=config.rl)
-        self.reward = ray.remote(RewardActor).options(name="reward", num_cpus=0).remote("reward")
+        self.reward = ray.remote(RewardActor).options(name="reward", num_cpus=0).remote("reward", reading)
 
     def start(self) -> dict[str, Any]:
         """Bring all actors up side by side; returns what they say of themselves, by name."""

@@ -91,19 +91,18 @@ class Judge:
 
 @contextmanager
 def running_judge(
-    config: Config, console: Console, meta_rm: str | None = None, single: tuple[int, int] = (0, 1), logs: Path | None = None
+    config: Config, console: Console, meta_rm: str | None = None, logs: Path | None = None
 ) -> Iterator[Judge]:
     """Engines with the model `config.model.path` and its template, up until the block ends.
 
     Args:
         meta_rm: folder of the meta reward model that scores every sample.
-        single: lowest and highest score of a single response.
         logs: folder for what the actors say; None: it is kept only until the end, errors quote it.
     """
     from transformers import AutoTokenizer
 
     model = find_model(config.model.path)
-    prompter = Prompter.of(AutoTokenizer.from_pretrained(model), config.prompt, single)
+    prompter = Prompter.of(AutoTokenizer.from_pretrained(model), config.prompt)
     with tempfile.TemporaryDirectory(prefix="rlsys-logs-") as scratch, ray_session(config.run):
         began = time.monotonic()
         say(console, "starting the engines …")

@@ -15,8 +15,8 @@ import torch
 
 from rlsys.grpo import group_advantages
 from rlsys.run_folder import write_parquet
-from rlsys.scores import Truth
-from rlsys.trajectories import LEARNER, TRAJECTORIES
+from rlsys.scores import READING, Reading, Truth
+from rlsys.trajectories import LEARNER, TRAJECTORIES, with_scores_of
 
 
 @dataclass(frozen=True)
@@ -37,8 +37,9 @@ class RewardActor:
     A step's life under its key: `judge` once per batch, `hand_over` if there is something to train on, `write`, forgotten.
     """
 
-    def __init__(self, name: str):
-        self.name = name
+    def __init__(self, name: str, reading: Reading = READING):
+        self.name, self.reading = name, reading
+        self.schema = with_scores_of(TRAJECTORIES, reading)
         self.judged: dict[str, list[Judged]] = {}
 
     def __repr__(self) -> str:
@@ -77,8 +78,9 @@ class RewardActor:
                 f"{self.name}: {key}: {batch.num_rows} samples for {groups.num_rows} groups: expected equally many of every group, "
                 "in the order of the groups."
             )
-        truths = [Truth(*one) for one in zip(groups["rewards"].to_pylist(), groups["order"].to_pylist())]
-        judgements = [truths[i].judge(text) for i, text in zip(origin.to_pylist(), batch["text"].to_pylist())]
+        truths = [Truth(*one, self.reading) for one in zip(groups["rewards"].to_pylist(), groups["order"].to_pylist())]
+        cut_off = pc.equal(batch["finish_reason"], "length").to_pylist()
+        judgements = [truths[i].judge(*sample) for i, *sample in zip(origin.to_pylist(), batch["text"].to_pylist(), cut_off)]
         scores, failures, correct, paid = zip(*judgements)
 
         rewards = np.array(paid, dtype=np.float32).reshape(-1, size)
@@ -110,7 +112,7 @@ class RewardActor:
             "trainer_logprob": unknown,
             "reference_logprob": unknown,
         }
-        table = pa.table(columns, schema=TRAJECTORIES)
+        table = pa.table(columns, schema=self.schema)
         chosen = trained.repeat(size)
         self.judged.setdefault(key, []).append(Judged(table, chosen, _learner_rows(groups, origin, batch, advantages.ravel(), chosen)))
         return {

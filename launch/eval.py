@@ -62,6 +62,8 @@ def evaluate(
     """
     ks = increasing(k)
     config, reward_model = judge_config(model, meta_rm, seed, settings)
+    scores = config.prompt.scores
+    scores.single = scores.range  # a benchmark has one scale
     began = time.monotonic()
     with only_json(as_json) as write_json:
         console = to_stderr() if as_json else to_stdout()
@@ -89,7 +91,7 @@ def evaluate(
             for name, found in benchmarks.items():
                 say(console, f"scoring {name} …")
                 rows = {part.name: files[name, part.name].rows() for part in work[name]}
-                document["benchmarks"][name] = evaluation(found, rows, chosen[name], ks, draws, seed)
+                document["benchmarks"][name] = evaluation(found, rows, chosen[name], ks, draws, seed, scores.range)
         document["seconds"] = time.monotonic() - began
         document = finite(document)
         publish(document, output)
@@ -194,9 +196,8 @@ def judge_all(work: dict[str, list[Part]], files: Files, config: Config, meta_rm
     if all(file.complete for file in files.values()):
         return
     from actors.judge_loop import running_judge, write_rows
-    from rlsys.benchmarks import SCORES
 
-    with running_judge(config, console, meta_rm, single=SCORES) as judge:
+    with running_judge(config, console, meta_rm) as judge:
         for (name, part), file in ((key, file) for key, file in files.items() if not file.complete):
             task = next(one for one in work[name] if one.name == part)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence, Set
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 
@@ -136,14 +136,14 @@ def cold_start_rows(drawn: Sequence[Drawn], prompter: Prompter) -> tuple[list[di
                 "(data.train: tasks:train) or sft.data; set sft.rows=0 to go without."
             )
         text = worked_text(record, each.order, prompter.principles)
-        if judge(text, record.rewards, each.order).correct:
+        if judge(text, record.rewards, each.order, replace(prompter.reading, thought="")).correct:
             rows.append(learner_row(i, each.tokens, prompter.chat, text))
     return rows, {"kept": len(rows), "dropped": len(drawn) - len(rows)}
 
 
 def learner_row(group: int, prompt_tokens: Sequence[int], chat: Chat, text: str) -> dict[str, object]:
-    """One supervised row: the completion ends with the token that ends an assistant's turn."""
-    tokens = [*chat.encode(text), chat.end]
+    """One supervised row: the completion is no thought, and ends with the token that ends an assistant's turn."""
+    tokens = [*chat.encode(chat.answer(text)), chat.end]
     return {
         "group": group,
         "prompt_tokens": list(prompt_tokens),

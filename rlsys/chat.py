@@ -16,6 +16,8 @@ from typing import Any
 
 from jinja2 import TemplateError
 
+from rlsys import thoughts
+
 Messages = Sequence[Mapping[str, str]]
 """Dicts of role and content."""
 
@@ -87,6 +89,16 @@ class Chat:
         if end is None:
             raise ChatError(f"{self.name}: it writes no reserved token behind an assistant's turn, and the tokenizer has no eos_token.")
         return end
+
+    @cached_property
+    def thought(self) -> str:
+        """The mark of a thought that the template begins where the assistant's answer does; empty where it begins none."""
+        text, (word,) = self._marked(("user",), True)
+        return thoughts.opened(text[text.rindex(word) :])
+
+    def answer(self, text: str) -> str:
+        """What an assistant says to answer `text`: where the template begins a thought and the text ends none, an empty one first."""
+        return f"\n{thoughts.end_of(self.thought)}\n\n{text}" if self.thought and not thoughts.has_end(text) else text
 
     # --- what a template takes ---------------------------------------------------------------------------------------
 

@@ -142,6 +142,25 @@ def source_names(sources: Sequence[Source]) -> list[str]:
     return [name if source.name or short.count(name) == 1 else str(source.path) for source, name in zip(sources, short)]
 
 
+class Scores(Section):
+    """How scores are asked for and read. The default is what the templates ask for and training pays; a released judge may write otherwise:
+    {numbers: decimal, single: [1, 10]}."""
+
+    numbers: Literal["integer", "decimal"] = "integer"
+    """integer: ASCII digits, nothing else. decimal: also 8.5 and 8.0, a list in brackets, and no-break spaces."""
+    range: tuple[int, int] = (1, 10)
+    """Lowest and highest score of each of several responses."""
+    single: tuple[int, int] = (0, 1)
+    """Lowest and highest score of a single response; it is right where it lies nearer to the right end. `rlsys eval` takes `range`."""
+
+    @field_validator("range", "single")
+    @classmethod
+    def _low_is_below_high(cls, limits: tuple[int, int]) -> tuple[int, int]:
+        if limits[0] >= limits[1]:
+            raise ValueError("expected [lowest, highest], the first below the second")
+        return limits
+
+
 class Prompt(Section):
     template: str = "pointwise"
     """Name of a template in rlsys/templates, or path of a file. `compact` is the short one for small models."""
@@ -152,6 +171,8 @@ class Prompt(Section):
     chat_template_args: dict[str, Any] = Field(default_factory=dict)
     """What the model's chat template is given besides the conversation, wherever one is written: {enable_thinking: false}. A name that the
     template does not read is an error."""
+    scores: Scores = Field(default_factory=Scores)
+    """How scores are asked for and read, in training, rejection, judging and evaluation alike."""
 
 
 class Rollout(Section):
@@ -547,9 +568,13 @@ def _nearest(key: str) -> str:
 
 def known_keys() -> list[str]:
     """Every key in dotted form, sections included."""
+    return _keys(Config)
+
+
+def _keys(section: type[Section], prefix: str = "") -> list[str]:
     keys = []
-    for name, info in Config.model_fields.items():
-        keys.append(name)
+    for name, info in section.model_fields.items():
+        keys.append(prefix + name)
         if isinstance(info.annotation, type) and issubclass(info.annotation, Section):
-            keys.extend(f"{name}.{inner}" for inner in info.annotation.model_fields)
+            keys += _keys(info.annotation, f"{prefix}{name}.")
     return keys

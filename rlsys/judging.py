@@ -14,7 +14,7 @@ import pyarrow as pa
 
 from rlsys.prompts import Prompter, hint_for, seed_for, shuffled
 from rlsys.records import Record
-from rlsys.scores import extract
+from rlsys.scores import Reading
 from rlsys.trajectories import REQUESTS
 
 Sample = dict[str, Any]
@@ -109,7 +109,7 @@ def questions(asks: Iterable[Ask], prompter: Prompter, max_prompt_tokens: int) -
             by_order.setdefault(tuple(order), []).append(sample)
         prompts = []
         for order, samples in by_order.items():
-            told = [hint_for(one.record, order)] if one.hinted else []
+            told = [hint_for(one.record, order, prompter.reading.single)] if one.hinted else []
             told += [prompter.others(one.others)] if one.others else []
             text = prompter.render(one.record, order, "\n\n".join(told))
             prompts.append(Prompt(order, text, prompter.encode(text), samples))
@@ -148,15 +148,16 @@ def answers(
         found: list[Sample] = [{}] * len(question.ask.orders)
         for prompt in question.prompts:
             for place in prompt.samples:
-                found[place] = _sample(next(rows), prompt.order, prompter.limits(question.ask.record.n))
+                found[place] = _sample(next(rows), prompt.order, prompter.reading)
                 if meta_rewards is not None:
                     found[place]["meta_reward"] = next(metas)
         result.append(Answer(question, found))
     return result
 
 
-def _sample(row: dict[str, Any], order: Sequence[int], limits: tuple[int, int]) -> Sample:
-    scores, failure = extract(row["text"], len(order), *limits)
+def _sample(row: dict[str, Any], order: Sequence[int], reading: Reading) -> Sample:
+    truncated = row["finish_reason"] == "length"
+    scores, failure = reading.read(row["text"], len(order), truncated)
     return {
         "order": list(order),
         "scores": None if scores is None else list(scores),
@@ -164,6 +165,6 @@ def _sample(row: dict[str, Any], order: Sequence[int], limits: tuple[int, int]) 
         "logprob": sum(row["logprobs"]),
         **({} if row["certainty"] is None else {"certainty": row["certainty"]}),
         "tokens": len(row["tokens"]),
-        **({"truncated": True} if row["finish_reason"] == "length" else {}),
+        **({"truncated": True} if truncated else {}),
         "text": row["text"],
     }

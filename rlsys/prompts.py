@@ -12,6 +12,7 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from rlsys.chat import Chat, ChatError
 from rlsys.config import Prompt
 from rlsys.records import Record
-from rlsys.scores import check_order, score_range
+from rlsys.scores import READING, Reading, check_order
 
 TEMPLATES = Path(__file__).parent / "templates"
 _GUARDS = "·¦‧"  # the first that no mark and no special token contains
@@ -40,7 +41,7 @@ class Prompter:
         tokenizer: a Hugging Face tokenizer with a chat template.
         template: name of a file in rlsys/templates (`pointwise`, `compact`), or path of one's own. It is given messages
             (dicts of role and content), responses (as shown), n, low, high, principles, and sets `marks` (see pointwise.jinja).
-        single: lowest and highest score of a single response; what is asked for in training, or a benchmark's own.
+        reading: the scores that are asked for, and how they are read; what the end of the prompt begins is found here.
         principles: ask for criteria before the analysis.
         template_args: what the chat template is given besides the conversation.
 
@@ -53,15 +54,16 @@ class Prompter:
         self,
         tokenizer: Any,
         template: str = "pointwise",
-        single: tuple[int, int] = score_range(1),
+        reading: Reading = READING,
         principles: bool = True,
         template_args: Mapping[str, Any] | None = None,
     ) -> None:
-        self.tokenizer, self.single, self.principles = tokenizer, single, principles
+        self.tokenizer, self.principles = tokenizer, principles
         try:
             self.chat = Chat(tokenizer, template_args)
         except ChatError as error:
             raise PromptError(str(error)) from error
+        self.reading = replace(reading, thought=self.chat.thought)
         path = TEMPLATES / f"{template}.jinja" if re.fullmatch(r"\w+", template) else Path(template)
         self.name = str(template)
         try:
@@ -85,13 +87,9 @@ class Prompter:
         self._check_marks(marks)
 
     @classmethod
-    def of(cls, tokenizer: Any, prompt: Prompt, single: tuple[int, int] = score_range(1)) -> Prompter:
+    def of(cls, tokenizer: Any, prompt: Prompt) -> Prompter:
         """The one that a run's settings ask for."""
-        return cls(tokenizer, prompt.template, single, prompt.principles, prompt.chat_template_args)
-
-    def limits(self, n: int) -> tuple[int, int]:
-        """Lowest and highest score that is asked for."""
-        return self.single if n == 1 else score_range(n)
+        return cls(tokenizer, prompt.template, Reading(**prompt.scores.model_dump()), prompt.principles, prompt.chat_template_args)
 
     def render(self, record: Record, order: Sequence[int], hint: str = "") -> str:
         """The whole prompt as text, up to where the model's answer begins.
@@ -146,7 +144,7 @@ class Prompter:
         return found[0] + self._guard + found[1:] if len(found) > 1 else self._guard  # one character has no inside
 
     def _module(self, messages: list[dict[str, str]], responses: list[str]) -> Any:
-        low, high = self.limits(len(responses))
+        low, high = self.reading.limits(len(responses))
         given = {"messages": messages, "responses": responses, "n": len(responses), "low": low, "high": high, "principles": self.principles}
         try:
             return self._template.make_module(given)
@@ -205,10 +203,14 @@ def worked_text(record: Record, order: Sequence[int], principles: bool = True) -
     return f"{criteria}Analysis: {notes}\nScores: \\boxed{{{scores}}}"
 
 
-def hint_for(record: Record, order: Sequence[int]) -> str:
-    """The ground truth in words, for hinted sampling (arXiv 2504.02495, rejective fine-tuning): the best place; how clearly, if known."""
+def hint_for(record: Record, order: Sequence[int], single: tuple[int, int] = READING.single) -> str:
+    """The ground truth in words, for hinted sampling (arXiv 2504.02495, rejective fine-tuning): the best place; how clearly, if known.
+
+    Args:
+        single: lowest and highest score of a single response.
+    """
     if record.n == 1:
-        return f"Hint: the correct score is {int(record.rewards[0])}."
+        return f"Hint: the correct score is {single[record.rewards[0] == 1]}."
     strength = "" if record.strength is None else f", by a margin of {abs(record.strength):g}"
     return f"Hint: Response {list(order).index(record.best) + 1} is the best one{strength}."
 

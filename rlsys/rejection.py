@@ -19,10 +19,10 @@ import pyarrow.parquet as pq
 from rlsys.judging import Answer, Question, Sample
 from rlsys.readers import DataError
 from rlsys.records import Record
-from rlsys.scores import is_correct, rule_reward, unshuffle
-from rlsys.trajectories import TRAJECTORIES
+from rlsys.scores import READING, Reading, is_correct, rule_reward, unshuffle
+from rlsys.trajectories import TRAJECTORIES, with_scores_of
 
-KEPT, TOO_EASY, INCORRECT, CUT_OFF = "kept", "too easy", "incorrect", "cut off"
+KEPT, TOO_EASY, INCORRECT = "kept", "too easy", "incorrect"
 """Why a sample is kept or not; besides `parse failure: REASON`."""
 
 AT_ONCE = 4096
@@ -32,14 +32,14 @@ SAMPLED = pa.schema([*TRAJECTORIES, ("hinted", pa.bool_()), ("kept", pa.bool_())
 """The table of everything that was sampled."""
 
 
-def correct(sample: Sample, record: Record) -> bool:
+def correct(sample: Sample, record: Record, reading: Reading = READING) -> bool:
     """Eq. 10; a sample that did not parse is not correct."""
-    return sample["scores"] is not None and is_correct(unshuffle(sample["scores"], sample["order"]), record.rewards)
+    return sample["scores"] is not None and is_correct(unshuffle(sample["scores"], sample["order"]), record.rewards, reading.single)
 
 
-def verdicts(samples: Sequence[Sample], record: Record, hinted: bool) -> list[str]:
+def verdicts(samples: Sequence[Sample], record: Record, hinted: bool, reading: Reading = READING) -> list[str]:
     """Why each sample of a row is kept or rejected."""
-    right = [correct(sample, record) for sample in samples]
+    right = [correct(sample, record, reading) for sample in samples]
     if not hinted and all(right):
         return [TOO_EASY] * len(samples)
     return [_why(sample, good) for sample, good in zip(samples, right)]
@@ -48,24 +48,22 @@ def verdicts(samples: Sequence[Sample], record: Record, hinted: bool) -> list[st
 def _why(sample: Sample, right: bool) -> str:
     if sample["scores"] is None:
         return f"parse failure: {sample['failure']}"
-    if not right:
-        return INCORRECT
-    # The model would learn not to end.
-    return CUT_OFF if sample.get("truncated") else KEPT
+    return KEPT if right else INCORRECT
 
 
-def table_rows(answer: Answer, step: int, group: int) -> list[dict[str, Any]]:
+def table_rows(answer: Answer, step: int, group: int, reading: Reading = READING) -> list[dict[str, Any]]:
     """The rows of SAMPLED for the samples of one answer.
 
     Args:
         step: number of the round.
         group: number of the row that was asked.
+        reading: how the scores were read.
     """
     record, hinted = answer.question.ask.record, answer.question.ask.hinted
     prompts = {tuple(prompt.order): prompt for prompt in answer.question.prompts}
     rows = []
-    for number, (sample, why) in enumerate(zip(answer.samples, verdicts(answer.samples, record, hinted))):
-        prompt, right = prompts[tuple(sample["order"])], correct(sample, record)
+    for number, (sample, why) in enumerate(zip(answer.samples, verdicts(answer.samples, record, hinted, reading))):
+        prompt, right = prompts[tuple(sample["order"])], correct(sample, record, reading)
         rows.append(
             {
                 "step": step,
@@ -96,7 +94,7 @@ def table_rows(answer: Answer, step: int, group: int) -> list[dict[str, Any]]:
 
 
 def judged_rows(
-    asked: Iterable[Question], sampled: Iterable[dict[str, Any]], step: int = 0, asks_of_a_row: int = 1
+    asked: Iterable[Question], sampled: Iterable[dict[str, Any]], step: int = 0, asks_of_a_row: int = 1, reading: Reading = READING
 ) -> Iterator[dict[str, Any]]:
     """Rows of SAMPLED, from what was asked and, in the same order, what `Answer.row` wrote of it.
 
@@ -107,17 +105,18 @@ def judged_rows(
         source, name = question.ask.record.key
         if (row.get("source", source), row["id"]) != (source, name):
             raise DataError(f"sample of row {row['id']!r} where {name!r} was asked: the data has changed.")
-        yield from table_rows(Answer(question, row["samples"]), step, number // asks_of_a_row)
+        yield from table_rows(Answer(question, row["samples"]), step, number // asks_of_a_row, reading)
 
 
-def write_sampled(path: Path, rows: Iterable[dict[str, Any]]) -> Counter[str]:
+def write_sampled(path: Path, rows: Iterable[dict[str, Any]], reading: Reading = READING) -> Counter[str]:
     """Write a table of SAMPLED aside, then rename; how many samples were kept or rejected, by reason."""
+    schema = with_scores_of(SAMPLED, reading)
     counts: Counter[str] = Counter()
     aside = path.with_name(f".{path.name}.partial")
     rows = iter(rows)
-    with pq.ParquetWriter(aside, SAMPLED) as writer:
+    with pq.ParquetWriter(aside, schema) as writer:
         while portion := list(islice(rows, AT_ONCE)):
-            writer.write_table(pa.Table.from_pylist(portion, schema=SAMPLED))
+            writer.write_table(pa.Table.from_pylist(portion, schema=schema))
             counts.update(row["why"] for row in portion)
     os.replace(aside, path)
     return counts

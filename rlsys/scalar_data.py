@@ -226,7 +226,7 @@ def preference_group(record: Record, prompter: Prompter) -> Group:
     """
     turns = [{"role": prompter.defuse(turn["role"]), "content": prompter.defuse(turn["content"])} for turn in record.context]
     prompt = prompter.chat.tokens(turns)
-    texts = _encode(prompter.tokenizer, [prompter.defuse(response) for response in record.responses])
+    texts = _encode(prompter.tokenizer, [prompter.chat.answer(prompter.defuse(response)) for response in record.responses])
     labels = tuple(float(i == record.best) for i in range(record.n))
     return Group(record.id, np.array(prompt, np.int32), tuple(texts), labels, record.source)
 

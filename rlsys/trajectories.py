@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import pyarrow as pa
 
+from rlsys.scores import Reading
+
 TOKENS = pa.list_(pa.int32())
 FLOATS = pa.list_(pa.float32())
 
@@ -46,7 +48,7 @@ TRAJECTORIES = pa.schema(
         ("ground_truth", pa.list_(pa.float64())),  # Record.rewards, in the record's own order
         ("prompt", pa.string()),
         ("text", pa.string()),
-        ("scores", pa.list_(pa.int32())),  # in the record's own order; null after a parse failure
+        ("scores", pa.list_(pa.int32())),  # in the record's own order; null after a parse failure; see with_scores_of
         ("parse_failure", pa.string()),  # reason, or null
         ("correct", pa.bool_()),
         ("reward", pa.float32()),  # +1 or -1
@@ -61,6 +63,15 @@ TRAJECTORIES = pa.schema(
     ]
 )
 """The table of a step: trajectories/step_000001.parquet."""
+
+
+def with_scores_of(schema: pa.Schema, reading: Reading) -> pa.Schema:
+    """`schema` with the type that scores have as they are read: decimals are float64."""
+    if reading.numbers == "integer":
+        return schema
+    place = schema.get_field_index("scores")
+    return schema.set(place, pa.field("scores", pa.list_(pa.float64())))
+
 
 LEARNER = pa.schema(
     [

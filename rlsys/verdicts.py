@@ -11,6 +11,7 @@ from rlsys.accounts import TOO_LONG
 from rlsys.judging import Answer
 from rlsys.readers import DataError, SetAside
 from rlsys.records import Record
+from rlsys.scores import single_is_right
 from rlsys.voting import Options, SampleTable, Strategy, decide
 
 Row = dict[str, Any]
@@ -121,6 +122,4 @@ def outcome(line: Row) -> str:
 
 def _single_right(answer: Answer, gold: int, single: tuple[int, int]) -> bool:
     scores = [sample["scores"][0] for sample in answer.samples if sample["scores"] is not None]
-    middle = sum(single) / 2
-    mean = sum(scores) / len(scores) if scores else middle
-    return mean > middle if gold else mean < middle
+    return bool(scores) and single_is_right(sum(scores) / len(scores), gold, single)

@@ -14,6 +14,7 @@ from rlsys.benchmarks.schemes import OVERALL, RocAuc
 from rlsys.evaluation.work import Row
 from rlsys.prompts import seed_for
 from rlsys.records import Record
+from rlsys.scores import single_is_right
 from rlsys.verdicts import has_truth
 from rlsys.voting import Options, SampleTable, Strategy, find, subsets, take
 from rlsys.voting.table import CELLS
@@ -51,6 +52,7 @@ def evaluation(
     ks: Sequence[int],
     draws: int,
     seed: int,
+    limits: tuple[int, int] = SCORES,
 ) -> dict[str, Any]:
     """BENCHMARK of eval.json (see `rlsys.evaluation`).
 
@@ -61,6 +63,7 @@ def evaluation(
         rows: of `samples`, `greedy` and, if there are any, `swapped`, as `Part.row` writes them.
         ks: increasing; the samples of an item are at least as many as the last.
         seed: of the subsets, the shuffles that break ties, and the bootstrap.
+        limits: lowest and highest score.
 
     Raises:
         DataError: a row is no such thing, or an item has fewer samples.
@@ -93,7 +96,7 @@ def evaluation(
         "parse_failures": biases.parse_failures(of_samples) | {"greedy": biases.parse_failures([row["samples"] for row in greedy])},
         "tokens": biases.tokens_spent([row["samples"] for row in drawn])
         | {"greedy": biases.tokens_spent([row["samples"] for row in greedy])},
-        "examples": _examples(benchmark.items, greedy, seed),
+        "examples": _examples(benchmark.items, greedy, seed, limits),
     }
 
 
@@ -176,23 +179,25 @@ def _best(record: Record) -> int | None:
     return record.best if record.n > 1 and has_truth(record) else None
 
 
-def _examples(items: Sequence[Item], greedy: Sequence[Row], seed: int) -> list[dict[str, Any]]:
+def _examples(items: Sequence[Item], greedy: Sequence[Row], seed: int, limits: tuple[int, int]) -> list[dict[str, Any]]:
     """Right critiques and wrong ones, at random; a wrong one that says something before one that did not parse."""
     shown = [
-        _example(item, row["samples"][0]) for item, row in zip(items, greedy, strict=True) if row["samples"] and has_truth(item.record)
+        _example(item, row["samples"][0], limits)
+        for item, row in zip(items, greedy, strict=True)
+        if row["samples"] and has_truth(item.record)
     ]
     shown.sort(key=lambda example: (example["scores"] is None, seed_for("example", seed, example["id"])))
     right, wrong = ([example for example in shown if example["correct"] is verdict] for verdict in (True, False))
     return right[:EXAMPLES] + wrong[:EXAMPLES]
 
 
-def _example(item: Item, sample: dict[str, Any]) -> dict[str, Any]:
+def _example(item: Item, sample: dict[str, Any], limits: tuple[int, int]) -> dict[str, Any]:
     record, scores = item.record, sample["scores"]
     gold = int(record.rewards[0]) if record.n == 1 else record.best
     top = [] if scores is None else [response for response, given in zip(sample["order"], scores) if given == max(scores)]
     best = top[0] if len(top) == 1 and record.n > 1 else None
     if record.n == 1:
-        correct = scores is not None and (scores[0] > sum(SCORES) / 2) == bool(gold)
+        correct = scores is not None and single_is_right(scores[0], gold, limits)
     else:
         correct = best == gold
     return {

@@ -93,7 +93,8 @@ def test_what_ends_a_turn_comes_from_the_template(chats, style: str) -> None:
     chat, known = chats[style], STYLES[style]
     assert chat.tokenizer.convert_ids_to_tokens(chat.end) == known.end
     row = learner_row(0, [1], chat, "fine")
-    assert chat.tokenizer.decode(row["tokens"]) == f"fine{known.end}"
+    opening = "\n</think>\n\n" if style == "thinking" else ""  # ends the thought that the template begins
+    assert chat.tokenizer.decode(row["tokens"]) == f"{opening}fine{known.end}"
 
 
 @pytest.mark.parametrize("style", STYLES)
@@ -112,6 +113,14 @@ def test_without_a_reserved_token_and_without_an_eos_token_nothing_ends_a_turn()
     tokenizer.eos_token = None
     with pytest.raises(ChatError, match="no eos_token"):
         _ = Chat(tokenizer).end
+
+
+def test_an_answer_is_no_thought_where_the_template_begins_one() -> None:
+    tokenizer = tokenizer_of(STYLES["thinking"])
+    chat, quiet = Chat(tokenizer), Chat(tokenizer, {"enable_thinking": False})
+    assert (chat.thought, quiet.thought) == ("<think>", "")
+    assert chat.answer("Oak.") == "\n</think>\n\nOak." and chat.answer("Hm.</think>Oak.") == "Hm.</think>Oak."
+    assert quiet.answer("Oak.") == "Oak."
 
 
 # --- what the template is given ----------------------------------------------------------------------------------
