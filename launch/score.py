@@ -7,30 +7,42 @@ import sys
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
 from launch.console import UserError, finite, only_json, to_stderr, written_aside
+from launch.judge import Settings
 from launch.options import AsJson
 from rlsys.screen import Table
 
+if TYPE_CHECKING:
+    from rlsys.scores import Reading
+
 
 def score(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="JSONL of {text, rewards, order?}.")],
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="JSONL of {text, rewards, order?, ...}.")],
+    settings: Settings = None,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Write the JSONL rows here instead of stdout.")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Extract the scores from generated texts and judge them against ground truth.
 
     FILE holds one JSON object per line: text (a generation with its scores in a box), rewards (ground truth, one per
-    response), and optionally order (place by place, the index of the response that was shown there). For each the command
-    writes {scores, reason, correct, reward}; reason says why a text could not be parsed. The summary goes to stderr.
+    response), and optionally order (place by place, the index of the response that was shown there), finish_reason
+    (length: it was cut off) and prompt (which may have begun the model's thought). For each the command writes {scores,
+    reason, correct, reward}; reason says why a text could not be parsed. Where the rewards have no single highest one,
+    nothing is correct or wrong: correct and reward are null, set_aside says why. The summary goes to stderr.
 
     Example: rlsys score texts.jsonl --output judged.jsonl
+    Another: rlsys score released.jsonl prompt.scores.numbers=decimal prompt.scores.single=[1,10]
     """
-    from rlsys.scores import judge
+    from rlsys.config import load_config
+    from rlsys.scores import Reading
+
+    reading = Reading(**load_config(None, settings).prompt.scores.model_dump())
 
     judged: list[dict[str, Any]] = []
     counts: Counter[str] = Counter()
@@ -40,17 +52,13 @@ def score(
             sink = stack.enter_context(stack.enter_context(written_aside(output)).open("w", encoding="utf-8"))
         elif not as_json:
             sink = sys.stdout
-        for where, text, rewards, order in read_rows(file):
-            try:
-                judgement = judge(text, rewards, order)
-            except ValueError as error:
-                raise UserError(f"{where}: {error}") from error
-            scores = None if judgement.scores is None else list(judgement.scores)
-            row = {"scores": scores, "reason": judgement.failure, "correct": judgement.correct, "reward": judgement.reward}
+        for text in read_rows(file):
+            row = _judged(text, reading)
             counts["rows"] += 1
-            counts["correct"] += bool(judgement.correct)
-            if judgement.failure is not None:
-                counts[f"reason {judgement.failure}"] += 1
+            counts["correct"] += bool(row["correct"])
+            counts["set_aside"] += "set_aside" in row
+            if row["reason"] is not None:
+                counts[f"reason {row['reason']}"] += 1
             if as_json:
                 judged.append(row)
             if sink is not None:
@@ -62,8 +70,39 @@ def score(
             _print(summary)
 
 
-def read_rows(file: Path) -> Iterator[tuple[str, str, tuple[float, ...], tuple[int, ...] | None]]:
-    """(where it stands, text, rewards, order or None) of each row; empty lines are skipped.
+class Text(NamedTuple):
+    """A row of the file."""
+
+    where: str
+    text: str
+    rewards: tuple[float, ...]
+    order: tuple[int, ...] | None
+    truncated: bool
+    thought: str
+    """The mark of a thought that its prompt begins."""
+
+
+def _judged(row: Text, reading: Reading) -> dict[str, Any]:
+    from rlsys.records import NoUniqueBest
+    from rlsys.scores import check_order, judge, unshuffle
+
+    n = len(row.rewards)
+    order = range(n) if row.order is None else row.order
+    reading = replace(reading, thought=row.thought)
+    try:
+        check_order(order, n)
+        scores, failure, correct, reward = judge(row.text, row.rewards, order, reading, row.truncated)
+    except NoUniqueBest as error:
+        shown, failure = reading.read(row.text, n, row.truncated)
+        scores = None if shown is None else unshuffle(shown, order)
+        return {"scores": scores, "reason": failure, "correct": None, "reward": None, "set_aside": str(error)}
+    except ValueError as error:
+        raise UserError(f"{row.where}: {error}") from error
+    return {"scores": scores, "reason": failure, "correct": correct, "reward": reward}
+
+
+def read_rows(file: Path) -> Iterator[Text]:
+    """The rows of a file; empty lines are skipped.
 
     Raises:
         UserError: a row that is no such thing, by file and row number (from 1).
@@ -73,10 +112,12 @@ def read_rows(file: Path) -> Iterator[tuple[str, str, tuple[float, ...], tuple[i
 
     for number, row in whole_rows(file):
         where = f"{file}, row {number}"
-        yield where, *_checked(row, where)
+        yield _checked(row, where)
 
 
-def _checked(row: dict[str, Any], where: str) -> tuple[str, tuple[float, ...], tuple[int, ...] | None]:
+def _checked(row: dict[str, Any], where: str) -> Text:
+    from rlsys.thoughts import opened
+
     text, rewards, order = row.get("text"), row.get("rewards"), row.get("order")
     if not isinstance(text, str):
         raise UserError(f"{where}: text must be a string (found {_short(text)}).")
@@ -84,7 +125,13 @@ def _checked(row: dict[str, Any], where: str) -> tuple[str, tuple[float, ...], t
         raise UserError(f"{where}: rewards must be a list of numbers, one per response (found {_short(rewards)}).")
     if order is not None and not (isinstance(order, list) and all(type(place) is int for place in order)):
         raise UserError(f"{where}: order must be a list of integers (found {_short(order)}).")
-    return text, tuple(float(reward) for reward in rewards), None if order is None else tuple(order)
+    finish_reason, prompt = row.get("finish_reason"), row.get("prompt")
+    if finish_reason not in (None, "stop", "length"):
+        raise UserError(f"{where}: finish_reason must be stop or length (found {_short(finish_reason)}).")
+    if not isinstance(prompt, str | None):
+        raise UserError(f"{where}: prompt must be a string (found {_short(prompt)}).")
+    order = None if order is None else tuple(order)
+    return Text(where, text, tuple(map(float, rewards)), order, finish_reason == "length", opened(prompt or ""))
 
 
 def _is_number(value: Any) -> bool:
@@ -98,19 +145,23 @@ def _short(value: Any) -> str:
 
 
 def _summary(counts: Counter[str]) -> dict[str, Any]:
-    """{rows, correct, accuracy, reward (mean), parse_failures: {reason: rows}}; means are None without rows."""
-    rows, correct = counts["rows"], counts["correct"]
+    """{rows, set_aside, correct, accuracy, reward (mean), parse_failures: {reason: rows}}; means are of the rows that are not set aside,
+    None without any."""
+    correct, aside = counts["correct"], counts["set_aside"]
+    rows = counts["rows"] - aside
     failures = {name.removeprefix("reason "): number for name, number in sorted(counts.items()) if name.startswith("reason ")}
     accuracy = correct / rows if rows else None
     reward = (2 * correct - rows) / rows if rows else None
-    return {"rows": rows, "correct": correct, "accuracy": accuracy, "reward": reward, "parse_failures": failures}
+    figures = {"correct": correct, "accuracy": accuracy, "reward": reward}
+    return {"rows": counts["rows"], "set_aside": aside, **figures, "parse_failures": failures}
 
 
 def _print(summary: dict[str, Any]) -> None:
     table = Table("scored texts", "")
-    for name in ("rows", "correct", "accuracy", "reward"):
+    words = {"set_aside": "set aside: no single best response", "reward": "mean reward"}
+    for name in ("rows", "set_aside", "correct", "accuracy", "reward"):
         value = summary[name]
-        table.add_row({"reward": "mean reward"}.get(name, name), f"{value:.3f}" if isinstance(value, float) else str(value))
+        table.add_row(words.get(name, name), f"{value:.3f}" if isinstance(value, float) else str(value))
     for reason, number in summary["parse_failures"].items():
         table.add_row(f"parse failure: {reason}", str(number))
     to_stderr().print(table)

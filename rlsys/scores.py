@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
+from rlsys.records import NoUniqueBest
 from rlsys.thoughts import after_thought
 
 FAILURES = UNFINISHED_THOUGHT, NO_BOX, CUT_OFF_BOX, MALFORMED_BOX, WRONG_COUNT, NOT_AN_INTEGER, NOT_A_NUMBER, OUT_OF_RANGE, TRUNCATED = (
@@ -268,5 +269,6 @@ def _best(rewards: Sequence[float]) -> int:
     else:  # a NaN is below nothing, so it is caught here too
         valid = len(rewards) > 0 and all(reward < rewards[best] for i, reward in enumerate(rewards) if i != best)
     if not valid:
-        raise ValueError(f"rewards {list(rewards)}: expected exactly one highest, or for a single response 0 or 1.")
+        found = f"rewards {list(rewards)}: expected exactly one highest, or for a single response 0 or 1."
+        raise (NoUniqueBest if len(rewards) > 1 else ValueError)(found)
     return best

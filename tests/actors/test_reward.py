@@ -206,6 +206,8 @@ def test_a_judged_batch_equals_what_one_gets_row_by_row(seed, tmp_path):
         for row in answered:
             truth = of_group[row["group"]]
             shown, failure = extract(row["text"], len(truth["order"]), *score_range(len(truth["order"])))
+            if shown is not None and row["finish_reason"] == "length":
+                shown, failure = None, "truncated"
             scores = None if shown is None else list(unshuffle(shown, truth["order"]))
             correct = scores is not None and is_correct(scores, truth["rewards"])
             rewards.append(1.0 if correct else -1.0)
@@ -214,7 +216,7 @@ def test_a_judged_batch_equals_what_one_gets_row_by_row(seed, tmp_path):
                 {
                     "step": 4,
                     **{name: row[name] for name in ("group", "sample", "text", "finish_reason", "weight_version")},
-                    **{name: truth[name] for name in ("prompt_id", "family", "order", "prompt")},
+                    **{name: truth.get(name) for name in ("prompt_id", "source", "family", "order", "prompt")},
                     "ground_truth": truth["rewards"],
                     "scores": scores,
                     "parse_failure": failure,

@@ -135,6 +135,7 @@ def test_config_show_keys_lists_every_setting() -> None:
     settings = document(run_rlsys("config", "show", "--json"))
     rows = {row["key"]: row for row in document(run_rlsys("config", "show", "--keys", "--json", "rl.beta=0.5"))}
     dotted = {f"{section}.{key}" for section, inner in settings.items() if isinstance(inner, dict) for key in inner} | {"seed"}
+    dotted = dotted - {"prompt.scores"} | {f"prompt.scores.{key}" for key in settings["prompt"]["scores"]}
     assert set(rows) == dotted
     assert rows["rl.beta"]["value"] == 0.5 and "KL" in rows["rl.beta"]["help"]
     table = run_rlsys("config", "show", "--keys").stdout
@@ -155,13 +156,20 @@ TEXTS = [
     {"text": "no verdict", "rewards": [1, 0]},
     {"text": r"\boxed{1}", "rewards": [1]},
     {"text": r"\boxed{11, 2}", "rewards": [1, 0]},
+    {"text": r"\boxed{2, 8}", "rewards": [1, 1], "order": [1, 0]},
+    {"text": r"\boxed{8, 2}", "rewards": [1, 0], "finish_reason": "length"},
+    {"text": r"\boxed{8, 2}", "rewards": [1, 0], "prompt": "assistant\n<think>\n", "finish_reason": "stop"},
 ]
+TIE = "rewards [1.0, 1.0]: expected exactly one highest, or for a single response 0 or 1."
 JUDGED = [
     {"scores": [3, 9], "reason": None, "correct": True, "reward": 1.0},
     {"scores": [9, 3], "reason": None, "correct": False, "reward": -1.0},
     {"scores": None, "reason": "no_box", "correct": False, "reward": -1.0},
     {"scores": [1], "reason": None, "correct": True, "reward": 1.0},
     {"scores": None, "reason": "out_of_range", "correct": False, "reward": -1.0},
+    {"scores": [8, 2], "reason": None, "correct": None, "reward": None, "set_aside": TIE},
+    {"scores": None, "reason": "truncated", "correct": False, "reward": -1.0},
+    {"scores": None, "reason": "unfinished_thought", "correct": False, "reward": -1.0},
 ]
 
 
@@ -174,7 +182,9 @@ def test_score_writes_one_row_per_text_and_a_summary_beside_it(tmp_path: Path) -
     output = tmp_path / "judged.jsonl"
     filed = run_rlsys("score", texts, "--output", output)
     assert (filed.stdout, output.read_text()) == ("", plain.stdout)
-    summary = {"rows": 5, "correct": 2, "accuracy": 0.4, "reward": -0.2, "parse_failures": {"no_box": 1, "out_of_range": 1}}
+    failures = {"no_box": 1, "out_of_range": 1, "truncated": 1, "unfinished_thought": 1}
+    figures = {"correct": 2, "accuracy": 2 / 7, "reward": -3 / 7}
+    summary = {"rows": 8, "set_aside": 1, **figures, "parse_failures": failures}
     assert document(run_rlsys("score", texts, "--json")) == {"rows": JUDGED, "summary": summary}
 
 
@@ -187,7 +197,9 @@ def test_score_writes_one_row_per_text_and_a_summary_beside_it(tmp_path: Path) -
         ({"text": "x", "rewards": []}, "rewards"),
         ({"text": "x", "rewards": [True, False]}, "rewards"),
         ('{"text": "x", "rewards": [NaN, 1]}', "rewards"),
-        ({"text": "x", "rewards": [1, 1]}, "rewards"),
+        ({"text": "x", "rewards": [1, 1], "order": [1, 1]}, "order"),
+        ({"text": "x", "rewards": [1, 0], "finish_reason": "eos"}, "finish_reason"),
+        ({"text": "x", "rewards": [1, 0], "prompt": 3}, "prompt"),
         ({"text": "x", "rewards": [0.5]}, "rewards"),
         ({"text": "x", "rewards": [0, 1], "order": [0, 0]}, "order"),
         ({"text": "x", "rewards": [0, 1], "order": [False, True]}, "order"),
@@ -199,6 +211,20 @@ def test_a_row_that_cannot_be_scored_is_named_and_leaves_no_output(tmp_path: Pat
     assert result.returncode == 2
     assert f"{texts}, row 2" in result.stderr and expected in result.stderr
     assert [path.name for path in tmp_path.iterdir()] == ["texts.jsonl"]
+
+
+def test_score_reads_what_a_released_judge_writes(tmp_path: Path) -> None:
+    rows = [{"text": r"\boxed{[8.5, 9.0]}", "rewards": [0, 1]}, {"text": r"\boxed{8}", "rewards": [1]}]
+    texts = write_jsonl(tmp_path / "texts.jsonl", rows)
+    found = document(run_rlsys("score", texts, "prompt.scores={numbers: decimal, single: [1, 10]}", "--json"))
+    assert [row["scores"] for row in found["rows"]] == [[8.5, 9.0], [8.0]] and found["summary"]["correct"] == 2
+    assert document(run_rlsys("score", texts, "--json"))["summary"]["correct"] == 0
+
+
+def test_score_of_an_empty_file_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "texts.jsonl").write_text("")
+    result = rlsys_here("score", tmp_path / "texts.jsonl")
+    assert result.returncode == 2 and "texts.jsonl" in result.stderr
 
 
 # --- show -----------------------------------------------------------------------------------------------------------

@@ -209,7 +209,15 @@ def test_assignment_is_checked_too() -> None:
 def test_known_keys_are_the_keys_of_a_full_config() -> None:
     tree = Config().model_dump()
     expected = set(tree) | {f"{name}.{key}" for name, section in tree.items() if isinstance(section, dict) for key in section}
-    assert set(known_keys()) == expected
+    assert set(known_keys()) == expected | {f"prompt.scores.{key}" for key in tree["prompt"]["scores"]}
+
+
+def test_a_section_in_a_section_is_set_and_checked_alike() -> None:
+    assert load_config(None, ["prompt.scores.single=[1, 10]"]).prompt.scores.single == (1, 10)
+    with pytest.raises(ConfigError, match="unknown key prompt.scores.number.*Did you mean prompt.scores.numbers"):
+        load_config(None, ["prompt.scores.number=decimal"])
+    with pytest.raises(ConfigError, match="the first below the second"):
+        load_config(None, ["prompt.scores.range=[10, 1]"])
 
 
 def sections() -> list[type[Section]]:
