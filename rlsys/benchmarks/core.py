@@ -31,6 +31,8 @@ class Item:
     subset: str
     order: tuple[int, ...] | None = None
     """The order to show the responses in (order[p]: the response at place p), where the benchmark fixes one; None: shuffled afresh."""
+    pairs: tuple[tuple[int, int], ...] | None = None
+    """(better, worse) of the responses, where the benchmark scores pairs within one input."""
 
 
 @dataclass(frozen=True)

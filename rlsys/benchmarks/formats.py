@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from rlsys.benchmarks.outcomes import TIES
 from rlsys.readers import READERS, DataError, Report, check
@@ -33,6 +34,8 @@ class Draft:
     """(record, order to show it in) of each item."""
     rows: int = 1
     """Rows of the file that it comes from."""
+    pairs: tuple[tuple[int, int], ...] | None = None
+    """See `Item.pairs`."""
     own_id: bool = True
     """Whether the id comes from the row, rather than from the row's place."""
 
@@ -77,8 +80,28 @@ class Place:
 
 Adapter = Callable[[Row, Place], Draft]
 
+_SPOKEN = re.compile(r"prompt|question|instruction|input|content|answer|llm_response|chosen|rejected|(response|output)_?(\d{1,2}|[AB])")
+"""Keys that hold what was said, in the published files of any benchmark."""
 
-def _one(record: Record, subset: str, section: str | None = None, orders: tuple[tuple[int, ...] | None, ...] = (None,)) -> Draft:
+
+def written(row: Mapping[str, Any]) -> dict[str, Any]:
+    """The row with booleans and numbers that stand for texts written out: a table had taken `True` or `42` for one."""
+    return {key: _written(value) if isinstance(key, str) and _SPOKEN.fullmatch(key) else _nested(value) for key, value in row.items()}
+
+
+def _written(value: Any) -> Any:
+    if isinstance(value, bool | int | float):
+        return str(value)
+    return [_written(one) for one in value] if isinstance(value, list) else _nested(value)
+
+
+def _nested(value: Any) -> Any:
+    if isinstance(value, dict):
+        return written(value)
+    return [_nested(one) if isinstance(one, dict) else one for one in value] if isinstance(value, list) else value
+
+
+def one(record: Record, subset: str, section: str | None = None, orders: tuple[tuple[int, ...] | None, ...] = (None,)) -> Draft:
     return Draft(record.id, subset, section or subset, tuple((record, order) for order in orders))
 
 
@@ -110,7 +133,7 @@ def rewardbench(row: Row, place: Place) -> Draft:
     [record] = READERS["rewardbench"](row)
     for section, subsets in REWARDBENCH_SECTIONS.items():
         if record.source in subsets:
-            return _one(record, record.source, section)
+            return one(record, record.source, section)
     raise wrong("subset", f"one of {', '.join(REWARDBENCH_WEIGHTS)}", record.source)
 
 
@@ -133,14 +156,14 @@ def rewardbench2(row: Row, place: Place, alone: bool = False) -> Draft:
     if subset != TIES:
         if len(records) > 1:
             raise wrong("chosen", f"one response outside of {TIES}", row["chosen"])
-        return _one(records[0], subset)
+        return one(records[0], subset)
     if not re.fullmatch(r"(ref|tied):\d+", name):
         raise wrong("id", f'"ref:" or "tied:" and the number of the prompt, as {TIES} needs', name)
     whole = Record(name, subset, records[0].context, (*chosen, *rejected), (1.0,) * len(chosen) + (0.0,) * len(rejected), family=subset)
-    return Draft(name, subset, subset, tuple((record, None) for record in (_singles(whole) if alone else [whole])))
+    return Draft(name, subset, subset, tuple((record, None) for record in (singles(whole) if alone else [whole])))
 
 
-def _singles(record: Record) -> list[Record]:
+def singles(record: Record) -> list[Record]:
     """A record for each response."""
     pairs = zip(record.responses, record.rewards, strict=True)
     return [replace(record, id=f"{record.id}/{i}", responses=(response,), rewards=(reward,)) for i, (response, reward) in enumerate(pairs)]
@@ -184,7 +207,7 @@ def rmb(row: Row, place: Place, pairs: bool = False) -> Draft:
     if goal is None:
         raise wrong("category_path", f"a path with {' or '.join(RMB_GOALS)} in it", category)
     if not pairs or task == "Pairwise":
-        return _one(record, category, f"{goal} {task}")
+        return one(record, category, f"{goal} {task}")
     best, *losers = record.responses
     duels = [replace(record, id=f"{record.id}/{i}", responses=(best, loser), rewards=FIRST) for i, loser in enumerate(losers)]
     return Draft(record.id, category, f"{goal} {task}", tuple((duel, None) for duel in duels))
@@ -195,7 +218,7 @@ def ppe_preference(row: Row, place: Place) -> Draft:
     [record] = READERS["ppe_preference"](row)
     if record.rewards == TIE:
         raise NoUniqueBest(f"{record.id}: the people saw a tie.")
-    return _one(record, "all")
+    return one(record, "all")
 
 
 PPE_DOMAINS = {"mmlu": "MMLU-Pro", "gpqa": "GPQA", "mbpp": "MBPP-Plus", "ifeval": "IFEval", "math": "MATH"}
@@ -241,13 +264,13 @@ def judgebench(row: Row, place: Place) -> Draft:
     [record] = READERS["judgebench"](row)
     source = record.family or "all"
     section = next((section for start, section in JUDGEBENCH_SECTIONS.items() if source.startswith(start)), source)
-    return _one(record, source, section, BOTH)
+    return one(record, source, section, BOTH)
 
 
 def realmistake(row: Row, place: Place) -> Draft:
     """ReaLMistake: one response, with an error (0) or without (1). Task and model are the names of folder and file."""
     [record] = READERS["realmistake"](row)
-    return _one(record, str(place.below))
+    return one(record, str(place.below))
 
 
 LLMBAR_SUBSETS = {"natural": "Natural", "neighbor": "Neighbor", "gptinst": "GPTInst", "gptout": "GPTOut", "manual": "Manual"}
@@ -260,7 +283,7 @@ def llmbar(row: Row, place: Place) -> Draft:
     subset = place.named(LLMBAR_SUBSETS) or LLMBAR_SUBSETS.get(place.folder.lower())
     if subset is None:
         raise DataError(f"the file's path: expected the name of a subset in it ({', '.join(LLMBAR_SUBSETS.values())}), found {place.file}.")
-    return _one(record, subset, "Natural" if subset == "Natural" else "Adversarial", BOTH)
+    return one(record, subset, "Natural" if subset == "Natural" else "Adversarial", BOTH)
 
 
 def pandalm(row: Row, place: Place) -> Draft:
@@ -268,7 +291,7 @@ def pandalm(row: Row, place: Place) -> Draft:
     [record] = READERS["pandalm"](row)
     # Of equally frequent votes most_common puts the one that came first in front, as the published max() over the counts does.
     vote = Counter(integer(row, f"annotator{k}", 0, 2) for k in (1, 2, 3)).most_common(1)[0][0]
-    return _one(replace(record, rewards=(TIE, FIRST, SECOND)[vote]), "all")
+    return one(replace(record, rewards=(TIE, FIRST, SECOND)[vote]), "all")
 
 
 def any_format(row: Row, place: Place, format: str) -> Draft:

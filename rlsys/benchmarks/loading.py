@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
-from rlsys.benchmarks import formats, outcomes
+from rlsys.benchmarks import formats, graphs, outcomes
 from rlsys.benchmarks.core import Benchmark, Item, Rows, Unit
 from rlsys.benchmarks.folders import PassedOver, files_of
 from rlsys.benchmarks.formats import Adapter, Draft, Place
@@ -44,6 +44,7 @@ class Spec:
 
 
 _REWARDBENCH2 = Spec(formats.rewardbench2, Means(outcomes.rewardbench2, overall="subsets"), best_first=True, finish=formats.pair_ties)
+_RMBENCH = Spec(graphs.rmbench, Means(outcomes.style_matrix, overall="subsets"), best_first=True, files="total_dataset*")
 _PICKED = Means(outcomes.picked_reward, overall="subsets")
 
 BENCHMARKS: dict[str, Spec] = {
@@ -62,6 +63,10 @@ BENCHMARKS: dict[str, Spec] = {
         Means(outcomes.both_orders, overall="subsets", weights=dict.fromkeys(formats.LLMBAR_SUBSETS.values(), 1.0)),
         files="dataset.json*",
     ),
+    "rmbench": _RMBENCH,
+    "rmbench_ratings": replace(_RMBENCH, read=partial(graphs.rmbench, alone=True)),
+    "evalbiasbench": Spec(graphs.evalbiasbench, Means(outcomes.decided_orders)),
+    "ifrewardbench": Spec(graphs.ifrewardbench, Means(outcomes.preference_graph, overall="subsets")),
     "pandalm": Spec(formats.pandalm, Means(outcomes.pandalm, extras=outcomes.pandalm_macro)),
 }
 """Every benchmark by its name; docs/benchmarks.md says what each is."""
@@ -167,7 +172,7 @@ def _read(file: Path, root: Path, spec: Spec, report: Report) -> list[Draft]:
         try:
             if isinstance(raw, DataError):
                 raise raw
-            row = Row(raw, f"{file.name.partition('.')[0]}:{number}")
+            row = Row(formats.written(raw), f"{file.name.partition('.')[0]}:{number}")
             draft = spec.read(row, place)
             for record, _ in draft.inputs:
                 _check(record)
@@ -184,6 +189,10 @@ def _read(file: Path, root: Path, spec: Spec, report: Report) -> list[Draft]:
 
 
 def _check(record: Record) -> None:
+    """What must hold of all that is judged. The query may be empty: published rows are scored as they are."""
+    last = record.context[-1] if record.context else {}
+    if last.get("role") == "user" and not last["content"].strip():
+        record = replace(record, context=(*record.context[:-1], last | {"content": "(empty)"}))
     try:
         check(record)
     except NoUniqueBest:  # Whether several best responses, or two of the same text, can be scored is for the benchmark to say.
@@ -209,7 +218,7 @@ def _built(name: str, spec: Spec, drafts: list[Draft], report: Report, rows: Row
             unit_id = f"{unit_id}@{seen[unit_id]}"
         for position, (record, order) in enumerate(draft.inputs):
             item_id = unit_id if len(draft.inputs) == 1 else f"{unit_id}#{position}"
-            items.append(Item(item_id, record, len(units), draft.subset, order))
+            items.append(Item(item_id, record, len(units), draft.subset, order, draft.pairs))
             report.responses[record.n] = report.responses.get(record.n, 0) + 1
         units.append(Unit(unit_id, draft.subset, draft.section))
     report.records = len(items)

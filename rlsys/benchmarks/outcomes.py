@@ -25,13 +25,68 @@ def picked_reward(verdicts: Verdicts) -> Figures:
 def both_orders(verdicts: Verdicts) -> Figures:
     """LLMBar (LLMEvaluator/evaluate.py): the mean accuracy of the two orders.
 
-    `both_right`: in both orders; `agreement`: the same verdict in both, the published positional agreement rate.
+    `both_right`: in both orders; `agreement`: the same verdict in both, the published positional agreement rate. Of equal scores the
+    response that was shown last wins, as published: right in one of the two orders.
     """
+    items = verdicts.benchmark.items
+    last, best = np.array([item.order[-1] for item in items])[:, None], np.array([item.record.best for item in items])[:, None]
+    pick = np.where(verdicts.tied & (verdicts.pick != NO_VERDICT), last, verdicts.pick)
     return {
-        OVERALL: verdicts.mean(verdicts.right),
-        "both_right": verdicts.every(verdicts.right),
-        "agreement": verdicts.agree(verdicts.pick),
+        OVERALL: verdicts.mean(pick == best),
+        "both_right": verdicts.every(pick == best),
+        "agreement": verdicts.agree(pick),
     }
+
+
+def decided_orders(verdicts: Verdicts) -> Figures:
+    """EvalBiasBench (run_bench.py): the mean accuracy of the two orders, a tie being wrong.
+
+    `both_right`: in both orders; `agreement`: the same verdict in both, a tie being a verdict.
+    """
+    right = verdicts.right & ~verdicts.tied
+    return {
+        OVERALL: verdicts.mean(right),
+        "both_right": verdicts.every(right),
+        "agreement": verdicts.agree(np.where(verdicts.tied, 2, verdicts.pick)),
+    }
+
+
+def style_matrix(verdicts: Verdicts) -> Figures:
+    """RM-Bench (scripts/utils.py): the share of the nine pairs of a row, right against wrong, in which the right response scores higher.
+
+    `easy`, `normal`, `hard`: of the three pairs each in which the style of the right response is the more elaborate one, the same, the
+    less elaborate one. A tie is wrong.
+    """
+    beaten = _matrix(verdicts)
+    rows, columns = np.indices(beaten.shape[-2:])
+    parts = {"easy": rows > columns, "normal": rows == columns, "hard": rows < columns}
+    return {OVERALL: beaten.mean(axis=(-2, -1))} | {name: beaten[..., cells].mean(axis=-1) for name, cells in parts.items()}
+
+
+def _matrix(verdicts: Verdicts) -> np.ndarray:
+    """bool [draws, units, styles of the right response, styles of the wrong one]: the first scores higher; False without a verdict."""
+    units = len(verdicts.benchmark.units)
+    if verdicts.benchmark.items[0].record.n == 2:
+        higher = verdicts.right & ~verdicts.tied
+        return higher.T.reshape(verdicts.draws, units, -1, round((len(higher) / units) ** 0.5))
+    scores = np.concatenate(verdicts.totals, axis=1).reshape(verdicts.draws, units, 2, -1)
+    return scores[:, :, 0, :, None] > scores[:, :, 1, None, :]
+
+
+def preference_graph(verdicts: Verdicts) -> Figures:
+    """IF-RewardBench (metrics/analysis_overall_assessment.py): the share of a row's pairs in which the better response scores higher.
+
+    `kendall`: (concordant - discordant) / sqrt(decided x all), 0 where nothing is decided; a tie or no verdict decides nothing.
+    """
+    benchmark = verdicts.benchmark
+    higher, lower, count = (np.zeros((len(benchmark.items), verdicts.draws)) for _ in range(3))
+    for index, (item, totals) in enumerate(zip(benchmark.items, verdicts.totals)):
+        better, worse = np.array(item.pairs).T
+        higher[index] = (totals[:, better] > totals[:, worse]).sum(axis=1)
+        lower[index] = (totals[:, better] < totals[:, worse]).sum(axis=1)
+        count[index] = len(better)
+    kendall = (higher - lower) / np.maximum(np.sqrt((higher + lower) * count), 1)
+    return {OVERALL: verdicts.mean(higher / count), "kendall": verdicts.mean(kendall)}
 
 
 def judgebench(verdicts: Verdicts) -> Figures:

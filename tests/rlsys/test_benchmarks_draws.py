@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rlsys.benchmarks import Benchmark, Item, Unit, interval, score
+from rlsys.benchmarks.formats import BOTH
 from rlsys.benchmarks.outcomes import both_orders, judgebench, pandalm, pandalm_macro, ties_value
 from rlsys.benchmarks.schemes import Means, RocAuc
 from rlsys.benchmarks.scoring import _resamples
@@ -26,7 +27,8 @@ def benchmark_of(scheme, rewards: list[tuple[float, ...]], subsets: list[str], i
     items, units = [], []
     for number, (row, subset) in enumerate(zip(rewards, subsets, strict=True)):
         record = Record(str(number), "test", ({"role": "user", "content": "?"},), tuple(map(str, range(len(row)))), row)
-        items += [Item(f"{number}#{i}", record, number, subset) for i in range(items_each)]
+        orders = BOTH if items_each == 2 else (None,) * items_each
+        items += [Item(f"{number}#{i}", record, number, subset, order) for i, order in enumerate(orders)]
         units.append(Unit(str(number), subset, SECTIONS[subset]))
     return Benchmark("test", tuple(items), tuple(units), scheme)
 
