@@ -137,6 +137,18 @@ def test_a_source_of_which_no_row_can_be_used_is_named_and_ends(tmp_path):
         open_mixture(Data(train=[tmp_path / "b.jsonl", empty]), "train", 0)
 
 
+def test_a_source_that_is_malformed_or_changes_is_named(tmp_path):
+    files(tmp_path)
+    paths = [tmp_path / "b.jsonl", tmp_path / "a.jsonl"]
+    with pytest.raises(DataError, match=r"a.jsonl, row 5: "):
+        open_mixture(Data(train=paths, strict=True), "train", 0)
+    source = open_mixture(Data(train=paths), "train", 0)
+    source.take(3)
+    paths[0].write_text(paths[0].read_text() + "\n")
+    with pytest.raises(DataError, match="b.jsonl: the file has changed"):
+        source.take(3)
+
+
 def test_a_row_whose_last_record_alone_fits_is_found(tmp_path):
     row = {"prompt": "Q?", "subset": "Ties", "rejected": ["no"], "id": "x", "chosen": ["a", "b", "c"]}
     (tmp_path / "f.jsonl").write_text(json.dumps(row) + "\n")

@@ -160,6 +160,25 @@ def test_rows_of_one_id_in_two_subsets_are_two_rows(tmp_path, tokenizer):
         mixed(groups)
 
 
+@pytest.mark.parametrize("more", [[], ["meta_rm.mixed_rows=true"], ["meta_rm.rows=20"], ["meta_rm.parse_failures=true"]])
+def test_what_became_of_every_sample_adds_up(tmp_path, tokenizer, more):
+    rows = [
+        sample(f"r{i}", f"prompt {i}", "too long " * 60 if k == 4 else "fine", (i + k) % 3 > 0 or i % 4 == 0, "no_box" if k == 3 else None)
+        for i in range(40)
+        for k in range(5)
+    ]
+    path = write(tmp_path / "step.parquet", [row | {"hinted": i % 9 == 0} for i, row in enumerate(rows)], pa.field("hinted", pa.bool_()))
+    data = load_scalar_data(load_config(None, [f"meta_rm.data=[{path}]", "meta_rm.max_tokens=60", "meta_rm.heldout=0.3", *more]), tokenizer)
+    account = data.account
+    assert account["samples"] == 200 == sum(count for name, count in account.items() if name != "samples")
+    assert account["used"] == describe(data.train)["texts"] > 0 and account["heldout"] == describe(data.heldout)["texts"] > 0
+    assert (
+        account["too_long"] > 0
+        and (account["one_label"] > 0) == ("mixed" in str(more))
+        and (account["not_needed"] > 0) == ("rows=2" in str(more))
+    )
+
+
 def groups_of(ids: list[str], texts: list[int]) -> list[Group]:
     prompt = np.array([1], np.int32)
     return [Group(i, prompt, (prompt,) * n, (1.0,) * n) for i, n in zip(ids, texts)]
