@@ -15,6 +15,7 @@ from actors.reward import RewardActor
 from actors.rollout import RolloutActor
 from actors.waiting import ActorFailed, Pending, wait
 from rlsys.config import Config
+from rlsys.models import ModelError
 from rlsys.scores import READING, Reading
 
 if TYPE_CHECKING:
@@ -177,6 +178,15 @@ class ReservedActors(Actors):
             for rank, name in enumerate(self.learner_names)
         ]
 
+    def bring_up(self, calls: list[Pending]) -> list[Any]:
+        """Results of the `calls` by which actors start, side by side; the first failure ends them all."""
+        try:
+            return wait(calls, self.timeout_s)
+        except (ActorFailed, ModelError):
+            for engine in self.rollouts:  # In the middle of its start it would not hear that it is to shut down.
+                ray.kill(engine)
+            raise
+
     def close(self) -> None:
         super().close()
         self.reservation.release()
@@ -196,13 +206,19 @@ class Cluster(ReservedActors):
         self.add_rollouts(model_path, max_model_len, self.backend, placement.rollout, placement.rollout_threads, logs, first_bundle=ranks)
         from actors.learner import LearnerActor  # takes seconds, in which the engines are starting already
 
-        self.add_learners(model_path, placement.learner, placement.learner_threads, logs, LearnerActor, rl=config.rl)
+        asked = {"rl": config.rl, "temperature": config.rollout.temperature}
+        self.add_learners(model_path, placement.learner, placement.learner_threads, logs, LearnerActor, **asked)
         self.reward = ray.remote(RewardActor).options(name="reward", num_cpus=0).remote("reward", reading)
 
     def start(self) -> dict[str, Any]:
-        """Bring all actors up side by side; returns what they say of themselves, by name."""
+        """Bring all actors up side by side; returns what they say of themselves, by name.
+
+        Raises:
+            ModelError: the learners' self-check says that the model would be computed wrong.
+            ActorFailed: an actor failed, died or did not answer in time.
+        """
         ready = [Pending(actor.ready.remote(), name, "ready") for actor, name in zip(self.rollouts, self.rollout_names, strict=True)]
-        told = wait([*ready, *self.join_learners(), Pending(self.reward.ready.remote(), "reward", "ready")], self.timeout_s)
+        told = self.bring_up([*ready, *self.join_learners(), Pending(self.reward.ready.remote(), "reward", "ready")])
         self.learn("connect_rollouts", self.rollouts, self.backend, self.config.weights.bucket_mib, self.timeout_s)
         return dict(zip([*self.rollout_names, *self.learner_names, "reward"], told, strict=True))
 

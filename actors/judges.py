@@ -14,7 +14,7 @@ import pyarrow as pa
 import ray
 
 from actors.groups import ReservedActors, cluster_size, weight_backend
-from actors.waiting import Pending, fetch, wait
+from actors.waiting import Pending, fetch
 from rlsys.config import Config
 from rlsys.judging import Answer, Ask, Question, answers, questions, requests
 from rlsys.prompts import Prompter
@@ -88,7 +88,7 @@ class Judges(ReservedActors):
     def start(self) -> dict[str, Any]:
         """Bring all actors up side by side; returns what they say of themselves, by name."""
         named = [*zip(self.rollouts, self.rollout_names), *zip(self.scorers, self.scorer_names)]
-        told = wait([Pending(actor.ready.remote(), name, "ready") for actor, name in named], self.timeout_s)
+        told = self.bring_up([Pending(actor.ready.remote(), name, "ready") for actor, name in named])
         return {name: what for (_, name), what in zip(named, told)}
 
     def close(self) -> None:

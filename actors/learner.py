@@ -10,6 +10,7 @@ import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ import pyarrow as pa
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from transformers import AutoModelForCausalLM
 
 from actors import chatter, saving
 from actors import deepspeed_engine as ds
@@ -28,6 +30,7 @@ from rlsys.packing import MicroBatch, plan
 from rlsys.policy import Logprobs, Policy, load_policy
 from rlsys.processes import keep_freed_memory
 from rlsys.run_folder import learner_identity
+from rlsys.self_check import SelfCheck, checked_policy
 
 SCHEDULE = ("lr", "warmup_steps", "stage_step")
 """What a checkpoint keeps of the learning rate's course."""
@@ -55,6 +58,7 @@ class LearnerActor:
         log_dir: str,
         threads: int,
         timeout_s: float = 600.0,
+        temperature: float = 1.0,
     ):
         """
         Args:
@@ -62,6 +66,7 @@ class LearnerActor:
             dtype: "bfloat16" or "float32", of weights and activations; master weights and moments are fp32.
             threads: CPU threads of this rank.
             timeout_s: longest wait for another rank, in seconds.
+            temperature: at which samples are drawn, for the self-check.
         """
         self.name = f"learner-{rank}"
         self.console = chatter.to_file(Path(log_dir) / f"{self.name}.log")
@@ -71,7 +76,8 @@ class LearnerActor:
         self.rank, self.world_size = rank, world_size
         self.model_path, self.learner, self.rl = model_path, learner, rl
         self.dtype = getattr(torch, dtype)
-        self.timeout_s = timeout_s
+        self.timeout_s, self.temperature = timeout_s, temperature
+        self.self_check: SelfCheck | None = None
         self.store: dist.TCPStore | None = None
         self.reference: torch.nn.Module | None = None
         self.reference_is_policy = False  # until the first update
@@ -92,7 +98,14 @@ class LearnerActor:
         return host, self.store.port
 
     def setup(self, host: str, port: int) -> dict[str, Any]:
-        """Join the other ranks at rank 0's `address`, load the model, build the engine. Returns what this rank is."""
+        """Join the other ranks at rank 0's `address`, load the model, check it, build the engine.
+
+        Returns:
+            what this rank is, and self_check: figures of `rlsys.self_check.SelfCheck` (None: it is off).
+
+        Raises:
+            ModelError: the model cannot be trained as the settings say; the message says what works instead.
+        """
         ds.join_group(self.rank, self.world_size, host, port, self.store, self.timeout_s)
         self._build()
         return {
@@ -101,18 +114,28 @@ class LearnerActor:
             "backend": dist.get_backend(),
             "zero_stage": self.learner.zero_stage,
             "threads": torch.get_num_threads(),
+            "self_check": asdict(self.self_check) if self.self_check else None,
         }
 
     def _build(self) -> None:
-        policy = self._load(self.model_path)
-        if self.learner.activation_checkpointing:
-            policy.enable_activation_checkpointing()
+        if self.learner.self_check:
+            policy, self.self_check = self._load_checked(self.model_path)
+        else:
+            policy = self._load(self.model_path)
+            if self.learner.activation_checkpointing:
+                policy.enable_activation_checkpointing()
         self.pad_token_id = getattr(policy.model.config, "pad_token_id", None) or 0
         self.engine = ds.build_engine(policy, self.learner, self.dtype)
         self.engine.train()
 
     def _load(self, path: str) -> Policy:
         return load_policy(path, self.dtype, self.learner.packing, self.learner.layers, self.learner.attention)
+
+    def _load_checked(self, path: str) -> tuple[Policy, SelfCheck]:
+        # On the device, where the engine would bring it next, whole, before it shards anything.
+        model = AutoModelForCausalLM.from_pretrained(path, dtype=self.dtype).to(ds.device())
+        ours = self.learner
+        return checked_policy(model, ours.packing, ours.layers, ours.attention, self.temperature, ours.activation_checkpointing)
 
     def shutdown(self) -> None:
         """Leave the process group."""

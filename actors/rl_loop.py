@@ -38,6 +38,7 @@ from rlsys.clock import Clock
 from rlsys.config import Config, ConfigError
 from rlsys.exclusion import read_exclusion
 from rlsys.metrics import MetricsLog
+from rlsys.mismatch import MismatchGuard
 from rlsys.mixtures import data_report, open_mixture, without_files
 from rlsys.prompts import Prompter
 from rlsys.report import summary_table
@@ -103,6 +104,7 @@ class Job:
         self.cluster: Actors | None = None
         self.log: MetricsLog | None = None
         self.version = 0
+        self.guard = MismatchGuard.of(config)
         # Engines generate one batch at a time, and one that is evaluated on has no other beside it.
         self.engines = Lock()
 
@@ -274,6 +276,10 @@ class Job:
                 pace.append(now - began)
                 self._report(batch, trained, _whole(now - began, after - before), sum(pace) / len(pace))
                 began, before = now, after
+                # The samples were compared with the weights before this step's.
+                warning = self.guard.look(batch.step, trained.get("mismatch"), self.version - 1 - batch.counts["oldest_version"])
+                if warning:
+                    self.watch.say(f"[yellow]{warning}[/]")
                 self._checkpoint(batch)
 
     def _collect(self, step: int) -> Batch:

@@ -15,7 +15,8 @@ from actors.learner import LearnerActor
 from rlsys import config
 from rlsys.grpo import Metrics
 from rlsys.packing import MicroBatch
-from rlsys.scalar_rm import ScalarModel, bce_loss, bradley_terry_loss, ends, load_scalar_model
+from rlsys.scalar_rm import ScalarModel, bce_loss, bradley_terry_loss, ends, load_classifier, load_scalar_model
+from rlsys.self_check import SelfCheck, checked_scalar_model
 
 
 class ScalarLearner(LearnerActor):
@@ -36,6 +37,13 @@ class ScalarLearner(LearnerActor):
         model = load_scalar_model(path, self.dtype, self.head_seed, ours.packing, ours.layers, ours.attention)
         model.model.config.rlsys_objective = self.objective
         return model
+
+    def _load_checked(self, path: str) -> tuple[ScalarModel, SelfCheck]:
+        classifier = load_classifier(path, self.dtype, self.head_seed).to(ds.device())
+        ours = self.learner
+        model, check = checked_scalar_model(classifier, ours.packing, ours.layers, ours.attention, ours.activation_checkpointing)
+        model.model.config.rlsys_objective = self.objective
+        return model, check
 
     def train(self, batch: pa.RecordBatch) -> dict[str, Any]:
         """One optimizer step on a `rlsys.scalar_rm.scalar_batch`; its groups are whole where the objective is "bt".

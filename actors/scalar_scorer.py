@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,9 @@ from transformers import AutoTokenizer
 
 from actors import chatter
 from rlsys.chat import Chat
-from rlsys.scalar_rm import load_scalar_model, score_texts
+from rlsys.models import ModelError
+from rlsys.scalar_rm import ScalarModel, load_classifier, score_texts
+from rlsys.self_check import SelfCheck, checked_scalar_model
 from rlsys.tokenizers import Translation, difference
 
 
@@ -27,7 +30,6 @@ class ScalarScorer:
         threads: int,
         log_dir: str | None = None,
         token_budget: int = 4096,
-        packing: bool = True,
         judge_path: str | None = None,
     ):
         """
@@ -37,17 +39,18 @@ class ScalarScorer:
             dtype: "bfloat16" or "float32", of weights and activations; the score itself is computed in float32.
             log_dir: folder for NAME.log, with what libraries say; None: they say it to Ray.
             token_budget: tokens encoded at a time, which bounds the memory for activations.
-            packing: encode a prompt once for its texts; False for models that cannot be packed.
+
+        A prompt is encoded once for its texts where the model comes out right that way, else as often as it has texts.
 
         Raises:
-            ValueError: the model has no head of one output, or cannot be packed.
+            ModelError: the model has no head of one output, or comes out wrong both ways (`rlsys.self_check`).
         """
         self.name = name
         if log_dir is not None:
             chatter.to_file(Path(log_dir) / f"{name}.log")
         torch.set_num_threads(threads)
         self.device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else torch.device("cpu")
-        self.model = load_scalar_model(model_path, getattr(torch, dtype), packing=packing).eval().to(self.device)
+        self.model, self.self_check = _load(model_path, getattr(torch, dtype), self.device)
         self.token_budget = token_budget
         own = AutoTokenizer.from_pretrained(model_path)
         judge = own if judge_path is None else AutoTokenizer.from_pretrained(judge_path)
@@ -59,11 +62,20 @@ class ScalarScorer:
         return self.name
 
     def ready(self) -> dict[str, Any]:
-        """Told once the model stands: name, device, the objective that it was trained with (None where its folder does not say), and how
-        the judge's tokens differ from its own (None: they do not).
+        """Told once the model stands.
+
+        Returns:
+            name, device, the objective that it was trained with (None where its folder does not say), how the judge's tokens differ from
+            its own (None: they do not), packing (a prompt is encoded once), and self_check: figures of `rlsys.self_check.SelfCheck`.
         """
-        objective = getattr(self.model.model.config, "rlsys_objective", None)
-        return {"name": self.name, "device": str(self.device), "objective": objective, "tokens_differ": self.tokens_differ}
+        return {
+            "name": self.name,
+            "device": str(self.device),
+            "objective": getattr(self.model.model.config, "rlsys_objective", None),
+            "tokens_differ": self.tokens_differ,
+            "packing": self.model.packing,
+            "self_check": asdict(self.self_check),
+        }
 
     def score(self, batch: pa.RecordBatch) -> list[float]:
         """The score (logit) of each row, in order. Rows with the same prompt cost least when they come in the same call.
@@ -92,6 +104,20 @@ class ScalarScorer:
     def _without_end(self, text: np.ndarray) -> np.ndarray:
         ordinary = np.flatnonzero(~np.isin(text, self.special))
         return text[: ordinary[-1] + 1] if len(ordinary) else text[:0]
+
+
+def _load(path: str, dtype: torch.dtype, device: torch.device) -> tuple[ScalarModel, SelfCheck]:
+    """Packed where that passes the self-check: only the model that is there can say whether it was trained that way or plainly."""
+    refusal = None
+    for packing in (True, False):
+        classifier = load_classifier(path, dtype).to(device)  # anew: a model that failed has been changed
+        try:
+            model, check = checked_scalar_model(classifier, packing, gradient=False)
+        except ModelError as error:
+            refusal = refusal or error
+        else:
+            return model.eval(), check
+    raise refusal
 
 
 def _special_ids(tokenizer: Any) -> list[int]:

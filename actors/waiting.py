@@ -9,6 +9,8 @@ from typing import Any
 
 import ray
 
+from rlsys.models import ModelError
+
 
 class ActorFailed(RuntimeError):
     """A remote call failed, its actor died, or it did not answer in time; the message names the actor and the call."""
@@ -30,6 +32,7 @@ def wait(calls: Sequence[Pending], timeout_s: float) -> list[Any]:
 
     Raises:
         ActorFailed: a call raised, its actor died, or not all were done after `timeout_s` seconds.
+        ModelError: a call raised it.
     """
     open_calls = {call.ref: call for call in calls}
     results: dict[ray.ObjectRef, Any] = {}
@@ -45,10 +48,12 @@ def wait(calls: Sequence[Pending], timeout_s: float) -> list[Any]:
 
 
 def fetch(call: Pending, timeout_s: float) -> Any:
-    """The result of one finished call; failures are told in the actor's own words."""
+    """The result of one finished call; failures are told in the actor's own words, a model that cannot be used as the ModelError it is."""
     try:
         return ray.get(call.ref, timeout=timeout_s)
     except ray.exceptions.RayTaskError as error:
+        if isinstance(error.cause, ModelError):
+            raise error.cause from None
         raise ActorFailed(f"{call.actor} failed in {call.call}: {error.cause or error}\n{error}") from error
     except ray.exceptions.RayActorError as error:
         raise ActorFailed(f"{call.actor} died during {call.call}: {error}") from error

@@ -236,6 +236,9 @@ class Learner(Section):
     """How the decoder's layers compute. fused: norms and linear layers in autograd nodes of our own (`rlsys.fused_layers`), quicker and
     with less memory than the model's own modules (plain). compiled: by torch.compile, quicker still after a warm-up in the first steps;
     wants a C++ compiler on CPUs, and zero_stage below 3: ZeRO-3 has hooks inside of layers."""
+    self_check: bool = True
+    """Compare the model, as it will train, with the untouched one before anything starts (`rlsys.self_check`); a difference beyond
+    rounding ends the run. False: trust it."""
     packing: bool = True
     """Encode a prompt once for its group. False: plain padded rows, the reference to compare with."""
     attention: Literal["blocks", "flex"] = "blocks"
@@ -276,6 +279,13 @@ class Rl(Section):
     equal_groups=train: nothing is missing then."""
     refill_rounds: NonNegativeInt = 1
     """Further rounds of sampling that `refill` may take per batch."""
+    mismatch_bfloat16: PositiveFloat | None = 0.2
+    """Largest difference between the trainer's log-probabilities and the engine's, in nats per token on average, that counts as rounding
+    where model.dtype is bfloat16. Above it the run warns, and stops after `mismatch_steps` such steps in a row. None: never."""
+    mismatch_float32: PositiveFloat | None = 0.02
+    """The same for float32."""
+    mismatch_steps: PositiveInt = 3
+    """Steps in a row with too large a difference that end the run."""
     eval_every: NonNegativeInt = 0
     """Held-out evaluation every so many steps; 0: only before, after the cold start, and at the end."""
 

@@ -92,6 +92,18 @@ class ScalarModel(nn.Module):
         return self.model.score(hidden.flatten(0, 1).index_select(0, read))[:, 0]
 
 
+def load_classifier(path: str | Path, dtype: torch.dtype, seed: int = 0) -> PreTrainedModel:
+    """transformers' own sequence classifier of one output, as `load_scalar_model` takes it."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = AutoModelForSequenceClassification.from_pretrained(path, num_labels=1, dtype=dtype)
+    config = model.config.get_text_config()
+    if config.pad_token_id is None and config.eos_token_id is not None:
+        # transformers' classifiers take no padded batch without one, and no text that is scored ends with this.
+        config.pad_token_id = config.eos_token_id[0] if isinstance(config.eos_token_id, list) else config.eos_token_id
+    return model
+
+
 def load_scalar_model(
     path: str | Path,
     dtype: torch.dtype,
@@ -108,14 +120,7 @@ def load_scalar_model(
     Raises:
         ValueError: see `ScalarModel`.
     """
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        model = AutoModelForSequenceClassification.from_pretrained(path, num_labels=1, dtype=dtype)
-    config = model.config.get_text_config()
-    if config.pad_token_id is None and config.eos_token_id is not None:
-        # transformers' classifiers take no padded batch without one, and no text that is scored ends with this.
-        config.pad_token_id = config.eos_token_id[0] if isinstance(config.eos_token_id, list) else config.eos_token_id
-    return ScalarModel(model, packing, layers, attention).train()
+    return ScalarModel(load_classifier(path, dtype, seed), packing, layers, attention).train()
 
 
 def scalar_batch(groups: Sequence[Group], token_budget: int | None = None) -> pa.RecordBatch:

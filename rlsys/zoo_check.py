@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
 import torch
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers import PreTrainedModel
 
 from rlsys.packing import plan
-from rlsys.policy import load_policy
+from rlsys.self_check import checked_policy
 from rlsys.trajectories import LEARNER
 from rlsys.zoo import FAMILIES, VOCABULARY, Family, build
 
@@ -77,16 +75,14 @@ def measure_all(families: Iterable[Family] = FAMILIES) -> Iterator[Measured]:
 
 
 def measure(family: Family) -> Measured:
-    """Save the family's tiny model, load it as a learner would, and compare with the untouched model."""
-    with tempfile.TemporaryDirectory() as folder:
-        try:
-            build(family).save_pretrained(folder)
-            model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
-            wanted = reference(model, rows())
-        except Exception as error:  # noqa: BLE001 - whatever it is, it becomes a row of the table
-            way = Way(crashed=f"transformers itself: {_one_line(error)}")
-            return Measured(family.name, family.model_type, way, way)
-        ways = [_measure(folder, packing, *wanted) for packing in (True, False)]
+    """Make a policy of the family's tiny model as a learner does, self-check included, and compare it with the untouched model."""
+    try:
+        model = build(family)
+        wanted = reference(model, rows())
+    except Exception as error:  # noqa: BLE001 - whatever it is, it becomes a row of the table
+        way = Way(crashed=f"transformers itself: {_one_line(error)}")
+        return Measured(family.name, family.model_type, way, way)
+    ways = [_measure(build(family), packing, *wanted) for packing in (True, False)]
     return Measured(family.name, type(model).__name__, *ways)
 
 
@@ -122,9 +118,9 @@ def reference(model: PreTrainedModel, batch: pa.RecordBatch) -> tuple[list[Tenso
     return found, _gradients(model)
 
 
-def _measure(folder: str | Path, packing: bool, wanted: Sequence[Tensor], gradients: dict[str, Tensor]) -> Way:
+def _measure(model: PreTrainedModel, packing: bool, wanted: Sequence[Tensor], gradients: dict[str, Tensor]) -> Way:
     try:
-        policy = load_policy(folder, torch.float32, packing=packing)
+        policy, _ = checked_policy(model, packing, temperature=TEMPERATURE)
     except ValueError as error:
         return Way(refused=_one_line(error))
     except Exception as error:  # noqa: BLE001 - whatever it is, it becomes a row of the table

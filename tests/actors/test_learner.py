@@ -17,8 +17,13 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from actors import deepspeed_engine as ds
 from actors.learner import LearnerActor
-from rlsys.config import Learner, Rl
+from actors.waiting import Pending, wait
+from launch.console import exit_status
+from rlsys.config import Config, Learner, Rl
+from rlsys.mismatch import MismatchError, MismatchGuard
+from rlsys.models import ModelError
 from rlsys.trajectories import LEARNER
+from rlsys.zoo import FAMILIES, build
 
 WAIT_S = 120
 TEMPERATURE = 0.7
@@ -350,3 +355,66 @@ def test_a_saved_model_loads_in_transformers_as_it_is(ranks, batch, tiny_model, 
         assert logprobs == pytest.approx(expected, abs=1e-5 if dtype == "float32" else 0.1)
     text = "Scores: \\boxed{9, 2}"
     assert AutoTokenizer.from_pretrained(tmp_path / "model").encode(text) == AutoTokenizer.from_pretrained(tiny_model).encode(text)
+
+
+# --- does the model say what it should? --------------------------------------------------------------------------
+
+
+def test_every_rank_checks_the_model_before_it_trains(ranks):
+    for rank, told in enumerate(ranks[2].told):
+        check = told["self_check"]
+        assert check["logprob_error"] <= check["tolerance"] < 1e-3, rank
+        assert check["gradient_error"] <= check["gradient_tolerance"] < 1e-2, rank
+
+
+def test_a_model_that_would_be_computed_wrong_is_refused_in_one_line(ray_session, tiny_model, tmp_path):
+    """GPT-Neo's attention takes no function of ours: packed, each sample would see its siblings."""
+    family = next(family for family in FAMILIES if family.name == "GPT-Neo")
+    build(family).save_pretrained(tmp_path / "model")
+    rank = ray.remote(LearnerActor).options(num_cpus=0)
+    for settings, refused in ((Learner(), True), (Learner(packing=False), False)):
+        actor = rank.remote(0, 1, str(tmp_path / "model"), settings, Rl(), "float32", 0, str(tmp_path), 1, WAIT_S)
+        address = ray.get(actor.address.remote(), timeout=WAIT_S)
+        setup = Pending(actor.setup.remote(*address), "learner-0", "setup")
+        if refused:
+            with pytest.raises(ModelError, match="GPTNeoForCausalLM") as error:
+                wait([setup], WAIT_S)
+            assert "learner.packing=false" in str(error.value) and "Traceback" not in str(error.value)
+            assert exit_status(error.value) == 2
+        else:
+            (told,) = wait([setup], WAIT_S)
+            assert told["self_check"]["logprob_error"] < 1e-4
+        ray.kill(actor)
+
+
+def test_the_guard_sees_corrupted_rollout_logprobs(ranks, batch, tiny_model):
+    """A trainer and an engine that agree pass; an engine whose weights are off by a twentieth, or that tells its neighbour's, does not."""
+    honest = with_logprobs(batch, AutoModelForCausalLM.from_pretrained(tiny_model, dtype=torch.float32))
+    perturbed = AutoModelForCausalLM.from_pretrained(tiny_model, dtype=torch.float32)
+    with torch.no_grad():
+        for parameter in perturbed.parameters():
+            parameter += 0.05 * parameter.std() * torch.randn_like(parameter) if parameter.ndim > 1 else 0
+    shifted = honest.set_column(
+        honest.schema.get_field_index("rollout_logprobs"),
+        honest.schema.field("rollout_logprobs"),
+        pa.array([[*row[1:], row[0]] for row in honest["rollout_logprobs"].to_pylist()], honest.schema.field("rollout_logprobs").type),
+    )
+    config = Config.model_validate({"model": {"dtype": "float32"}})
+
+    def mismatch(rows: pa.RecordBatch) -> float:
+        ranks[1]("rebuild", {"zero_stage": 2}, {"beta": 0.0})
+        return ranks[1].first("train_grpo", rows, TEMPERATURE)["metrics"]["mismatch"]
+
+    assert MismatchGuard.of(config).look(1, mismatch(honest)) is None
+    for corrupted in (with_logprobs(batch, perturbed), shifted):
+        guard, found = MismatchGuard.of(config), mismatch(corrupted)
+        with pytest.raises(MismatchError, match="rl.mismatch_float32"):
+            for step in range(1, config.rl.mismatch_steps + 1):
+                guard.look(step, found)
+        assert step == config.rl.mismatch_steps
+
+
+def with_logprobs(batch: pa.RecordBatch, model) -> pa.RecordBatch:
+    """The batch as an engine with this model's weights would have told it."""
+    rows = [row | {"rollout_logprobs": plain_logprobs(model, row, TEMPERATURE).tolist()} for row in batch.to_pylist()]
+    return pa.RecordBatch.from_pylist(rows, schema=LEARNER)

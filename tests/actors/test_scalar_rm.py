@@ -21,6 +21,7 @@ from actors.scalar_scorer import ScalarScorer
 from rlsys.config import Learner, load_config
 from rlsys.scalar_rm import Group, load_scalar_model, scalar_batch
 from rlsys.trajectories import TOKENS
+from rlsys.zoo import FAMILIES, build
 
 WAIT_S = 120
 LR = 2e-4
@@ -188,7 +189,7 @@ def test_the_scorer_gives_the_trained_models_scores(ray_session, trained, groups
     folder, scores = trained
     scorer = ray.remote(ScalarScorer).options(num_cpus=0).remote("scorer-0", str(folder), "float32", 1, str(tmp_path), token_budget=32)
     told = ray.get(scorer.ready.remote(), timeout=WAIT_S)
-    assert (told["name"], told["objective"]) == ("scorer-0", "bce")
+    assert (told["name"], told["objective"], told["packing"]) == ("scorer-0", "bce", True)
 
     def score(prompts: list[Any], texts: list[Any]) -> list[float]:
         batch = pa.record_batch({"prompt_tokens": pa.array(prompts, TOKENS), "tokens": pa.array(texts, TOKENS)})
@@ -245,6 +246,22 @@ def test_tokens_of_another_vocabulary_are_encoded_anew(tiny_model, tmp_path):
     assert alike.ready()["tokens_differ"] is None
     assert scorer.score(batch(judge)) == pytest.approx(alike.score(batch(own)), abs=1e-5)
     assert scorer.score(batch(judge)) != pytest.approx(alike.score(batch(judge)), abs=1e-3)
+
+
+def test_the_scorer_takes_a_model_that_was_trained_without_packing(groups, tiny_model, tmp_path):
+    """Its attention cannot be packed, and nothing in its folder says so."""
+    folder = tmp_path / "scorer"
+    build(next(family for family in FAMILIES if family.name == "GPT-Neo"), vocab_size=512).save_pretrained(tmp_path / "base")
+    load_scalar_model(tmp_path / "base", torch.float32, packing=False).model.save_pretrained(folder)
+    AutoTokenizer.from_pretrained(tiny_model).save_pretrained(folder)
+    scorer = ScalarScorer("scorer", str(folder), "float32", 1)
+    told = scorer.ready()
+    assert told["packing"] is False and told["self_check"]["logprob_error"] < 1e-4
+    rows = [(group.prompt, text) for group in groups for text in group.texts]
+    prompts, texts = (pa.array(list(column), TOKENS) for column in zip(*rows))
+    model = AutoModelForSequenceClassification.from_pretrained(folder, dtype=torch.float32).eval()
+    alone = [model(torch.tensor(np.concatenate(row)[None]).long()).logits.item() for row in rows]
+    assert scorer.score(pa.record_batch({"prompt_tokens": prompts, "tokens": texts})) == pytest.approx(alone, abs=1e-4)
 
 
 def test_ranks_share_the_cores_or_have_a_card_each():

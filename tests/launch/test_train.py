@@ -11,13 +11,14 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
-from commands import kill_rlsys_when
+from commands import ROOT, kill_rlsys_when, rlsys_here
 from transformers import AutoModelForCausalLM
 
 from actors.rl_loop import train
 from rlsys.config import load_config
 from rlsys.datasets import open_rows
 from rlsys.metrics import MetricsLog
+from rlsys.mismatch import MismatchError
 from rlsys.scores import judge
 from rlsys.trajectories import TRAJECTORIES
 
@@ -73,6 +74,32 @@ def test_every_sample_is_on_record_and_its_reward_can_be_worked_out_again(straig
             if not equal:
                 # The trainer's and the engine's view of the same tokens under the same weights, fp32 on both sides.
                 assert all(row["trainer_logprob"] == pytest.approx(row["rollout_logprob"], abs=1e-3) for row in group)
+
+
+def test_the_model_was_checked_and_engine_and_trainer_agree(straight_run):
+    config, _ = straight_run
+    for rank in range(config.learner.ranks):
+        check = json.loads((config.run.dir / "actors.json").read_text())[f"learner-{rank}"]["self_check"]
+        assert check["logprob_error"] <= check["tolerance"]
+    found = [row["mismatch"] for row in MetricsLog.read(config.run.dir) if row.get("mismatch") is not None]
+    assert found and max(found) < config.rl.mismatch_float32 / 4
+
+
+def test_a_run_stops_when_engine_and_trainer_do_not_agree(ray_session, tiny, quiet, tiny_model, tmp_path):
+    """No rounding is below what is allowed here."""
+    settings = ("sft.rows=0", "rl.equal_groups=train", "rl.mismatch_float32=1e-9", "rl.mismatch_steps=2", "rl.steps=3")
+    config = tiny(tmp_path / "run", tiny_model, "data.heldout_rows=1", *settings)
+    with pytest.raises(MismatchError, match="step 2: .* for 2 step"):
+        train(config, quiet)
+    assert [row["step"] for row in MetricsLog.read(config.run.dir)] == [1, 2]
+
+
+def test_a_model_that_fails_its_self_check_is_one_line_and_nothing_else(ray_session, tiny_model, tmp_path):
+    """Flex attention has no backward pass on a CPU."""
+    settings = ["learner.attention=flex", f"model.path={tiny_model}", f"run.dir={tmp_path / 'run'}"]
+    failed = rlsys_here("train", ROOT / "launch/configs/tiny.yaml", *settings)
+    assert failed.returncode == 2
+    assert "Traceback" not in failed.stderr and "LlamaForCausalLM" in failed.stderr.splitlines()[-1]
 
 
 def test_checkpoints_load_in_transformers_and_moved_from_the_cold_start(straight_run):
