@@ -55,6 +55,7 @@ def filter_rows(
     from rlsys.records import Record
     from rlsys.rejection import correct
     from rlsys.resumable import ResumableRows
+    from rlsys.verdicts import as_before
 
     console = to_stdout()
     source = open_mixture(settings.data, "train", settings.seed)
@@ -80,7 +81,8 @@ def filter_rows(
     about = {"samples": samples, "rows": rows, "config": settings.model_dump(mode="json", exclude={"run"})}
     with ResumableRows(output, about, again) as file:
         if not file.complete:
-            write_rows(file, total, islice(source.once(), total), marked, console, "filtering the training rows")
+            records = as_before(islice(source.once(), total), islice(file.rows(), file.done))
+            write_rows(file, total, records, marked, console, "filtering the training rows")
             aside = {reason: count for reason, count in source.account.aside.items() if count}
             if aside:
                 say(console, f"no record to ask about in {', '.join(f'{count:,} rows ({reason})' for reason, count in aside.items())}")
