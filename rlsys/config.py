@@ -514,7 +514,10 @@ def _parse_override(override: str) -> tuple[tuple[str, ...], Any]:
 def _put(tree: dict[str, Any], parts: tuple[str, ...], value: Any, override: str) -> None:
     node: Any = tree
     for part in parts[:-1]:
-        child = node[_place(node, part, override)] if isinstance(node, list) else node.setdefault(part, {})
+        place = _place(node, part, override)
+        if isinstance(node, list) and isinstance(node[place], str):
+            node[place] = {"path": node[place]}  # a source of which only the path is written
+        child = node[place] if isinstance(node, list) else node.setdefault(part, {})
         if not isinstance(child, dict | list):
             raise ConfigError(f"override {override!r}: {part} is a value, not a section.")
         node = child

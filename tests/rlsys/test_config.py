@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -237,3 +238,31 @@ def test_the_ready_made_configs_load(path: Path) -> None:
     config = load_config(path)
     assert config.run.dir == Path("runs") / path.stem  # two of them never write in one folder
     assert set(config.data.families) <= set(FAMILIES)
+
+
+def test_training_rows_may_be_a_mixture(tmp_path):
+    path = tmp_path / "mix.yaml"
+    sources = "[{path: x/a.jsonl, format: trl_preference, weight: 2}, y/a.jsonl, b.parquet]"
+    path.write_text(f"data:\n  train: {sources}\n  format: skywork\n")
+    config = load_config(path, ["data.train.2.weight=0.5", "data.train.2.name=010", "data.heldout=[tasks:heldout, h.jsonl]"])
+    told = [(one.name, one.format, one.weight) for one in config.data.sources("train")]
+    assert told == [("x/a.jsonl", "trl_preference", 2), ("y/a.jsonl", "skywork", 1), ("010", "skywork", 0.5)]
+    assert [one.name for one in config.data.sources("heldout")] == ["tasks:heldout", "h"]
+    save_config(config, tmp_path / "saved.yaml")
+    assert load_config(tmp_path / "saved.yaml") == config
+
+
+@pytest.mark.parametrize(
+    ("override", "told"),
+    [
+        ("data.train=[{path: a.jsonl, wieght: 2}]", "unknown key data.train.0.wieght"),
+        ("data.train=[{path: a.jsonl, weight: 0}]", "data.train.0.weight: Input should be greater than 0"),
+        ("data.train=[]", "an empty list"),
+        ("data.train=[a.jsonl, a.jsonl]", "two sources are called a.jsonl"),
+        ("data.heldout=[{path: a.jsonl, weight: 2}, b.jsonl]", "leave weight out"),
+        ("data.train.0.weight=2", "data.train"),
+    ],
+)
+def test_a_mixture_that_cannot_be_drawn_from_is_refused(override, told):
+    with pytest.raises(ConfigError, match=re.escape(told)):
+        load_config(None, [override])
