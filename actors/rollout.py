@@ -33,6 +33,7 @@ from actors.cpu_sampler import request_id
 from actors.weight_buckets import Segment
 from rlsys.chat import Chat
 from rlsys.config import Rollout
+from rlsys.thoughts import is_mark
 from rlsys.trajectories import SAMPLES
 
 SLEEP_LEVEL = 2
@@ -128,6 +129,9 @@ class RolloutActor:
                 await self._engine.collective_rpc("rlsys_use_fused_kernels")
         await self._engine.update_weight_version(str(self._version))
         self._tokenizer = AutoTokenizer.from_pretrained(self.model_path)
+        reserved = {number: str(token) for number, token in self._tokenizer.added_tokens_decoder.items() if token.special}
+        self._thoughts = {number for number, token in reserved.items() if is_mark(token)}
+        self._hidden = set(reserved) - self._thoughts
         # The engine itself stops at the model's eos tokens only.
         self._end = Chat(self._tokenizer, self.template_args).end if self._tokenizer.chat_template else self._tokenizer.eos_token_id
         return {
@@ -292,7 +296,7 @@ class RolloutActor:
             "tokens": tokens,
             "logprobs": [logprobs for logprobs, _ in drawn],
             # Of no sequences it makes one text.
-            "text": self._tokenizer.batch_decode([self._without_end(one) for one in tokens], skip_special_tokens=True) if tokens else [],
+            "text": self._texts(tokens) if tokens else [],
             "finish_reason": [output.finish_reason for output in outputs],
             "weight_version": [min(int(span.version) for span in output.weight_versions) for output in outputs],
             "certainty": [certainty for _, certainty in drawn],
@@ -300,9 +304,12 @@ class RolloutActor:
         table = pa.Table.from_pydict(columns, schema=SAMPLES).sort_by([("group", "ascending"), ("sample", "ascending")])
         return table.combine_chunks().to_batches()[0] if table.num_rows else pa.RecordBatch.from_pylist([], schema=SAMPLES)
 
-    def _without_end(self, tokens: list[int]) -> list[int]:
-        """Without the token that ended the turn, which need not be a special one."""
-        return tokens[:-1] if tokens and tokens[-1] == self._end else tokens
+    def _texts(self, tokens: list[list[int]]) -> list[str]:
+        """Without special tokens, but with those that begin or end a thought; without what ended the turn, which need not be special."""
+        own = [one[:-1] if one and one[-1] == self._end else one for one in tokens]
+        if not self._thoughts:
+            return self._tokenizer.batch_decode(own, skip_special_tokens=True)
+        return self._tokenizer.batch_decode([[token for token in one if token not in self._hidden] for one in own])
 
     # --- sleep ---------------------------------------------------------------------------------------------------
 

@@ -79,7 +79,7 @@ class Chat:
             ChatError: neither is there.
         """
         try:
-            text, (_, word) = self._marked(("user", "assistant"), False)
+            text, (_, word) = self.marked(("user", "assistant"), False)
             tail = self.encode(text[text.rindex(word) + len(word) :])
         except _FAULTS:
             tail = []
@@ -93,7 +93,7 @@ class Chat:
     @cached_property
     def thought(self) -> str:
         """The mark of a thought that the template begins where the assistant's answer does; empty where it begins none."""
-        text, (word,) = self._marked(("user",), True)
+        text, (word,) = self.marked(("user",), True)
         return thoughts.opened(text[text.rindex(word) :])
 
     def answer(self, text: str) -> str:
@@ -118,7 +118,7 @@ class Chat:
         key = (roles, add_generation_prompt)
         if key not in self._known:
             try:
-                text, words = self._marked(roles, add_generation_prompt)
+                text, words = self.marked(roles, add_generation_prompt)
                 places = [text.find(word) for word in words]
                 shown = -1 not in places and places == sorted(places)
                 self._known[key] = None if shown else ValueError("it leaves turns out")
@@ -126,7 +126,11 @@ class Chat:
                 self._known[key] = error
         return self._known[key]
 
-    def _marked(self, roles: Sequence[str], add_generation_prompt: bool) -> tuple[str, list[str]]:
+    def takes(self, roles: Sequence[str]) -> bool:
+        """Whether the template shows turns of these roles as they are, each once and in this order."""
+        return self._fault(tuple(roles), True) is None
+
+    def marked(self, roles: Sequence[str], add_generation_prompt: bool = True) -> tuple[str, list[str]]:
         """(text, words): a conversation of one word a turn, as the template writes it, and the words."""
         words = [f"wordnumber{number}x" for number in range(len(roles))]
         messages = [{"role": role, "content": word} for role, word in zip(roles, words)]

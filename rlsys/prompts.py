@@ -21,13 +21,11 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from rlsys.chat import Chat, ChatError
 from rlsys.config import Prompt
+from rlsys.defusing import Defuser, mark_pattern
 from rlsys.records import Record
 from rlsys.scores import READING, Reading, check_order
 
 TEMPLATES = Path(__file__).parent / "templates"
-_GUARDS = "·¦‧"  # the first that no mark and no special token contains
-_GAP = "[\\s\u00ad\u200b-\u200f\u2060\ufeff]*+"  # blanks, and what looks like nothing at all
-_SURROGATES = re.compile("[\ud800-\udfff]")
 
 
 class PromptError(ValueError):
@@ -78,13 +76,11 @@ class Prompter:
         except TemplateSyntaxError as error:
             raise PromptError(f"template {template}, line {error.lineno}: {error.message}") from error
         marks = self._read_marks()
-        tokens = _special_tokens(tokenizer)
-        self._guard = next((guard for guard in _GUARDS if not any(guard in text for text in (*marks, *tokens))), None)
-        if self._guard is None:
-            raise PromptError(f"template {template}: its marks use all of {_GUARDS}, one of which must be free to defuse content with.")
-        patterns = [rf"\\{_GAP}boxed", *map(_mark_pattern, marks), *map(re.escape, tokens)]
-        self._hostile = re.compile("|".join(patterns), re.IGNORECASE)
-        self._check_marks(marks)
+        try:
+            self.defuse = Defuser(marks, self.chat)
+        except ValueError as error:
+            raise PromptError(f"template {template}: {error}") from error
+        self._check_marks()
 
     @classmethod
     def of(cls, tokenizer: Any, prompt: Prompt) -> Prompter:
@@ -123,25 +119,9 @@ class Prompter:
         shown = "\n\n".join(f"Judgement {number}:\n{self.defuse(text)}" for number, text in enumerate(judgements, 1))
         return f"Others have judged these responses before you. Weigh what they say, then judge anew, in the form asked for.\n\n{shown}"
 
-    def defuse(self, text: str) -> str:
-        r"""Content with every mark, `\boxed` and special token broken up; any other text comes back as it is.
-
-        Marks and tokens are found in any case, marks and `\boxed` with any blanks between their parts. A guard character
-        goes in after the first character of each; no pattern contains the guard, so a new match can never arise, and
-        what overlapped is found in the next round. Lone surrogates, which no tokenizer takes, become U+FFFD.
-        """
-        text, count = _SURROGATES.sub("\ufffd", text), 1
-        while count:
-            text, count = self._hostile.subn(self._break_up, text)
-        return text
-
     def _role(self, text: str) -> str:
         """A defused role. A template puts a sign of its own right behind it, which must not complete a mark."""
-        return self.defuse(text) + ("" if re.fullmatch(r"[\w ]*", text) else self._guard)
-
-    def _break_up(self, match: re.Match[str]) -> str:
-        found = match[0]
-        return found[0] + self._guard + found[1:] if len(found) > 1 else self._guard  # one character has no inside
+        return self.defuse(text) + ("" if re.fullmatch(r"[\w ]*", text) else self.defuse.guard)
 
     def _module(self, messages: list[dict[str, str]], responses: list[str]) -> Any:
         low, high = self.reading.limits(len(responses))
@@ -152,18 +132,25 @@ class Prompter:
             raise PromptError(f"template {self.name}: {error}. It is given {', '.join(given)}.") from error
 
     def _read_marks(self) -> list[str]:
-        marks = getattr(self._module([{"role": "user", "content": "q"}], ["r"]), "marks", None)
+        """The marks for a single response and those for several, which need not be the same."""
+        return list(dict.fromkeys([*self._marks_of(1), *self._marks_of(2)]))
+
+    def _marks_of(self, n: int) -> list[str]:
+        marks = getattr(self._module([{"role": "user", "content": "q"}], ["r"] * n), "marks", None)
         example = '{% set marks = ["[Begin of Response #]", "[End of Response #]"] %}'
         if not isinstance(marks, list) or not all(isinstance(mark, str) and len(mark.strip()) > 1 for mark in marks):
             raise PromptError(f"template {self.name}: expected it to set its marks, for example {example}.")
-        if sum("#" in mark for mark in marks) != 2:
+        numbered = sum("#" in mark for mark in marks)
+        if numbered != 2 and not (n == 1 and numbered == 0 and len(marks) > 1):
             raise PromptError(f"template {self.name}: expected two marks with # (index of a response), as in {example}; found {marks}.")
         return marks
 
-    def _check_marks(self, marks: list[str]) -> None:
+    def _check_marks(self) -> None:
         """Fill the template with harmless words and see that each response stands once, between its own two marks."""
-        begin, end = (mark for mark in marks if "#" in mark)
         for n in (1, 2, 3, 12):
+            marks = self._marks_of(n)
+            # Of a single response the first two, where none carries a number.
+            begin, end = [mark for mark in marks if "#" in mark] or marks[:2]
             turns = [("user", "queryzero"), ("assistant", "queryone"), ("user", "querytwo")]
             words = [f"wordnumber{i}x" for i in range(1, n + 1)]
             text = str(self._module([{"role": role, "content": content} for role, content in turns], words))
@@ -175,7 +162,7 @@ class Prompter:
                 if text.count(word) != 1 or not re.search(enclosed, text):
                     raise PromptError(f"template {self.name}: expected response {i} of {n} once, between {begin!r} and {end!r} (# is {i}).")
             for mark in (begin, end):
-                found = len(re.findall(_mark_pattern(mark), text, re.IGNORECASE))
+                found = len(re.findall(mark_pattern(mark), text, re.IGNORECASE))
                 if found != n:
                     raise PromptError(f"template {self.name}: expected {mark!r} only around responses, found {found} for {n} of them.")
 
@@ -230,15 +217,3 @@ def seed_for(*key: str | int | float | bool | None) -> int:
 
 def _digest(key: list[Any]) -> bytes:
     return hashlib.blake2b(json.dumps(key).encode(), digest_size=8).digest()
-
-
-def _mark_pattern(mark: str) -> str:
-    """A mark as a pattern: any blanks between its words and signs, # for any number."""
-    return _GAP.join(r"\d++" if part == "#" else re.escape(part) for part in re.findall(r"\w+|[^\w\s]", mark))
-
-
-def _special_tokens(tokenizer: Any) -> list[str]:
-    """What the tokenizer turns into one reserved id, longest first. Added plain words and blanks are ordinary text."""
-    added = tokenizer.added_tokens_decoder.values()
-    tokens = {str(token) for token in added if token.special or re.search(r"[^\w\s]", str(token))} | set(tokenizer.all_special_tokens)
-    return sorted((token for token in tokens if token.strip()), key=lambda token: (-len(token), token))

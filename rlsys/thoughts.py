@@ -61,9 +61,9 @@ def end_of(begin: str) -> str:
     return begin[0] + "/" + begin[1:]
 
 
-def is_special(token: str) -> bool:
-    """Whether a special token is (part of) a mark, so that a text that leaves special tokens out would hide its thought."""
-    return _last_mark(token) is not None or token.startswith(("<|channel", "<channel", "<|message", "<unused94"))
+def is_mark(token: str) -> bool:
+    """Whether a token is a mark or a part of one: a text without it would hide where its thought ends."""
+    return _last_mark(token) is not None or token in ("<|channel|>", "<|channel>", "<|message|>", "<unused94>")
 
 
 def _last_mark(text: str) -> re.Match[str] | None:

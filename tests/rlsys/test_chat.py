@@ -12,11 +12,15 @@ from chat_templates import STYLES, tokenizer_of
 from rlsys.batches import learner_row, prompt_completion_rows
 from rlsys.chat import Chat, ChatError
 from rlsys.config import Data
+from rlsys.datasets import open_rows
 from rlsys.instructions import instruction_rows
+from rlsys.mixtures import Mixture, Part
 from rlsys.prompts import Prompter
 from rlsys.readers import DataError
 from rlsys.records import Record
+from rlsys.sampler import Sampler
 from rlsys.scalar_data import read_preferences
+from rlsys.scalar_rm import Group
 
 ROLES = ("system", "developer", "user", "assistant", "tool")
 
@@ -171,14 +175,20 @@ def test_rows_with_a_system_turn_are_learned_from_and_others_counted(tmp_path: P
         instruction_rows(path, 3, chat, Data(), 0, 500)
 
 
-def test_preference_rows_with_a_system_turn_are_used_and_others_counted() -> None:
-    prompter = Prompter(tokenizer_of(STYLES["gemma"]))
+def test_preference_rows_with_a_system_turn_are_used_and_others_counted(tmp_path: Path) -> None:
+    prompter, path = Prompter(tokenizer_of(STYLES["gemma"])), tmp_path / "rows.jsonl"
     contexts = (("system", "user"), ("assistant", "user"), ("user", "assistant", "user"))
-    rows = [Record(str(i), "s", tuple(talk(*roles)), ("a", "b"), (1.0, 0.0)) for i, roles in enumerate(contexts)]
-    groups, counts = read_preferences(rows, prompter, 10, 1000)
+    rows = [json.dumps(Record(str(i), "s", tuple(talk(*roles)), ("a", "b"), (1.0, 0.0)).to_json()) for i, roles in enumerate(contexts)]
+
+    def read(*lines: str) -> tuple[list[Group], dict[str, int]]:
+        path.write_text("".join(line + "\n" for line in lines))
+        found = open_rows(path, Data(), 0)
+        return read_preferences(Mixture([Part(str(path), found, Sampler(len(found), 0))]), prompter, 10, 1000)
+
+    groups, counts = read(*rows)
     assert [group.id for group in groups] == ["0", "2"] and counts["refused"] == 1
     with pytest.raises(DataError, match="refused 1.*takes no conversation"):
-        read_preferences(rows[1:2], prompter, 10, 1000)
+        read(rows[1])
 
 
 def test_a_prompt_and_its_completion_end_as_the_template_ends(tmp_path: Path) -> None:
