@@ -67,7 +67,7 @@ def test_every_sample_is_on_record_with_the_reason_that_the_rules_give(two_round
                 elif not row["correct"]:
                     assert row["why"] == "incorrect"
                 else:
-                    assert row["why"] in ("kept", "cut off")
+                    assert row["why"] == "kept" and row["finish_reason"] == "stop"
                 assert row["kept"] == (row["why"] == "kept")
         kept = sum(row["kept"] for row in rows)
         assert summary["rounds"][number - 1]["samples"] == len(rows) and summary["rounds"][number - 1]["kept"] == kept > 0
