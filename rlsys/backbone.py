@@ -1,58 +1,209 @@
-"""What every trained model has in common, whatever its head: which attention it computes by, no dropout, how its layers are computed."""
+"""What every trained model has in common, whatever its head: how it attends, that it computes as in use, how its layers are computed.
+
+A model trains in eval mode. What train mode switches on besides is noise: dropout under many names, a router's jitter, layers that are
+skipped. The engine that samples has none of it, nor has the frozen reference.
+"""
 
 from __future__ import annotations
 
-from typing import Literal
+from dataclasses import replace
+from functools import partial
+from typing import Any, Literal
 
-from torch import nn
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
+from transformers.modeling_layers import GradientCheckpointingLayer
 
 from rlsys import tree_attention
-from rlsys.fused_layers import fuse_layers
+from rlsys.fused_layers import fuse_layers, unfuse_layers
+from rlsys.models import ModelError
+from rlsys.packing import MicroBatch, dummy
+from rlsys.tree_layout import Node, TreeMask, build_layout
 
 Attention = Literal["blocks", "flex"]
 """How packed rows attend: matrix products over blocks of siblings, or PyTorch's flex attention over the whole row."""
 Layers = Literal["fused", "compiled", "plain"]
 """How layers compute: by `rlsys.fused_layers`, by torch.compile, or as transformers has them."""
 
+LEAK = 0.02
+"""Change of a token's output, as a share of its sibling's, that is still taken for rounding: routers may group tokens otherwise."""
 
-def prepare_backbone(model: PreTrainedModel, packing: bool, attention: Attention = "blocks", layers: Layers = "fused") -> None:
-    """Make `model` fit for training on packed rows, or on plain padded ones, in place.
+
+class Backbone(nn.Module):
+    """A Hugging Face model, kept as `self.model` in its own form, made fit for micro-batches that are packed, or plain and padded.
 
     Raises:
-        ValueError: it is to be packed, and its attention is not full and causal in every layer (sliding window, chunked, linear), or
-            its scores are capped; the message names the setting.
+        ModelError: a model that would compute something else than on each row alone, as far as that can be seen without weights'
+            meaning; `rlsys.self_check` compares the numbers.
     """
-    if packing:
-        _check_attention(model)
-    # Scores are capped between the two products of attention, which fused kernels have no place for.
-    plain = "eager" if _cap(model) else "sdpa"
-    model.set_attn_implementation(tree_attention.NAMES[attention] if packing else plain)
-    for module in model.modules():
-        if isinstance(module, nn.Dropout):
-            module.p = 0.0
-        if hasattr(module, "attention_dropout"):
-            module.attention_dropout = 0.0
-    if layers == "fused":
-        fuse_layers(model)
-    elif layers == "compiled":
-        tree_attention.keep_out_of_graphs()
-        for layer in model.get_decoder().layers:
-            # Every micro-batch has a length of its own: one program for all, and one for all layers, as they share their code.
-            layer.compile(dynamic=True)
+
+    def __init__(self, model: PreTrainedModel, decoder: nn.Module, packing: bool, layers: Layers, attention: Attention) -> None:
+        super().__init__()
+        self.model = model.eval()
+        self.packing = packing
+        self.longest_row = _longest_row(model)
+        """Tokens of the longest row that is computed right; None: any."""
+        self.longest_pack = _longest_pack(model) if packing else None
+        """The same of a packed row, all samples together."""
+        self._recomputed: list[GradientCheckpointingLayer] = []
+        self._masks: list[TreeMask] = []
+        unfuse_layers(model)
+        if packing:
+            model.set_attn_implementation(tree_attention.NAMES[attention])
+            self._check_siblings(decoder)
+        else:
+            model.set_attn_implementation(_plain_attention(model))
+        if layers == "fused":
+            fuse_layers(model)
+        elif layers == "compiled":
+            tree_attention.keep_out_of_graphs()
+            for layer in _layers(decoder):
+                # Every micro-batch has a length of its own: one program for all, and one for all layers, as they share their code.
+                layer.compile(dynamic=True)
+
+    def train(self, mode: bool = True) -> Backbone:
+        """As every module's, except that the model itself stays in eval mode."""
+        self.training = mode
+        self.model.eval()
+        for layer in self._recomputed:
+            layer.training = mode
+        return self
+
+    def enable_activation_checkpointing(self) -> None:
+        """Recompute each layer in the backward pass instead of keeping its activations: less memory, about 4/3 the work.
+
+        Raises:
+            ModelError: the model is not made of layers that transformers can recompute.
+        """
+        self._recomputed = [module for module in self.model.modules() if isinstance(module, GradientCheckpointingLayer)]
+        if not self._recomputed:
+            raise ModelError(f"{type(self.model).__name__} cannot recompute its layers; set learner.activation_checkpointing=false.")
+        for layer in self._recomputed:
+            layer.gradient_checkpointing = True
+            layer._gradient_checkpointing_func = partial(_recompute, layer)
+        self.train(self.training)
+
+    def call(self, module: nn.Module, micro_batch: MicroBatch) -> Any:
+        """What `module`, the model or a part of it that takes token ids, returns for a micro-batch.
+
+        Raises:
+            ValueError: a micro-batch of the other kind, or longer than the model is right for.
+        """
+        if (micro_batch.layout is not None) != self.packing:
+            other = "plain" if self.packing else "packed"
+            raise ValueError(f"a model with packing={self.packing} was given a {other} micro-batch; plan it likewise.")
+        name, ids = type(self.model).__name__, micro_batch.input_ids
+        if self.longest_row and ids.shape[1] > self.longest_row and (length := int(micro_batch.position_ids.max()) + 1) > self.longest_row:
+            raise ModelError(f"{name}: a row of {length} tokens; up to {self.longest_row} are computed as in the engine. {SHORTER}")
+        if self.longest_pack and ids.shape[1] > self.longest_pack:
+            raise ModelError(
+                f"{name}: a micro-batch of {ids.shape[1]} tokens; packed, up to {self.longest_pack} are computed right. Lower "
+                "learner.token_budget, or set learner.packing=false."
+            )
+        if micro_batch.layout is None:
+            return module(input_ids=ids, attention_mask=micro_batch.attention_mask, use_cache=False)
+        with tree_attention.packed(micro_batch.layout) as self._masks:
+            # With a mask of its own, transformers does not look for rows in the positions, which it knows one after the other only.
+            everything = torch.ones_like(ids, dtype=torch.bool)
+            return module(input_ids=ids, attention_mask=everything, position_ids=micro_batch.position_ids, use_cache=False)
+
+    @torch.no_grad()
+    def _check_siblings(self, decoder: nn.Module) -> None:
+        name, one = type(self.model).__name__, probe(True, next(self.model.parameters()).device)
+        other = replace(one, input_ids=one.input_ids.clone())
+        other.input_ids[0, FIRST] += one.tokens
+        answers: list[Tensor] = []
+        for part in (one, other):
+            try:
+                answers.append(self.call(decoder, part).last_hidden_state[0])
+            except Exception as error:  # it can be anything that a model does with what it does not know
+                raise ModelError(f"{name}: it cannot compute packed rows ({error}).") from error
+        if not any(mask.used for mask in self._masks):
+            raise ModelError(f"{name}: its attention does not go through transformers' attention interface, so it cannot be packed.")
+        moved = (answers[0] - answers[1]).float().abs().amax(dim=-1)
+        if not moved[SECOND].max() <= LEAK * moved[FIRST].max():
+            raise ModelError(f"{name}: a layer mixes tokens by other means than attention, so that packed samples would see each other.")
 
 
-def _check_attention(model: PreTrainedModel) -> None:
+FIRST, SECOND = slice(2, 5), slice(5, 8)
+"""Siblings in `probe`."""
+
+
+def probe(packing: bool, device: torch.device) -> MicroBatch:
+    """Two siblings of three tokens below a prompt of two, in one row, or one row of all eight tokens; nothing to score."""
+    part = dummy(packing, 0)
+    layout = build_layout([Node(0, 2, -1), Node(2, 3, 0), Node(5, 3, 0)]) if packing else None
+    part = replace(
+        part,
+        input_ids=torch.arange(1, 9)[None],
+        position_ids=layout.position[None] if layout else torch.arange(8)[None],
+        layout=layout,
+        attention_mask=None if packing else torch.ones(1, 8, dtype=torch.bool),
+    )
+    return part.to(device)
+
+
+def decoder_of(model: PreTrainedModel) -> nn.Module:
+    """What makes hidden states of tokens; transformers does not know it of every model and then names the model itself."""
+    decoder = model.get_decoder()
+    inner = [child for child in model.children() if isinstance(child, PreTrainedModel)]
+    return inner[0] if decoder is model and inner else decoder
+
+
+SHORTER = "Make prompt.max_tokens and rollout.max_tokens come to less together."
+
+
+def _recompute(layer: nn.Module, forward: Any, *args: Any) -> Any:
+    """transformers recomputes layers that are in train mode; what they compute, they compute in eval mode."""
+
+    def quiet(*args: Any) -> Any:
+        layer.training = False
+        try:
+            return forward(*args)
+        finally:
+            layer.training = True
+
+    return checkpoint(quiet, *args, use_reentrant=False)
+
+
+def _layers(decoder: nn.Module) -> list[nn.Module]:
+    found = [module for module in decoder.modules() if isinstance(module, GradientCheckpointingLayer)]
+    if not found:
+        raise ModelError(f"{type(decoder).__name__}: its layers cannot be compiled; set learner.layers=fused.")
+    return found
+
+
+def _plain_attention(model: PreTrainedModel) -> str:
+    """PyTorch's fused attention leaves out what it has no place for, caps and sinks, without a word."""
     config = model.config.get_text_config()
-    kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
-    window = getattr(config, "sliding_window", None) if getattr(config, "use_sliding_window", True) else None
-    cap = _cap(model)
-    if kinds != {"full_attention"} or window or cap:
-        raise ValueError(
-            f"{type(model).__name__}: layer_types {sorted(kinds)}, sliding_window {window}, attn_logit_softcapping {cap}: packing wants "
-            "full causal attention in every layer; set learner.packing=false."
-        )
+    special = getattr(config, "attn_logit_softcapping", None) or any(name.endswith("sinks") for name, _ in model.named_parameters())
+    return "sdpa" if model._supports_sdpa and not special else "eager"
 
 
-def _cap(model: PreTrainedModel) -> float | None:
-    return getattr(model.config.get_text_config(), "attn_logit_softcapping", None)
+def _longest_row(model: PreTrainedModel) -> int | None:
+    """Up to where rotary factors do not depend on how long the longest row of a call is.
+
+    Raises:
+        ModelError: they never agree with the engine's.
+    """
+    parameters = getattr(model.config.get_text_config(), "rope_parameters", None) or {}
+    several = [value for value in parameters.values() if isinstance(value, dict)] or [parameters]
+    limits = []
+    for one in several:
+        kind = one.get("rope_type") or ""
+        if "dynamic" in kind:
+            raise ModelError(
+                f"{type(model).__name__}: rope_type {kind} makes a token's rotation depend on the longest row of a call, and the engine's "
+                "is another one. Set rope_type to default in the model's config.json if rows are no longer than the model was trained on."
+            )
+        if kind == "longrope":
+            limits.append(one["original_max_position_embeddings"])
+    return min(limits, default=None)
+
+
+def _longest_pack(model: PreTrainedModel) -> int | None:
+    """Llama 4 scales queries by where a token stands in the call, not by its position, from `floor_scale` tokens on."""
+    found = [module for module in model.modules() if getattr(module, "attn_temperature_tuning", False)]
+    return min((int(module.floor_scale) - 1 for module in found if hasattr(module, "floor_scale")), default=None)

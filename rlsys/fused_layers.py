@@ -7,6 +7,7 @@ its tokens a few rows at a time, so that what lies between its steps stays in th
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterator
 
 import torch
@@ -96,13 +97,20 @@ def fuse_layers(model: nn.Module) -> dict[str, int]:
     """
     counts = {"norms": 0, "linears": 0}
     for module in model.modules():
-        if type(module).__name__.endswith("RMSNorm") and hasattr(module, "variance_epsilon") and _is_usual(module):
+        if type(module).__name__.endswith("RMSNorm") and _is_usual(module):
             module.forward = _norm(module)
             counts["norms"] += 1
         elif type(module) is nn.Linear and module.weight.dtype == torch.bfloat16 and _has_amx(module.weight.device):
             module.forward = _linear(module)
             counts["linears"] += 1
     return counts
+
+
+def unfuse_layers(model: nn.Module) -> None:
+    """Let everything compute as transformers has it again."""
+    for module in model.modules():
+        module.__dict__.pop("forward", None)
+        module._compiled_call_impl = None
 
 
 def _norm(module: nn.Module):  # noqa: ANN202
@@ -119,6 +127,8 @@ def _has_amx(device: torch.device) -> bool:
 
 @torch.no_grad()
 def _is_usual(module: nn.Module) -> bool:
-    weight = module.weight
+    weight = getattr(module, "weight", None)
+    if weight is None or not hasattr(module, "variance_epsilon") or len(inspect.signature(module.forward).parameters) != 1:
+        return False
     probe = torch.randn(2, 3, len(weight), device=weight.device, generator=torch.Generator(weight.device).manual_seed(0)).to(weight.dtype)
     return torch.allclose(module(probe), _norm(module)(probe), rtol=2 * torch.finfo(weight.dtype).eps, atol=1e-6)

@@ -20,7 +20,7 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
-from rlsys.tree_attention import Layout, Node, build_layout
+from rlsys.tree_layout import Layout, Node, build_layout
 
 DUMMY_TOKENS = 4
 ATTENTION_SCALE = 4096  # context length at which attention costs about as much as the rest of a small model's layer
@@ -122,7 +122,7 @@ def plan(
         bins = _fill(share, token_budget, packing)
         ranks.append([_packed(b, samples) if packing else _plain(b, samples, pad_token_id) for b in bins])
     longest = max(len(share) for share in ranks)
-    return [share + [_dummy(packing, pad_token_id) for _ in range(longest - len(share))] for share in ranks]
+    return [share + [dummy(packing, pad_token_id) for _ in range(longest - len(share))] for share in ranks]
 
 
 def _read(batch: pa.RecordBatch) -> list[_Row]:
@@ -284,7 +284,7 @@ def _completions(rows: list[_Row], sources: list[np.ndarray], samples: int) -> d
     }
 
 
-def _dummy(packing: bool, pad_token_id: int) -> MicroBatch:
+def dummy(packing: bool, pad_token_id: int) -> MicroBatch:
     """Encodes a few tokens and scores none (M = 0): its loss is 0, its gradients are zeros, its metrics are empty."""
     shape = (1, DUMMY_TOKENS)
     return MicroBatch(

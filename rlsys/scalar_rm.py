@@ -21,8 +21,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import AutoModelForSequenceClassification, PreTrainedModel
 
-from rlsys.backbone import Attention, Layers, prepare_backbone
+from rlsys.backbone import Attention, Backbone, Layers
 from rlsys.grpo import Metrics
+from rlsys.models import ModelError
 from rlsys.packing import MicroBatch, plan
 from rlsys.trajectories import LEARNER
 
@@ -51,22 +52,20 @@ class Group:
         return self.source, self.id
 
 
-class ScalarModel(nn.Module):
+class ScalarModel(Backbone):
     """A Hugging Face sequence classifier with one output over a causal language model, kept as `self.model` in its own form.
 
-    Packed models encode a prompt once for all its texts. Dropout is off.
+    Packed models encode a prompt once for all its texts. It computes as in eval mode, always.
 
     Raises:
-        ValueError: a model without a linear head `score` of one output, or one whose attention packing would get wrong.
+        ModelError: a model without a linear head `score` of one output, or one whose attention packing would get wrong.
     """
 
     def __init__(self, model: PreTrainedModel, packing: bool = True, layers: Layers = "fused", attention: Attention = "blocks") -> None:
-        super().__init__()
-        self.model, self.packing = model, packing
         head = getattr(model, "score", None)
         if not isinstance(head, nn.Linear) or head.out_features != 1:
-            raise ValueError(f"{type(model).__name__}: expected a causal model with a linear head `score` of one output, found {head}.")
-        prepare_backbone(model, packing, attention, layers)
+            raise ModelError(f"{type(model).__name__}: expected a causal model with a linear head `score` of one output, found {head}.")
+        super().__init__(model, model.base_model, packing, layers, attention)
         # A product rounded to bfloat16 has 8 bits: critiques of one prompt would often tie.
         head.forward = lambda hidden: F.linear(hidden.float(), head.weight.float(), None if head.bias is None else head.bias.float())
 
@@ -75,19 +74,9 @@ class ScalarModel(nn.Module):
         """Fills dummies and padding; 0 where the model names none."""
         return self.model.config.get_text_config().pad_token_id or 0
 
-    def enable_activation_checkpointing(self) -> None:
-        """Recompute each layer in the backward pass instead of keeping its activations: less memory, about 4/3 the work."""
-        self.model.gradient_checkpointing_enable({"use_reentrant": False})
-
     def forward(self, micro_batch: MicroBatch) -> Tensor:
         """Scores (logits), float32 [S]: one per text of the micro-batch, in the order of `ends`."""
-        if (micro_batch.layout is not None) != self.packing:
-            other = "plain" if self.packing else "packed"
-            raise ValueError(f"scalar model with packing={self.packing} was given a {other} micro-batch; plan it likewise.")
-        extra = {"layout": micro_batch.layout} if self.packing else {"attention_mask": micro_batch.attention_mask}
-        hidden = self.model.base_model(
-            input_ids=micro_batch.input_ids, position_ids=micro_batch.position_ids, use_cache=False, **extra
-        ).last_hidden_state
+        hidden = self.call(self.model.base_model, micro_batch).last_hidden_state
         read = micro_batch.source[ends(micro_batch)]
         return self.model.score(hidden.flatten(0, 1).index_select(0, read))[:, 0]
 

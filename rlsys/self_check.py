@@ -7,6 +7,10 @@ model answers first, then the same module is made ready for training.
 What rounding may explain is measured, not guessed: the untouched model answers once more with the output of each of its innermost modules
 off by at most half a unit in the last place of its dtype. The difference that this makes, times `MARGIN`, is the tolerance, but never less
 than `FLOOR`. So deep models, large logits and routers near a tie get the room that they need, and float32 hardly any.
+
+In bfloat16 that room is up to half a nat, in which a small mistake would hide. So a model of up to `LARGE` weights is compared in
+float32 first, to which its weights are widened for the moment and from which they come back bit by bit, and then once more, without a
+gradient, in its own dtype.
 """
 
 from __future__ import annotations
@@ -24,7 +28,7 @@ from transformers import PreTrainedModel
 
 from rlsys.backbone import Attention, Layers
 from rlsys.clock import Clock
-from rlsys.fused_layers import wide_dtype
+from rlsys.fused_layers import unfuse_layers, wide_dtype
 from rlsys.models import ModelError
 from rlsys.packing import MicroBatch, plan
 from rlsys.policy import Policy
@@ -36,6 +40,8 @@ MARGIN = 4.0
 FLOOR = {torch.float32: 5e-5, torch.float64: 1e-6}
 """Nats, and share of a gradient, that are always allowed; of other dtypes `FLOOR_16`."""
 FLOOR_16 = 0.02
+LARGE = 2**31
+"""Weights up to which a model of a narrower dtype is widened."""
 PROMPT, COMPLETIONS = 7, (9, 7)
 """Tokens of the prompt that the rows share, and of each row's completion."""
 LONGEST_WINDOW = 64
@@ -118,17 +124,28 @@ class _Checker:
     ) -> tuple[Any, SelfCheck]:
         clock = Clock()
         with clock.phase("check"):
-            self.weights = _chosen(self.model) if gradient else []
-            self.model.eval()
-            wanted, noise = self._untouched()
-            wrapped, result, reason = self._try(build, packing, layers, checkpointing, wanted, noise)
-            if reason:
-                raise ModelError(self._message(build, packing, layers, checkpointing, wanted, noise, reason))
+            if self.model.dtype.itemsize < 4 and sum(weight.numel() for weight in self.model.parameters()) <= LARGE:
+                with _widened(self.model):
+                    _, result = self._check(build, packing, layers, checkpointing, gradient)
+                wrapped, _ = self._check(build, packing, layers, checkpointing, gradient=False)
+            else:
+                wrapped, result = self._check(build, packing, layers, checkpointing, gradient)
         return wrapped, replace(result, seconds=clock.seconds["check"])
+
+    def _check(
+        self, build: Callable[[bool, Layers], nn.Module], packing: bool, layers: Layers, checkpointing: bool, gradient: bool
+    ) -> tuple[Any, SelfCheck]:
+        self.weights = _chosen(self.model) if gradient else []
+        wanted, noise = self._untouched()
+        wrapped, result, reason = self._try(build, packing, layers, checkpointing, wanted, noise)
+        if reason:
+            raise ModelError(self._message(build, packing, layers, checkpointing, wanted, noise, reason))
+        return wrapped, result
 
     def _untouched(self) -> tuple[Answer, SelfCheck]:
         # Not PyTorch's fused attention, which has no place for some models' caps and sinks and leaves them out.
         used = self.model.config._attn_implementation
+        unfuse_layers(self.model.eval())
         self.model.set_attn_implementation("eager")
         wanted = self._answer(lambda: [self.expected(self.model, row) for row in self.batch.to_pylist()])
         with _last_places_off(self.model):
@@ -153,7 +170,7 @@ class _Checker:
             wrapped.train()
             found = self._answer(lambda: self._rows_found(wrapped, packing))
         except ValueError as error:
-            return None, None, str(error)
+            return None, None, str(error).removeprefix(f"{type(self.model).__name__}: ")
         result = _compare(found, wanted)
         floor = FLOOR.get(self.model.dtype, FLOOR_16)
         result = replace(result, tolerance=max(MARGIN * noise.logprob_error, floor))
@@ -272,6 +289,20 @@ def _compare(found: Answer, wanted: Answer) -> SelfCheck:
 
 def _finite(value: float) -> float:
     return value if value == value else torch.inf
+
+
+@contextmanager
+def _widened(model: nn.Module) -> Iterator[None]:
+    """Weights and buffers in float32; each keeps its identity, and its bits after that."""
+    narrow = [(tensor, tensor.dtype) for tensor in [*model.parameters(), *model.buffers()] if tensor.is_floating_point()]
+    narrow = [(tensor, dtype) for tensor, dtype in narrow if dtype.itemsize < 4]
+    for tensor, _ in narrow:
+        tensor.data = tensor.data.float()
+    try:
+        yield
+    finally:
+        for tensor, dtype in narrow:
+            tensor.data = tensor.data.to(dtype)
 
 
 @contextmanager

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from rlsys.packing import MicroBatch, plan
 from rlsys.trajectories import LEARNER
-from rlsys.tree_attention import MAX_NODE, Node, build_layout
+from rlsys.tree_layout import MAX_NODE, Node, build_layout
 
 token = st.integers(0, 3)
 

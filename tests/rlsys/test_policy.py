@@ -14,19 +14,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 from transformers import (
+    AutoModelForCausalLM,
     LlamaConfig,
     LlamaForCausalLM,
-    MistralConfig,
-    MistralForCausalLM,
+    OPTConfig,
     PreTrainedModel,
     Qwen2Config,
     Qwen2ForCausalLM,
     Qwen3Config,
     Qwen3ForCausalLM,
+    SeedOssConfig,
 )
 
 import rlsys.policy
-import rlsys.tree_attention
+import rlsys.tree_layout
 from rlsys.grpo import LossInputs, grpo_loss
 from rlsys.packing import plan
 from rlsys.policy import Policy, load_policy
@@ -211,7 +212,7 @@ def test_prompts_without_a_common_opening() -> None:
 
 
 def test_long_nodes_cut_into_chains_and_many_chunks_of_logits(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rlsys.tree_attention, "MAX_NODE", 3)
+    monkeypatch.setattr(rlsys.tree_layout, "MAX_NODE", 3)
     monkeypatch.setattr(rlsys.policy, "CHUNK", 500)
     assert_equal_to_slow("llama", TREE, packing=True)
 
@@ -281,20 +282,36 @@ def test_the_wrapped_model_still_answers_logits_and_saves_as_itself(tmp_path) ->
     torch.testing.assert_close(torch.cat(fast(again, TREE)[0]), torch.cat(fast(policy, TREE)[0]), rtol=1e-6, atol=1e-6)
 
 
-def test_dropout_is_off() -> None:
-    model = LlamaForCausalLM(LlamaConfig(**SIZES, attention_dropout=0.5, pad_token_id=None)).train()
-    for packing in (True, False):
+@pytest.mark.parametrize("packing", [True, False])
+def test_nothing_is_random_in_training(packing: bool) -> None:
+    # Seed-OSS drops out by a function in its layers, OPT leaves whole layers out, too.
+    sizes = SIZES | {"max_position_embeddings": 256}
+    seed_oss = AutoModelForCausalLM.from_config(SeedOssConfig(**sizes, residual_dropout=0.5, attention_dropout=0.5, pad_token_id=None))
+    opt = AutoModelForCausalLM.from_config(
+        OPTConfig(vocab_size=61, hidden_size=48, ffn_dim=80, num_hidden_layers=4, num_attention_heads=6, dropout=0.5, layerdrop=0.5)
+    )
+    for model in (seed_oss, opt):
         policy = Policy(model, packing)
+        policy.enable_activation_checkpointing()
+        policy.train()
         ((micro,),) = plan(TREE, 1, 10_000, packing)
-        assert torch.equal(policy(micro).logprob, policy(micro).logprob)
+        first, second = policy(micro).logprob, policy.eval()(micro).logprob
+        assert first.requires_grad
+        assert torch.equal(first, second)
 
 
-def test_sliding_windows_are_refused() -> None:
-    with pytest.raises(ValueError, match="sliding_window 4"):
-        Policy(MistralForCausalLM(MistralConfig(**SIZES, sliding_window=4)))
-    with pytest.raises(ValueError, match="sliding_window 4"):
-        windowed = Qwen2Config(**SIZES, use_sliding_window=True, sliding_window=4, max_window_layers=2)
-        Policy(Qwen2ForCausalLM(windowed))
+@pytest.mark.parametrize("name", ["llama", "qwen3"])
+def test_activation_checkpointing_computes_layers_again(name: str) -> None:
+    policy = Policy(build(name)).train()
+    ((micro,),) = plan(TREE, 1, 10_000)
+    calls = []
+    policy.model.model.layers[1].mlp.register_forward_hook(lambda *_: calls.append(torch.is_grad_enabled()))
+    policy(micro).logprob.sum().backward()
+    assert len(calls) == 1
+    policy.enable_activation_checkpointing()
+    policy.train()
+    policy(micro).logprob.sum().backward()
+    assert len(calls) == 3
 
 
 def test_a_micro_batch_of_the_other_kind_is_refused() -> None:

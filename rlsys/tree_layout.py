@@ -1,0 +1,249 @@
+"""The layout of a tree of token segments for attention: which tokens stand in one block, and what each sees.
+
+Every token sees all tokens of its node's ancestors and causally its own node, or those of them that a model's mask allows: a window, a
+chunk. Masks are rules about positions, and a token's position counts along its own path, so one rule serves every model of transformers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.nn.attention.flex_attention import BlockMask, create_block_mask
+
+MAX_NODE = 512  # longer nodes become chains, so that scores above the diagonal are hardly computed
+MIN_FILL = 0.7  # shortest node of a block, as a share of its longest
+
+Sees = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
+"""A mask function of transformers: (batch, head, position of the one that looks, position of what it looks at) -> bool."""
+
+
+@dataclass(frozen=True)
+class Node:
+    """A run of tokens start .. start + length - 1; `parent` is the number of an earlier node, or -1."""
+
+    start: int
+    length: int
+    parent: int
+
+
+@dataclass
+class Block:
+    """n sibling nodes, padded to L tokens, below ancestors of P tokens. All tensors long, entries are token numbers."""
+
+    prefix: Tensor
+    """[P]: the ancestors' tokens."""
+    tokens: Tensor
+    """[n, L]: the nodes' own tokens; padding repeats a node's first token."""
+    lengths: Tensor
+    """[n]."""
+
+    @property
+    def padded(self) -> bool:
+        return bool((self.lengths < self.tokens.shape[1]).any())
+
+
+@dataclass
+class Rows:
+    """A block in terms of the rows of q [T * H, D] and of k and v [T * K, ...]; R query heads share each of the K key heads.
+
+    P counts the ancestors that a token of the block can see.
+    """
+
+    shape: tuple[int, int, int, int, int]  # K, R, n, L, P
+    query: Tensor  # [K * n * R * L]
+    result: Tensor  # the same, with padding sent to row T * H
+    key: Tensor  # [K * n * (P + L)]: the ancestors' tokens, then the node's own
+    prefix: Tensor  # [K * P]
+    own: Tensor  # [K * n * L]
+    real: Tensor | None  # bool [1, n, 1, L, 1]; None without padding
+    mask: Tensor  # float [R * L, P + L]: 0, and -inf for what a token does not see: later ones of its node, or those beyond a window
+
+
+@dataclass
+class Layout:
+    """A tree of T tokens, every one of them in exactly one block."""
+
+    blocks: list[Block]
+    length: int
+    until: Tensor
+    """long [T]: the first token after the subtree of each token's node. In a tree laid out depth first, token i sees token j exactly
+    where j <= i < until[j]."""
+    position: Tensor
+    """long [T]: of each token on its path, from 0 at the root."""
+    _rows: dict[tuple[int, int, torch.dtype], list[Rows]] = field(default_factory=dict, repr=False)
+    _mask: BlockMask | None = field(default=None, repr=False)
+
+    def to(self, device: torch.device | str) -> Layout:
+        """The same layout on `device`."""
+        blocks = [replace(b, prefix=b.prefix.to(device), tokens=b.tokens.to(device), lengths=b.lengths.to(device)) for b in self.blocks]
+        return Layout(blocks, self.length, self.until.to(device), self.position.to(device))
+
+    def mask(self, sees: Sees | None = None) -> BlockMask:
+        """Which blocks of tokens see which, for flex attention."""
+        if sees is None and self._mask is not None:
+            return self._mask
+        until, position = self.until, self.position
+
+        def within(batch: Tensor, head: Tensor, i: Tensor, j: Tensor) -> Tensor:
+            path = (j <= i) & (i < until[j])
+            return path if sees is None else path & sees(batch, head, position[i], position[j])
+
+        mask = create_block_mask(within, None, None, self.length, self.length, until.device)
+        if sees is None:
+            self._mask = mask
+        return mask
+
+    def rows(self, heads: int, key_heads: int, dtype: torch.dtype, sees: Sees | None = None) -> list[Rows]:
+        """Index tensors and masks for a model's numbers of heads; without a rule of their own, computed once and kept."""
+        key = (heads, key_heads, dtype)
+        if key not in self._rows:
+            self._rows[key] = [_index(block, heads, key_heads, self.length, dtype) for block in self.blocks]
+        if sees is None:
+            return self._rows[key]
+        rules = [_rule(block, sees) for block in self.blocks]
+        return [
+            rows if rule is None else _index(block, heads, key_heads, self.length, dtype, rule)
+            for block, rows, rule in zip(self.blocks, self._rows[key], rules, strict=True)
+        ]
+
+
+class TreeMask:
+    """Stands where transformers' layers expect a mask: the layout, and the rule by which tokens see others of their own path.
+
+    A forward pass makes one per kind of layer, and all layers of the kind share what it computes.
+    """
+
+    def __init__(self, layout: Layout, sees: Sees | None = None) -> None:
+        """`sees` None: everything before it."""
+        self.layout, self.sees = layout, sees
+        self.used = 0
+        """How often an attention function was given it."""
+        self._rows: dict[tuple[int, int, torch.dtype], list[Rows]] = {}
+        self._mask: BlockMask | None = None
+
+    def rows(self, heads: int, key_heads: int, dtype: torch.dtype) -> list[Rows]:
+        """As `Layout.rows`, under this mask's rule.
+
+        Raises:
+            ValueError: the rule lets tokens see later ones.
+        """
+        key = (heads, key_heads, dtype)
+        if key not in self._rows:
+            self._rows[key] = self.layout.rows(*key, self.sees)
+        return self._rows[key]
+
+    def blocks(self) -> BlockMask:
+        """As `Layout.mask`, under this mask's rule."""
+        if self._mask is None:
+            self._mask = self.layout.mask(self.sees)
+        return self._mask
+
+
+def build_layout(nodes: list[Node]) -> Layout:
+    """Group the nodes of a tree into blocks: siblings together, like lengths together.
+
+    Args:
+        nodes: depth first, and so that each begins where the one before ends.
+
+    Raises:
+        ValueError: an empty node, or nodes that are not laid out like this.
+    """
+    chained: list[Node] = []
+    last_of: list[int] = []  # node -> the end of its chain
+    open_nodes: list[int] = []  # from the root to the node before
+    total = 0
+    for number, node in enumerate(nodes):
+        while open_nodes and open_nodes[-1] != node.parent:
+            open_nodes.pop()
+        if node.length < 1 or node.start != total or (node.parent >= 0 and not open_nodes):
+            raise ValueError(f"node {number}: expected tokens from {total} on, below the node before or one above that, found {node}.")
+        open_nodes.append(number)
+        total += node.length
+        parent = -1 if node.parent < 0 else last_of[node.parent]
+        for offset in range(0, node.length, MAX_NODE):
+            chained.append(Node(node.start + offset, min(MAX_NODE, node.length - offset), parent))
+            parent = len(chained) - 1
+        last_of.append(parent)
+    children: dict[int, list[Node]] = {}
+    for node in chained:
+        children.setdefault(node.parent, []).append(node)
+    blocks = []
+    for parent, siblings in children.items():
+        path: list[Tensor] = []
+        while parent >= 0:
+            path.insert(0, torch.arange(chained[parent].start, chained[parent].start + chained[parent].length))
+            parent = chained[parent].parent
+        prefix = torch.cat(path) if path else torch.empty(0, dtype=torch.long)
+        blocks.extend(_block(prefix, bucket) for bucket in _buckets(siblings))
+    ends = [node.start + node.length for node in nodes]
+    for number in reversed(range(len(nodes))):
+        if nodes[number].parent >= 0:
+            ends[nodes[number].parent] = max(ends[nodes[number].parent], ends[number])
+    lengths = torch.tensor([node.length for node in nodes])
+    depths: list[int] = []
+    for node in nodes:
+        depths.append(0 if node.parent < 0 else depths[node.parent] + nodes[node.parent].length)
+    first = torch.tensor([depth - node.start for depth, node in zip(depths, nodes, strict=True)])
+    return Layout(blocks, total, torch.tensor(ends).repeat_interleave(lengths), torch.arange(total) + first.repeat_interleave(lengths))
+
+
+def _buckets(siblings: list[Node]) -> list[list[Node]]:
+    buckets: list[list[Node]] = []
+    for node in sorted(siblings, key=lambda node: -node.length):
+        if buckets and node.length >= MIN_FILL * buckets[-1][0].length:
+            buckets[-1].append(node)
+        else:
+            buckets.append([node])
+    return buckets
+
+
+def _block(prefix: Tensor, siblings: list[Node]) -> Block:
+    starts = torch.tensor([node.start for node in siblings])[:, None]
+    lengths = torch.tensor([node.length for node in siblings])
+    offsets = torch.arange(int(lengths.max()))
+    return Block(prefix, starts + torch.where(offsets < lengths[:, None], offsets, 0), lengths)
+
+
+def _rule(block: Block, sees: Sees) -> Tensor | None:
+    """bool [L, P + L]: what each of a node's own tokens sees; None where that is everything before it. The same for all siblings."""
+    width, prefix = block.tokens.shape[1], len(block.prefix)
+    position = torch.arange(prefix + width, device=block.tokens.device)
+    looks, zero = position[prefix:, None], position.new_zeros(())
+    rule = sees(zero, zero, looks, position).expand(width, prefix + width)
+    causal = position <= looks
+    if (rule & ~causal).any():
+        raise ValueError("its attention lets tokens see later ones, which training on packed rows does not.")
+    return None if torch.equal(rule, causal) else rule
+
+
+def _index(block: Block, heads: int, key_heads: int, total: int, dtype: torch.dtype, rule: Tensor | None = None) -> Rows:
+    device, (n, width) = block.tokens.device, block.tokens.shape
+    group = heads // key_heads
+    ancestors = block.prefix
+    if rule is None:
+        mask = F.pad(torch.full((width, width), -torch.inf, dtype=dtype, device=device).triu(1), (len(ancestors), 0))
+    else:
+        seen = rule.any(dim=0)
+        seen[len(ancestors) :] = True
+        ancestors = ancestors[seen[: len(ancestors)]]  # far outside a window there is nothing to compute
+        mask = torch.zeros(rule.shape, dtype=dtype, device=device).masked_fill_(~rule, -torch.inf)[:, seen]
+    key_head = torch.arange(key_heads, device=device)
+    own = block.tokens * key_heads + key_head[:, None, None]  # [K, n, L]
+    head = torch.arange(heads, device=device).view(key_heads, 1, group, 1)
+    prefix = ancestors * key_heads + key_head[:, None]  # [K, P]
+    query = block.tokens[:, None] * heads + head  # [K, n, R, L]
+    real = (torch.arange(width, device=device) < block.lengths[:, None])[:, None]  # [n, 1, L]
+    return Rows(
+        shape=(key_heads, group, n, width, len(ancestors)),
+        query=query.flatten(),
+        result=torch.where(real, query, total * heads).flatten(),
+        key=torch.cat([prefix[:, None].expand(-1, n, -1), own], dim=-1).flatten(),
+        prefix=prefix.flatten(),
+        own=own.flatten(),
+        real=real[None, ..., None] if block.padded else None,
+        mask=mask.repeat(group, 1),
+    )
