@@ -45,8 +45,6 @@ class Backbone(nn.Module):
         self.packing = packing
         self.longest_row = _longest_row(model)
         """Tokens of the longest row that is computed right; None: any."""
-        self.longest_pack = _longest_pack(model) if packing else None
-        """The same of a packed row, all samples together."""
         self._recomputed: list[GradientCheckpointingLayer] = []
         self._masks: list[TreeMask] = []
         unfuse_layers(model)
@@ -94,20 +92,26 @@ class Backbone(nn.Module):
         if (micro_batch.layout is not None) != self.packing:
             other = "plain" if self.packing else "packed"
             raise ValueError(f"a model with packing={self.packing} was given a {other} micro-batch; plan it likewise.")
-        name, ids = type(self.model).__name__, micro_batch.input_ids
-        if self.longest_row and ids.shape[1] > self.longest_row and (length := int(micro_batch.position_ids.max()) + 1) > self.longest_row:
-            raise ModelError(f"{name}: a row of {length} tokens; up to {self.longest_row} are computed as in the engine. {SHORTER}")
-        if self.longest_pack and ids.shape[1] > self.longest_pack:
-            raise ModelError(
-                f"{name}: a micro-batch of {ids.shape[1]} tokens; packed, up to {self.longest_pack} are computed right. Lower "
-                "learner.token_budget, or set learner.packing=false."
-            )
+        ids = micro_batch.input_ids
+        if self.longest_row and ids.shape[1] > self.longest_row:
+            self.check_length(int(micro_batch.position_ids.max()) + 1)
         if micro_batch.layout is None:
             return module(input_ids=ids, attention_mask=micro_batch.attention_mask, use_cache=False)
         with tree_attention.packed(micro_batch.layout) as self._masks:
             # With a mask of its own, transformers does not look for rows in the positions, which it knows one after the other only.
             everything = torch.ones_like(ids, dtype=torch.bool)
             return module(input_ids=ids, attention_mask=everything, position_ids=micro_batch.position_ids, use_cache=False)
+
+    def check_length(self, tokens: int) -> None:
+        """
+        Raises:
+            ModelError: rows of so many tokens are computed otherwise than in the engine.
+        """
+        if self.longest_row and tokens > self.longest_row:
+            raise ModelError(
+                f"{type(self.model).__name__}: rows of {tokens} tokens; its longrope positions are computed as in the engine up to "
+                f"{self.longest_row}. Make prompt.max_tokens and rollout.max_tokens come to that at most."
+            )
 
     @torch.no_grad()
     def _check_siblings(self, decoder: nn.Module) -> None:
@@ -146,13 +150,11 @@ def probe(packing: bool, device: torch.device) -> MicroBatch:
 
 
 def decoder_of(model: PreTrainedModel) -> nn.Module:
-    """What makes hidden states of tokens; transformers does not know it of every model and then names the model itself."""
+    """What makes hidden states of tokens; transformers does not know it of every model, and then names the model itself, or a layer."""
     decoder = model.get_decoder()
     inner = [child for child in model.children() if isinstance(child, PreTrainedModel)]
-    return inner[0] if decoder is model and inner else decoder
-
-
-SHORTER = "Make prompt.max_tokens and rollout.max_tokens come to less together."
+    known = decoder is not model and isinstance(decoder, PreTrainedModel)
+    return decoder if known or not inner else inner[0]
 
 
 def _recompute(layer: nn.Module, forward: Any, *args: Any) -> Any:
@@ -201,9 +203,3 @@ def _longest_row(model: PreTrainedModel) -> int | None:
         if kind == "longrope":
             limits.append(one["original_max_position_embeddings"])
     return min(limits, default=None)
-
-
-def _longest_pack(model: PreTrainedModel) -> int | None:
-    """Llama 4 scales queries by where a token stands in the call, not by its position, from `floor_scale` tokens on."""
-    found = [module for module in model.modules() if getattr(module, "attn_temperature_tuning", False)]
-    return min((int(module.floor_scale) - 1 for module in found if hasattr(module, "floor_scale")), default=None)

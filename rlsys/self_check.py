@@ -75,6 +75,7 @@ def checked_policy(
     temperature: float = 1.0,
     checkpointing: bool = False,
     gradient: bool = True,
+    longest: int = 0,
 ) -> tuple[Policy, SelfCheck]:
     """Make a policy of a causal language model, as `load_policy` does, and compare it with the untouched model.
 
@@ -82,12 +83,14 @@ def checked_policy(
         model: as `from_pretrained` returned it, on the device on which to check; it becomes the policy's.
         temperature: of the log-probabilities, as in training.
         checkpointing: turn activation checkpointing on, and check with it.
-        gradient: compare a gradient, too; without it the check costs four short forward passes.
+        gradient: compare a gradient, too; without it the check costs a few short forward passes.
+        longest: tokens of the longest row that will come; some models' positions are right up to a length only.
 
     Raises:
         ModelError: the model cannot be trained like this, or computes something else; the message says which setting works.
     """
-    checker = _Checker(model, partial(_expected_logprobs, temperature=temperature), lambda policy, part: policy(part, temperature).logprob)
+    expected = partial(_expected_logprobs, temperature=temperature)
+    checker = _Checker(model, longest, expected, lambda policy, part: policy(part, temperature).logprob)
     return checker.run(lambda packing, layers: Policy(model, packing, layers, attention), packing, layers, checkpointing, gradient)
 
 
@@ -98,9 +101,10 @@ def checked_scalar_model(
     attention: Attention = "blocks",
     checkpointing: bool = False,
     gradient: bool = True,
+    longest: int = 0,
 ) -> tuple[ScalarModel, SelfCheck]:
     """The same for a sequence classifier of one output and the scores of a `ScalarModel`."""
-    checker = _Checker(model, _expected_score, lambda scorer, part: scorer(part), lambda part: part.sample[ends(part)])
+    checker = _Checker(model, longest, _expected_score, lambda scorer, part: scorer(part), lambda part: part.sample[ends(part)])
     return checker.run(lambda packing, layers: ScalarModel(model, packing, layers, attention), packing, layers, checkpointing, gradient)
 
 
@@ -112,12 +116,13 @@ class _Checker:
     def __init__(
         self,
         model: PreTrainedModel,
+        longest: int,
         expected: Callable[[PreTrainedModel, dict[str, Any]], Tensor],
         found: Callable[[nn.Module, MicroBatch], Tensor],
         rows_of: Callable[[MicroBatch], Tensor] = lambda part: part.sample,
     ) -> None:
         self.model, self.expected, self.found, self.rows_of = model, expected, found, rows_of
-        self.batch = _rows(model)
+        self.longest, self.batch = longest, _rows(model)
 
     def run(
         self, build: Callable[[bool, Layers], nn.Module], packing: bool, layers: Layers, checkpointing: bool, gradient: bool
@@ -165,6 +170,7 @@ class _Checker:
         """The wrapped model, the measurement, and why it cannot be used: empty if it can."""
         try:
             wrapped = build(packing, layers)
+            wrapped.check_length(self.longest)
             if checkpointing:
                 wrapped.enable_activation_checkpointing()
             wrapped.train()

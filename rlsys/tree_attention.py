@@ -197,9 +197,20 @@ def _attention_function(
         raise ValueError(f"{type(module).__name__} attends with {', '.join(asked)}, which packed rows have no place for.")
     if dropout:
         raise ValueError(f"attention dropout is {dropout}; training by log-probabilities needs it to be 0.")
+    if getattr(module, "attn_temperature_tuning", False) and not module.use_rope:
+        query = query * _llama4_temperature(module, attention_mask.layout).to(query.dtype)
     attention_mask.used += 1
     scoring = Scoring(query.shape[-1] ** -0.5 if scaling is None else scaling, softcap, s_aux)
     return compute(query, key, value, attention_mask, scoring), None
+
+
+def _llama4_temperature(module: nn.Module, layout: Layout) -> Tensor:
+    """[T, 1]: what its queries were scaled by goes by the place in the row, and is to go by the position."""
+
+    def factor(position: Tensor) -> Tensor:
+        return torch.log1p(torch.floor((position.float() + 1) / module.floor_scale)) * module.attn_scale + 1
+
+    return (factor(layout.position) / factor(torch.arange(layout.length, device=layout.position.device)))[:, None]
 
 
 _packed: ContextVar[tuple[Layout, list[TreeMask]]] = ContextVar("packed")

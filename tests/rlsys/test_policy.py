@@ -305,7 +305,7 @@ def test_activation_checkpointing_computes_layers_again(name: str) -> None:
     policy = Policy(build(name)).train()
     ((micro,),) = plan(TREE, 1, 10_000)
     calls = []
-    policy.model.model.layers[1].mlp.register_forward_hook(lambda *_: calls.append(torch.is_grad_enabled()))
+    policy.model.model.layers[1].mlp.register_forward_pre_hook(lambda *_: calls.append(torch.is_grad_enabled()))
     policy(micro).logprob.sum().backward()
     assert len(calls) == 1
     policy.enable_activation_checkpointing()
