@@ -28,9 +28,11 @@ from transformers import (
 
 import rlsys.policy
 import rlsys.tree_layout
+from rlsys import zoo
 from rlsys.grpo import LossInputs, grpo_loss
+from rlsys.models import ModelError
 from rlsys.packing import plan
-from rlsys.policy import Policy, load_policy
+from rlsys.policy import LogprobHead, Output, Policy, load_policy
 from rlsys.trajectories import LEARNER
 
 SIZES = {
@@ -312,6 +314,57 @@ def test_activation_checkpointing_computes_layers_again(name: str) -> None:
     policy.train()
     policy(micro).logprob.sum().backward()
     assert len(calls) == 3
+
+
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("output", [Output(), Output(scale=0.3), Output(cap=1.5), Output(inward=0.7, scale=2.5, cap=4.0)])
+def test_scaled_capped_biased_logits_equal_those_written_out(bias: bool, output: Output, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rlsys.policy, "CHUNK", 60)
+    torch.manual_seed(0)
+    head = nn.Linear(8, 37, bias=bias, dtype=torch.float64)
+    hidden = torch.randn(11, 8, dtype=torch.float64, requires_grad=True)
+    target, upstream = torch.randint(37, (11,)), torch.randn(11, dtype=torch.float64)
+    logits = output.scale * head(output.inward * hidden)
+    logits = logits if output.cap is None else output.cap * torch.tanh(logits / output.cap)
+    full = torch.log_softmax(logits / TEMPERATURE, dim=-1)
+    found, entropy = LogprobHead(head, output)(hidden, target, TEMPERATURE, with_entropy=True)
+    expected = full[torch.arange(11), target]
+    torch.testing.assert_close(found, expected, rtol=EXACT, atol=EXACT)
+    torch.testing.assert_close(entropy, -(full.exp() * full).sum(-1), rtol=EXACT, atol=EXACT)
+    asked = [hidden, *head.parameters()]
+    for ours, theirs in zip(torch.autograd.grad(found, asked, upstream), torch.autograd.grad(expected, asked, upstream), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=EXACT, atol=EXACT)
+
+
+@pytest.mark.parametrize("name", ["Gemma 2", "Granite", "Cohere 2"])
+def test_the_output_layers_scale_and_cap_are_read_off_the_model(name: str) -> None:
+    (family,) = (family for family in zoo.FAMILIES if family.name == name)
+    model = zoo.build(family)
+    config = model.config
+    found = Policy(model).model.get_output_embeddings().output
+    cap = getattr(config, "final_logit_softcapping", None)
+    scale = 1 / getattr(config, "logits_scaling", 1) * getattr(config, "logit_scale", 1)
+    assert (cap, scale) != (None, 1)
+    assert found.cap == (None if cap is None else pytest.approx(cap, rel=1e-6))
+    assert found.scale == pytest.approx(scale, rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("name", "packing", "reason"),
+    [
+        ("GPT-Neo", True, "does not go through transformers' attention interface"),
+        ("Falcon 7B", True, "does not go through transformers' attention interface"),
+        ("Mamba", True, "does not go through transformers' attention interface"),
+        ("LFM2", True, "mixes tokens by other means than attention"),
+        ("Inkling", True, "position_bias"),
+        ("Llama, dynamic rope", True, "rope_type dynamic"),
+        ("Llama, dynamic rope", False, "rope_type dynamic"),
+    ],
+)
+def test_models_that_cannot_be_right_are_refused(name: str, packing: bool, reason: str) -> None:
+    (family,) = (family for family in zoo.FAMILIES if family.name == name)
+    with pytest.raises(ModelError, match=reason):
+        Policy(zoo.build(family), packing)
 
 
 def test_a_micro_batch_of_the_other_kind_is_refused() -> None:
