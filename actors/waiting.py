@@ -9,6 +9,7 @@ from typing import Any
 
 import ray
 
+from rlsys.mishaps import in_words
 from rlsys.models import ModelError
 
 
@@ -54,7 +55,10 @@ def fetch(call: Pending, timeout_s: float) -> Any:
     except ray.exceptions.RayTaskError as error:
         if isinstance(error.cause, ModelError):
             raise error.cause from None
-        raise ActorFailed(f"{call.actor} failed in {call.call}: {error.cause or error}\n{error}") from error
+        words = in_words(error.cause) if error.cause is not None else None
+        # What the world did needs no traceback; of anything else the actor's own is the best witness.
+        told = words if words is not None else f"{error.cause or error}\n{error}"
+        raise ActorFailed(f"{call.actor} failed in {call.call}: {told}") from error
     except ray.exceptions.RayActorError as error:
         raise ActorFailed(f"{call.actor} died during {call.call}: {error}") from error
     except ray.exceptions.GetTimeoutError as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -11,6 +12,7 @@ import typer
 from launch import bench, data_commands, doctor, eval, judge, ladder, meta_rm, report, rft, score, show, vote
 from launch.console import exit_status, only_json, say, to_stderr, to_stdout
 from launch.options import AsJson, ConfigFile, Overrides
+from rlsys.mishaps import in_words
 from rlsys.screen import Table
 
 app = typer.Typer(
@@ -140,13 +142,20 @@ def main() -> None:
     after Ctrl-C."""
     try:
         app()
-    except KeyboardInterrupt:
-        sys.exit(130)
+    except (KeyboardInterrupt, SystemExit) as end:
+        if isinstance(end, KeyboardInterrupt) or end.code == 130:
+            say(to_stderr(), "interrupted; what was complete is kept, and the same command goes on from there", "red")
+            sys.exit(130)
+        raise
+    except BrokenPipeError:
+        # Whoever read our output has seen enough.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(141)
     except Exception as error:
         status = exit_status(error)
         if status is None:
             raise
-        say(to_stderr(), f"error: {error}", "red")
+        say(to_stderr(), f"error: {in_words(error) or error}", "red")
         sys.exit(status)
 
 

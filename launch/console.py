@@ -14,6 +14,7 @@ from typing import Any
 from rich.console import RenderableType
 
 from rlsys import screen
+from rlsys.mishaps import in_words
 
 say, to_stdout, to_stderr = screen.say, screen.stdout, screen.stderr
 
@@ -28,8 +29,9 @@ class UserError(ValueError):
 def exit_status(error: BaseException) -> int | None:
     """The status to exit with when `error` can be shown as it is, without a traceback; None: it is a bug, raise it.
 
-    2: a ValueError raised in the project's own files, which say what the person can put right. 1: any other exception class
-    of the project's own (an actor that died, with its last words). None: everything out of a library, which nobody foresaw.
+    2: a ValueError raised in the project's own files, which say what the person can put right, and what the world did (OSError, a hub out
+    of reach). 1: any other exception class of the project's own (an actor that died, with its last words). None: everything out of a
+    library, which nobody foresaw.
     `RLSYS_TRACEBACK=1` keeps every traceback.
     """
     if os.environ.get("RLSYS_TRACEBACK"):
@@ -40,6 +42,8 @@ def exit_status(error: BaseException) -> int | None:
             frame = frame.tb_next
         raised_in = Path(frame.tb_frame.f_code.co_filename).resolve() if frame else Path()
         return 2 if any(raised_in.is_relative_to(ROOT / package) for package in PACKAGES) else None
+    if in_words(error) is not None:
+        return 2
     return 1 if type(error).__module__.partition(".")[0] in PACKAGES else None
 
 

@@ -9,6 +9,8 @@ from __future__ import annotations
 import importlib.util
 import os
 import shutil
+import urllib.error
+import urllib.request
 import uuid
 from collections.abc import Callable
 from pathlib import Path
@@ -18,6 +20,9 @@ DEFAULT = "smollm2-135m-instruct"
 
 TINY = "tiny-random"
 """A missing folder of this name gets a randomly initialised model."""
+
+HUB_TIMEOUT_S = 3.0
+"""Longest wait for the hub's answer."""
 
 
 class ModelError(ValueError):
@@ -35,7 +40,7 @@ def ensure_model(path: str | Path) -> str:
 
     Raises:
         ModelError: a folder without config.json, a file, or a local path (absolute, `./`, `../`, `~`, or more than one
-            slash, none of which a hub name has) where nothing is.
+            slash, none of which a hub name has) where nothing is; or a name that the hub does not have, or cannot be asked for.
     """
     given, folder = str(path), Path(path)
     if folder.is_dir():
@@ -50,7 +55,39 @@ def ensure_model(path: str | Path) -> str:
         build_tiny(folder)
     elif folder.is_absolute() or given.startswith(("./", "../", "~")) or len(folder.parts) > 2:
         raise ModelError(f"model {given}: no such folder. Name a Hugging Face folder, a hub name, or a new folder {DEFAULT} or {TINY}.")
+    else:
+        _find_on_hub(given)
     return given
+
+
+def _find_on_hub(name: str) -> None:
+    """See that the hub, or the cache of what came from it, has a model of this name.
+
+    Raises:
+        ModelError: it has not, or cannot be asked.
+    """
+    from huggingface_hub import constants, try_to_load_from_cache
+    from huggingface_hub.errors import HFValidationError
+    from huggingface_hub.utils import build_hf_headers
+
+    nowhere = f"model {name}: no such folder here"
+    todo = "Name a run's folder, a model's folder or a hub name."
+    try:
+        if isinstance(try_to_load_from_cache(name, "config.json"), str):
+            return
+    except HFValidationError as error:
+        raise ModelError(f"{nowhere}, and no hub name. {todo}") from error
+    if constants.HF_HUB_OFFLINE:
+        raise ModelError(f"{nowhere}, and HF_HUB_OFFLINE forbids to look on the hub. {todo}")
+    address = f"{constants.ENDPOINT}/{name}/resolve/main/config.json"
+    try:
+        urllib.request.urlopen(urllib.request.Request(address, method="HEAD", headers=build_hf_headers()), timeout=HUB_TIMEOUT_S).close()
+    except urllib.error.HTTPError as error:
+        why = "it is gated or private: log in with `hf auth login`" if error.code in (401, 403) else f"it answered {error.code}"
+        raise ModelError(f"{nowhere}, and {constants.ENDPOINT} has none that it would give ({why}). {todo}") from error
+    except OSError as error:
+        reason = getattr(error, "reason", error)
+        raise ModelError(f"{nowhere}, and {constants.ENDPOINT} cannot be reached to look for it there ({reason}). {todo}") from error
 
 
 def build_tiny(path: str | Path, architecture: str = "llama", seed: int = 0) -> Path:

@@ -28,27 +28,49 @@ from rlsys.models import ensure_model
 MAY_CHANGE = {"run", "checkpoint", "rl.steps", "rl.eval_every"}
 """Keys that a resumed run may change; everything else would make another run of it."""
 
+WORK = (
+    "cold_start.json",
+    "metrics.jsonl",
+    "checkpoints/step_*/state.json",
+    "trajectories/step_*.parquet",
+    "trajectories/rft_round_*.parquet",
+    "round_*/samples.jsonl",
+    "round_*/samples.jsonl.part",
+    "round_*/model",
+    "model",
+    "report.json",
+    "summary.json",
+)
+"""What says that a run has done something that is worth keeping; an empty file or folder says nothing."""
+
 
 class RunFolder:
     """Opens (or makes) the folder of a run and holds its lock until `close`, or the end of its `with` block.
 
     Raises:
-        ConfigError: another process is using the folder, or it holds a run with a different config.
+        ConfigError: another process is using the folder, or something of a run with a different config was trained there.
+        OSError: it cannot be made or written.
     """
 
     def __init__(self, config: Config):
         self.path = config.run.dir.absolute()
-        for name in ("trajectories", "checkpoints", "logs"):
-            (self.path / name).mkdir(parents=True, exist_ok=True)
+        self.path.mkdir(parents=True, exist_ok=True)
         self._lock = (self.path / ".lock").open("w")
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            refuse_other_config(config)
+            self.began_anew = bool(_changed(config))
+            if self.began_anew:
+                _clear(self.path)
+            for name in ("trajectories", "checkpoints", "logs"):
+                (self.path / name).mkdir(exist_ok=True)
+            save_config(config, self.path / "config.yaml")
         except BlockingIOError as error:
+            self._lock.close()
             raise ConfigError(f"{self.path}: another process is writing this run; wait for it or choose another run.dir.") from error
-        saved = self.path / "config.yaml"
-        if saved.exists():
-            _refuse_other_config(load_config(saved), config, saved)
-        save_config(config, saved)
+        except (OSError, ConfigError):
+            self._lock.close()
+            raise
 
     def __enter__(self) -> RunFolder:
         return self
@@ -179,16 +201,55 @@ def write_parquet(table: pa.Table, path: Path) -> None:
     os.replace(aside, path)
 
 
-def _refuse_other_config(old: Config, new: Config, where: Path) -> None:
-    changed = [
+def holds_work(folder: Path) -> list[str]:
+    """What a run in `folder` has trained, sampled to learn from, or come to: nothing of it could be had again without the same work.
+
+    An evaluation of the base model, logs, and whatever was cut off before it was complete do not count.
+    """
+    return sorted(str(found.relative_to(folder)) for pattern in WORK for found in folder.glob(pattern) if _is_full(found))
+
+
+def _is_full(path: Path) -> bool:
+    return any(path.iterdir()) if path.is_dir() else path.stat().st_size > 0
+
+
+def refuse_other_config(config: Config) -> None:
+    """See that `run.dir` may hold this run: a folder with another config's work may not.
+
+    Raises:
+        ConfigError: it names the settings that differ.
+    """
+    folder = config.run.dir.absolute()
+    changed = _changed(config)
+    if changed and (work := holds_work(folder)):
+        raise ConfigError(
+            f"{folder / 'config.yaml'}: the folder holds a run with another config ({'; '.join(changed)}), and what it came to "
+            f"({work[0]}{', ...' if len(work) > 1 else ''}). Choose another run.dir, or remove the folder."
+        )
+
+
+def _changed(config: Config) -> list[str]:
+    """How the settings that the folder was begun with differ, those apart that may change."""
+    saved = config.run.dir.absolute() / "config.yaml"
+    if not saved.exists():
+        return []
+    try:
+        old = load_config(saved)
+    except ConfigError as error:
+        return [f"which cannot be read: {error}"]
+    return [
         f"{key}: {before!r} there, {after!r} now"
-        for key, before, after in _differences(old.model_dump(mode="json"), new.model_dump(mode="json"))
+        for key, before, after in _differences(old.model_dump(mode="json"), config.model_dump(mode="json"))
         if key not in MAY_CHANGE and key.partition(".")[0] not in MAY_CHANGE
     ]
-    if changed:
-        raise ConfigError(
-            f"{where}: the folder holds a run with another config ({'; '.join(changed)}). Choose another run.dir, or remove the folder."
-        )
+
+
+def _clear(folder: Path) -> None:
+    """Remove what an earlier config left where nothing was trained."""
+    for place in [folder / name for name in ("trajectories", "checkpoints", "logs", "tensorboard")] + list(folder.glob("round_*")):
+        shutil.rmtree(place, ignore_errors=True)
+    for name in ("actors.json", "data_report.json", "metrics.jsonl"):
+        (folder / name).unlink(missing_ok=True)
 
 
 def _differences(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> list[tuple[str, Any, Any]]:

@@ -24,11 +24,59 @@ def test_a_second_writer_is_refused(tmp_path):
 
 
 def test_another_config_is_refused_and_named_but_more_steps_are_welcome(tmp_path):
-    RunFolder(config(tmp_path)).close()
-    with pytest.raises(ConfigError, match=r"rl.beta: 0.01 there, 0.5 now"):
+    with RunFolder(config(tmp_path)) as folder:
+        folder.write_json("cold_start.json", {})
+    with pytest.raises(ConfigError, match=r"rl.beta: 0.01 there, 0.5 now.*cold_start.json"):
         RunFolder(config(tmp_path, "rl.beta=0.5"))
     RunFolder(config(tmp_path, "rl.steps=99", "checkpoint.keep=5")).close()
     assert load_config(tmp_path / "run" / "config.yaml").rl.steps == 99
+
+
+WORK = ("checkpoints/step_000001/state.json", "trajectories/step_000001.parquet", "trajectories/rft_round_1.parquet")
+WORK += ("metrics.jsonl", "round_1/samples.jsonl.part", "round_1/model/x", "model/config.json", "report.json", "summary.json")
+NO_WORK = ("trajectories/heldout_base.parquet", "checkpoints/.partial_000001/x", "checkpoints/cold_start/model/x", "logs/rollout-0.log")
+NO_WORK += ("actors.json", "data_report.json", "round_1/samples.jsonl.settings.json", "tensorboard/events", "metrics.jsonl-nothing-yet")
+
+
+def write(path, text="something"):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+
+
+@pytest.mark.parametrize("name", WORK)
+def test_a_folder_that_has_come_to_something_keeps_its_config(tmp_path, name):
+    RunFolder(config(tmp_path)).close()
+    write(tmp_path / "run" / name)
+    with pytest.raises(ConfigError, match=r"learner.lr: 2e-05 there, 1e-05 now"):
+        RunFolder(config(tmp_path, "learner.lr=1e-5"))
+    assert (tmp_path / "run" / name).exists() and load_config(tmp_path / "run" / "config.yaml") == config(tmp_path)
+
+
+def test_a_folder_in_which_nothing_was_trained_takes_another_config_and_keeps_nothing_of_the_old(tmp_path):
+    RunFolder(config(tmp_path)).close()
+    for name in NO_WORK:
+        write(tmp_path / "run" / name)
+    write(tmp_path / "run" / "metrics.jsonl", "")
+    write(tmp_path / "run" / "notes.txt")
+    with RunFolder(config(tmp_path, "learner.lr=1e-5")) as folder:
+        assert folder.began_anew and load_config(tmp_path / "run" / "config.yaml").learner.lr == 1e-5
+        left = {str(path.relative_to(folder.path)) for path in folder.path.rglob("*") if path.is_file()}
+        assert left == {".lock", "config.yaml", "notes.txt", "metrics.jsonl-nothing-yet"}
+    with RunFolder(config(tmp_path, "learner.lr=1e-5")) as folder:
+        assert not folder.began_anew
+
+
+def test_what_a_kill_left_of_a_config_is_no_obstacle_where_nothing_was_trained(tmp_path):
+    write(tmp_path / "run" / "config.yaml", "rl: [")
+    RunFolder(config(tmp_path)).close()
+    assert load_config(tmp_path / "run" / "config.yaml") == config(tmp_path)
+
+
+def test_a_file_in_the_place_of_the_folder_stays_as_it_is(tmp_path):
+    (tmp_path / "run").write_text("mine")
+    with pytest.raises(FileExistsError):
+        RunFolder(config(tmp_path))
+    assert (tmp_path / "run").read_text() == "mine"
 
 
 def commit(folder, step, keep=2):
