@@ -36,6 +36,7 @@ from rlsys.report import summary_table
 from rlsys.resumable import ResumableRows
 from rlsys.run_folder import RunFolder, find_model, saved_alike
 from rlsys.screen import say, stderr
+from rlsys.settings_checks import refuse_contradictions
 from rlsys.trajectories import LEARNER
 
 
@@ -47,8 +48,7 @@ def rejective_fine_tuning(config: Config, console: Console | None = None) -> dic
         ActorFailed: a remote part failed, died or did not answer in time.
     """
     console = console or stderr()
-    if not (config.rft.non_hinted or config.rft.hinted):
-        raise ConfigError("rft.non_hinted and rft.hinted are both false: nothing would be sampled.")
+    refuse_contradictions(config, "rft")
     with RunFolder(config) as folder:
         summary = folder.read_json("summary.json")
         if summary is None:

@@ -35,7 +35,7 @@ from rlsys.batches import (
     requests_for,
 )
 from rlsys.clock import Clock
-from rlsys.config import Config, ConfigError
+from rlsys.config import Config
 from rlsys.exclusion import read_exclusion
 from rlsys.metrics import MetricsLog
 from rlsys.mismatch import MismatchGuard
@@ -44,6 +44,7 @@ from rlsys.prompts import Prompter
 from rlsys.report import summary_table
 from rlsys.run_folder import RunFolder, find_model, saved_alike
 from rlsys.screen import say, stderr
+from rlsys.settings_checks import refuse_contradictions
 
 
 def train(config: Config, console: Console | None = None, stages: tuple[str, ...] = ("sft", "rl")) -> dict[str, Any]:
@@ -54,11 +55,7 @@ def train(config: Config, console: Console | None = None, stages: tuple[str, ...
         ActorFailed: a remote part failed, died or did not answer in time.
     """
     console = console or stderr()
-    if config.rollout.sleep and config.rl.staleness:
-        raise ConfigError(
-            f"rollout.sleep=true wants rl.staleness=0, found {config.rl.staleness}: above it engines sample while the learner trains, "
-            "and never sleep. Leave one of the two out."
-        )
+    refuse_contradictions(config, "train" if "rl" in stages else "sft")
     with RunFolder(config) as folder:
         done = folder.read_json("summary.json")
         if done is not None and done["rl_steps"] >= (config.rl.steps if "rl" in stages else 0):

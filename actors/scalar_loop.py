@@ -15,12 +15,13 @@ from actors.scalar_learner import ScalarLearner
 from actors.session import ray_session
 from actors.telemetry import Watch, eta
 from rlsys import calibration
-from rlsys.config import Config, ConfigError
+from rlsys.config import Config
 from rlsys.metrics import MetricsLog
 from rlsys.run_folder import RunFolder, find_model, write_parquet
 from rlsys.scalar_data import batches, describe, load_scalar_data
 from rlsys.scalar_rm import Group, scalar_batch
 from rlsys.screen import say, stderr
+from rlsys.settings_checks import refuse_contradictions
 
 EVENTS = {"bce": "the critique is correct", "bt": "the first response is the better one"}
 """What sigmoid(score), or of the difference of two, is the probability of."""
@@ -36,8 +37,7 @@ def train_scalar(config: Config, console: Console | None = None) -> dict[str, An
     """
     console = console or stderr()
     objective = config.meta_rm.objective
-    if objective == "bt" and not config.learner.packing:
-        raise ConfigError("meta_rm.objective=bt compares responses within a packed micro-batch: set learner.packing=true.")
+    refuse_contradictions(config, "meta-rm")
     with RunFolder(config) as folder:
         report = folder.read_json("report.json")
         if report is not None:

@@ -11,7 +11,7 @@ import typer
 
 from launch import bench, data_commands, doctor, eval, judge, ladder, meta_rm, report, rft, score, show, vote
 from launch.console import exit_status, only_json, say, to_stderr, to_stdout
-from launch.options import AsJson, ConfigFile, Overrides
+from launch.options import AsJson, ConfigFile, OnlyCheck, Overrides
 from rlsys.mishaps import in_words
 from rlsys.screen import Table
 
@@ -30,32 +30,48 @@ app.add_typer(data_commands.app)
 app.add_typer(bench.app)
 
 
+def _version(wanted: bool) -> None:
+    if wanted:
+        import importlib.metadata
+
+        print(f"rlsys {importlib.metadata.version('rlsys')}")
+        raise typer.Exit()
+
+
+@app.callback()
+def options(
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version, and stop.")] = False,
+) -> None:
+    pass
+
+
 @app.command()
-def train(config: ConfigFile, overrides: Overrides = None) -> None:
+def train(config: ConfigFile, overrides: Overrides = None, check: OnlyCheck = False) -> None:
     """Run the main job: held-out evaluation, cold start, online RL, evaluation again.
 
     Everything lands in the folder run.dir: config.yaml, metrics.jsonl, trajectories/, checkpoints/, logs/, summary.json.
-    A folder that already holds a run is resumed where it stopped.
+    A folder that already holds a run is resumed where it stopped. Before anything starts, all that can be known is checked, and told as one
+    list of mistakes.
 
     Example: rlsys train launch/configs/quickstart.yaml rl.steps=50 run.dir=runs/longer
     """
-    from rlsys.config import load_config
+    from launch.check import checked_config
 
-    settings = load_config(config, overrides)
+    settings = checked_config("train", config, overrides, check)
     from actors.rl_loop import train as run
 
     run(settings, console=to_stdout())
 
 
 @app.command()
-def sft(config: ConfigFile, overrides: Overrides = None) -> None:
+def sft(config: ConfigFile, overrides: Overrides = None, check: OnlyCheck = False) -> None:
     """Run the cold start alone: fine-tune on worked trajectories.
 
     Example: rlsys sft launch/configs/quickstart.yaml sft.rows=512 run.dir=runs/cold-start
     """
-    from rlsys.config import load_config
+    from launch.check import checked_config
 
-    settings = load_config(config, overrides)
+    settings = checked_config("sft", config, overrides, check)
     from actors.rl_loop import train as run
 
     run(settings, console=to_stdout(), stages=("sft",))

@@ -14,7 +14,7 @@ from rich.console import Console
 
 from launch.console import UserError, finite, only_json, say, to_stderr, to_stdout, written_aside
 from launch.judge import MetaRm, ModelOption, Seed, Settings, Temperature, judge_config, judged_by
-from launch.options import AsJson
+from launch.options import AsJson, OnlyCheck
 from rlsys.screen import Table
 
 if TYPE_CHECKING:
@@ -49,6 +49,7 @@ def evaluate(
     swap: Annotated[bool, typer.Option("--swap/--no-swap", help="Ask greedily about pairs in both orders.")] = True,
     text: Annotated[bool, typer.Option("--text", help="Keep the texts of all samples, not of the greedy ones alone.")] = False,
     again: Annotated[bool, typer.Option("--again", help="Begin anew, whatever DIR holds.")] = False,
+    check: OnlyCheck = False,
     as_json: AsJson = False,
 ) -> None:
     """Evaluate a model on benchmarks: greedy, and for every k and strategy out of one set of samples.
@@ -61,20 +62,30 @@ def evaluate(
     Example: rlsys eval --model runs/quickstart -b judgebench=gpt.jsonl -b rewardbench=filtered.parquet --k 1,2,4,8 --output evals/first
     """
     ks = increasing(k)
-    config, reward_model = judge_config(model, meta_rm, seed, settings)
+    from launch.check import checked
+    from rlsys.run_folder import trained_model
+
+    config, problems = judge_config(model, seed, settings)
     scores = config.prompt.scores
     scores.single = scores.range  # a benchmark has one scale
     began = time.monotonic()
     with only_json(as_json) as write_json:
         console = to_stderr() if as_json else to_stdout()
-        benchmarks = loaded(benchmark, limit, console)
-        known = {"meta_rm": reward_model is not None, "certainty": config.rollout.self_certainty}
+        try:
+            benchmarks = loaded(benchmark, limit, console)
+        except ValueError as error:  # told with what else is wrong
+            checked("eval", config, [*problems, str(error)], check, meta_rm=meta_rm, folder=str(output))
+            raise
+        known = {"meta_rm": meta_rm is not None, "certainty": config.rollout.self_certainty}
         chosen = {name: fitting(strategy, found, known, console) for name, found in benchmarks.items()}
         if not any(chosen.values()):
             raise UserError(f"--strategy {', '.join(strategy or [])}: none of them fits any of the benchmarks.")
         from rlsys.evaluation import evaluation, parts
 
         work = {name: parts(found, ks[-1], temperature, seed, text, swap) for name, found in benchmarks.items()}
+        if check or again or problems or not all(_path(output, name, part).is_file() for name, found in work.items() for part in found):
+            checked("eval", config, problems, check, meta_rm=meta_rm, folder=str(output))
+        reward_model = None if meta_rm is None else trained_model(meta_rm)[0]
         with ExitStack() as stack:
             files = opened(work, output, judged_by(config, reward_model), again, stack)
             judge_all(work, files, config, reward_model, console)
@@ -183,12 +194,14 @@ def opened(work: dict[str, list[Part]], output: Path, about: dict[str, Any], aga
     from rlsys.resumable import ResumableRows
 
     return {
-        (name, part.name): stack.enter_context(
-            ResumableRows(output / f"{name.replace(':', '_')}.{part.name}.jsonl", about | part.settings, again)
-        )
+        (name, part.name): stack.enter_context(ResumableRows(_path(output, name, part), about | part.settings, again))
         for name, parts in work.items()
         for part in parts
     }
+
+
+def _path(output: Path, name: str, part: Part) -> Path:
+    return output / f"{name.replace(':', '_')}.{part.name}.jsonl"
 
 
 def judge_all(work: dict[str, list[Part]], files: Files, config: Config, meta_rm: str | None, console: Console) -> None:

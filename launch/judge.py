@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from launch.console import UserError, only_json, say, to_stderr, to_stdout
-from launch.options import AsJson
+from launch.options import AsJson, OnlyCheck
 from rlsys.accounts import MALFORMED
 from rlsys.screen import Table
 
@@ -53,6 +53,7 @@ def judge(
     limit: Annotated[int | None, typer.Option("--limit", min=1, help="Only the first rows.")] = None,
     text: Annotated[bool, typer.Option("--text", help="Keep the critiques.")] = False,
     again: Annotated[bool, typer.Option("--again", help="Begin anew, whatever OUTPUT holds.")] = False,
+    check: OnlyCheck = False,
     as_json: AsJson = False,
 ) -> None:
     """Judge every row of a file by k samples, each with the responses in a fresh order, and write one line per row.
@@ -66,14 +67,19 @@ def judge(
 
     Example: rlsys judge --model runs/quickstart --input pairs.jsonl --format trl_preference --k 8 --output judged.jsonl
     """
+    from launch.check import checked
+    from rlsys.run_folder import trained_model
     from rlsys.voting import Options, find
 
-    config, reward_model = judge_config(model, meta_rm, seed, settings)
+    config, problems = judge_config(model, seed, settings)
     chosen, options = find(strategy or ("meta" if meta_rm else "vote")), Options(k_meta=k_meta, error_rate=error_rate)
     if "meta_reward" in chosen.needs and meta_rm is None:
-        raise UserError(f"--strategy {chosen.name} needs the meta reward of each sample: name a model with --meta-rm.")
+        problems.append(f"--strategy {chosen.name} needs the meta reward of each sample: name a model with --meta-rm.")
     if "certainty" in chosen.needs and not config.rollout.self_certainty:
-        raise UserError(f"--strategy {chosen.name} needs each sample's self-certainty: set rollout.self_certainty=true.")
+        problems.append(f"--strategy {chosen.name} needs each sample's self-certainty: set rollout.self_certainty=true.")
+    if again or check or problems or not output.is_file():
+        checked("judge", config, problems, check, rows=(str(input), format), meta_rm=meta_rm, files=(str(output),))
+    reward_model = None if meta_rm is None else trained_model(meta_rm)[0]
     with only_json(as_json) as write_json:
         console = to_stderr() if as_json else to_stdout()
         from rlsys.plans import plan_for
@@ -115,22 +121,25 @@ def judge(
         raise typer.Exit(1)
 
 
-def judge_config(model: str, meta_rm: str | None, seed: int, settings: list[str] | None) -> tuple[Config, str | None]:
-    """(config of the engines, folder of the meta reward model): the template and lengths of the run that the model comes from, then
-    `settings`.
+def judge_config(model: str, seed: int, settings: list[str] | None) -> tuple[Config, list[str]]:
+    """(config of the engines, what is wrong with `settings`): the template and lengths of the run that the model comes from, then
+    `settings`, the wrong ones left out.
     """
-    from rlsys.config import Config, load_config
+    from rlsys.config import Config, ConfigError, load_config
     from rlsys.run_folder import trained_model
 
     path, run = trained_model(model)
-    start = run or Config()
+    run = run or Config()
     start = Config(
         seed=seed,
-        model=start.model.model_copy(update={"path": path}),
-        prompt=start.prompt,
-        rollout=Config().rollout.model_copy(update={name: getattr(start.rollout, name) for name in ("max_tokens", "max_num_seqs")}),
+        model=run.model.model_copy(update={"path": path}),
+        prompt=run.prompt,
+        rollout=Config().rollout.model_copy(update={name: getattr(run.rollout, name) for name in ("max_tokens", "max_num_seqs")}),
     )
-    return load_config(None, settings, start), None if meta_rm is None else trained_model(meta_rm)[0]
+    try:
+        return load_config(None, settings, start), []
+    except ConfigError as error:
+        return error.rest or start, list(error.problems)
 
 
 def judged_by(config: Config, meta_rm: str | None) -> dict[str, Any]:

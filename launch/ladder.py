@@ -7,7 +7,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from launch.console import UserError, say, to_stdout, written_aside
-from launch.options import ConfigFile, Overrides
+from launch.options import ConfigFile, OnlyCheck, Overrides
 
 if TYPE_CHECKING:
     from rlsys.config import Config
@@ -37,6 +37,7 @@ NOTES = [
 def ladder(
     config: ConfigFile,
     overrides: Overrides = None,
+    check: OnlyCheck = False,
 ) -> None:
     """Climb the ladder of arXiv 2504.02495 on one model and one set of tasks: base, RFT, RL, vote@k, meta@k, and a Bradley-Terry baseline.
 
@@ -46,14 +47,13 @@ def ladder(
 
     Example: rlsys ladder launch/configs/ladder-tiny.yaml run.dir=runs/ladder
     """
-    from rlsys.config import load_config
+    from launch.check import checked_config
 
-    settings = load_config(config, overrides)
-    if not (settings.rft.non_hinted and settings.ladder.k[0] == 1 and list(settings.ladder.k) == sorted(set(settings.ladder.k))):
-        raise UserError("rlsys ladder needs rft.non_hinted=true (the meta reward model learns from these) and ladder.k increasing from 1.")
+    settings = checked_config("ladder", config, overrides, check)
     from actors.session import ray_session
 
     climb = Climb(settings)
+    climb.records_to_test()  # too few of them would be told after hours otherwise
     with ray_session(settings.run):
         climb.train()
         document = climb.judge()
@@ -225,6 +225,7 @@ class Climb:
             swap=guided,
             text=False,
             again=False,
+            check=False,
             as_json=False,
         )
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from launch.console import only_json, to_stderr, to_stdout
-from launch.options import AsJson, ConfigFile, Overrides
+from launch.options import AsJson, ConfigFile, OnlyCheck, Overrides
 
 
 def meta_rm(
     config: ConfigFile,
     overrides: Overrides = None,
+    check: OnlyCheck = False,
     as_json: AsJson = False,
 ) -> None:
     """Train a scalar reward model: the meta reward model that guides votes, or the Bradley-Terry baseline.
@@ -19,9 +20,9 @@ def meta_rm(
 
     Example: rlsys meta-rm launch/configs/meta-rm-tiny.yaml meta_rm.data='[runs/tiny/trajectories/*.parquet]'
     """
-    from rlsys.config import load_config
+    from launch.check import checked_config
 
-    settings = load_config(config, overrides)
+    settings = checked_config("meta-rm", config, overrides, check)
     from actors.scalar_loop import train_scalar
 
     with only_json(as_json) as write_json:

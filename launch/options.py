@@ -12,4 +12,5 @@ Overrides = Annotated[
     list[str] | None,
     typer.Argument(metavar="KEY=VALUE", help="Settings that replace the file's, for example seed=1 model.path=M.", show_default=False),
 ]
+OnlyCheck = Annotated[bool, typer.Option("--check", help="Check all that can be known without engines, and stop there.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout and nothing else.")]

@@ -10,10 +10,10 @@ from typing import Annotated, Any
 import typer
 
 from launch.console import say, to_stdout
-from launch.options import ConfigFile, Overrides
+from launch.options import ConfigFile, OnlyCheck, Overrides
 
 
-def rft(config: ConfigFile, overrides: Overrides = None) -> None:
+def rft(config: ConfigFile, overrides: Overrides = None, check: OnlyCheck = False) -> None:
     """Rejective fine-tuning: sample rows with and without a hint, reject, tune on what is kept.
 
     Of rft.samples samples without a hint the incorrect ones are rejected, and all where none is; of one sample with the ground truth in
@@ -23,9 +23,9 @@ def rft(config: ConfigFile, overrides: Overrides = None) -> None:
 
     Example: rlsys rft launch/configs/quickstart.yaml model.path=runs/cold-start rft.rows=1024 run.dir=runs/rft
     """
-    from rlsys.config import load_config
+    from launch.check import checked_config
 
-    settings = load_config(config, overrides)
+    settings = checked_config("rft", config, overrides, check)
     from actors.rft_loop import rejective_fine_tuning
 
     rejective_fine_tuning(settings, console=to_stdout())
@@ -38,6 +38,7 @@ def filter_rows(
     samples: Annotated[int, typer.Option(min=1, help="N: a row is easy when all of so many samples are right.")] = 3,
     rows: Annotated[int | None, typer.Option(min=1, help="Look at so many rows of data.train, in a run's order; default: all.")] = None,
     again: Annotated[bool, typer.Option("--again", help="Begin anew, whatever OUTPUT holds.")] = False,
+    check: OnlyCheck = False,
 ) -> None:
     """Mark the rows of data.train that model.path gets right N times of N: RL has nothing to learn from them.
 
@@ -46,9 +47,9 @@ def filter_rows(
 
     Example: rlsys filter launch/configs/quickstart.yaml --rows 2000 --output easy.jsonl
     """
-    from rlsys.config import load_config
+    from launch.check import checked_config
 
-    settings = load_config(config, overrides)
+    settings = checked_config("filter", config, overrides, check, files=(str(output),))
     from actors.judge_loop import running_judge, write_rows
     from rlsys.judging import ask
     from rlsys.mixtures import open_mixture

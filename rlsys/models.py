@@ -29,6 +29,11 @@ class ModelError(ValueError):
     """A model path that cannot be used; the message names the path and what to do."""
 
 
+def is_made_here(path: str | Path) -> bool:
+    """Whether `ensure_model` makes this model: it is one of the two that are made on the spot, and not there yet."""
+    return Path(path).name in (DEFAULT, TINY) and not Path(path).exists()
+
+
 def ensure_model(path: str | Path) -> str:
     """Make sure that `path` can be loaded; return it as it was given, as a string.
 

@@ -32,6 +32,20 @@ class PromptError(ValueError):
     """A template or tokenizer that cannot be used; the message names the file, the fault and what is expected."""
 
 
+def template_source(template: str) -> str:
+    """The text of a template by its name, or by the path of its file.
+
+    Raises:
+        PromptError: it cannot be read.
+    """
+    path = TEMPLATES / f"{template}.jinja" if re.fullmatch(r"\w+", template) else Path(template)
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        known = ", ".join(sorted(file.stem for file in TEMPLATES.glob("*.jinja")))
+        raise PromptError(f"template {template}: cannot be read ({error}). Name one of {known}, or the path of a text file.") from error
+
+
 class Prompter:
     """Renders records through one template and one tokenizer.
 
@@ -62,13 +76,7 @@ class Prompter:
         except ChatError as error:
             raise PromptError(str(error)) from error
         self.reading = replace(reading, thought=self.chat.thought)
-        path = TEMPLATES / f"{template}.jinja" if re.fullmatch(r"\w+", template) else Path(template)
-        self.name = str(template)
-        try:
-            source = path.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            known = ", ".join(sorted(file.stem for file in TEMPLATES.glob("*.jinja")))
-            raise PromptError(f"template {template}: cannot be read ({error}). Name one of {known}, or the path of a text file.") from error
+        self.name, source = str(template), template_source(template)
         # The sandbox: a downloaded template may format text, and do nothing else.
         environment = ImmutableSandboxedEnvironment(undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
         try:

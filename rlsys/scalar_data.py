@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import glob
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
@@ -23,6 +22,7 @@ from rlsys.prompts import Prompter, seed_for
 from rlsys.readers import DataError
 from rlsys.records import Record
 from rlsys.scalar_rm import Group
+from rlsys.trajectories import trajectory_files
 
 TEXT, TRUTH = (pa.string(), pa.large_string()), (pa.bool_(),)
 COLUMNS = {"prompt_id": TEXT, "prompt": TEXT, "text": TEXT, "correct": TRUTH, "parse_failure": (*TEXT, pa.null())}
@@ -31,8 +31,6 @@ OPTIONAL = {"hinted": TRUTH, "source": (*TEXT, pa.null())}
 """What is read as well where there is such a column; null otherwise, false for `hinted`."""
 AT_ONCE = 4096
 """Texts that the tokenizer gets in one call: enough for all cores."""
-HELDOUT_FILES = "heldout_"
-"""How the held-out tables among a run's trajectories begin."""
 
 
 @dataclass(frozen=True)
@@ -95,25 +93,6 @@ def describe(groups: Sequence[Group]) -> dict[str, Any]:
 
 
 # --- critiques ---------------------------------------------------------------------------------------------------------
-
-
-def trajectory_files(patterns: Sequence[str]) -> list[Path]:
-    """The files that paths and globs name, each once. A glob leaves out a run's held-out tables; a path may name one.
-
-    Raises:
-        DataError: nothing named, or a pattern without a file.
-    """
-    if not patterns:
-        raise DataError("meta_rm.data: no trajectories named; expected files or globs, for example [runs/latest/trajectories/*.parquet].")
-    files: dict[Path, None] = {}
-    for pattern in patterns:
-        found = [Path(name) for name in sorted(glob.glob(pattern, recursive=True))]
-        if Path(pattern) not in found:
-            found = [path for path in found if not path.name.startswith(HELDOUT_FILES)]
-        if not found:
-            raise DataError(f"meta_rm.data: {pattern}: no such file; expected the trajectories/*.parquet of a run.")
-        files.update(dict.fromkeys(found))
-    return list(files)
 
 
 def read_critiques(

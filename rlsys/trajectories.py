@@ -6,8 +6,13 @@ Rows of one group are neighbours; `group` numbers the prompts of the batch from 
 
 from __future__ import annotations
 
+import glob
+from collections.abc import Sequence
+from pathlib import Path
+
 import pyarrow as pa
 
+from rlsys.readers.fields import DataError
 from rlsys.scores import Reading
 
 TOKENS = pa.list_(pa.int32())
@@ -110,3 +115,28 @@ def row_keys(table: pa.Table, by_group: bool = False) -> list[RowKey]:
     name = "group" if by_group or "source" not in table.column_names else "source"
     first = table[name].to_pylist() if name in table.column_names else [None] * table.num_rows
     return list(zip(first, table["prompt_id"].to_pylist()))
+
+
+LEARNED_FROM = ("prompt_id", "prompt", "text", "correct", "parse_failure")
+"""Columns that the meta reward model cannot do without."""
+HELDOUT_FILES = "heldout_"
+"""How the held-out tables among a run's trajectories begin."""
+
+
+def trajectory_files(patterns: Sequence[str]) -> list[Path]:
+    """The files that paths and globs name, each once. A glob leaves out a run's held-out tables; a path may name one.
+
+    Raises:
+        DataError: nothing named, or a pattern without a file.
+    """
+    if not patterns:
+        raise DataError("meta_rm.data: no trajectories named; expected files or globs, for example [runs/latest/trajectories/*.parquet].")
+    files: dict[Path, None] = {}
+    for pattern in patterns:
+        found = [Path(name) for name in sorted(glob.glob(pattern, recursive=True))]
+        if Path(pattern) not in found:
+            found = [path for path in found if not path.name.startswith(HELDOUT_FILES)]
+        if not found:
+            raise DataError(f"meta_rm.data: {pattern}: no such file; expected the trajectories/*.parquet of a run.")
+        files.update(dict.fromkeys(found))
+    return list(files)

@@ -47,7 +47,7 @@ def tables() -> dict[str, object]:
     row |= {"prompt": "\n".join(HOSTILE), "prompt_id": HOSTILE[0], "family": HOSTILE[1], "text": "\n".join(HOSTILE)}
     return {
         "summary": summary_table(summary(HOSTILE)),
-        "judged": judge.render(judged | {"failures": dict.fromkeys(HOSTILE, 1), "accuracy": 0.5}),
+        "judged": judge.render(judged | {"failures": dict.fromkeys(HOSTILE, 1), "account": dict.fromkeys(HOSTILE, 1), "accuracy": 0.5}),
         "evaluation": eval.rendered(Grid(HOSTILE[0], ("", *HOSTILE), (("", *HOSTILE),))),
         "keys": cli._key_table([{"key": name, "value": name, "help": name} for name in HOSTILE]),
         "panel": show._panel("best 1", row, "green", True),

@@ -1,0 +1,306 @@
+"""Everything that can be known of a command before anything starts: one list of all mistakes, in seconds.
+
+Neither torch nor Ray is needed, so `python -m rlsys.preflight` does without (it reads a `Task` as JSON from stdin and writes a
+`Found` to stdout): importing torch would take longer than all checks. Read `examine` first.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from rlsys.config import Config
+from rlsys.mishaps import in_words
+from rlsys.model_folder import check_model_folder
+from rlsys.models import ModelError, ensure_model, is_made_here
+from rlsys.placement import place, place_learners
+from rlsys.run_folder import refuse_other_config, trained_model
+from rlsys.settings_checks import contradictions
+
+if TYPE_CHECKING:
+    from rlsys.prompts import Prompter
+    from rlsys.records import Record
+
+LOOKED_AT = 64
+"""Rows of a source that are rendered: enough to see that none fits, few enough for a second."""
+FEW_HELDOUT = 100
+"""Fewer held-out rows than this tell an accuracy to about ten points at best."""
+TRAINING = ("train", "sft", "rft", "ladder")
+
+
+@dataclass
+class Task:
+    """What is to be checked."""
+
+    command: str
+    config: dict[str, Any]
+    rows: tuple[str, str] | None = None
+    """A file to judge, and its format."""
+    meta_rm: str | None = None
+    files: tuple[str, ...] = ()
+    """Files that will be written."""
+    folder: str | None = None
+    """Folder that will be written into, where it is not run.dir."""
+    cpus: int | None = None
+    """Cores of this machine; None where a cluster decides."""
+    gpus: int = 0
+
+
+@dataclass
+class Found:
+    """What came of it."""
+
+    mistakes: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    """What is no mistake and yet good to know before a long run."""
+    facts: dict[str, str] = field(default_factory=dict)
+
+    @contextmanager
+    def noted(self) -> Iterator[None]:
+        """Whatever is wrong inside the block becomes one of the mistakes."""
+        try:
+            yield
+        except (ValueError, OSError) as error:
+            told = in_words(error) or str(error)
+            if told not in self.mistakes:
+                self.mistakes.append(told)
+
+
+def examine(task: Task) -> Found:
+    """Check everything of `task` that needs no engine; changes nothing, makes nothing."""
+    found, config = Found(), Config.model_validate(task.config)
+    found.mistakes += contradictions(config, task.command)
+    with found.noted():
+        _check_places(task, config)
+    with found.noted():
+        _check_placement(task, config, found)
+    prompter = _check_model(task, config, found)
+    if task.meta_rm is not None:
+        with found.noted():
+            check_model_folder(ensure_model(trained_model(task.meta_rm)[0]), None)
+    if task.rows is not None:
+        with found.noted():
+            _check_judged_rows(*task.rows, config, prompter, found)
+    if task.command in TRAINING or task.command == "filter" or (task.command == "meta-rm" and config.meta_rm.objective == "bt"):
+        _check_rows(task.command, config, prompter, found)
+    if task.command == "meta-rm" and config.meta_rm.objective == "bce":
+        with found.noted():
+            _check_trajectories(config)
+    if prompter is not None:
+        with found.noted():
+            _check_supervised(task.command, config, prompter)
+    return found
+
+
+# --- places and machines ---------------------------------------------------------------------------------------------
+
+
+def _check_places(task: Task, config: Config) -> None:
+    if task.command in ("train", "sft", "rft", "meta-rm"):
+        writable_folder(config.run.dir)
+        refuse_other_config(config)
+    elif task.command == "ladder":
+        writable_folder(config.run.dir)
+    if task.folder is not None:
+        writable_folder(Path(task.folder))
+    for name in map(Path, task.files):
+        if name.is_dir():
+            raise ModelError(f"{name}: is a folder; give the name of a file.")
+        writable_folder(name.parent)
+
+
+def writable_folder(folder: Path) -> None:
+    """See that `folder` can be made, or written into, without making it.
+
+    Raises:
+        OSError: it cannot; the error names the place.
+    """
+    place = folder.absolute()
+    while not os.path.lexists(place):
+        place = place.parent
+    if not place.is_dir():
+        raise NotADirectoryError(20, os.strerror(20), str(place))
+    if not os.access(place, os.W_OK | os.X_OK):
+        raise PermissionError(13, os.strerror(13), str(place))
+
+
+def _check_placement(task: Task, config: Config, found: Found) -> None:
+    if task.cpus is None:
+        found.facts["placement"] = "the cluster that this job was submitted to decides"
+        return
+    cores = f"{task.cpus} core(s)"
+    if task.command == "meta-rm":
+        _, threads = place_learners(config, task.cpus, task.gpus, 1)
+        wanted, told = config.learner.ranks * threads, f"{config.learner.ranks} rank(s) with {threads} thread(s)"
+    else:
+        placed = place(config, task.cpus, task.gpus, 1)
+        learners, engines = config.learner.ranks * placed.learner_threads, config.rollout.actors * placed.rollout_threads
+        wanted = max(learners, engines) if placed.colocated or task.gpus else learners + engines
+        told = f"{config.rollout.actors} engine(s) with {placed.rollout_threads} thread(s)"
+        if task.command in TRAINING:
+            told += f", {config.learner.ranks} learner rank(s) with {placed.learner_threads}"
+    found.facts["placement"] = f"{told}; {cores}" + (f", {task.gpus} GPU(s)" if task.gpus else "")
+    if not task.gpus and wanted > task.cpus:
+        todo = "Lower learner.ranks, learner.cpus, rollout.actors or rollout.cpus."
+        found.notes.append(f"{told} share {cores}: that works, and slowly. {todo}")
+
+
+# --- model and template -----------------------------------------------------------------------------------------------
+
+
+def _check_model(task: Task, config: Config, found: Found) -> Prompter | None:
+    """The prompter that the command will use; None where there is none yet, or what is wrong is noted."""
+    from rlsys.prompts import Prompter, template_source
+
+    with found.noted():
+        base, _ = trained_model(config.model.path)
+        if is_made_here(base):
+            found.notes.append(f"model.path={base} is not there yet: it is made first, and prompts are measured only then.")
+        else:
+            ensure_model(base)
+            tokens = config.prompt.max_tokens + max(config.rollout.max_tokens, config.eval.max_tokens or 0)
+            found.facts["model"] = check_model_folder(base, config.meta_rm.max_tokens if task.command == "meta-rm" else tokens)
+            return Prompter.of(load_tokenizer(base), config.prompt)
+    with found.noted():
+        # Whatever is wrong with the model, the template may be wrong, too.
+        template_source(config.prompt.template)
+    return None
+
+
+def load_tokenizer(model: str) -> Any:
+    """The tokenizer of a model's folder or hub name.
+
+    Raises:
+        ModelError: it cannot be loaded; the message says why.
+    """
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(model)
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, ImportError) as error:
+        told = " ".join(str(error).split())[:300]
+        raise ModelError(f"model {model}: its tokenizer cannot be loaded ({type(error).__name__}: {told}).") from error
+
+
+# --- rows -------------------------------------------------------------------------------------------------------------
+
+
+def _check_rows(command: str, config: Config, prompter: Prompter | None, found: Found) -> None:
+    from rlsys.exclusion import named_rows, read_exclusion
+    from rlsys.mixtures import open_mixture
+
+    before = len(found.mistakes)
+    for name, records in _first_records(config, "train", LOOKED_AT, found):
+        _check_lengths(f"data.train={name}", records, config, prompter, found)
+        if command in ("train", "sft") and config.sft.rows and config.sft.data is None and any(record.worked is None for record in records):
+            found.mistakes.append(
+                f"sft.rows={config.sft.rows}, but the rows of data.train={name} carry no worked judgements to learn from: name a "
+                'file of {"prompt": text, "completion": text} with sft.data, or set sft.rows=0 to go without a cold start.'
+            )
+    if config.data.exclude is not None:
+        with found.noted():
+            readable = len(found.mistakes) == before
+            read_exclusion(config.data.exclude, open_mixture(config.data, "train", config.seed)) if readable else named_rows(
+                config.data.exclude
+            )
+    if command != "filter":
+        wanted = config.data.heldout_rows
+        usable = [
+            _check_lengths(f"data.heldout={name}", records, config, prompter, found)
+            for name, records in _first_records(config, "heldout", wanted, found)
+        ]
+        if usable and sum(usable) < min(FEW_HELDOUT, wanted):
+            found.notes.append(
+                f"data.heldout has {sum(usable)} usable rows, data.heldout_rows={wanted} are wanted: an accuracy of so few is known to "
+                f"{98 / max(sum(usable), 1) ** 0.5:.0f} points either way. Add rows, a few hundred if you can."
+            )
+
+
+def _first_records(config: Config, which: Literal["train", "heldout"], count: int, found: Found) -> Iterator[tuple[str, list[Record]]]:
+    """(name, the first `count` usable records) of each source that can be opened."""
+    from rlsys.datasets import open_rows
+
+    for source in config.data.sources(which):
+        with found.noted():
+            rows = open_rows(source.path, config.data.model_copy(update={"format": source.format}), config.seed)
+            found.facts[f"data.{which}={source.path}"] = f"{len(rows):,} rows"
+            yield str(source.path), list(islice(iter(rows), count))
+
+
+def _check_lengths(name: str, records: list[Record], config: Config, prompter: Prompter | None, found: Found) -> int:
+    """How many of the records fit; none that does is a mistake."""
+    if prompter is None or not records:
+        return len(records)
+    limit = config.prompt.max_tokens
+    lengths: list[int] = []
+    with found.noted():
+        lengths = sorted(len(prompter.tokens(record, list(range(record.n)))) for record in records)
+    if not lengths:
+        return len(records)
+    fitting = sum(length <= limit for length in lengths)
+    found.facts[f"{name}: tokens of a prompt"] = f"{lengths[0]:,} to {lengths[-1]:,}; {fitting} of the first {len(lengths)} rows fit"
+    if not fitting:
+        found.mistakes.append(
+            f"{name}: none of the first {len(lengths)} rows fits into prompt.max_tokens={limit}: their prompts have {lengths[0]:,} to "
+            f"{lengths[-1]:,} tokens. Set prompt.max_tokens={lengths[-1]}, or choose a shorter prompt.template."
+        )
+    elif fitting < len(lengths):
+        found.notes.append(
+            f"{name}: {len(lengths) - fitting} of the first {len(lengths)} rows are longer than prompt.max_tokens={limit} and will be set "
+            f"aside; the longest has {lengths[-1]:,} tokens."
+        )
+    return fitting
+
+
+def _check_judged_rows(file: str, format: str, config: Config, prompter: Prompter | None, found: Found) -> None:
+    from rlsys.readers import DataError, read
+
+    first = list(islice(read(file, format, truth=False), LOOKED_AT))
+    if not first:
+        raise DataError(f"{file}: no usable row; `rlsys data check {file} --format {format}` says why.")
+    _check_lengths(f"--input {file}", first, config, prompter, found)
+
+
+def _check_trajectories(config: Config) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    from rlsys.readers import DataError
+    from rlsys.trajectories import LEARNED_FROM, trajectory_files
+
+    for path in trajectory_files(config.meta_rm.data):
+        try:
+            missing = [name for name in LEARNED_FROM if name not in pq.read_schema(path).names]
+        except pa.ArrowInvalid as error:
+            raise DataError(f"cannot be read as Parquet ({error}).", file=str(path)) from error
+        if missing:
+            raise DataError(f"no column {', '.join(missing)}: expected a trajectory table.", file=str(path))
+
+
+def _check_supervised(command: str, config: Config, prompter: Prompter) -> None:
+    """A first row of what is learned from besides data.train."""
+    from rlsys.batches import prompt_completion_rows
+    from rlsys.instructions import instruction_rows
+    from rlsys.readers import DataError
+
+    if command in ("train", "sft") and config.sft.rows and config.sft.data is not None:
+        if not prompt_completion_rows(config.sft.data, LOOKED_AT, prompter.chat):
+            raise DataError(f"sft.data={config.sft.data}: it holds no rows.")
+    if command in ("rft", "ladder") and config.rft.instruction_data is not None and config.rft.instruction_share:
+        longest = config.prompt.max_tokens + config.rollout.max_tokens
+        instruction_rows(config.rft.instruction_data, 1, prompter.chat, config.data, config.seed, longest)
+
+
+if __name__ == "__main__":
+    # transformers then leaves out all that needs torch, which a tokenizer does not.
+    sys.modules["torch"] = None  # type: ignore[assignment]
+    out = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)
+    print(json.dumps(asdict(examine(Task(**json.load(sys.stdin))))), file=out, flush=True)

@@ -1,0 +1,211 @@
+"""What can be known before anything starts: every mistake is found, all of them at once, and nothing is made or changed."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from dataclasses import asdict
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from rlsys.config import load_config
+from rlsys.preflight import Found, Task, examine, writable_folder
+from rlsys.run_folder import RunFolder
+
+ROOT = Path(__file__).resolve().parents[2]
+ROW = {"id": "1", "context": [{"role": "user", "content": "Say a word."}], "responses": ["yes", "no"], "rewards": [1, 0]}
+
+
+@pytest.fixture
+def found(tiny_model, tmp_path, monkeypatch):
+    """`found("rl.steps=3", command="train", cpus=2, ...)` -> what the check finds, in an empty folder."""
+    monkeypatch.chdir(tmp_path)
+    small = ["model.path=" + str(tiny_model), "prompt.template=compact", "run.dir=run", "data.responses=[2]", "data.heldout_rows=8"]
+
+    def look(*overrides: str, command: str = "train", cpus: int | None = 2, **more) -> Found:
+        config = load_config(None, [*small, *overrides])
+        return examine(Task(command, config.model_dump(mode="json"), cpus=cpus, **more))
+
+    return look
+
+
+def write_rows(path: Path, rows: list[dict]) -> Path:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def copy_of(model: Path, place: Path, **config) -> Path:
+    """The model with other settings in its config.json."""
+    shutil.copytree(model, place)
+    path = place / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | config))
+    return place
+
+
+@pytest.mark.parametrize("command", ["train", "sft", "rft", "filter", "ladder", "judge", "eval", "meta-rm"])
+def test_nothing_is_wrong_with_what_is_right_and_nothing_is_made(found, tmp_path, command):
+    more = {"meta-rm": ["meta_rm.objective=bt", "meta_rm.rows=8"], "sft": ["sft.rows=4"]}.get(command, [])
+    assert found(*more, command=command).mistakes == []
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_all_mistakes_are_told_at_once(found, tmp_path):
+    (tmp_path / "file").write_text("")
+    told = found(
+        "data.train=absent.jsonl",
+        "data.heldout=there.jsonl",
+        "data.exclude=nowhere.jsonl",
+        "prompt.template=mine.jinja",
+        "model.path=/nowhere/model",
+        "run.dir=file/run",
+        "rl.group_size=1",
+        "eval.samples=4",
+    ).mistakes
+    for words in (
+        "absent.jsonl",
+        "there.jsonl",
+        "nowhere.jsonl",
+        "mine.jinja",
+        "/nowhere/model",
+        "Not a directory",
+        "group_size",
+        "eval.samples",
+    ):
+        assert sum(words in each for each in told) == 1, (words, told)
+    assert len(told) == 8
+
+
+@pytest.mark.parametrize(
+    ("overrides", "command", "words"),
+    [
+        (["rl.group_size=1"], "train", "always 0"),
+        (["rollout.sleep=true", "rl.staleness=1"], "train", "rl.staleness=0"),
+        (["eval.samples=2"], "train", "eval.temperature"),
+        (["prompt.max_tokens=20"], "train", "prompt.max_tokens=20"),
+        (["prompt.max_tokens=20"], "filter", "prompt.max_tokens=20"),
+        (["prompt.max_tokens=9000"], "train", "max_position_embeddings"),
+        (["data.families=[nonsense]"], "train", "nonsense"),
+        (["data.train=tasks:nothing"], "train", "tasks:nothing"),
+        (["data.format=trl_preferenc", "data.train=rows.jsonl"], "train", "trl_preference"),
+        (["sft.rows=4", "sft.data=absent.jsonl"], "train", "absent.jsonl"),
+        (["sft.rows=4", "sft.data=rows.jsonl"], "sft", "completion"),
+        (["sft.rows=4", "sft.data=empty.jsonl"], "sft", "empty.jsonl"),
+        (["sft.rows=4", "data.train=rows.jsonl"], "train", "worked judgements"),
+        (["sft.rows=0"], "sft", "sft.rows=0"),
+        (["rft.instruction_data=absent.jsonl"], "rft", "absent.jsonl"),
+        (["rft.hinted=false", "rft.non_hinted=false"], "rft", "nothing would be sampled"),
+        (["ladder.k=[2, 4]"], "ladder", "ladder.k"),
+        ([], "meta-rm", "meta_rm.data"),
+        (["meta_rm.data=[absent/*.parquet]"], "meta-rm", "absent"),
+        (["meta_rm.data=[other.parquet]"], "meta-rm", "trajectory table"),
+        (["meta_rm.objective=bt"], "meta-rm", "meta_rm.rows"),
+        (["run.dir=rows.jsonl"], "train", "Not a directory"),
+        (["run.dir=rows.jsonl/deeper/run"], "rft", "Not a directory"),
+        (["prompt.template=rows.jsonl"], "judge", "marks"),
+        (["model.path=rows.jsonl"], "judge", "file"),
+    ],
+)
+def test_a_mistake_is_one_sentence_that_names_it(found, tmp_path, overrides, command, words):
+    write_rows(tmp_path / "rows.jsonl", [ROW])
+    (tmp_path / "empty.jsonl").write_text("")
+    pq.write_table(pa.table({"x": [1]}), tmp_path / "other.parquet")
+    told = found(*overrides, command=command).mistakes
+    # Where rows do not fit, each source says so.
+    assert len(told) == 1 + (overrides == ["prompt.max_tokens=20"] and command == "train") and all(words in each for each in told), told
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda place: (place / "config.json").write_text('{"model_type": "llama"'), "cut off"),
+        (lambda place: (place / "config.json").write_text('{"model_type": "abacus"}'), "abacus"),
+        (lambda place: (place / "config.json").write_text('{"model_type": "vit"}'), "causal"),
+        (lambda place: (place / "config.json").write_text("{}"), "model_type"),
+        (lambda place: (place / "config.json").unlink(), "config.json"),
+        (lambda place: (place / "model.safetensors").unlink(), "no weights"),
+        (lambda place: (place / "model.safetensors").write_bytes((place / "model.safetensors").read_bytes()[:-100]), "cut off"),
+        (lambda place: (place / "model.safetensors.index.json").write_text('{"weight_map": {"w": "model-1.safetensors"}}'), "model-1"),
+        (lambda place: (place / "tokenizer.json").write_text("{}"), "tokenizer"),
+        (lambda place: (place / "chat_template.jinja").unlink(), "chat template"),
+    ],
+)
+def test_a_model_that_cannot_be_loaded_is_refused_by_its_files(found, tiny_model, tmp_path, change, words):
+    place = copy_of(tiny_model, tmp_path / "model")
+    change(place)
+    told = found(f"model.path={place}").mistakes
+    assert len(told) == 1 and words in told[0], told
+
+
+def test_a_model_that_is_nowhere_is_one_sentence(found, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")
+    told = found("model.path=runs/nope", command="judge").mistakes
+    assert len(told) == 1 and "runs/nope: no such folder here" in told[0] and "cannot be reached" in told[0]
+    assert "no hub name" in found("model.path=a b").mistakes[0]
+
+
+def test_what_a_judge_reads_and_writes_is_checked(found, tmp_path):
+    rows = write_rows(tmp_path / "rows.jsonl", [ROW])
+    tied = write_rows(tmp_path / "blank.jsonl", [{"nothing": 1}])
+    (tmp_path / "folder").mkdir()
+    assert found(command="judge", rows=(str(rows), "rlsys"), files=("new/out.jsonl",)).mistakes == []
+    told = found(command="judge", rows=(str(tied), "rlsys"), files=("folder",), meta_rm="/nowhere/rm").mistakes
+    assert len(told) == 3
+    for words in ("blank.jsonl", "is a folder", "/nowhere/rm"):
+        assert any(words in each for each in told), told
+    assert "rows.jsonl" in found(command="eval", folder="rows.jsonl/evals").mistakes[0]
+
+
+def test_another_configs_work_is_told_and_a_failed_try_is_no_obstacle(found):
+    with RunFolder(load_config(None, ["run.dir=run"])) as folder:
+        assert found().mistakes == []
+        folder.write_json("cold_start.json", {})
+    told = found().mistakes
+    assert len(told) == 1 and "another config" in told[0] and "cold_start.json" in told[0]
+
+
+def test_a_place_that_may_not_be_written_is_told(tmp_path):
+    if os.geteuid() == 0:
+        pytest.skip("root may write anywhere")
+    (tmp_path / "locked").mkdir(mode=0o500)
+    with pytest.raises(PermissionError, match="locked"):
+        writable_folder(tmp_path / "locked" / "a" / "b")
+
+
+def test_cards_and_cores(found):
+    assert any("GPUs" in each for each in found("learner.ranks=3", gpus=2).mistakes)
+    assert found("learner.ranks=3", cpus=None).mistakes == []
+    crowded = found("learner.ranks=3", "learner.cpus=2")
+    assert crowded.mistakes == [] and any("slowly" in each for each in crowded.notes)
+
+
+def test_few_rows_and_rows_that_do_not_fit_are_told(found, tmp_path):
+    long = ROW | {"id": "2", "responses": ["word " * 500, "no"]}
+    write_rows(tmp_path / "rows.jsonl", [ROW, long])
+    look = found("data.train=rows.jsonl", "data.heldout=rows.jsonl", "prompt.max_tokens=400")
+    assert look.mistakes == []
+    assert any("data.heldout has 1 usable rows" in each for each in look.notes)
+    assert any("data.train=rows.jsonl: 1 of the first 2 rows are longer" in each for each in look.notes)
+
+
+def test_every_source_of_a_mixture_is_looked_into(found, tmp_path):
+    write_rows(tmp_path / "rows.jsonl", [ROW])
+    told = found("data.train=[rows.jsonl, {path: absent.jsonl, weight: 2}, {path: other.jsonl, format: rlsys}]").mistakes
+    assert len(told) == 2 and "absent.jsonl" in told[0] and "other.jsonl" in told[1]
+
+
+def test_the_check_needs_no_torch_and_finds_the_same(found, tmp_path):
+    config = load_config(None, ["data.train=absent.jsonl", "model.path=/nowhere/model", "meta_rm.data=[x]"])
+    for command in ("train", "meta-rm"):
+        task = Task(command, config.model_dump(mode="json"), cpus=2)
+        environment = os.environ | {"PYTHONPATH": str(ROOT)}
+        ended = subprocess.run(
+            [sys.executable, "-m", "rlsys.preflight"], input=json.dumps(asdict(task)), env=environment, capture_output=True, text=True
+        )
+        assert ended.returncode == 0, ended.stderr
+        assert json.loads(ended.stdout) == json.loads(json.dumps(asdict(examine(task))))
