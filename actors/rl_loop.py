@@ -25,6 +25,7 @@ from actors.telemetry import Watch, eta
 from actors.waiting import Pending
 from rlsys import heldout
 from rlsys.accounts import TOO_LONG
+from rlsys.advice import at_the_end, failures_in_words, on_equal_rewards, on_nothing_parsed
 from rlsys.batches import (
     Feed,
     cold_start_rows,
@@ -64,7 +65,7 @@ def train(config: Config, console: Console | None = None, stages: tuple[str, ...
             return done
         with ray_session(config.run), Watch(console, folder.path.name) as watch, Job(config, folder, watch) as job:
             job.start()
-            job.evaluate("base")
+            job.look_at_base(job.evaluate("base"), taught="sft" in stages and config.sft.rows > 0)
             if "sft" in stages and config.sft.rows:
                 job.cold_start()
                 job.evaluate("cold_start")
@@ -76,6 +77,8 @@ def train(config: Config, console: Console | None = None, stages: tuple[str, ...
             summary = job.summary()
         folder.write_json("summary.json", summary)
         console.print(summary_table(summary))
+        if "rl" in stages and (advice := at_the_end(summary["heldout"]["rl"])):
+            say(console, advice, "yellow")
         say(console, f"run folder: {folder.path}")
         return summary
 
@@ -202,6 +205,11 @@ class Job:
         result = heldout.summarise(pq.read_table(path))
         self.watch.say(heldout.sentence(stage, result))
         return result
+
+    def look_at_base(self, result: dict[str, Any], taught: bool) -> None:
+        """Say what a base model that parses nothing needs, unless it is taught next."""
+        if advice := on_nothing_parsed(result, taught):
+            self.watch.warn(advice)
 
     # --- cold start ----------------------------------------------------------------------------------------------
 
@@ -365,8 +373,20 @@ class Job:
             f"step {batch.step}/{self.config.rl.steps}: reward {reward:+.3f}, {told}"
             f"{counts['groups_unequal']}/{counts['groups']} groups unequal, {metrics['generated_tokens_per_s']:.0f} tokens/s, "
             f"generate {seconds['generate']:.1f} s, train {seconds['train']:.1f} s, send {seconds['send_weights']:.1f} s, "
-            f"ETA {eta(batch.step, self.config.rl.steps, pace)}{note}"
+            f"ETA {eta(batch.step, self.config.rl.steps, pace)}{note}{self._set_aside(batch)}"
         )
+        if batch.step == 1 and counts["groups_unequal"] == 0:
+            failed = sum(counts["parse_failures"].values())
+            self.watch.warn(on_equal_rewards(reward, failed, counts["samples"], counts["truncated"]))
+
+    def _set_aside(self, batch: Batch) -> str:
+        """What was not parsed in the step, and rows that were too long so far; nothing where there is nothing."""
+        counts, too_long = batch.counts, self.feed.source.account.aside[TOO_LONG]
+        failed = sum(counts["parse_failures"].values())
+        cut_off = min(failed, counts["truncated"])
+        told = failures_in_words(counts["parse_failures"], counts["samples"], cut_off, self.config.rollout.max_tokens) if failed else ""
+        rows = f"{too_long:,} rows longer than prompt.max_tokens so far" if too_long else ""
+        return "".join(f"; {part}" for part in (told, rows) if part)
 
     def _checkpoint(self, batch: Batch) -> None:
         """Every so many steps, at the end, and whenever a held-out evaluation in between is the best so far."""

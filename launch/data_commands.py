@@ -11,12 +11,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from launch.console import UserError, only_json, say, to_stdout, written_aside
+from launch.console import UserError, only_json, say, to_stderr, to_stdout, written_aside
 from launch.options import AsJson
 from rlsys.screen import Table
 
 if TYPE_CHECKING:
     import pyarrow as pa
+
+    from rlsys.records import Record
 
 app = typer.Typer(name="data", help="Check preference rows, or generate verifiable tasks.", no_args_is_help=True)
 
@@ -28,6 +30,8 @@ def check(
     format: Annotated[str, typer.Option("--format", "-f", metavar="NAME", help="Reader to use; see the list above.")],
     strict: Annotated[bool, typer.Option("--strict", help="Exit with status 1 if any row is malformed.")] = False,
     limit: Annotated[int | None, typer.Option("--limit", min=1, help="Stop after this many usable records.")] = None,
+    model: Annotated[str | None, typer.Option("--model", metavar="M", help="Count rows that fit into prompt.max_tokens of M.")] = None,
+    template: Annotated[str, typer.Option("--template", metavar="T", help="With --model: the prompt's template.")] = "pointwise",
     as_json: AsJson = False,
 ) -> None:
     """Read every row of FILE as a run would, and say what is wrong where.
@@ -45,13 +49,35 @@ def check(
 
     report = Report()
     with only_json(as_json) as write_json:
-        for _ in islice(read(file, format, report=report), limit):
-            pass
-        write_json(report.to_json())
+        records = islice(read(file, format, report=report), limit)
+        say(to_stderr(), f"reading {file} …")
+        fits = None
+        if model is None:
+            for _ in records:
+                pass
+        else:
+            fits = fitting_rows(records, model, template)
+        write_json(report.to_json() | ({} if fits is None else {"rows_that_fit": fits}))
         if not as_json:
             _print_report(report.to_json())
+            if fits is not None:
+                _print_fitting(fits, model, template)
     if report.records == 0 or (strict and report.malformed_count):
         raise typer.Exit(1)
+
+
+def fitting_rows(records: Iterable[Record], model: str, template: str) -> dict[int, int]:
+    """{tokens: rows whose prompt has at most so many}: powers of two from 256 on, up to the first that all fit into."""
+    from rlsys.preflight import load_tokenizer
+    from rlsys.prompts import Prompter
+    from rlsys.run_folder import find_model
+
+    prompter = Prompter(load_tokenizer(find_model(model)), template)
+    lengths = [len(prompter.tokens(record, list(range(record.n)))) for record in records]
+    limits = [256]
+    while lengths and limits[-1] < max(lengths):
+        limits.append(2 * limits[-1])
+    return {limit: sum(length <= limit for length in lengths) for limit in limits}
 
 
 @app.command()
@@ -168,3 +194,10 @@ def _print_report(report: dict[str, Any]) -> None:
         say(console, entry["message"])
     if (more := report["malformed_count"] - len(report["malformed"])) > 0:
         say(console, f"... and {more:,} more malformed rows")
+
+
+def _print_fitting(fits: dict[int, int], model: str, template: str) -> None:
+    table = Table("prompt.max_tokens", "rows that fit", title=f"with the tokenizer of {model} and the template {template}")
+    for limit, count in fits.items():
+        table.add_row(f"{limit:,}", f"{count:,}")
+    to_stdout().print(table)

@@ -8,6 +8,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from rlsys.advice import failures_in_words
 from rlsys.records import Record
 from rlsys.statistics import mean_ci, paired_difference, proportion_ci
 from rlsys.trajectories import RowKey, row_keys
@@ -49,6 +50,7 @@ def summarise(table: pa.Table) -> Summary:
         "accuracy_parsed": sum(parsed) / len(parsed) if parsed else None,
         "accuracy_parsed_ci95": list(proportion_ci(sum(parsed), len(parsed))) if parsed else None,
         "parse_failures": dict(Counter(failure for failure in failures if failure is not None)),
+        "cut_off": _cut_off(table),
         "families": _by_family(table),
         "mean_tokens": sum(table["token_count"].to_pylist()) / len(correct),
     }
@@ -57,11 +59,19 @@ def summarise(table: pa.Table) -> Summary:
 def sentence(stage: str, result: Summary) -> str:
     """What `summarise` found, in a line for the screen."""
     low, high = result["accuracy_ci95"]
-    failed = sum(result["parse_failures"].values())
     return (
         f"held-out {stage}: reward {result['reward']:+.3f}, accuracy {result['accuracy']:.1%} "
-        f"({low:.1%} to {high:.1%}), {failed} of {result['samples']} not parsed"
+        f"({low:.1%} to {high:.1%}), "
+        + failures_in_words(result["parse_failures"], result["samples"], result.get("cut_off", 0))
     )
+
+
+def _cut_off(table: pa.Table) -> int:
+    """Samples that did not parse and ended at the token limit."""
+    if "finish_reason" not in table.column_names:
+        return 0
+    ended = zip(table["parse_failure"].to_pylist(), table["finish_reason"].to_pylist(), strict=True)
+    return sum(failure is not None and reason == "length" for failure, reason in ended)
 
 
 def _by_family(table: pa.Table) -> dict[str, dict[str, float]]:

@@ -35,7 +35,9 @@ def summary_table(summary: dict[str, Any]) -> Group:
             _with_interval(row["reward"], row["reward_ci95"], "{:+.3f}"),
             _with_interval(row["accuracy"], row["accuracy_ci95"], "{:.1%}"),
             _with_interval(row["accuracy_parsed"], row["accuracy_parsed_ci95"], "{:.1%}"),
-            ", ".join(f"{reason} {count}" for reason, count in sorted(row["parse_failures"].items())) or "none",
+            ", ".join(f"{reason} {count}" for reason, count in sorted(row["parse_failures"].items()))
+            + (f"; {row['cut_off']} cut off" if row.get("cut_off") else "")
+            or "none",
         )
     results.add_section()
     base = summary["baselines"]

@@ -94,6 +94,18 @@ def test_a_mistyped_model_is_one_line(tmp_path: Path, monkeypatch: pytest.Monkey
     assert len([line for line in result.stderr.splitlines() if line]) == 2  # what it is doing, and the error
 
 
+def test_data_check_counts_the_rows_that_fit(tiny_model: Path, tmp_path: Path) -> None:
+    from launch.data_commands import fitting_rows
+    from rlsys.readers import read
+
+    rows = [ROW, ROW | {"id": "2", "responses": ["word " * 500, "no"]}]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    fits = fitting_rows(read(tmp_path / "rows.jsonl", "rlsys"), str(tiny_model), "compact")
+    assert fits[256] == 1 and list(fits.values())[-1] == 2 and sorted(fits) == [256 * 2**i for i in range(len(fits))]
+    options = ["--format", "rlsys", "--model", tiny_model, "--template", "compact"]
+    assert "rows that fit" in rlsys_here("data", "check", tmp_path / "rows.jsonl", *options).stdout
+
+
 def test_version() -> None:
     assert rlsys_here("--version").stdout.startswith("rlsys 0.")
 
