@@ -481,7 +481,7 @@ def load_config(path: Path | None, overrides: list[str] | None = None, start: Co
 
 
 def _read_file(path: Path) -> dict[str, Any]:
-    hint = "Ready-made configs are in launch/configs."
+    hint = "The config file comes first, settings after it." if "=" in str(path) else "Ready-made configs are in launch/configs."
     try:
         text = Path(path).read_text(encoding="utf-8")
     except OSError as error:

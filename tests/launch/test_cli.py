@@ -74,6 +74,7 @@ def test_the_installed_command_and_the_module_are_the_same() -> None:
     ("arguments", "expected"),
     [
         (["train", "absent.yaml"], ["absent.yaml", "launch/configs"]),
+        (["train", "rl.steps=3"], ["rl.steps=3", "comes first"]),
         (["config", "show", "rl.stepz=3"], ["rl.stepz=3", "rl.steps"]),
         (["config", "show", "--json", "rl.steps=-1"], ["rl.steps"]),
         (["show", "absent", "--step", "1"], ["absent", "run.dir"]),
@@ -116,7 +117,7 @@ def test_ctrl_c_ends_with_130(tmp_path: Path) -> None:
         process.send_signal(signal.SIGINT)
         _, errors = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert "Traceback" not in errors
+    assert "Traceback" not in errors and errors.startswith("interrupted") and errors.count("\n") == 1
 
 
 # --- config ---------------------------------------------------------------------------------------------------------
