@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
@@ -241,6 +242,7 @@ class Climb:
         import torch
         from transformers import AutoTokenizer
 
+        from rlsys.chat import ChatError
         from rlsys.prompts import Prompter
         from rlsys.scalar_data import preference_group
         from rlsys.scalar_rm import load_scalar_model, score_texts
@@ -248,12 +250,19 @@ class Climb:
         path = self.folder / "bt" / "model"
         model = load_scalar_model(path, getattr(torch, self.config.model.dtype), packing=self.config.learner.packing).eval()
         prompter = Prompter.of(AutoTokenizer.from_pretrained(path), self.config.prompt)
-        groups = [preference_group(record, prompter) for record in records]
+        groups = []
+        for record in records:
+            with suppress(ChatError):  # no verdict, which is no right one
+                groups.append(preference_group(record, prompter))
         prompts = [group.prompt for group in groups for _ in group.texts]
         with torch.no_grad():
             scores = iter(score_texts(model, prompts, [text for group in groups for text in group.texts], self.config.learner.token_budget))
+        judged = {group.row for group in groups}
         right = []
         for record in records:
+            if (record.source, record.id) not in judged:
+                right.append(0.0)
+                continue
             found = np.array([next(scores) for _ in range(record.n)])
             top = found == found.max()
             right.append(float(top[record.best] / top.sum()))

@@ -11,7 +11,7 @@ import torch
 from actors.reward import RewardActor
 from rlsys.grpo import LossInputs, group_advantages, grpo_loss
 from rlsys.packing import plan
-from rlsys.scores import extract, is_correct, score_range, unshuffle
+from rlsys.scores import Reading, extract, is_correct, score_range, unshuffle
 from rlsys.trajectories import GROUPS, LEARNER, SAMPLES, TRAJECTORIES
 
 
@@ -67,6 +67,28 @@ def test_rewards_advantages_and_counts():
     assert learner["group"].to_pylist() == [0, 0]  # group 1 is all wrong: it carries no advantage
     assert np.sign(learner["advantage"].to_numpy()).tolist() == [1, -1]
     assert learner["prompt_tokens"].to_pylist() == [[1, 2, 0]] * 2
+
+
+def test_a_released_judges_decimals_are_paid_and_kept_and_integers_stay_integers(tmp_path):
+    asked, answered = groups((0, [1, 0], [1.0, 0.0])), samples((0, 0, r"\boxed{[8.25, 8.5]}"), (0, 1, r"\boxed{9, 8}"))
+    for reading, scores, kind in (
+        (Reading("decimal"), [[8.5, 8.25], [8.0, 9.0]], pa.float64()),
+        (Reading(), [None, [8, 9]], pa.int32()),
+    ):
+        actor = RewardActor("reward", reading)
+        actor.judge("k", 0, asked, answered)
+        actor.write("k", str(tmp_path / "t.parquet"))
+        table = pq.read_table(tmp_path / "t.parquet")
+        assert table["scores"].to_pylist() == scores and table["scores"].type.value_type == kind
+        assert table["correct"].to_pylist() == [scores[0] is not None, False]
+
+
+def test_a_thought_that_the_prompt_began_and_a_text_that_was_cut_off_are_not_paid():
+    asked, answered = groups((0, [0, 1], [1.0, 0.0])), samples((0, 0, r"\boxed{9, 3}"), (0, 1, r"no.</think> \boxed{9, 3}"))
+    actor = RewardActor("reward", Reading(thought="<think>"))
+    assert actor.judge("k", 0, asked, answered)["parse_failures"] == {"unfinished_thought": 1}
+    cut = answered.set_column(answered.schema.get_field_index("finish_reason"), "finish_reason", pa.array(["length", "length"]))
+    assert RewardActor("reward").judge("k", 0, asked, cut)["parse_failures"] == {"truncated": 2}
 
 
 def test_no_more_groups_than_wanted_reach_the_learner():
