@@ -37,7 +37,7 @@ def test_no_false_alarms(name: str, dtype: torch.dtype) -> None:
     policy, result = checked_policy(model, temperature=0.8, checkpointing=True)
     assert policy.packing
     assert policy.training
-    assert 0 < result.logprob_error < result.tolerance < 1e-3
+    assert 0 < result.logprob_error < 1e-4 < result.tolerance < 1e-3
     assert 0 < result.gradient_error < result.gradient_tolerance < 1e-2
     assert all(torch.equal(value, bits[key]) and value.dtype == bits[key].dtype for key, value in policy.model.state_dict().items())
 
