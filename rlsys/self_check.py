@@ -39,7 +39,7 @@ MARGIN = 4.0
 """How many times the measured rounding noise an error may be: the fast paths round at other places, and more often."""
 FLOOR = {torch.float32: 5e-4, torch.float64: 1e-6}
 """Nats, and share of a gradient, that are always allowed; of other dtypes `FLOOR_16`."""
-FLOOR_16 = 0.05
+FLOOR_16 = 0.25
 LARGE = 2**31
 """Weights up to which a model of a narrower dtype is widened."""
 PROMPT, COMPLETIONS = 7, (9, 7)
