@@ -26,9 +26,13 @@ app = typer.Typer(name="data", help="Check preference rows, or generate verifiab
 
 @app.command()
 def check(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="JSONL, JSON or Parquet file.")],
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="File, folder of files, pattern, or name on the Hugging Face hub.")],
     format: Annotated[str, typer.Option("--format", "-f", metavar="NAME", help="Reader to use; see the list above.")],
+    columns: Annotated[
+        list[str] | None, typer.Option("--columns", metavar="KEY=COLUMN", help="The column that holds a key of the format; repeat.")
+    ] = None,
     strict: Annotated[bool, typer.Option("--strict", help="Exit with status 1 if any row is malformed.")] = False,
+    max_unusable: Annotated[float, typer.Option("--max-unusable", min=0, max=1, help="Largest share of malformed rows.")] = 0.5,
     limit: Annotated[int | None, typer.Option("--limit", min=1, help="Stop after this many usable records.")] = None,
     model: Annotated[str | None, typer.Option("--model", metavar="M", help="Count rows that fit into prompt.max_tokens of M.")] = None,
     template: Annotated[str, typer.Option("--template", metavar="T", help="With --model: the prompt's template.")] = "pointwise",
@@ -37,19 +41,24 @@ def check(
     """Read every row of FILE as a run would, and say what is wrong where.
 
     Rows without a unique best response are set aside and counted; malformed rows are named by number. The exit status is 1
-    if no row is usable, or with --strict if one is malformed.
+    if no row is usable, if a larger share than --max-unusable is malformed, or with --strict if one is.
+
+    Of several splits one stands behind a colon: FOLDER:train, FILE.json:train, owner/name:train or owner/name:config:train.
 
     Formats: rlsys (the project's own records), responses (no ground truth: for `rlsys judge` only), trl_preference, trl_unpaired,
     hh_rlhf, ultrafeedback, ultrafeedback_binarized, helpsteer2, helpsteer3, offsetbias, llmbar, skywork, rewardbench, rewardbench2,
-    rmb_pair, rmb_bon, ppe_preference, ppe_best_of_k, judgebench, realmistake, pandalm.
+    rmb_pair, rmb_bon, ppe_preference, ppe_best_of_k, judgebench, realmistake, pandalm, sharegpt, kto, arena, arena_votes, auto_j,
+    alpaca_eval, shp, pku_saferlhf, pku_saferlhf_safer, summarize_from_feedback, webgpt, nectar, prometheus, biggen, evalbiasbench,
+    rm_bench, hhh_alignment.
 
-    Example: rlsys data check pairs.jsonl --format trl_preference
+    Example: rlsys data check pairs.jsonl --format trl_preference --columns prompt=question
     """
-    from rlsys.readers import Report, read
+    from rlsys.readers import Report, formats_of, read
+    from rlsys.readers.sources import first_rows
 
-    report = Report()
+    report, named = Report(), _named(columns or [])
     with only_json(as_json) as write_json:
-        records = islice(read(file, format, report=report), limit)
+        records = islice(read(file, format, report=report, truth=format != "responses", columns=named), limit)
         say(to_stderr(), f"reading {file} …")
         fits = None
         if model is None:
@@ -57,13 +66,25 @@ def check(
                 pass
         else:
             fits = fitting_rows(records, model, template)
-        write_json(report.to_json() | ({} if fits is None else {"rows_that_fit": fits}))
+        fitting = formats_of(first_rows(file), named) if report.unusable > max_unusable else []
+        document = report.to_json() | {"formats": [name for name in fitting if name != format]}
+        write_json(document | ({} if fits is None else {"rows_that_fit": fits}))
         if not as_json:
-            _print_report(report.to_json())
+            _print_report(document)
+            if report.unusable > max_unusable:
+                limits = f"data.max_unusable={max_unusable:g}"
+                say(to_stdout(), f"{report.unusable:.0%} of the rows are malformed: a run would not start ({limits}).")
             if fits is not None:
                 _print_fitting(fits, model, template)
-    if report.records == 0 or (strict and report.malformed_count):
+    if report.records == 0 or report.unusable > max_unusable or (strict and report.malformed_count):
         raise typer.Exit(1)
+
+
+def _named(columns: list[str]) -> dict[str, str]:
+    wrong = next((pair for pair in columns if not all(pair.partition("="))), None)
+    if wrong is not None:
+        raise UserError(f"--columns {wrong}: expected KEY=COLUMN, for example prompt=question.")
+    return dict(pair.partition("=")[::2] for pair in columns)
 
 
 def fitting_rows(records: Iterable[Record], model: str, template: str) -> dict[int, int]:
@@ -194,6 +215,11 @@ def _print_report(report: dict[str, Any]) -> None:
         say(console, entry["message"])
     if (more := report["malformed_count"] - len(report["malformed"])) > 0:
         say(console, f"... and {more:,} more malformed rows")
+    if report["passed_over"]:
+        say(console, f"passed over: {', '.join(report['passed_over'])}")
+    if report["formats"]:
+        say(console, f"formats that read the first rows: {', '.join(report['formats'])}")
+
 
 
 def _print_fitting(fits: dict[int, int], model: str, template: str) -> None:

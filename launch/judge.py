@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from itertools import islice
@@ -35,7 +34,7 @@ Seed = Annotated[int, typer.Option(min=0, help="Of the shuffles, the samples, an
 
 def judge(
     model: ModelOption,
-    input: Annotated[Path, typer.Option("--input", "-i", metavar="FILE", help="JSONL, JSON or Parquet file.")],
+    input: Annotated[Path, typer.Option("--input", "-i", metavar="FILE", help="As in `rlsys data check`.")],
     format: Annotated[
         str, typer.Option("--format", "-f", metavar="NAME", help="Reader, as in `rlsys data check`; responses: without truth.")
     ],
@@ -83,13 +82,15 @@ def judge(
     with only_json(as_json) as write_json:
         console = to_stderr() if as_json else to_stdout()
         from rlsys.plans import plan_for
-        from rlsys.readers import read_all
+        from rlsys.readers import Report, read_all
         from rlsys.resumable import ResumableRows
         from rlsys.verdicts import as_before, in_place, verdict_row
 
-        rows = list_once(islice(read_all(input, format, truth=False), limit), input)
+        report = Report()
+        read_rows = read_all(input, format, report=report, truth=False, columns=config.data.columns)
+        rows = list_once(islice(read_rows, limit), input)
         about = judged_by(config, reward_model) | {
-            "input": {"file": str(input), "format": format, "bytes": os.stat(input).st_size, "limit": limit},
+            "input": {"file": str(input), "format": format, "bytes": report.bytes, "limit": limit},
             "k": k,
             "strategy": chosen.name,
             "k_meta": k_meta,

@@ -102,6 +102,10 @@ class Data(Section):
     """Reader's name for train and heldout files; see `rlsys data check --help` for the list."""
     exclude: Path | None = None
     """JSONL of {id, source}: rows of `train` that RL leaves out, as `rlsys filter` writes it."""
+    columns: dict[str, str] = Field(default_factory=dict)
+    """Names that the files have for keys of the format, where they are others: {prompt: question, chosen: answers.best}."""
+    max_unusable: float = Field(0.5, ge=0, le=1)
+    """A file of which a larger share of rows is malformed ends the run: its format is another one, or a column has another name."""
     strict: bool = False
     """Check every row before the start, and make a malformed one fatal instead of counted."""
     heldout_rows: PositiveInt = 256

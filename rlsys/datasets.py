@@ -131,4 +131,4 @@ def open_rows(source: Path, data: Data, seed: int) -> Rows:
         return TaskRows(name.removeprefix(TASKS), data, seed)
     from rlsys.readers import RecordFile
 
-    return RecordFile(source, data.format, strict=data.strict)
+    return RecordFile(source, data.format, data.strict, data.columns, data.max_unusable)

@@ -11,7 +11,8 @@ from rlsys.chat import Chat, ChatError
 from rlsys.config import Data
 from rlsys.datasets import TASKS, open_rows
 from rlsys.readers import DataError, whole_rows
-from rlsys.readers.fields import as_messages, text
+from rlsys.readers.fields import text
+from rlsys.readers.messages import as_messages
 
 
 def instruction_rows(

@@ -35,8 +35,9 @@ class Record:
     source: str
     """Where it came from: reader name, or the subset a benchmark names; in a mixture, NAME/ of its part before it."""
     context: tuple[dict[str, str], ...]
-    """Messages {role, content}; the last one is the user's query."""
+    """Messages {role, content}; the last one is the user's query, or the result of a tool."""
     responses: tuple[str, ...]
+    """Texts; an empty one is a response, too."""
     rewards: tuple[float, ...]
     strength: float | None = None
     """How strongly the best is preferred, in the source's own units, where known."""

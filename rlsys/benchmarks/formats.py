@@ -14,9 +14,10 @@ from typing import Any
 
 from rlsys.benchmarks.outcomes import TIES
 from rlsys.readers import READERS, DataError, Report, check
-from rlsys.readers.fields import Row, conversation, integer, items, optional_text, row_id, text, wrong
+from rlsys.readers.fields import Row, integer, items, optional_text, row_id, text, wrong
 from rlsys.readers.files import MESSAGES
 from rlsys.readers.formats import FIRST, SECOND, TIE
+from rlsys.readers.messages import conversation
 from rlsys.records import NoUniqueBest, Record
 
 BOTH = (0, 1), (1, 0)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from rlsys.readers.fields import DataError, check
 from rlsys.readers.files import RecordFile, Report, SetAside, read, read_all
-from rlsys.readers.formats import READERS
+from rlsys.readers.registry import READERS, formats_of
 from rlsys.readers.sources import whole_rows
 
-__all__ = ["READERS", "DataError", "RecordFile", "Report", "SetAside", "check", "read", "read_all", "whole_rows"]
+__all__ = ["READERS", "DataError", "RecordFile", "Report", "SetAside", "check", "formats_of", "read", "read_all", "whole_rows"]

@@ -31,7 +31,7 @@ class Parquet:
     """
 
     def __init__(self, path: Path):
-        self._path = path
+        self._path, self.files = path, (path,)
         try:
             # A memory map would count the pages of the file as memory of the process.
             self._file = pq.ParquetFile(path, buffer_size=BUFFER_BYTES, pre_buffer=False)
@@ -44,6 +44,10 @@ class Parquet:
 
     def __len__(self) -> int:
         return self._starts[-1]
+
+    @property
+    def last(self) -> int:
+        return len(self)
 
     def scan(self) -> Iterator[tuple[int, Raw]]:
         for first, batch in self._batches(range(self._file.num_row_groups)):
@@ -96,7 +100,7 @@ class ArrowFile:
     """
 
     def __init__(self, path: Path):
-        self._path = path
+        self._path, self.files = path, (path,)
         with damage(path):
             self._map = pa.memory_map(str(path))
             if self._map.read(6) == b"ARROW1":
@@ -108,6 +112,10 @@ class ArrowFile:
 
     def __len__(self) -> int:
         return self._starts[-1]
+
+    @property
+    def last(self) -> int:
+        return len(self)
 
     def scan(self) -> Iterator[tuple[int, Raw]]:
         for number, first in enumerate(self._starts[:-1]):

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection
+import re
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from decimal import Decimal
 from typing import Any
+from uuid import UUID
 
 from rlsys.records import NoUniqueBest, Record
 
-ROLES = ("system", "developer", "user", "assistant", "tool")
-
-Messages = tuple[dict[str, str], ...]
+_NUMERAL = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d{1,3})?")
 
 
 class DataError(ValueError):
@@ -41,6 +42,23 @@ class Row(dict):
         """Set by `row_id`: the id comes from the row, so it can occur twice."""
         self.dropped = 0
         """Responses that the reader left out for want of a score."""
+        self.asked: set[str] = set()
+        """Keys that the reader looked for."""
+
+    def get(self, key: str, default: Any = None) -> Any:
+        self.asked.add(key)
+        return super().get(key, default)
+
+
+def renamed(keys: dict[str, Any], columns: Mapping[str, str]) -> dict[str, Any]:
+    """A row with other columns' values under the keys that its reader asks for: {"prompt": "question"}, or {"prompt": "info.text"}."""
+    found = {key: value for key, value in keys.items() if key not in columns.values()}
+    for key, column in columns.items():
+        value: Any = keys
+        for name in (column,) if column in keys else column.split("."):
+            value = value.get(name) if isinstance(value, dict) else None
+        found[key] = value
+    return found
 
 
 @dataclass(frozen=True)
@@ -104,12 +122,13 @@ def optional_text(row: dict[str, Any], key: str) -> str | None:
 
 
 def as_number(value: Any, key: str, expected: str = "a finite number") -> float:
-    """`value` as a finite float; booleans are not numbers."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
+    """`value` as a finite float: any kind of number, or a text that is one; booleans are not numbers."""
+    numeral = isinstance(value, str) and _NUMERAL.fullmatch(value.strip())
+    if isinstance(value, bool) or not (numeral or isinstance(value, (int, float, Decimal))):
         raise wrong(key, expected, value)
     try:
         number = float(value)
-    except OverflowError as error:
+    except (OverflowError, ValueError) as error:  # an integer beyond floats, a signalling NaN
         raise wrong(key, expected, value) from error
     if not math.isfinite(number):
         raise wrong(key, expected, value)
@@ -122,15 +141,34 @@ def number(row: dict[str, Any], key: str) -> float:
 
 
 def as_integer(value: Any, key: str, low: int, high: int) -> int:
-    """`value` if it is an integer in [low, high]; booleans are not integers."""
-    if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
-        raise wrong(key, f"an integer {low}..{high}", value)
-    return value
+    """`value` as an integer in [low, high]: whole numbers of any kind, as a column with a gap holds integers as floats."""
+    expected = f"an integer {low}..{high}"
+    number = as_number(value, key, expected)
+    if not number.is_integer() or not low <= number <= high:
+        raise wrong(key, expected, value)
+    return int(number)
 
 
 def integer(row: dict[str, Any], key: str, low: int, high: int) -> int:
     """An integer in [low, high] under `key`."""
     return as_integer(required(row, key, f"an integer {low}..{high}"), key, low, high)
+
+
+def as_boolean(value: Any, key: str, expected: str = "a boolean") -> bool:
+    """`value` as a boolean: true and false, also as text, or the numbers 1 and 0."""
+    if isinstance(value, bool):
+        return value
+    if isinstance(value, str) and value.strip().lower() in ("true", "false"):
+        return value.strip().lower() == "true"
+    try:
+        return bool(as_integer(value, key, 0, 1))
+    except DataError as error:
+        raise wrong(key, expected, value) from error
+
+
+def boolean(row: dict[str, Any], key: str, expected: str = "a boolean") -> bool:
+    """A boolean under `key`."""
+    return as_boolean(required(row, key, expected), key, expected)
 
 
 def choice(row: dict[str, Any], key: str, choices: Collection[str]) -> str:
@@ -161,41 +199,15 @@ def as_object(value: Any, key: str) -> dict[str, Any]:
     return value
 
 
-def as_messages(value: Any, key: str) -> Messages:
-    """A non-empty list of {role, content} with known roles and text contents; other keys of a message are left out."""
-    messages = []
-    for position, entry in enumerate(as_list(value, key)):
-        where = f"{key}[{position}]"
-        message = as_object(entry, where)
-        role = required(message, "role", "a role", f"{where}.")
-        if role not in ROLES:
-            raise wrong(f"{where}.role", "one of " + ", ".join(ROLES), role)
-        messages.append({"role": role, "content": text(message, "content", f"{where}.", blank=True)})
-    return tuple(messages)
-
-
-def conversation(row: dict[str, Any], key: str) -> Messages:
-    """A conversation under `key`: messages, or a text, which is one turn of the user."""
-    value = required(row, key, "text or a list of messages")
-    if isinstance(value, list):
-        return as_messages(value, key)
-    if not isinstance(value, str):
-        raise wrong(key, "text or a list of messages", value)
-    return ask(as_text(value, key))
-
-
-def ask(query: str) -> Messages:
-    """A conversation of one user turn."""
-    return ({"role": "user", "content": query},)
-
-
 def row_id(row: Row, *keys: str) -> str:
-    """The row's own id (under the first of `keys` it has; text or integer), else `row.name`."""
+    """The row's own id (under the first of `keys` it has; text or a whole number), else `row.name`."""
     for key in keys:
         value = row.get(key)
         if value is None:
             continue
-        if isinstance(value, bool) or not isinstance(value, (int, str)) or (isinstance(value, int) and value.bit_length() > 256):
+        if isinstance(value, (float, Decimal)) and math.isfinite(value) and value == int(value):
+            value = int(value)
+        if isinstance(value, bool) or not isinstance(value, (int, str, UUID)) or (isinstance(value, int) and value.bit_length() > 256):
             raise wrong(key, "text or an integer as id", value)
         row.has_id = True
         return as_text(str(value), key)
@@ -206,17 +218,18 @@ def check(record: Record) -> None:
     """Raise what is wrong with a record whose fields have the right types.
 
     Raises:
-        DataError: no user query at the end of the context, a blank response, rewards that do not fit the responses, are not finite or,
-            for a single response, not 0 or 1.
+        DataError: neither a user's query nor a tool's result at the end of the context, a response that is no text (it may be empty),
+            rewards that do not fit the responses, are not finite or, for a single response, not 0 or 1.
         NoUniqueBest: no single maximum of the rewards, or the best response's text occurs twice (no judgement could single it out: Eq. 10).
     """
-    if not record.context or record.context[-1]["role"] != "user" or not record.context[-1]["content"].strip():
-        found = f"a turn of {record.context[-1]['role']}" if record.context and record.context[-1]["role"] != "user" else "nothing"
-        raise DataError(f"context: expected the user's query as the last turn, found {found}.", key="context")
+    last = record.context[-1] if record.context else {"role": "user", "content": ""}
+    if last["role"] not in ("user", "tool") or (last["role"] == "user" and not last["content"].strip()):
+        found = "nothing" if last["role"] == "user" else f"a turn of {last['role']}"
+        raise DataError(f"context: expected the user's query or a tool's result as the last turn, found {found}.", key="context")
     if not record.responses or len(record.rewards) != record.n:
         raise DataError(f"rewards: expected one per response, found {len(record.rewards)} for {record.n} responses.", key="rewards")
     for position, response in enumerate(record.responses):
-        as_text(response, f"responses[{position}]")
+        as_text(response, f"responses[{position}]", blank=True)
     for position, reward in enumerate(record.rewards):
         as_number(reward, f"rewards[{position}]")
     if record.n == 1 and record.rewards[0] not in (0.0, 1.0):

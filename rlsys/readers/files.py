@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Callable, Iterator, Sequence, Set
+from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from rlsys.accounts import MALFORMED, TIE, Account
-from rlsys.readers.fields import DataError, Row, check
-from rlsys.readers.formats import READERS
-from rlsys.readers.raw import Raw
-from rlsys.readers.sources import open_source
+from rlsys.readers.fields import DataError, Row, check, renamed
+from rlsys.readers.packed import PACKED
+from rlsys.readers.raw import Raw, Source
+from rlsys.readers.registry import READERS, Reader, formats_of, reader_of
+from rlsys.readers.sources import first_rows, open_source
 from rlsys.records import NoUniqueBest, Record
 
 USABLE = "usable"
@@ -49,10 +49,20 @@ class Report:
     """Records whose id was not compared with earlier ones, as it came after `ID_LIMIT` others."""
     responses: dict[int, int] = field(default_factory=dict)
     """Good records by their number of responses."""
+    bytes: int = 0
+    """Of all files that are read."""
+    passed_over: list[str] = field(default_factory=list)
+    """Files of a folder that were not read: empty, or no rows by their names."""
+
+    @property
+    def unusable(self) -> float:
+        """Share of the rows seen that are malformed, 0..1. Rows without a unique best are what the format says."""
+        return self.malformed_count / max(1, self.rows)
 
     def to_json(self) -> dict[str, Any]:
         """A JSON-ready dict of all fields; `malformed` as [{row, message}]."""
         return asdict(self) | {
+            "unusable": self.unusable,
             "malformed": [{"row": row, "message": message} for row, message in self.malformed],
             "responses": {str(n): count for n, count in sorted(self.responses.items())},
         }
@@ -66,6 +76,8 @@ class Report:
             lines.append(f"no unique best response, set aside: {self.no_unique_best:,}")
         if self.dropped_responses:
             lines.append(f"responses without a score, left out: {self.dropped_responses:,}")
+        if self.passed_over:
+            lines.append(f"files passed over: {', '.join(self.passed_over)}")
         if self.unchecked_ids:
             lines.append(f"ids not checked for repetition (after the first {ID_LIMIT:,}): {self.unchecked_ids:,}")
         if self.malformed_count:
@@ -77,22 +89,29 @@ class Report:
 
 
 def read(
-    path: str | Path, format: str, *, strict: bool = False, report: Report | None = None, truth: bool = True
+    path: str | Path,
+    format: str,
+    *,
+    strict: bool = False,
+    report: Report | None = None,
+    truth: bool = True,
+    columns: Mapping[str, str] | None = None,
 ) -> Iterator[Record]:
-    """The records of a file in its own order, streamed: memory does not grow with the file (`.json` excepted).
+    """The records of a file in its own order, streamed: memory does not grow with the file (JSON documents excepted).
 
     Args:
-        path: a .jsonl, .jsonl.gz, .json (a list, or {"data": [...]}) or .parquet file.
+        path: what `open_source` takes: a file, a folder, a pattern, a data set of the hub.
         format: a name in READERS.
         strict: raise at the first malformed row instead of counting it. Rows without a unique best are counted either way.
         report: filled while reading.
         truth: set records without a unique best response aside, as training needs one; False: give them all.
+        columns: the names under which the file has the keys of the format, where it has others: {"prompt": "question"}.
 
     Raises:
         DataError: at once for an unknown format or a file that cannot be opened; while iterating for a damaged or empty file and,
             if `strict`, for a malformed row. It names file, row and key.
     """
-    rows = read_all(path, format, strict=strict, report=report, truth=truth)
+    rows = read_all(path, format, strict=strict, report=report, truth=truth, columns=columns)
     return (one for one in rows if isinstance(one, Record))
 
 
@@ -111,12 +130,19 @@ class SetAside:
 
 
 def read_all(
-    path: str | Path, format: str, *, strict: bool = False, report: Report | None = None, truth: bool = True
+    path: str | Path,
+    format: str,
+    *,
+    strict: bool = False,
+    report: Report | None = None,
+    truth: bool = True,
+    columns: Mapping[str, str] | None = None,
 ) -> Iterator[Record | SetAside]:
     """As `read`, and in their places the rows in which no record was found."""
     path, report = Path(path), report if report is not None else Report()
-    usable = _Check(path, format, strict, report, ids=set(), truth=truth)
-    return _everything(_some(open_source(path).scan(), path), usable)
+    source = _open(path, format)
+    usable = _Check(path, source, format, strict, report, ids=set(), truth=truth, columns=columns)
+    return _everything(_some(source.scan(), path), usable)
 
 
 def _everything(rows: Iterator[tuple[int, Raw]], usable: _Check) -> Iterator[Record | SetAside]:
@@ -137,21 +163,26 @@ class RecordFile:
     their order: while iterating, and if `strict`. Memory: a byte a row, what `Source.fetch` keeps, and a .json whole.
 
     Args:
-        path, format: as for `read`.
+        path, format, columns: as for `read`.
         strict: check every row at opening and raise at the first malformed one. This reads the whole file.
+        max_unusable: the largest share of malformed rows, 0..1, among those seen at opening or, from `FIRST_LOOK` rows on, since.
 
     Raises:
-        DataError: as `read`; if no row is usable; later, if the file changes under it.
+        DataError: as `read`; if no row is usable, or more than `max_unusable` allows are not; later, if the file changes under it.
     """
 
-    def __init__(self, path: str | Path, format: str, strict: bool = False):
-        self._path, self._format, self.report = Path(path), format, Report()
-        self._usable = _Check(self._path, format, strict, self.report)
-        self._source, self._stamp = open_source(self._path), self._stat()
+    def __init__(
+        self, path: str | Path, format: str, strict: bool = False, columns: Mapping[str, str] | None = None, max_unusable: float = 1.0
+    ):
+        self._path, self._format, self._columns, self._max_unusable = Path(path), format, columns or {}, max_unusable
+        self.report = Report()
+        self._source = _open(self._path, format)
+        self._stamp = self._stat()
+        self._usable = _Check(self._path, self._source, format, strict, self.report, columns=columns)
         self.report.rows_in_file = len(self)
         self._seen = bytearray(len(self))
         """What became of each row, a place in OUTCOMES; 0: not read yet."""
-        at_opening = _Check(self._path, format, strict, self.report, ids=set() if strict else None)
+        at_opening = _Check(self._path, self._source, format, strict, self.report, ids=set() if strict else None, columns=columns)
         for index, (number, raw) in enumerate(_some(self._source.scan(), self._path)):
             if index >= FIRST_LOOK and self.report.records and not strict:
                 break
@@ -159,7 +190,10 @@ class RecordFile:
             self._seen[index] = at_opening.outcome
         if not self.report.records:
             first = f" The first: {self.report.malformed[0][1]}" if self.report.malformed else ""
-            raise DataError(f"none of the {len(self):,} rows is usable as {format}.{first}", file=str(path))
+            fitting = formats_of(first_rows(self._path), self._columns)
+            hint = f" Formats that read them: {', '.join(fitting)}." if fitting and format not in fitting else ""
+            raise DataError(f"none of the {len(self):,} rows is usable as {format}.{first}{hint}", file=str(path))
+        self._refuse_unusable()
 
     def __len__(self) -> int:
         """Rows of the file, good or bad."""
@@ -167,7 +201,7 @@ class RecordFile:
 
     def __iter__(self) -> Iterator[Record]:
         """All good records in the file's own order, streamed."""
-        return read(self._path, self._format)
+        return read(self._path, self._format, columns=self._columns)
 
     def scan(self, account: Account) -> Iterator[Record]:
         """The same; counts in `account`, a fresh one, how many were read, and those set aside by reason."""
@@ -178,7 +212,7 @@ class RecordFile:
             account.rows += sum(aside.values()) - sum(account.aside[reason] for reason in aside)
             account.aside.update({reason: count - account.aside[reason] for reason, count in aside.items()})
 
-        for record in read(self._path, self._format, report=report):
+        for record in read(self._path, self._format, report=report, columns=self._columns):
             count_aside()
             account.rows += 1
             yield record
@@ -209,28 +243,51 @@ class RecordFile:
         for index, (number, raw) in zip(indices, self._source.fetch(indices, upcoming), strict=True):
             records.append(self._usable(number, raw, count=not self._seen[index]))
             self._seen[index] = self._usable.outcome
+        if self.report.rows >= FIRST_LOOK:
+            self._refuse_unusable()
         return records
 
-    def _stat(self) -> tuple[int, int] | None:
-        """What changes when the file does."""
+    def _refuse_unusable(self) -> None:
+        report = self.report
+        if report.unusable > self._max_unusable:
+            raise DataError(
+                f"{report.malformed_count:,} of the first {report.rows:,} rows are malformed as {self._format}, a larger share than "
+                f"data.max_unusable={self._max_unusable:g} allows. The first: {report.malformed[0][1]}",
+                file=str(self._path),
+            )
+
+    def _stat(self) -> list[tuple[int, int]] | None:
+        """What changes when a file does."""
         try:
-            stat = self._path.stat()
+            return [(stat.st_size, stat.st_mtime_ns) for stat in (file.stat() for file in self._source.files)]
         except FileNotFoundError:
             return None
-        return stat.st_size, stat.st_mtime_ns
 
 
 class _Check:
     """From a raw row to its good records; the rest goes into the report. `ids`: hashes of those seen so far; None: not compared."""
 
-    def __init__(self, path: Path, format: str, strict: bool, report: Report, ids: set[int] | None = None, truth: bool = True):
-        self._path, self._reader, self._strict, self._report, self._ids = path, _reader(format), strict, report, ids
-        self._truth = truth
+    def __init__(
+        self,
+        path: Path,
+        source: Source,
+        format: str,
+        strict: bool,
+        report: Report,
+        ids: set[int] | None = None,
+        truth: bool = True,
+        columns: Mapping[str, str] | None = None,
+    ):
+        self._source, self._reader, self._strict, self._report, self._ids = source, reader_of(format), strict, report, ids
+        self._truth, self._columns = truth, columns or {}
+        self._stem = _stem(path)
         self.outcome = 0
         """Of the row before, a place in OUTCOMES."""
         self.fault = ""
         """What was wrong with the last row that was set aside."""
         report.file, report.format = str(path), format
+        report.bytes = sum(file.stat().st_size for file in source.files)
+        report.passed_over = [str(file) for file in getattr(source, "passed_over", ())]
 
     def __call__(self, number: int, raw: Raw, count: bool = True) -> list[Record]:
         """The good records of row `number`; `count` it in the report or not.
@@ -243,12 +300,15 @@ class _Check:
         try:
             if isinstance(raw, DataError):
                 raise raw
-            row = Row(raw, self.name(number))
+            row = Row(renamed(raw, self._columns) if self._columns else raw, self.name(number))
             good, ties = _convert(row, self._reader, self._truth)
+            if good and (unread := self._columns.keys() - row.asked):
+                raise DataError(f"data.columns: expected keys of the format, found {', '.join(sorted(unread))}, which it does not read.")
             if self._ids is not None and row.has_id:
                 _check_ids(good, self._ids, report)
         except DataError as error:
-            placed = error.at(str(self._path), number)
+            file, place = self._source.place(number)
+            placed = error.at(str(file), place)
             report.malformed_count += 1
             self.outcome, self.fault = OUTCOMES.index(MALFORMED), error.problem
             if len(report.malformed) < MESSAGES:
@@ -266,15 +326,23 @@ class _Check:
 
     def name(self, number: int) -> str:
         """What a record of row `number` is called where it has no id of its own."""
-        return f"{self._path.stem.removesuffix('.jsonl')}:{number}"
+        return f"{self._stem}:{number}"
 
 
-def _reader(format: str) -> Callable[[Row], list[Record]]:
+def _open(path: Path, format: str) -> Source:
     if format not in READERS:
-        nearest = difflib.get_close_matches(format, READERS, n=1, cutoff=0.4)
-        hint = f" Did you mean {nearest[0]}?" if nearest else ""
-        raise DataError(f"unknown format {format!r}.{hint} Known formats: {', '.join(READERS)}.")
-    return READERS[format]
+        try:
+            reader_of(format, first_rows(path))
+        except DataError as error:
+            if "unknown format" not in error.problem:
+                reader_of(format)
+            raise
+    return open_source(path)
+
+
+def _stem(path: Path) -> str:
+    name = path.name
+    return Path(next((name.removesuffix(suffix) for suffix in PACKED if name.lower().endswith(suffix)), name)).stem
 
 
 def _some(rows: Iterator[tuple[int, Raw]], path: Path) -> Iterator[tuple[int, Raw]]:
@@ -287,7 +355,7 @@ def _some(rows: Iterator[tuple[int, Raw]], path: Path) -> Iterator[tuple[int, Ra
         raise DataError("the file holds no rows.", file=str(path))
 
 
-def _convert(row: Row, reader: Callable[[Row], list[Record]], truth: bool) -> tuple[list[Record], int]:
+def _convert(row: Row, reader: Reader, truth: bool) -> tuple[list[Record], int]:
     """(good records, how many were set aside for want of a unique best)."""
     try:
         records = reader(row)

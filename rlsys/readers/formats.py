@@ -10,21 +10,21 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Sequence
+from decimal import Decimal
 
-from rlsys.readers.dialogues import reply, split_messages, split_texts, transcript
+from rlsys.readers.dialogues import prompt_of, replies, reply, split, split_messages, split_texts, transcript
 from rlsys.readers.fields import (
     DataError,
     Row,
+    as_boolean,
     as_integer,
     as_list,
-    as_messages,
     as_number,
     as_object,
     as_text,
-    ask,
+    boolean,
     choice,
-    conversation,
     integer,
     items,
     number,
@@ -34,6 +34,7 @@ from rlsys.readers.fields import (
     text,
     wrong,
 )
+from rlsys.readers.messages import Messages, as_messages, ask, conversation
 from rlsys.records import NoUniqueBest, Record
 
 FIRST, SECOND, TIE = (1.0, 0.0), (0.0, 1.0), (0.0, 0.0)
@@ -44,12 +45,10 @@ def rlsys(row: Row) -> list[Record]:
     """Our own JSON records, as `Record.to_json` writes them; `id` and `source` may be missing."""
     count = len(items(row, "responses"))
     for position, response in enumerate(row["responses"]):
-        as_text(response, f"responses[{position}]")
-    for position, reward in enumerate(items(row, "rewards")):
-        as_number(reward, f"rewards[{position}]")
-    if row.get("strength") is not None:
-        number(row, "strength")
-    keys = dict(row, id=row_id(row, "id"), context=as_messages(row.get("context"), "context"))
+        as_text(response, f"responses[{position}]", blank=True)
+    rewards = [as_number(reward, f"rewards[{position}]") for position, reward in enumerate(items(row, "rewards"))]
+    strength = None if row.get("strength") is None else number(row, "strength")
+    keys = dict(row, id=row_id(row, "id"), context=as_messages(row.get("context"), "context"), rewards=rewards, strength=strength)
     keys["source"] = optional_text(row, "source") or "rlsys"
     keys |= {key: optional_text(row, key) for key in ("reference", "family")}
     if row.get("worked") is not None:
@@ -66,37 +65,39 @@ def rlsys(row: Row) -> list[Record]:
 
 def responses(row: Row) -> list[Record]:
     """Responses without any ground truth, to be judged: prompt or context (messages or a text), responses. Its rewards are all 0."""
-    found = [as_text(response, f"responses[{position}]") for position, response in enumerate(items(row, "responses"))]
-    context = conversation(row, "context" if row.get("context") is not None else "prompt")
-    return [Record(row_id(row, "id"), "responses", context, tuple(found), (0.0,) * len(found))]
+    items(row, "responses")
+    context = prompt_of(row, "context" if row.get("context") is not None else "prompt")
+    found = replies(row, "responses", context)
+    return [Record(row_id(row, "id"), "responses", context, found, (0.0,) * len(found))]
 
 
 def trl_preference(row: Row) -> list[Record]:
-    """TRL preference: prompt, chosen, rejected; texts or message lists. Without a prompt: what chosen and rejected begin with."""
+    """TRL preference: prompt, chosen, rejected; texts or message lists. Without a prompt: what chosen and rejected begin with.
+
+    Either side may be a list of responses: each chosen one stands against all the rejected ones, in a record of its own (ids `id/0`, ...
+    where there are several). `system` and `history` stand in front of the prompt.
+    """
     if row.get("prompt") is not None:
-        context = conversation(row, "prompt")
-        chosen, rejected = reply(row, "chosen", context), reply(row, "rejected", context)
+        context = prompt_of(row)
+        chosen, rejected = replies(row, "chosen", context), replies(row, "rejected", context)
     elif isinstance(row.get("chosen"), str) and isinstance(row.get("rejected"), str):
-        context, chosen, rejected = split_texts(text(row, "chosen"), text(row, "rejected"))
+        context, *sides = split_texts(row)
+        chosen, rejected = (sides[0],), (sides[1],)
     else:
         context, chosen, rejected = split_messages(row)
-    return [Record(row_id(row, "id"), "trl_preference", context, (chosen, rejected), FIRST)]
+    return each_against(row_id(row, "id"), "trl_preference", context, chosen, rejected)
 
 
 def trl_unpaired(row: Row) -> list[Record]:
     """TRL unpaired preference: prompt, completion, label (boolean); a single response with reward 1 or 0."""
-    context = conversation(row, "prompt")
-    label = required(row, "label", "a boolean")
-    if not isinstance(label, bool):
-        raise wrong("label", "a boolean", label)
+    context = prompt_of(row)
+    label = boolean(row, "label")
     return [Record(row_id(row, "id"), "trl_unpaired", context, (reply(row, "completion", context),), (float(label),))]
 
 
 def hh_rlhf(row: Row) -> list[Record]:
-    """HH-RLHF: chosen and rejected, whole transcripts that differ in the assistant's last turn only."""
-    (context, chosen), (other, rejected) = transcript(row, "chosen"), transcript(row, "rejected")
-    if context != other:
-        raise DataError("rejected: expected the turns of chosen up to the assistant's last one, found others.", key="rejected")
+    """HH-RLHF: chosen and rejected, whole transcripts. What they share is the context, mostly all but the assistant's last turn."""
+    context, (chosen, rejected) = split([transcript(row, key) for key in ("chosen", "rejected")], ("chosen", "rejected"))
     return [Record(row_id(row, "id"), "hh_rlhf", context, (chosen, rejected), FIRST)]
 
 
@@ -113,11 +114,11 @@ def ultrafeedback(row: Row) -> list[Record]:
         score = completion.get("overall_score")
         if "overall_score" not in completion:
             raise DataError(f"{where}.overall_score: expected a number, found nothing.", key=f"{where}.overall_score")
-        if score is None or (isinstance(score, float) and math.isnan(score)):
+        if score is None or (isinstance(score, (float, Decimal)) and math.isnan(score)):
             row.dropped += 1
             continue
         rewards.append(as_number(score, f"{where}.overall_score"))
-        responses.append(text(completion, "response", f"{where}."))
+        responses.append(text(completion, "response", f"{where}.", blank=True))
     context = ask(text(row, "instruction"))
     if len(responses) < 2:
         raise NoUniqueBest(f"{row.name}: {len(responses)} of {len(row['completions'])} completions have a score.")
@@ -142,14 +143,14 @@ def helpsteer2(row: Row) -> list[Record]:
     parts = re.split(r"\n?<extra_id_1>(User|Assistant)\n", text(row, "prompt"))
     roles = ["user"] + [role.lower() for role in parts[1::2]]
     context = tuple({"role": role, "content": content} for role, content in zip(roles, parts[::2], strict=True))
-    responses = text(row, "response_1"), text(row, "response_2")
+    responses = text(row, "response_1", blank=True), text(row, "response_2", blank=True)
     return [Record(row_id(row, "id"), "helpsteer2", context, responses, _signed(strength), strength=float(abs(strength)))]
 
 
 def helpsteer3(row: Row) -> list[Record]:
     """HelpSteer3 preference: context, response1, response2, overall_preference -3..3 (< 0 means response1)."""
     strength = integer(row, "overall_preference", -3, 3)
-    responses = text(row, "response1"), text(row, "response2")
+    responses = text(row, "response1", blank=True), text(row, "response2", blank=True)
     context, family = conversation(row, "context"), optional_text(row, "domain")
     return [Record(row_id(row, "id"), "helpsteer3", context, responses, _signed(strength), strength=float(abs(strength)), family=family)]
 
@@ -167,7 +168,7 @@ def llmbar(row: Row) -> list[Record]:
 def skywork(row: Row) -> list[Record]:
     """Skywork preference v0.2: chosen, rejected as message lists that share all turns but the last."""
     context, chosen, rejected = split_messages(row)
-    return [Record(row_id(row, "id"), "skywork", context, (chosen, rejected), FIRST, family=optional_text(row, "source"))]
+    return each_against(row_id(row, "id"), "skywork", context, chosen, rejected, family=optional_text(row, "source"))
 
 
 def rewardbench(row: Row) -> list[Record]:
@@ -184,13 +185,11 @@ def rewardbench2(row: Row) -> list[Record]:
     the rejected ones, with ids `id/0`, `id/1`, ...
     """
     context, subset, name = conversation(row, "prompt"), text(row, "subset"), row_id(row, "id")
-    chosen = [as_text(value, f"chosen[{position}]") for position, value in enumerate(items(row, "chosen"))]
-    rejected = [as_text(value, f"rejected[{position}]") for position, value in enumerate(items(row, "rejected"))]
+    chosen = [as_text(value, f"chosen[{position}]", blank=True) for position, value in enumerate(items(row, "chosen"))]
+    rejected = [as_text(value, f"rejected[{position}]", blank=True) for position, value in enumerate(items(row, "rejected"))]
     if row.get("num_correct") is not None and integer(row, "num_correct", 1, len(chosen)) != len(chosen):
         raise wrong("num_correct", f"the number of chosen responses ({len(chosen)})", row["num_correct"])
-    names = [name] if len(chosen) == 1 else [f"{name}/{position}" for position in range(len(chosen))]
-    rewards = (1.0,) + (0.0,) * len(rejected)
-    return [Record(key, subset, context, (best, *rejected), rewards, family=subset) for key, best in zip(names, chosen, strict=True)]
+    return each_against(name, subset, context, chosen, rejected, family=subset)
 
 
 def rmb_pair(row: Row) -> list[Record]:
@@ -202,7 +201,7 @@ def rmb_pair(row: Row) -> list[Record]:
 
 def rmb_bon(row: Row) -> list[Record]:
     """RMB best-of-N: bon_best.answer and loser_list[].answer, all of them in one record."""
-    losers = [text(as_object(value, f"loser_list[{i}]"), "answer", f"loser_list[{i}].") for i, value in enumerate(items(row, "loser_list"))]
+    losers = [_text_of(as_object(value, f"loser_list[{i}]"), f"loser_list[{i}].") for i, value in enumerate(items(row, "loser_list"))]
     responses = (_answer(row, "bon_best"), *losers)
     context, family = conversation(row, "conversation_input"), optional_text(row, "category_path")
     return [Record(row_id(row, "id", "bon_uid"), "rmb_bon", context, responses, (1.0,) + (0.0,) * len(losers), family=family)]
@@ -213,7 +212,7 @@ def ppe_preference(row: Row) -> list[Record]:
     winner = text(row, "winner")
     if winner not in ("model_a", "model_b") and not winner.startswith("tie"):
         raise wrong("winner", '"model_a", "model_b" or a tie', winner)
-    responses = text(row, "response_1"), text(row, "response_2")
+    responses = text(row, "response_1", blank=True), text(row, "response_2", blank=True)
     rewards = {"model_a": FIRST, "model_b": SECOND}.get(winner, TIE)
     return [Record(row_id(row, "id", "question_id"), "ppe_preference", conversation(row, "prompt"), responses, rewards)]
 
@@ -223,7 +222,7 @@ def ppe_best_of_k(row: Row) -> list[Record]:
 
     One record per sampled pair, in the pair's own order, with id `id/0`, `id/1`, ...; the pairs count from 0, the columns from 1.
     """
-    context, name, scores = conversation(row, "prompt"), row_id(row, "id", "question_id"), items(row, "scores")
+    context, name, scores = conversation(row, "prompt"), row_id(row, "id", "question_id"), list(items(row, "scores"))
     records = []
     for position, entry in enumerate(items(row, "sampled_conflict_pairs")):
         where = f"sampled_conflict_pairs[{position}]"
@@ -231,10 +230,9 @@ def ppe_best_of_k(row: Row) -> list[Record]:
         if len(pair) != 2:
             raise wrong(where, "two indices", entry)
         for index in pair:
-            if not isinstance(scores[index], bool):
-                raise wrong(f"scores[{index}]", "a boolean", scores[index])
+            scores[index] = as_boolean(scores[index], f"scores[{index}]")
         first, second = pair
-        responses = text(row, f"response_{first + 1}"), text(row, f"response_{second + 1}")
+        responses = text(row, f"response_{first + 1}", blank=True), text(row, f"response_{second + 1}", blank=True)
         records.append(Record(f"{name}/{position}", "ppe_best_of_k", context, responses, (float(scores[first]), float(scores[second]))))
     return records
 
@@ -242,7 +240,7 @@ def ppe_best_of_k(row: Row) -> list[Record]:
 def judgebench(row: Row) -> list[Record]:
     """JudgeBench: question, response_A, response_B, label "A>B" | "B>A"."""
     rewards = FIRST if choice(row, "label", ("A>B", "B>A")) == "A>B" else SECOND
-    responses = text(row, "response_A"), text(row, "response_B")
+    responses = text(row, "response_A", blank=True), text(row, "response_B", blank=True)
     context, family = conversation(row, "question"), optional_text(row, "source")
     return [Record(row_id(row, "id", "pair_id"), "judgebench", context, responses, rewards, family=family)]
 
@@ -250,9 +248,10 @@ def judgebench(row: Row) -> list[Record]:
 def realmistake(row: Row) -> list[Record]:
     """ReaLMistake: input, llm_response, error_label or label ("error" | "no_error", or true for an error); reward 1 for NO error."""
     key = "error_label" if row.get("error_label") is not None else "label"
-    label = required(row, key, '"error", "no_error" or a boolean')
-    error = label if isinstance(label, bool) else choice(row, key, ("error", "no_error")) == "error"
-    return [Record(row_id(row, "id"), "realmistake", ask(text(row, "input")), (text(row, "llm_response"),), (float(not error),))]
+    named = row.get(key) in ("error", "no_error")
+    error = row[key] == "error" if named else boolean(row, key, '"error", "no_error" or a boolean')
+    response = text(row, "llm_response", blank=True)
+    return [Record(row_id(row, "id"), "realmistake", ask(text(row, "input")), (response,), (float(not error),))]
 
 
 def pandalm(row: Row) -> list[Record]:
@@ -263,18 +262,17 @@ def pandalm(row: Row) -> list[Record]:
     vote, count = Counter(integer(row, f"annotator{k}", 0, 2) for k in (1, 2, 3)).most_common(1)[0]
     rewards = {1: FIRST, 2: SECOND}.get(vote, TIE) if count >= 2 else TIE
     query = "\n\n".join(part for part in (text(row, key, blank=True) for key in ("instruction", "input")) if part.strip())
-    responses = text(row, "response1"), text(row, "response2")
+    responses = text(row, "response1", blank=True), text(row, "response2", blank=True)
     return [Record(row_id(row, "id", "idx"), "pandalm", ask(as_text(query, "instruction")), responses, rewards, strength=float(count))]
 
 
-READERS: dict[str, Callable[[Row], list[Record]]] = {
-    reader.__name__: reader
-    for reader in (
-        rlsys, responses, trl_preference, trl_unpaired, hh_rlhf, ultrafeedback, ultrafeedback_binarized, helpsteer2, helpsteer3, offsetbias,
-        llmbar, skywork, rewardbench, rewardbench2, rmb_pair, rmb_bon, ppe_preference, ppe_best_of_k, judgebench, realmistake, pandalm,
-    )
-}  # fmt: skip
-"""Every format by its name."""
+def each_against(
+    name: str, source: str, context: Messages, chosen: Sequence[str], rejected: Sequence[str], family: str | None = None
+) -> list[Record]:
+    """A record per chosen response, against all the rejected ones: Eq. 10 wants one best. Of several, the ids are `name/0`, ..."""
+    names = [name] if len(chosen) == 1 else [f"{name}/{position}" for position in range(len(chosen))]
+    rewards = (1.0,) + (0.0,) * len(rejected)
+    return [Record(key, source, context, (best, *rejected), rewards, family=family) for key, best in zip(names, chosen, strict=True)]
 
 
 def _signed(strength: int) -> tuple[float, float]:
@@ -283,8 +281,13 @@ def _signed(strength: int) -> tuple[float, float]:
 
 def _labelled(row: Row, source: str, query: str) -> list[Record]:
     rewards = FIRST if integer(row, "label", 1, 2) == 1 else SECOND
-    return [Record(row_id(row, "id"), source, ask(text(row, query)), (text(row, "output_1"), text(row, "output_2")), rewards)]
+    responses = text(row, "output_1", blank=True), text(row, "output_2", blank=True)
+    return [Record(row_id(row, "id"), source, ask(text(row, query)), responses, rewards)]
 
 
 def _answer(row: Row, key: str) -> str:
-    return text(as_object(required(row, key, "an object with an answer"), key), "answer", f"{key}.")
+    return _text_of(as_object(required(row, key, "an object with an answer"), key), f"{key}.")
+
+
+def _text_of(answer: dict, prefix: str) -> str:
+    return text(answer, "answer", prefix, blank=True)

@@ -46,11 +46,15 @@ class JsonLines:
     """
 
     def __init__(self, path: Path, codec: str | None = None):
-        self._path, self._codec = path, codec
+        self._path, self._codec, self.files = path, codec, (path,)
         self._once = not path.is_file()
 
     def __len__(self) -> int:
         return self._index.rows
+
+    @property
+    def last(self) -> int:
+        return self._index.last
 
     def scan(self) -> Iterator[tuple[int, Raw]]:
         if self._once:
@@ -92,13 +96,13 @@ class LineIndex:
     def __init__(self, file: BinaryIO):
         self._file = file
         self._numbers, self._offsets = array("Q"), array("Q")
-        self.rows = 0
+        self.rows = self.last = 0
         file.seek(0)
         for number, offset, _ in _lines(file):
             if self.rows % STRIDE == 0:
                 self._numbers.append(number)
                 self._offsets.append(offset)
-            self.rows += 1
+            self.rows, self.last = self.rows + 1, number
 
     def line(self, index: int) -> tuple[int, bytes]:
         """(1-based line number, line) of row `index`."""
@@ -130,7 +134,7 @@ class JsonDocument:
     """
 
     def __init__(self, path: Path, codec: str | None = None, split: str | None = None):
-        self._path = path
+        self._path, self.files = path, (path,)
         try:
             with damage(path), opened(path, codec) as file:
                 values = list(_values(file.read().removeprefix(_BOM).decode()))
@@ -142,6 +146,10 @@ class JsonDocument:
 
     def __len__(self) -> int:
         return len(self._rows)
+
+    @property
+    def last(self) -> int:
+        return len(self)
 
     def scan(self) -> Iterator[tuple[int, Raw]]:
         for index, value in enumerate(self._rows):

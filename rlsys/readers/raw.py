@@ -20,6 +20,11 @@ Raw = dict[str, Any] | DataError
 class Source(Protocol):
     """Rows of one file, or of several that are read as one."""
 
+    files: tuple[Path, ...]
+    """Where they lie."""
+    last: int
+    """The number of the last row, 0 where there is none."""
+
     def __len__(self) -> int:
         """Number of rows, good or bad; blank lines of JSONL are not rows."""
         ...

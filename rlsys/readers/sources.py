@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import glob
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from rlsys.readers.arrow_files import ArrowFile, Parquet
 from rlsys.readers.fields import DataError
+from rlsys.readers.folders import HUB, Shards, folder_files, hub_files, pattern_files
 from rlsys.readers.json_files import JsonDocument, JsonLines, parse_line
 from rlsys.readers.packed import PACKED, bare_name, codec_of, opened
 from rlsys.readers.raw import Source, damage
@@ -35,18 +38,37 @@ _FOREIGN = {
 }
 
 
-def open_source(path: Path) -> Source:
-    """The rows of `path`: a file of JSON Lines, JSON, CSV, Parquet or Arrow, each but the last two also packed.
+def open_source(path: str | Path) -> Source:
+    """The rows of `path`: a file of JSON Lines, JSON, CSV, Parquet or Arrow, each but the last two also packed; or several as one: a folder
+    of such files, a pattern (*.parquet), what `Dataset.save_to_disk` wrote, a data set of the Hugging Face hub (owner/name).
+
+    A split, where there are several, stands behind a colon: FOLDER:train, FILE.json:train, owner/name:train, owner/name:config:train.
 
     Raises:
-        DataError: missing, a folder, unreadable, empty, damaged, or not a file of rows.
+        DataError: missing, unreadable, empty, damaged, not a file of rows; several splits of which none is chosen.
     """
+    path = Path(path)
     try:
-        return _open_file(path)
+        if path.exists():
+            return _open_existing(path, None)
+        pattern, (base, _, split) = str(path), str(path).rpartition(":")
+        if glob.has_magic(pattern):
+            return _together(pattern_files(pattern), [], path)
+        if base and Path(base).exists():
+            return _open_existing(Path(base), split)
+        address = HUB.fullmatch(pattern)
+        if address and not pattern.lower().endswith(SUFFIXES) and not path.parent.exists():
+            return _together(hub_files(address), [], path)
+        raise FileNotFoundError
     except FileNotFoundError as error:
         raise DataError("there is no such file.", file=str(path)) from error
     except OSError as error:
         raise DataError(f"cannot be read ({error.strerror or error}).", file=str(path)) from error
+
+
+def first_rows(path: str | Path, count: int = 20) -> list[dict[str, Any]]:
+    """The first rows that can be read, of the first `count`."""
+    return [raw for _, raw in islice(open_source(path).scan(), count) if isinstance(raw, dict)]
 
 
 def whole_rows(path: Path, lines: bool = False) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -67,10 +89,27 @@ def whole_rows(path: Path, lines: bool = False) -> Iterator[tuple[int, dict[str,
         raise DataError("the file holds no rows.", file=str(path))
 
 
+def _open_existing(path: Path, split: str | None) -> Source:
+    if path.is_dir():
+        return _together(*folder_files(path, split, _kind_of), path)
+    source = _open_file(path, split)
+    if split is not None and not isinstance(source, JsonDocument):
+        raise DataError(f"expected a file of several splits, of which {split!r} is one, found a file of rows.", file=str(path))
+    return source
+
+
+def _together(files: list[Path], passed_over: list[Path], path: Path) -> Source:
+    if not files:
+        raise DataError("there is no such file.", file=str(path))
+    return Shards([_open_file(file) for file in files], passed_over)
+
+
+def _kind_of(path: Path) -> str | None:
+    return KINDS.get(Path(bare_name(path.name)).suffix)
+
+
 def _open_file(path: Path, split: str | None = None) -> Source:
     if not path.is_file():
-        if path.is_dir():
-            raise IsADirectoryError(21, "Is a directory")
         path.stat()
         return JsonLines(path)  # a pipe
     if path.stat().st_size == 0:
@@ -90,11 +129,21 @@ def _open_file(path: Path, split: str | None = None) -> Source:
             return kind(path)
     if name.endswith((".csv", ".tsv")):
         return Csv(path, codec)
-    if name.endswith(LINES) and not _is_document(first) or more and first.startswith(b"{") and isinstance(parse_line(first), dict):
+    if name.endswith(LINES):
+        return _document(path, codec, split) if _is_document(first) else JsonLines(path, codec)
+    if more and first.startswith(b"{") and isinstance(parse_line(first), dict):
         return JsonLines(path, codec)
-    if name.endswith((".json", *LINES)) or first.startswith((b"{", b"[")):
+    if name.endswith(".json") or first.startswith((b"{", b"[")):
         return JsonDocument(path, codec, split)
     raise DataError(f"neither its name nor its content is that of a file of rows: expected {', '.join(KINDS)}.", file=str(path))
+
+
+def _document(path: Path, codec: str | None, split: str | None) -> Source:
+    """A document under a name of lines; lines of which the first is damaged, if it is none."""
+    try:
+        return JsonDocument(path, codec, split)
+    except DataError:
+        return JsonLines(path, codec)
 
 
 def _is_document(first: bytes) -> bool:

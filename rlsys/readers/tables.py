@@ -27,7 +27,7 @@ class Csv:
     """
 
     def __init__(self, path: Path, codec: str | None = None):
-        self._path, self._codec = path, codec
+        self._path, self._codec, self.files = path, codec, (path,)
         with self._text() as file:
             header = next((line for line in file if line.strip()), "")
         self._delimiter = max(DELIMITERS, key=header.count)
@@ -39,6 +39,10 @@ class Csv:
 
     def __len__(self) -> int:
         return self._index.rows
+
+    @property
+    def last(self) -> int:
+        return len(self)
 
     def scan(self) -> Iterator[tuple[int, Raw]]:
         with damage(self._path), self._text() as file:

@@ -9,6 +9,7 @@ import json
 import lzma
 import os
 import random
+import sys
 import threading
 import tracemalloc
 from dataclasses import replace
@@ -271,7 +272,7 @@ def test_missing_files_and_folders_say_so(tmp_path):
     with pytest.raises(DataError, match="there is no such file"):
         read(tmp_path / "none.jsonl", "rlsys")
     (tmp_path / "folder.json").mkdir()
-    with pytest.raises(DataError, match="cannot be read"):
+    with pytest.raises(DataError, match="holds no file of rows"):
         read(tmp_path / "folder.json", "rlsys")
     pq.write_table(pa.table({"a": pa.array([], pa.int64())}), tmp_path / "f.parquet")
     with pytest.raises(DataError, match="holds no rows"):
@@ -310,3 +311,251 @@ def test_a_pipe_is_read_once_and_as_often_as_asked(tmp_path):
     threading.Thread(target=(tmp_path / "pipe").write_text, args=('{"a": 1}\n{"a": 2}\n',)).start()
     source = open_source(tmp_path / "pipe")
     assert list(source.scan()) == source.fetch([0, 1]) == [(1, {"a": 1}), (2, {"a": 2})]
+
+
+# Many files as one, and files of other kinds.
+
+PAIR = {"prompt": "Q?", "chosen": "one", "rejected": "two"}
+
+
+def pairs(*numbers: int) -> list[dict]:
+    return [PAIR | {"prompt": f"Q{number}?"} for number in numbers]
+
+
+def numbers(records) -> list[int]:
+    return [int(record.context[0]["content"][1:-1]) for record in records]
+
+
+def parquet(path: Path, rows: list[dict]) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pq.write_table(pa.Table.from_pylist(rows, pa.schema(dict.fromkeys(PAIR, pa.string()))), path)
+    return path
+
+
+@pytest.fixture
+def shards(tmp_path):
+    """A folder of shards, with what else lies about in such folders."""
+    folder = tmp_path / "shards"
+    for number in range(3):
+        parquet(folder / f"data/train-0000{number}-of-00003.parquet", pairs(*range(4 * number, 4 * number + 4)) if number != 1 else [])
+    for name in ("_SUCCESS", ".hidden.parquet", "_metadata", "data/._train.parquet", ".cache/x.jsonl", "dataset_infos.json"):
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_text("not rows")
+    (folder / "README.md").write_text("# About")
+    (folder / "data/empty.parquet").write_bytes(b"")
+    return folder
+
+
+def test_a_folder_of_shards_is_one_file(shards):
+    records, report = load(shards, "trl_preference", strict=True)
+    assert numbers(records) == [0, 1, 2, 3, 8, 9, 10, 11]
+    assert [record.id for record in records] == [f"shards:{i}" for i in range(1, 9)]
+    assert [Path(name).name for name in report.passed_over] == ["README.md", "empty.parquet"]
+    file = RecordFile(shards, "trl_preference")
+    assert len(file) == 8 and list(file) == records
+    assert [one for (one,) in file.fetch([7, 0, 4, 0], [5, 1])] == [records[i] for i in (7, 0, 4, 0)]
+    assert [one for (one,) in file.fetch([5, 1])] == [records[5], records[1]]
+    parquet(shards / "data/train-00002-of-00003.parquet", pairs(1))
+    with pytest.raises(DataError, match="has changed"):
+        file.fetch([0])
+
+
+def test_patterns_and_their_order(shards):
+    records, _ = load(shards / "data" / "train-*.parquet", "trl_preference")
+    assert numbers(records) == [0, 1, 2, 3, 8, 9, 10, 11]
+    records, _ = load(shards / "**" / "*2-of-*.parquet", "trl_preference")
+    assert numbers(records) == [8, 9, 10, 11]
+    with pytest.raises(DataError, match="no such file"):
+        load(shards / "*.csv", "trl_preference")
+
+
+def test_a_malformed_row_of_a_shard_is_named_by_its_own_file_and_line(tmp_path):
+    for number, rows in enumerate((["", json.dumps(PAIR), ""], ["", "{", json.dumps(PAIR | {"chosen": 3})], [json.dumps(PAIR)])):
+        (tmp_path / f"part-{number}.jsonl").write_text("\n".join(rows))
+    records, report = load(tmp_path, "trl_preference")
+    second = tmp_path / "part-1.jsonl"
+    assert len(records) == 2 and len({record.id for record in records}) == 2
+    assert [message.partition(": ")[0] for _, message in report.malformed] == [f"{second}, row 2", f"{second}, row 3"]
+    file = RecordFile(tmp_path, "trl_preference")
+    assert [found[0].id if found else None for found in file.fetch([3, 2, 1, 0])] == [records[1].id, None, None, records[0].id]
+    assert [message for _, message in file.report.malformed] == [message for _, message in report.malformed]
+
+
+@pytest.mark.parametrize(
+    "files, message",
+    [
+        (["train-00000-of-00002.parquet"], "lacks shard 1 of 00002"),
+        (["train.jsonl", "test.jsonl"], r"several splits \(test, train\).*:t"),
+        (["pairs.jsonl", "pairs_test.jsonl"], "several splits"),
+        (["a/train-00000-of-00001.parquet", "b/train-00000-of-00001.parquet"], "several splits.*a/train, b/train"),
+        (["a.parquet", "a.jsonl"], "JSON Lines and Parquet: name the files"),
+        (["a.jsonl", "a.jsonl.gz"], "a under several names"),
+        (["notes.txt"], "no file of rows"),
+        ([], "no file of rows"),
+    ],
+)
+def test_folders_that_could_be_read_in_several_ways_are_refused(tmp_path, files, message):
+    for name in files:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("x")
+    with pytest.raises(DataError, match=message):
+        read(tmp_path, "trl_preference")
+
+
+def test_a_split_is_named_behind_a_colon(tmp_path):
+    parquet(tmp_path / "set/data/train-00000-of-00001.parquet", pairs(1))
+    parquet(tmp_path / "set/data/test-00000-of-00001.parquet", pairs(2))
+    (tmp_path / "f.json").write_text(json.dumps({"train": pairs(1), "test": pairs(2)}))
+    for name in ("set", "f.json"):
+        for split, number in (("train", 1), ("test", 2)):
+            assert numbers(load(tmp_path / f"{name}:{split}", "trl_preference")[0]) == [number]
+        with pytest.raises(DataError, match="dev"):
+            read(tmp_path / f"{name}:dev", "trl_preference")
+    path = write(tmp_path / "f.jsonl", pairs(1))
+    with pytest.raises(DataError, match="a file of several splits"):
+        read(f"{path}:train", "trl_preference")
+
+
+def test_what_datasets_saves_is_read_in_the_order_of_its_state(tmp_path):
+    folder = tmp_path / "saved/train"
+    folder.mkdir(parents=True)
+    for name, rows in (("b.arrow", pairs(1, 2)), ("a.arrow", pairs(3))):
+        table = pa.Table.from_pylist(rows)
+        with pa.OSFile(str(folder / name), "wb") as sink, pa.ipc.new_stream(sink, table.schema) as stream:
+            stream.write_table(table)
+    (folder / "state.json").write_text(json.dumps({"_data_files": [{"filename": "b.arrow"}, {"filename": "a.arrow"}]}))
+    (folder / "dataset_info.json").write_text("{}")
+    (tmp_path / "saved/dataset_dict.json").write_text('{"splits": ["train"]}')
+    for path in (folder, tmp_path / "saved", tmp_path / "saved:train"):
+        assert numbers(load(path, "trl_preference")[0]) == [1, 2, 3]
+    (folder / "a.arrow").unlink()
+    with pytest.raises(DataError, match="no such file"):
+        read(folder, "trl_preference")
+
+
+def test_a_name_on_the_hub_is_refused_in_words_without_the_library(monkeypatch):
+    monkeypatch.setitem(sys.modules, "datasets", None)
+    for name in ("owner/name", "owner/name:train", "owner/name:config:train"):
+        with pytest.raises(DataError, match="pip install datasets.*hf download --repo-type dataset owner/name"):
+            read(name, "trl_preference")
+    for name in ("owner/name.jsonl", "a/b/c", "name"):
+        with pytest.raises(DataError, match="there is no such file"):
+            read(name, "trl_preference")
+
+
+LINES = "".join(json.dumps(row) + "\n" for row in pairs(1, 2, 3))
+
+
+@pytest.mark.parametrize(
+    "name, content",
+    [
+        ("f.ndjson", LINES),
+        ("f.jsonlines", "\ufeff" + LINES),
+        ("f.json", LINES),
+        ("f.txt", LINES),
+        ("f", LINES),
+        ("f.jsonl", json.dumps(pairs(1, 2, 3), indent=1)),
+        ("f.jsonl", json.dumps(pairs(1, 2, 3))),
+        ("f.json", "\n".join(json.dumps(row, indent=2) for row in pairs(1, 2, 3))),
+        ("f.json", json.dumps({"train": pairs(1, 2, 3), "version": 1})),
+        ("f.json", json.dumps({"length": pairs(1, 2), "style": pairs(3)})),
+        ("f.csv", 'prompt,chosen,rejected\r\nQ1?,one,two\r\n"Q2?","one",two\r\n\r\nQ3?,one,two'),
+        ("f.tsv", "prompt\tchosen\trejected\nQ1?\tone\ttwo\nQ2?\tone\ttwo\nQ3?\tone\ttwo\n"),
+        ("f.csv", "\ufeffprompt;chosen;rejected\nQ1?;one;two\nQ2?;one;two\nQ3?;one;two\n"),
+    ],
+)
+@pytest.mark.parametrize("pack", [None, gzip.compress, pa.Codec("zstd").compress])
+def test_every_layout_holds_the_same_rows(tmp_path, name, content, pack):
+    path = tmp_path / (name if pack is None else f"{name}.packed" if name == "f" else name)
+    path.write_bytes(content.encode() if pack is None else bytes(pack(content.encode())))
+    records, report = load(path, "trl_preference", strict=True)
+    assert numbers(records) == [1, 2, 3] and {record.responses for record in records} == {("one", "two")}
+    file = RecordFile(path, "trl_preference")
+    assert list(file) == records and [one for (one,) in file.fetch([2, 0])] == [records[2], records[0]]
+
+
+def test_csv_has_rows_that_cannot_be_read_and_texts_of_several_lines(tmp_path):
+    content = b'prompt,chosen,rejected\n"Q1?","a\n""b"",",\nQ2?,\xff,two\nQ3?,one\nQ4?,x"y",two\n"Q5?"z,one,two\nQ6?,one,two\n'
+    (tmp_path / "f.csv").write_bytes(content)
+    records, report = load(tmp_path / "f.csv", "trl_preference")
+    assert [record.responses for record in records] == [('a\n"b",', ""), ('x"y"', "two"), ("one", "two")]
+    assert [row for row, _ in report.malformed] == [2, 3, 5] and report.rows == 6
+    source = open_source(tmp_path / "f.csv")
+    assert [str(raw) for _, raw in source.fetch(range(6))] == [str(raw) for _, raw in source.scan()]
+
+
+NESTED = pa.struct([("text", pa.string()), ("n", pa.int8())])
+TYPES = [
+    pa.null(), pa.bool_(), pa.int8(), pa.uint64(), pa.float16(), pa.float64(), pa.decimal128(9, 2), pa.decimal256(40, 2), pa.string(),
+    pa.large_string(), pa.string_view(), pa.binary(), pa.large_binary(), pa.binary_view(), pa.binary(2), pa.date32(), pa.date64(),
+    pa.time32("s"), pa.time64("ns"), pa.timestamp("s"), pa.timestamp("ns", "UTC"), pa.timestamp("us", "Nowhere/Land"), pa.duration("ns"),
+    pa.month_day_nano_interval(), pa.list_(pa.string()), pa.large_list(pa.string_view()), pa.list_view(pa.int32()),
+    pa.large_list_view(pa.int32()), pa.list_(pa.int32(), 2), NESTED, pa.map_(pa.string(), pa.int32()),
+    pa.dictionary(pa.int8(), pa.string()), pa.list_(pa.dictionary(pa.int32(), pa.string())),
+    pa.run_end_encoded(pa.int32(), pa.string()), pa.uuid(), pa.json_(),
+]  # fmt: skip
+
+
+def values_of(kind: pa.DataType) -> pa.Array:
+    """Four values of any type, a null among them, made from the bytes that any of them can be cast or built from."""
+    makers = [
+        lambda: pa.array([1, None, 0, 1], pa.int64()).cast(kind),
+        lambda: pa.array(["ab", None, "cd", "ab"]).cast(kind),
+        lambda: pa.array([["a", "b"], None, ["c", "d"], ["e", "f"]]).cast(kind),
+        lambda: pa.array([[1, 2], None, [3, 4], [5, 6]], kind),
+        lambda: pa.array([{"text": "a", "n": 1}, None, {"text": None, "n": 2}, {}], kind),
+        lambda: pa.array([[("a", 1)], None, [], [("a", 1), ("a", 2)]], kind),
+        lambda: pa.array([b"0123456789abcdef", None, b"x" * 16, b"y" * 16], kind),
+        lambda: pa.array([(1, 2, 3), None, (0, 0, 1), (4, 5, 6)], kind),
+        lambda: pa.nulls(4, kind),
+    ]
+    for make in makers:
+        try:
+            return make()
+        except (pa.ArrowException, TypeError, ValueError):
+            continue
+    raise AssertionError(kind)
+
+
+@pytest.mark.parametrize("kind", TYPES, ids=str)
+@pytest.mark.parametrize("file", ["f.parquet", "file.arrow", "stream.arrow", "packed.arrow"])
+def test_whatever_can_be_scanned_can_be_drawn(tmp_path, kind, file):
+    extra = values_of(kind)
+    table = pa.table({"extra": extra, **{key: [f"{key}{i}" for i in range(4)] for key in PAIR}})
+    path = tmp_path / file
+    try:
+        if file == "f.parquet":
+            pq.write_table(table, path, row_group_size=3)
+        else:
+            options = pa.ipc.IpcWriteOptions(compression="zstd" if file == "packed.arrow" else None)
+            with (pa.ipc.new_file if file == "file.arrow" else pa.ipc.new_stream)(path, table.schema, options=options) as writer:
+                writer.write_table(table, 3)
+    except pa.ArrowNotImplementedError:
+        pytest.skip("pyarrow writes no such column")
+    source = open_source(path)
+    scanned = list(source.scan())
+    assert [row for row, _ in scanned] == [1, 2, 3, 4] and source.last == len(source) == 4
+    assert source.fetch([3, 0, 2, 1], [1]) == [scanned[i] for i in (3, 0, 2, 1)]
+    records, report = load(path, "trl_preference", strict=True)
+    assert [record.responses for record in records] == [(f"chosen{i}", f"rejected{i}") for i in range(4)]
+    assert list(itertools.chain(*RecordFile(path, "trl_preference").fetch(range(4)))) == records
+
+
+def test_a_value_that_python_cannot_hold_costs_its_row_only_where_it_is_needed(tmp_path):
+    broken = pa.Array.from_buffers(pa.string(), 2, pa.array([b"Q?", b"\xff\xfe"], pa.binary()).buffers())
+    times = pa.array([1, 2], pa.timestamp("ns"))
+    pq.write_table(pa.table({"prompt": broken, "chosen": ["one"] * 2, "rejected": ["two"] * 2, "time": times}), tmp_path / "f.parquet")
+    records, report = load(tmp_path / "f.parquet", "trl_preference")
+    assert len(records) == 1 and "prompt: expected" in report.malformed[0][1] and "cannot be read" in report.malformed[0][1]
+
+
+def test_bytes_that_are_text_and_gaps_in_a_column_of_labels(tmp_path):
+    columns = {"input": pa.array([b"Q?"] * 4), "output_1": ["one"] * 4, "output_2": ["two"] * 4}
+    labels = pa.array([1.0, 2.0, None, float("nan")])
+    for kind in (pa.float32(), pa.float64(), pa.decimal128(5, 1)):
+        column = labels.filter(pa.array([True, True, True, False])) if pa.types.is_decimal(kind) else labels
+        table = pa.table({key: value[: len(column)] for key, value in columns.items()} | {"label": column.cast(kind)})
+        pq.write_table(table, tmp_path / "f.parquet")
+        records, report = load(tmp_path / "f.parquet", "llmbar")
+        assert [record.rewards for record in records] == [(1.0, 0.0), (0.0, 1.0)]
+        assert report.malformed_count == len(column) - 2

@@ -12,7 +12,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from rlsys.readers import READERS, DataError, RecordFile, Report, read
+from rlsys.readers import READERS, DataError, RecordFile, Report, formats_of, read
+from rlsys.readers.messages import as_messages
 from rlsys.records import Record, Worked
 
 NAN = float("nan")
@@ -39,6 +40,10 @@ PPE_K = {"prompt": "Q?", "question_id": "q7", "scores": [True, False, False]}
 PPE_K |= {"response_1": "one", "response_2": "two", "response_3": "three"}
 RB2 = {"id": "7", "prompt": "Q?", "subset": "Ties", "rejected": ["two", "three"]}
 PANDALM = {"response1": "one", "response2": "two"}
+ARENA = {"winner": "model_b", "turn": 1, "question_id": 81}
+ARENA |= {"conversation_a": [USER, assistant("one"), LATER, assistant("eins")]}
+ARENA |= {"conversation_b": [USER, assistant("two"), LATER, assistant("zwei")]}
+PKU = {"prompt": "Q?", "response_0": "one", "response_1": "two", "better_response_id": 1}
 OWN = {"id": "x", "source": "s", "context": [USER], "responses": ["one", "two"], "rewards": [0.5, -2]}
 
 # (format, row, the records it holds)
@@ -201,6 +206,163 @@ GOOD = [
         PANDALM | {"instruction": "Q?", "input": "", "annotator1": 1, "annotator2": 1, "annotator3": 1},
         [pair("pandalm", FIRST, strength=3.0)],
     ),
+    (
+        "trl_preference",  # this system's natural row
+        {"prompt": "Q?", "chosen": "one", "rejected": ["two", "three"]},
+        [Record("f:1", "trl_preference", Q, ("one", "two", "three"), (1.0, 0.0, 0.0))],
+    ),
+    (
+        "trl_preference",
+        {"prompt": [USER], "chosen": [[assistant("one")], "eins"], "rejected": [[USER, assistant("two")]], "id": 7.0},
+        [Record(f"7/{i}", "trl_preference", Q, (best, "two"), FIRST) for i, best in enumerate(("one", "eins"))],
+    ),
+    (
+        "trl_preference",  # what both begin with is context, the rest is judged
+        {
+            "chosen": [USER, ANSWER, LATER, assistant("one")],
+            "rejected": [USER, ANSWER, {"role": "user", "content": "Why?"}, assistant("two")],
+        },
+        [
+            Record(
+                "f:1",
+                "trl_preference",
+                Q,
+                ("Assistant: A.\n\nUser: And?\n\nAssistant: one", "Assistant: A.\n\nUser: Why?\n\nAssistant: two"),
+                FIRST,
+            )
+        ],
+    ),
+    (
+        "trl_preference",
+        {"system": "Be brief.", "history": [["Q?", "A."]], "prompt": "And?", "chosen": "one", "rejected": ""},
+        [Record("f:1", "trl_preference", ({"role": "system", "content": "Be brief."}, *HH_CONTEXT), ("one", ""), FIRST)],
+    ),
+    (
+        "hh_rlhf",
+        {"chosen": HH + "one", "rejected": HH + "two\n\nHuman: More?\n\nAssistant: three"},
+        [Record("f:1", "hh_rlhf", HH_CONTEXT, ("one", "Assistant: two\n\nUser: More?\n\nAssistant: three"), FIRST)],
+    ),
+    ("hh_rlhf", {"chosen": HH + "one", "rejected": HH}, [Record("f:1", "hh_rlhf", HH_CONTEXT, ("one", ""), FIRST)]),
+    ("trl_unpaired", {"prompt": "Q?", "completion": "one", "label": 1.0}, [Record("f:1", "trl_unpaired", Q, ("one",), (1.0,))]),
+    ("trl_unpaired", {"prompt": "Q?", "completion": " ", "label": "False"}, [Record("f:1", "trl_unpaired", Q, (" ",), (0.0,))]),
+    ("llmbar", {"id": NAN, "input": "Q?", "output_1": "one", "output_2": "two", "label": "2.0"}, [pair("llmbar", SECOND)]),
+    ("realmistake", {"input": "Q?", "llm_response": "one", "label": 1}, [Record("f:1", "realmistake", Q, ("one",), (0.0,))]),
+    (
+        "sharegpt",
+        {"conversations": [{"from": "human", "value": "Q?"}], "chosen": {"from": "gpt", "value": "one"}, "rejected": "two"},
+        [pair("sharegpt", FIRST)],
+    ),
+    ("kto", {"messages": [USER, assistant("one")], "label": True}, [Record("f:1", "kto", Q, ("one",), (1.0,))]),
+    (
+        "kto",
+        {"conversations": [{"from": "human", "value": "Q?"}, {"from": "gpt", "value": "one"}], "kto_tag": False},
+        [Record("f:1", "kto", Q, ("one",), (0.0,))],
+    ),
+    ("arena", ARENA, [pair("arena", SECOND)]),
+    (
+        "arena",  # the second turn is judged with the first answer of the same model
+        ARENA | {"turn": 2, "winner": "model_a"},
+        [
+            Record(
+                "f:1",
+                "arena",
+                Q,
+                ("Assistant: one\n\nUser: And?\n\nAssistant: eins", "Assistant: two\n\nUser: And?\n\nAssistant: zwei"),
+                FIRST,
+            )
+        ],
+    ),
+    (
+        "arena_votes",
+        {
+            "id": 5,
+            "prompt": '["Q?"]',
+            "response_a": '["one"]',
+            "response_b": '["two"]',
+            "winner_model_a": 1,
+            "winner_model_b": 0,
+            "winner_tie": 0,
+        },
+        [pair("arena_votes", FIRST, id="5")],
+    ),
+    (
+        "auto_j",
+        {"prompt": "Q?", "response 1": "one", "response 2": "two", "label": 1, "scenario": "chat"},
+        [pair("auto_j", SECOND, family="chat")],
+    ),
+    (
+        "alpaca_eval",
+        {"instruction": "Q?", "output_1": "one", "output_2": "two", "preference": 1.25, "dataset": "koala"},
+        [pair("alpaca_eval", FIRST, strength=0.25, family="koala")],
+    ),
+    (
+        "shp",
+        {"history": "Q?", "human_ref_A": "one", "human_ref_B": "two", "labels": 0, "score_ratio": 2.5, "domain": "askhr"},
+        [pair("shp", SECOND, strength=2.5, family="askhr")],
+    ),
+    ("pku_saferlhf", PKU | {"safer_response_id": 0}, [pair("pku_saferlhf", SECOND)]),
+    ("pku_saferlhf_safer", PKU | {"safer_response_id": 0}, [pair("pku_saferlhf_safer", FIRST)]),
+    (
+        "summarize_from_feedback",
+        {
+            "info": {"post": "I have a cat.", "title": "Cat", "subreddit": "pets"},
+            "summaries": [{"text": "one"}, {"text": "two"}],
+            "choice": 1,
+        },
+        [
+            pair(
+                "summarize_from_feedback",
+                SECOND,
+                ({"role": "user", "content": "Summarize this post.\n\nTitle: Cat\n\nI have a cat."},),
+                family="pets",
+            )
+        ],
+    ),
+    (
+        "webgpt",
+        {"question": {"full_text": "Q?", "dataset": "eli5"}, "answer_0": "one", "answer_1": "two", "score_0": -0.5, "score_1": 0.5},
+        [pair("webgpt", (-0.5, 0.5), strength=1.0, family="eli5")],
+    ),
+    (
+        "nectar",
+        {
+            "prompt": "\n\nHuman: Q?\n\nAssistant: ",
+            "answers": [{"answer": "two", "rank": 2.0}, {"answer": "one", "rank": 1.0}, {"answer": "three", "rank": 3.0}],
+            "source": ["lmsys-chat-1m"],
+        },
+        [Record("f:1", "nectar", Q, ("two", "one", "three"), (-2.0, -1.0, -3.0), family="lmsys-chat-1m")],
+    ),
+    (
+        "prometheus",
+        {"orig_instruction": "Q?", "orig_response": "one", "orig_score": "5", "orig_reference_answer": "ref"},
+        [Record("f:1", "prometheus", Q, ("one",), (1.0,), 2.0, "ref")],
+    ),
+    (
+        "prometheus",
+        {"orig_instruction": "Q?", "orig_response_A": "one", "orig_response_B": "two", "orig_preference": "B"}
+        | {"orig_score_A": "2", "orig_score_B": "4", "orig_criteria": "Is it short?"},
+        [pair("prometheus", SECOND, ({"role": "user", "content": "Q?\n\n(Answers are judged by this: Is it short?)"},), strength=2.0)],
+    ),
+    (
+        "biggen",
+        {"id": "grounding_1", "input": "Q?", "system_prompt": "Be brief.", "response": "one", "human_score": 2, "capability": "grounding"},
+        [Record("f:1", "biggen", ({"role": "system", "content": "Be brief."}, USER), ("one",), (0.0,), 1.0, family="grounding")],
+    ),
+    (
+        "evalbiasbench",
+        {"group": "length", "id": 3, "instruction": "Q?", "response1": "one", "response2": "two", "label": 2},
+        [pair("length", SECOND, id="3", family="length")],
+    ),
+    (
+        "rm_bench",
+        {"id": "9", "prompt": "Q?", "chosen": ["one", "eins"], "rejected": ["two", "zwei"], "domain": "math"},
+        [Record(f"9/{i}", "rm_bench", Q, (best, "two", "zwei"), (1.0, 0.0, 0.0), family="math") for i, best in enumerate(("one", "eins"))],
+    ),
+    (
+        "hhh_alignment",
+        {"input": "Q?", "targets": {"choices": ["one", "two"], "labels": [1, 0]}},
+        [pair("hhh_alignment", FIRST)],
+    ),
 ]
 ROWS = {format: row for format, row, _ in reversed(GOOD)}
 """The first good row of each format."""
@@ -212,7 +374,6 @@ MALFORMED = [
     ("rlsys", {"rewards": [1]}, "rewards"),
     ("rlsys", {"rewards": [10**400, 1]}, "rewards[0]"),
     ("rlsys", {"responses": ["one"], "rewards": [0.5]}, "rewards"),
-    ("rlsys", {"responses": ["one", " \n"]}, "responses[1]"),
     ("rlsys", {"responses": ["one", "\ud800"]}, "responses[1]"),
     ("rlsys", {"responses": []}, "responses"),
     ("rlsys", {"context": [USER, ANSWER]}, "context"),
@@ -222,6 +383,18 @@ MALFORMED = [
     ("rlsys", {"context": "Q?"}, "context"),
     ("rlsys", {"id": True}, "id"),
     ("rlsys", {"id": 1.5}, "id"),
+    ("rlsys", {"responses": ["one", None]}, "responses[1]"),
+    ("rlsys", {"rewards": ["1", "x"]}, "rewards[1]"),
+    ("rlsys", {"context": [USER | {"images": ["a.png"]}]}, "context[0].images"),
+    ("rlsys", {"context": [{"role": "user", "content": None}]}, "context[0].content"),
+    ("rlsys", {"context": [{"role": "user", "content": [{"type": "image_url", "image_url": "a"}]}]}, "context[0].content[0]"),
+    ("rlsys", {"context": [{"role": "assistant", "content": "", "tool_calls": [{"id": "c"}]}]}, "context[0].tool_calls[0].name"),
+    ("rlsys", {"context": [{"from": "narrator", "value": "Q?"}]}, "context[0].from"),
+    ("trl_preference", {"system": "Be brief.", "prompt": [{"role": "system", "content": "Be long."}, USER]}, "system"),
+    ("trl_preference", {"history": ["Q?"]}, "history[0]"),
+    ("trl_preference", {"images": ["a.png"]}, "images"),
+    ("trl_preference", {"rejected": ["two", None]}, "rejected[1]"),
+    ("trl_preference", {"chosen": [assistant("one"), LATER]}, "chosen"),
     ("rlsys", {"strength": "much"}, "strength"),
     ("rlsys", {"family": 3}, "family"),
     ("rlsys", {"worked": WORKED | {"scores": [9]}}, "worked.scores"),
@@ -236,17 +409,15 @@ MALFORMED = [
     ("responses", {"responses": []}, "responses"),
     ("responses", {"responses": ["one", None]}, "responses[1]"),
     ("responses", {"prompt": 7}, "prompt"),
-    ("trl_unpaired", {"label": 1}, "label"),
-    ("trl_unpaired", {"label": "true"}, "label"),
+    ("trl_unpaired", {"label": 2}, "label"),
+    ("trl_unpaired", {"label": "yes"}, "label"),
+    ("trl_unpaired", {"label": NAN}, "label"),
     ("trl_unpaired", {"completion": None}, "completion"),
     ("hh_rlhf", {"chosen": "no marks"}, "chosen"),
     ("hh_rlhf", {"chosen": "Hello\n\nHuman: Q?\n\nAssistant: one"}, "chosen"),
-    ("hh_rlhf", {"chosen": HH}, "chosen"),
     ("hh_rlhf", {"rejected": HH + "one\n\nHuman: More?"}, "rejected"),
-    ("hh_rlhf", {"rejected": HH + "one\n\nHuman: More?\n\nAssistant: two"}, "rejected"),
-    ("hh_rlhf", {"chosen": "\n\nAssistant: one", "rejected": "\n\nAssistant: two"}, "context"),
+    ("hh_rlhf", {"chosen": "\n\nAssistant: one", "rejected": "\n\nAssistant: two"}, "rejected"),
     ("ultrafeedback", {"completions": [{"response": "one"}]}, "completions[0].overall_score"),
-    ("ultrafeedback", {"completions": [{"response": "one", "overall_score": "5"}]}, "completions[0].overall_score"),
     ("ultrafeedback", {"completions": [{"overall_score": 5}]}, "completions[0].response"),
     ("ultrafeedback", {"completions": ["one"]}, "completions[0]"),
     ("ultrafeedback_binarized", {"score_rejected": NAN}, "score_rejected"),
@@ -255,8 +426,10 @@ MALFORMED = [
     ("helpsteer2", {"preference_strength": False}, "preference_strength"),
     ("helpsteer3", {"context": []}, "context"),
     ("offsetbias", {"label": 0}, "label"),
-    ("llmbar", {"label": "1"}, "label"),
     ("llmbar", {"label": True}, "label"),
+    ("llmbar", {"label": 1.5}, "label"),
+    ("llmbar", {"label": "first"}, "label"),
+    ("llmbar", {"label": NAN}, "label"),
     ("skywork", {"chosen": [USER]}, "chosen"),
     ("skywork", {"rejected": [LATER, assistant("two")]}, "rejected"),
     ("skywork", {"rejected": "two"}, "rejected"),
@@ -265,15 +438,44 @@ MALFORMED = [
     ("rewardbench2", {"num_correct": 3}, "num_correct"),
     ("rmb_pair", {"reject": "two"}, "reject"),
     ("rmb_pair", {"chosen": {"text": "one"}}, "chosen.answer"),
-    ("rmb_bon", {"loser_list": [{"answer": ""}]}, "loser_list[0].answer"),
     ("ppe_preference", {"winner": "model_c"}, "winner"),
     ("ppe_best_of_k", {"sampled_conflict_pairs": [[0, 3]]}, "sampled_conflict_pairs[0]"),
     ("ppe_best_of_k", {"sampled_conflict_pairs": [[0, 1], [0, 1, 2]]}, "sampled_conflict_pairs[1]"),
-    ("ppe_best_of_k", {"scores": [1, 0, 0]}, "scores[0]"),
     ("ppe_best_of_k", {"response_3": None}, "response_3"),
     ("judgebench", {"label": "A=B"}, "label"),
     ("realmistake", {"error_label": "maybe"}, "error_label"),
-    ("realmistake", {"error_label": 1}, "error_label"),
+    ("ppe_best_of_k", {"scores": [2, 0, 0]}, "scores[0]"),
+    ("rmb_bon", {"loser_list": [{"answer": None}]}, "loser_list[0].answer"),
+    ("sharegpt", {"chosen": None}, "chosen"),
+    ("sharegpt", {"conversations": []}, "conversations"),
+    ("kto", {"messages": [USER]}, "messages"),
+    ("kto", {"label": None}, "kto_tag"),
+    ("arena", {"winner": "model_c"}, "winner"),
+    ("arena", {"turn": 0}, "turn"),
+    ("arena", {"conversation_b": [LATER, assistant("two")]}, "conversation_b"),
+    ("arena_votes", {"prompt": "not JSON"}, "prompt"),
+    ("arena_votes", {"response_a": '["one", "more"]'}, "response_a"),
+    ("auto_j", {"label": 3}, "label"),
+    ("auto_j", {"response 2": None}, "response 2"),
+    ("alpaca_eval", {"preference": 2.5}, "preference"),
+    ("alpaca_eval", {"preference": None}, "preference"),
+    ("shp", {"labels": 2}, "labels"),
+    ("pku_saferlhf", {"better_response_id": -1}, "better_response_id"),
+    ("pku_saferlhf_safer", {"safer_response_id": None}, "safer_response_id"),
+    ("summarize_from_feedback", {"info": {"title": "Cats"}}, "info.article"),
+    ("summarize_from_feedback", {"summaries": [{"text": "one"}]}, "summaries"),
+    ("summarize_from_feedback", {"choice": 2}, "choice"),
+    ("webgpt", {"question": "Q?"}, "question"),
+    ("webgpt", {"score_1": "high"}, "score_1"),
+    ("nectar", {"answers": [{"answer": "one", "rank": None}]}, "answers[0].rank"),
+    ("nectar", {"prompt": "Q?"}, "prompt"),
+    ("prometheus", {"orig_score": "6"}, "orig_score"),
+    ("prometheus", {"orig_preference": "C"}, "orig_preference"),
+    ("biggen", {"human_score": None}, "human_score"),
+    ("evalbiasbench", {"label": 0}, "label"),
+    ("rm_bench", {"domain": None}, "domain"),
+    ("rm_bench", {"rejected": []}, "rejected"),
+    ("hhh_alignment", {"targets": {"choices": ["one", "two"], "labels": [1, 2]}}, "targets.labels[1]"),
     ("pandalm", {"instruction": False}, "instruction"),
     ("pandalm", {"response1": True}, "response1"),
     ("pandalm", {"annotator2": 3}, "annotator2"),
@@ -291,6 +493,17 @@ NO_UNIQUE_BEST = [
     ("ppe_preference", {"winner": "tie"}),
     ("ppe_preference", {"winner": "tie (bothbad)"}),
     ("ppe_best_of_k", {"sampled_conflict_pairs": [[1, 2]]}),
+    ("arena", {"winner": "tie (inconsistent)"}),
+    ("arena", {"winner": "both_bad"}),
+    ("arena_votes", {"winner_model_a": 0}),
+    ("auto_j", {"label": 2}),
+    ("alpaca_eval", {"preference": 1.5}),
+    ("alpaca_eval", {"preference": 0}),
+    ("webgpt", {"score_0": 0, "score_1": 0}),
+    ("nectar", {"answers": [{"answer": "one", "rank": 1}, {"answer": "two", "rank": 1}]}),
+    ("prometheus", {"orig_score": "3"}),
+    ("biggen", {"human_score": 3}),
+    ("hhh_alignment", {"targets": {"choices": ["one", "two"], "labels": [1, 1]}}),
     ("pandalm", {"annotator1": 0}),  # two of three say tie
     ("pandalm", {"annotator1": 1}),  # 1, 0, 2: a split
 ]
@@ -377,6 +590,147 @@ def test_our_own_records_survive_a_round_trip(tmp_path):
     assert report.malformed_count == 0
 
 
+CALL = {"id": "c1", "type": "function", "function": {"name": "weather", "arguments": {"city": "Oslo"}}}
+TOLD = 'Tool call: weather({"city": "Oslo"})'
+RESULT = {"role": "tool", "tool_call_id": "c1", "content": "3 C"}
+SECOND_CALL = {"id": "c2", "name": "clock", "arguments": "{}"}
+ANTHROPIC = [
+    {
+        "role": "assistant",
+        "content": [
+            {"type": "text", "text": "Let me see."},
+            {"type": "tool_use", "id": "c1", "name": "weather", "input": {"city": "Oslo"}},
+        ],
+    },
+    {"role": "user", "content": [{"type": "tool_result", "tool_use_id": "c1", "content": [{"type": "text", "text": "3 C"}]}]},
+]
+
+# (messages as they are published, roles and texts as they are judged)
+SPOKEN = [
+    ([{"role": "assistant", "content": "", "tool_calls": [CALL]}, RESULT], [("assistant", TOLD), ("tool", "Result of weather: 3 C")]),
+    ([{"role": "assistant", "content": None, "tool_calls": [CALL]}], [("assistant", TOLD)]),
+    ([{"role": "assistant", "content": "Let me see.", "tool_calls": [CALL]}], [("assistant", f"Let me see.\n{TOLD}")]),
+    (
+        [
+            {"role": "assistant", "function_call": {"name": "weather", "arguments": '{"city":"Oslo"}'}},
+            {"role": "function", "name": "weather", "content": "3 C"},
+        ],
+        [("assistant", TOLD), ("tool", "Result of weather: 3 C")],
+    ),
+    (
+        [{"role": "assistant", "tool_calls": [CALL, SECOND_CALL]}, {"role": "tool", "tool_call_id": "c2", "content": "noon"}, RESULT],
+        [
+            ("assistant", TOLD.replace("call", "call c1") + "\nTool call c2: clock()"),
+            ("tool", "Result of clock (c2): noon"),
+            ("tool", "Result of weather (c1): 3 C"),
+        ],
+    ),
+    ([{"role": "tool", "tool_call_id": "lost", "content": "3 C"}], [("tool", "Result of (lost): 3 C")]),
+    ([{"role": "assistant", "tool_calls": [{"name": "say", "arguments": "not JSON"}]}], [("assistant", "Tool call: say(not JSON)")]),
+    (ANTHROPIC, [("assistant", f"Let me see.\n{TOLD}"), ("tool", "Result of weather: 3 C")]),
+    (
+        [{"role": "user", "content": [{"type": "text", "text": "Q"}, {"type": "input_text", "text": "?", "image": None}]}],
+        [("user", "Q\n?")],
+    ),
+    ([{"role": "assistant", "content": None, "refusal": "No."}], [("assistant", "No.")]),
+    (
+        [
+            {"from": "human", "value": "Q?"},
+            {"from": "function_call", "value": '{"name": "weather", "arguments": {"city": "Oslo"}}'},
+            {"from": "observation", "value": "3 C"},
+        ],
+        [("user", "Q?"), ("assistant", TOLD), ("tool", "3 C")],
+    ),
+]
+
+
+@pytest.mark.parametrize("messages, expected", SPOKEN)
+def test_calls_results_and_parts_are_written_out(messages, expected):
+    assert [(message["role"], message["content"]) for message in as_messages(messages, "prompt")] == expected
+
+
+def test_an_answer_may_be_a_call_and_a_context_may_end_with_a_result(tmp_path):
+    call = [{"role": "assistant", "content": "", "tool_calls": [CALL]}]
+    other = [{"role": "assistant", "content": "It is warm."}]
+    rows = [{"prompt": [USER], "chosen": call, "rejected": other}, {"prompt": [USER, *call, RESULT], "chosen": "3 C.", "rejected": other}]
+    (first, second), report = load(write(tmp_path / "f.jsonl", rows), "trl_preference")
+    assert first.responses == (TOLD, "It is warm.") and second.context[-1] == {"role": "tool", "content": "Result of weather: 3 C"}
+    assert report.malformed_count == 0
+
+
+OPENING = "\n\nHuman: Name a bird\n\nAssistant:"
+
+
+@pytest.mark.parametrize(
+    "row, message",
+    [
+        ({"question": "Which river?", "chosen": "It is the Po.", "rejected": "It is the Don."}, "columns={prompt: question}"),
+        ({"userQuery": "Which river?", "chosen": "It is the Po.", "rejected": "It is the Don."}, "columns={prompt: userQuery}"),
+        ({"chat": [USER], "chosen": "It is the Po.", "rejected": "It is the Don."}, "columns={prompt: chat}"),
+        ({"chosen": f"{OPENING} A bird is a lark", "rejected": f"{OPENING} A bird is a spoon"}, "middle of the assistant's turn"),
+        (
+            {
+                "chosen": "<|im_start|>user\nQ<|im_end|>\n<|im_start|>assistant\nIt is a",
+                "rejected": "<|im_start|>user\nQ<|im_end|>\n<|im_start|>assistant\nIt is b",
+            },
+            "middle of",
+        ),
+        ({"chosen": "[INST] Q [/INST] It is a", "rejected": "[INST] Q [/INST] It is b"}, "middle of"),
+        ({"chosen": "### Instruction: Q\n\n### Response: It is a", "rejected": "### Instruction: Q\n\n### Response: It is b"}, "middle of"),
+        ({"chosen": "USER: Q\nASSISTANT: It is a", "rejected": "USER: Q\nASSISTANT: It is b"}, "middle of"),
+    ],
+)
+def test_a_prompt_is_not_guessed_where_it_stands_elsewhere_or_ends_in_an_answer(tmp_path, row, message):
+    records, report = load(write(tmp_path / "f.jsonl", [row]), "trl_preference")
+    assert not records and message in report.malformed[0][1]
+
+
+@pytest.mark.parametrize("more", [{}, {"source": "magpie"}, {"id": 3}, {"prompt_id": "ab12"}, {"score": 0.5}, {"question": None}])
+def test_a_prompt_is_what_texts_share_where_nothing_speaks_against_it(tmp_path, more):
+    row = {"chosen": f"{OPENING} lark", "rejected": f"{OPENING} spoon"} | more
+    (record,), _ = load(write(tmp_path / "f.jsonl", [row]), "trl_preference")
+    assert record.context == ({"role": "user", "content": OPENING},) and record.responses == (" lark", " spoon")
+
+
+def test_columns_of_other_names(tmp_path):
+    rows = [{"question": "Q?", "prompt": "ignored", "answers": {"best": "one"}, "answers.worst": "two"}] * 2
+    path, columns = write(tmp_path / "f.jsonl", rows), {"prompt": "question", "chosen": "answers.best", "rejected": "answers.worst"}
+    records, report = load(path, "trl_preference", columns=columns)
+    assert records == [pair("trl_preference", FIRST), pair("trl_preference", FIRST, id="f:2")]
+    file = RecordFile(path, "trl_preference", columns=columns)
+    assert list(file) == records and [one for (one,) in file.fetch([0, 1])] == records
+    _, report = load(path, "trl_preference", columns=columns | {"promt": "question"})
+    assert report.malformed_count == 2 and "keys of the format, found promt" in report.malformed[0][1]
+    _, report = load(path, "trl_preference", columns=columns | {"chosen": "answers.first"})
+    assert report.malformed_count == 2 and "chosen" in report.malformed[0][1]
+
+
+@pytest.mark.parametrize("format", READERS)
+def test_a_format_is_proposed_by_what_reads_the_rows(format):
+    row = ROWS[format]
+    found = formats_of([row] * 3)
+    same = {"llmbar": "llmbar", "skywork": "skywork"}.get(format, format)
+    # Formats of one layout cannot be told apart.
+    twins = {"skywork": "trl_preference", "rmb_pair": "rmb_pair"}
+    assert same in found or twins.get(format) in found
+
+
+def test_a_mistyped_format_is_told_by_the_rows_and_by_the_name(tmp_path):
+    path = write(tmp_path / "f.jsonl", [ROWS["nectar"]])
+    with pytest.raises(DataError, match="'ranked'. Did you mean nectar"):
+        read(path, "ranked")
+    with pytest.raises(DataError, match="none of the 1 rows is usable as llmbar.*Formats that read them: nectar"):
+        RecordFile(path, "llmbar")
+
+
+def test_a_file_of_mostly_unusable_rows_is_refused_as_far_as_is_wanted(tmp_path):
+    path = write(tmp_path / "f.jsonl", [OWN, {}, {}, OWN | {"id": "y", "rewards": [1, 1]}])
+    file = RecordFile(path, "rlsys", max_unusable=0.5)  # a tie is no fault of the file
+    assert file.report.unusable == 0.5
+    with pytest.raises(DataError, match="2 of the first 4 rows are malformed as rlsys.*max_unusable=0.4.*row 2"):
+        RecordFile(path, "rlsys", max_unusable=0.4)
+
+
 # Attacks: whatever stands in a file, the only outcomes are records, counted ties and counted malformed rows.
 
 TEXTS = st.text(max_size=5) | st.sampled_from(["user", "assistant", HH, "A>B", "tie"])
@@ -419,9 +773,9 @@ def assert_settled(path: Path, format: str, count: int) -> None:
     assert report.rows == count
     assert len(records) == report.records
     for record in records:
-        assert record.context[-1]["role"] == "user"
+        assert record.context[-1]["role"] in ("user", "tool")
         assert len(record.responses) == len(record.rewards) >= 1
-        assert all(isinstance(text, str) and text.strip() for text in record.responses)
+        assert all(isinstance(text, str) for text in record.responses)
         assert all(math.isfinite(reward) for reward in record.rewards)
         assert sum(reward == max(record.rewards) for reward in record.rewards) == 1
         json.dumps(record.to_json(), ensure_ascii=False).encode()
