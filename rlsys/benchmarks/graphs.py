@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from rlsys.benchmarks.formats import BOTH, Draft, Place, one, singles
-from rlsys.readers.fields import Row, as_integer, as_object, as_text, conversation, integer, items, required, row_id, text, wrong
+from rlsys.readers.fields import Row, as_integer, as_object, as_text, integer, items, required, row_id, text, wrong
 from rlsys.readers.formats import FIRST, SECOND
+from rlsys.readers.messages import conversation
 from rlsys.records import Record
 
 STYLES = 3

@@ -141,6 +141,15 @@ HOSTILE = (
     *(SPECIAL + tuple(token[:4] for token in SPECIAL) + tuple(token[4:] for token in SPECIAL)),
     *("·", "\ud800", "\x00", "\n\n", " ", "word", "covid", "\u0661", "<\u0661>", "\u017fcores", "1", "2"),
 )
+EMPTY = {"pointwise": "[Empty Response]", "compact": "<empty>"}
+
+
+@pytest.mark.parametrize("name", EMPTY)
+def test_an_empty_response_is_shown_as_such_and_no_response_can_pass_for_one(prompters, name: str) -> None:
+    text = prompters[name].user_turn(record(("", " \n", EMPTY[name], "full")), (0, 1, 2, 3))
+    assert text.count(EMPTY[name]) == 2 and EMPTY[name][0] + "·" + EMPTY[name][1:] in text
+
+
 hostile_text = st.lists(st.one_of(st.sampled_from(HOSTILE), st.text(alphabet=st.characters(), max_size=4)), max_size=12).map("".join)
 piece = st.sampled_from(HOSTILE)
 nested_text = st.tuples(piece, st.integers(0, 12), piece).map(lambda t: t[2][: t[1]] + t[0] + t[2][t[1] :])
@@ -175,7 +184,8 @@ def test_planted_marks_boxes_and_special_tokens_change_nothing_but_the_content(p
         opening, closing = (mark.format(place) for mark in SURROUND[name])
         start = text.index(opening, position) + len(opening)
         position = text.index(closing, start)
-        assert without_guard(text[start:position]) == without_guard(responses[original])
+        shown = responses[original] if responses[original].strip() else EMPTY[name]
+        assert without_guard(text[start:position]) == without_guard(shown)
 
     reserved = set(tokenizer.convert_tokens_to_ids(list(SPECIAL)))
     tokens = [[token for token in prompter.tokens(row, order) if token in reserved] for row in (attacked, harmless)]
