@@ -262,7 +262,7 @@ def _check_lengths(name: str, records: list[Record], config: Config, prompter: P
 def _check_judged_rows(file: str, format: str, config: Config, prompter: Prompter | None, found: Found) -> None:
     from rlsys.readers import DataError, read
 
-    first = list(islice(read(file, format, truth=False), LOOKED_AT))
+    first = list(islice(read(file, format, truth=False, columns=config.data.columns), LOOKED_AT))
     if not first:
         raise DataError(f"{file}: no usable row; `rlsys data check {file} --format {format}` says why.")
     _check_lengths(f"--input {file}", first, config, prompter, found)
