@@ -151,7 +151,8 @@ class Cluster(ReservedActors):
         self.add_rollouts(model_path, max_model_len, self.backend, placement.rollout, placement.rollout_threads, logs, first_bundle=ranks)
         from actors.learner import LearnerActor  # takes seconds, in which the engines are starting already
 
-        asked = {"rl": config.rl, "temperature": config.rollout.temperature}
+        # The engine chooses its positions by what it may be given, not by what comes: so must the trainer.
+        asked = {"rl": config.rl, "temperature": config.rollout.temperature, "longest": max_model_len}
         self.add_learners(model_path, placement.learner, placement.learner_threads, logs, LearnerActor, **asked)
         self.reward = ray.remote(RewardActor).options(name="reward", num_cpus=0).remote("reward", reading)
 

@@ -59,6 +59,7 @@ class LearnerActor:
         threads: int,
         timeout_s: float = 600.0,
         temperature: float = 1.0,
+        longest: int = 0,
     ):
         """
         Args:
@@ -67,6 +68,7 @@ class LearnerActor:
             threads: CPU threads of this rank.
             timeout_s: longest wait for another rank, in seconds.
             temperature: at which samples are drawn, for the self-check.
+            longest: tokens of the longest row that will come, for the self-check: some models' positions are right up to a length only.
         """
         self.name = f"learner-{rank}"
         self.console = chatter.to_file(Path(log_dir) / f"{self.name}.log")
@@ -76,7 +78,7 @@ class LearnerActor:
         self.rank, self.world_size = rank, world_size
         self.model_path, self.learner, self.rl = model_path, learner, rl
         self.dtype = getattr(torch, dtype)
-        self.timeout_s, self.temperature = timeout_s, temperature
+        self.timeout_s, self.temperature, self.longest = timeout_s, temperature, longest
         self.self_check: SelfCheck | None = None
         self.store: dist.TCPStore | None = None
         self.reference: torch.nn.Module | None = None
@@ -135,7 +137,9 @@ class LearnerActor:
         # On the device, where the engine would bring it next, whole, before it shards anything.
         model = AutoModelForCausalLM.from_pretrained(path, dtype=self.dtype).to(ds.device())
         ours = self.learner
-        return checked_policy(model, ours.packing, ours.layers, ours.attention, self.temperature, ours.activation_checkpointing)
+        return checked_policy(
+            model, ours.packing, ours.layers, ours.attention, self.temperature, ours.activation_checkpointing, longest=self.longest
+        )
 
     def shutdown(self) -> None:
         """Leave the process group."""

@@ -184,7 +184,8 @@ class RftJob:
         config, rft = self.config, self.config.rft
         rows = self._learner_rows(number, table)
         batches = _batches(rows.num_rows, rft.batch_rows, rft.epochs, config.seed, number)
-        learners = Learners(config, self.model, self.folder.logs, rl=settings.Rl(beta=0.0))
+        longest = config.prompt.max_tokens + config.rollout.max_tokens
+        learners = Learners(config, self.model, self.folder.logs, rl=settings.Rl(beta=0.0), longest=longest)
         try:
             with self.watch.phase("tune", "starting learners"):
                 learners.start()

@@ -41,7 +41,9 @@ class ScalarLearner(LearnerActor):
     def _load_checked(self, path: str) -> tuple[ScalarModel, SelfCheck]:
         classifier = load_classifier(path, self.dtype, self.head_seed).to(ds.device())
         ours = self.learner
-        model, check = checked_scalar_model(classifier, ours.packing, ours.layers, ours.attention, ours.activation_checkpointing)
+        model, check = checked_scalar_model(
+            classifier, ours.packing, ours.layers, ours.attention, ours.activation_checkpointing, longest=self.longest
+        )
         model.model.config.rlsys_objective = self.objective
         return model, check
 

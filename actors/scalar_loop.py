@@ -86,7 +86,8 @@ class ScalarJob:
             self.watch.say(f"{name}: {told['texts']:,} texts of {told['rows']:,} rows, {told['positive']:.1%} with label 1")
         self.watch.say("what was read: " + ", ".join(f"{name} {count:,}" for name, count in self.data.account.items()))
         with self.watch.phase("start", "starting learners"):
-            self.cluster = Learners(config, base, self.folder.logs, ScalarLearner, objective=config.meta_rm.objective)
+            asked = {"objective": config.meta_rm.objective, "longest": config.meta_rm.max_tokens}
+            self.cluster = Learners(config, base, self.folder.logs, ScalarLearner, **asked)
             self.folder.write_json("actors.json", self.cluster.start())
             self.cluster.learn("start_stage", self.settings.lr, config.learner.warmup_steps)
             self.cluster.learn("decay_over", len(self.steps))

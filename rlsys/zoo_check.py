@@ -20,6 +20,8 @@ from rlsys.zoo import FAMILIES, VOCABULARY, Family, build
 
 TEMPERATURE = 0.8
 """Of the comparison: not 1, so that a cap and a temperature in the wrong order show."""
+LONGEST = 40
+"""Tokens; no row of `rows` is longer."""
 TOLERANCE = 1e-3
 """Nats that a log-probability, and share that a gradient, may be off in float32 and still count as right."""
 
@@ -123,7 +125,7 @@ def reference(model: PreTrainedModel, batch: pa.RecordBatch) -> tuple[list[Tenso
 
 def _measure(model: PreTrainedModel, packing: bool, wanted: Sequence[Tensor], gradients: dict[str, Tensor]) -> Way:
     try:
-        policy, _ = checked_policy(model, packing, temperature=TEMPERATURE)
+        policy, _ = checked_policy(model, packing, temperature=TEMPERATURE, longest=LONGEST)
     except ModelError as error:
         return Way(refused=_one_line(error))
     except Exception as error:  # noqa: BLE001 - whatever it is, it becomes a row of the table

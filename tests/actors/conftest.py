@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
@@ -22,11 +24,16 @@ def engines(ray_session, tiny_model, tmp_path_factory):
     from actors.rollout import RolloutActor
     from rlsys.config import Rollout
 
+    # What users of chat get by default has no say here: with it, no sample would be as likely as the model alone says.
+    model = shutil.copytree(tiny_model, tmp_path_factory.mktemp("model_with_defaults") / "model")
+    defaults = {"do_sample": True, "temperature": 0.2, "top_k": 2, "top_p": 0.5, "min_p": 0.4, "repetition_penalty": 3.0}
+    (model / "generation_config.json").write_text(json.dumps(defaults))
+
     logs = tmp_path_factory.mktemp("rollout_logs")
     names, settings = ["rollout-0", "rollout-1"], {"max_num_seqs": 64, "kv_cache_gib": 0.25}
     actor = ray.remote(RolloutActor).options(num_cpus=0, runtime_env={"env_vars": {"OMP_NUM_THREADS": "2"}})
     actors = [
-        actor.remote(name, str(tiny_model), Rollout(**settings, self_certainty=certainty), "float32", 256, 0, "cpu", str(logs), 1)
+        actor.remote(name, str(model), Rollout(**settings, self_certainty=certainty), "float32", 256, 0, "cpu", str(logs), 1)
         for name, certainty in zip(names, (False, True))
     ]
     told = ray.get([each.ready.remote() for each in actors], timeout=WAIT_S)
