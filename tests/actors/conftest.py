@@ -27,7 +27,8 @@ def engines(ray_session, tiny_model, tmp_path_factory):
     # What users of chat get by default has no say here: with it, no sample would be as likely as the model alone says.
     model = shutil.copytree(tiny_model, tmp_path_factory.mktemp("model_with_defaults") / "model")
     defaults = {"do_sample": True, "temperature": 0.2, "top_k": 2, "top_p": 0.5, "min_p": 0.4, "repetition_penalty": 3.0}
-    (model / "generation_config.json").write_text(json.dumps(defaults))
+    file = model / "generation_config.json"
+    file.write_text(json.dumps((json.loads(file.read_text()) if file.exists() else {}) | defaults))
 
     logs = tmp_path_factory.mktemp("rollout_logs")
     names, settings = ["rollout-0", "rollout-1"], {"max_num_seqs": 64, "kv_cache_gib": 0.25}
