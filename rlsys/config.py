@@ -72,6 +72,8 @@ class Source(Section):
     """File, or `tasks:NAME`."""
     format: str | None = None
     """Reader's name; None: `data.format`."""
+    columns: dict[str, str] | None = None
+    """Names that the file has for keys of the format; None: `data.columns`."""
     weight: PositiveFloat = 1.0
     """Of training rows: its share among all that are used is weight / the sum of all weights, whatever the lengths of the files."""
     name: str | None = None
@@ -137,7 +139,16 @@ class Data(Section):
         given = getattr(self, which)
         given = (Source(path=given),) if isinstance(given, Path) else given
         names = source_names(given)
-        return tuple(one.model_copy(update={"name": name, "format": one.format or self.format}) for one, name in zip(given, names))
+        return tuple(
+            one.model_copy(
+                update={
+                    "name": name,
+                    "format": one.format or self.format,
+                    "columns": self.columns if one.columns is None else one.columns,
+                }
+            )
+            for one, name in zip(given, names)
+        )
 
 
 def source_names(sources: Sequence[Source]) -> list[str]:

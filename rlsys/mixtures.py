@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from rlsys.accounts import Account, together
-from rlsys.config import Data
+from rlsys.config import Data, Source
 from rlsys.datasets import Rows, draw_rows, open_rows
 from rlsys.prompts import seed_for
 from rlsys.readers import DataError
@@ -241,10 +241,14 @@ def open_mixture(data: Data, which: Literal["train", "heldout"], seed: int) -> M
     """
     sources = data.sources(which)
     if len(sources) == 1:
-        return alone(open_rows(sources[0].path, data.model_copy(update={"format": sources[0].format}), seed), seed, str(sources[0].path))
+        return alone(_opened(sources[0], data, seed), seed, str(sources[0].path))
     parts = []
     for source in sources:
-        rows = open_rows(source.path, data.model_copy(update={"format": source.format}), seed)
+        rows = _opened(source, data, seed)
         sampler = Sampler(len(rows), seed_for("mixture", seed, source.name))
         parts.append(Part(source.name, rows, sampler, source.weight, f"{source.name}/"))
     return Mixture(parts)
+
+
+def _opened(source: Source, data: Data, seed: int) -> Rows:
+    return open_rows(source.path, data.model_copy(update={"format": source.format, "columns": source.columns}), seed)

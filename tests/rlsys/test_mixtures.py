@@ -88,6 +88,15 @@ def test_rows_of_one_id_stay_apart_and_each_epoch_holds_every_row(tmp_path):
     assert str(account) == "48 rows: 37 used; set aside: 10 no unique best, 1 malformed" and account.rows == 48
 
 
+def test_each_source_may_have_a_format_and_columns_of_its_own(tmp_path):
+    pair = {"question": "Q?", "good": "yes", "bad": "no"}
+    (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(pair | {"id": i}) + "\n" for i in range(3)))
+    columns = {"prompt": "question", "chosen": "good", "rejected": "bad"}
+    sources = [write(tmp_path / "own.jsonl", [{}] * 3), {"path": tmp_path / "pairs.jsonl", "format": "trl_preference", "columns": columns}]
+    records = open_mixture(Data.model_validate({"train": sources}), "train", 0).take(4)
+    assert [record.responses for record in records] == [("one", "two"), ("yes", "no")] * 2
+
+
 def test_each_source_has_its_own_metrics(tmp_path):
     source = mixture(tmp_path)
     groups = [("a/s", 1.0), ("b/s", -1.0), ("a/other", 0.0)]
