@@ -151,7 +151,7 @@ def tell_rows(name: str, benchmark: Benchmark, console: Console) -> None:
     rows = benchmark.rows
     parts = {
         "beyond --limit": rows.beyond_limit,
-        "ties, which this benchmark does not score": rows.no_unique_best,
+        "without a better response, which this benchmark does not score": rows.no_unique_best,
         "malformed": rows.malformed,
     }
     left_out = "".join(f", {count:,} {what}" for what, count in parts.items() if count)

@@ -222,12 +222,17 @@ def ppe_preference(row: Row, place: Place) -> Draft:
     return one(record, "all")
 
 
-PPE_DOMAINS = {"mmlu": "MMLU-Pro", "gpqa": "GPQA", "mbpp": "MBPP-Plus", "ifeval": "IFEval", "math": "MATH"}
+PPE_DOMAINS = {
+    "mmlu": "MMLU-Pro", "mmlupro": "MMLU-Pro", "gpqa": "GPQA", "mbpp": "MBPP-Plus", "mbppplus": "MBPP-Plus", "ifeval": "IFEval",
+    "math": "MATH",
+}  # fmt: skip
 """PPE correctness: what file and folder names call its five domains."""
 
 
 def ppe_correctness(row: Row, place: Place) -> Draft:
     """PPE correctness: the sampled conflict pairs of a prompt, one right and one wrong response each."""
+    if row.get("sampled_conflict_pairs") == []:
+        raise NoUniqueBest(f"{row.name}: all responses are right, or all wrong.")
     duels = READERS["ppe_best_of_k"](row)
     for position, duel in enumerate(duels):
         if duel.rewards[0] == duel.rewards[1]:
@@ -244,7 +249,7 @@ def ppe_best_of_k(row: Row, place: Place, k: int) -> Draft:
         if not isinstance(value, bool):
             raise wrong(f"scores[{position}]", "a boolean", value)
     draft = _ppe_draft(row, place)
-    responses = tuple(text(row, f"response_{position + 1}") for position in range(k))
+    responses = tuple(text(row, f"response_{position + 1}", blank=True) for position in range(k))
     record = Record(draft.id, "ppe_best_of_k", conversation(row, "prompt"), responses, tuple(map(float, scores[:k])), family=draft.subset)
     return replace(draft, inputs=((record, None),))
 

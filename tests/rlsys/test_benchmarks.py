@@ -262,6 +262,10 @@ def test_ppe_correctness_is_the_mean_of_its_domains(tmp_path):
     assert [item.record.responses for item in benchmark.items[:3]] == [
         ("answer 1", "answer 2"), ("answer 3", "answer 4"), ("answer 32", "answer 31")
     ]  # fmt: skip
+    # A prompt without a pair, all of whose responses are right or wrong, has nothing to be judged.
+    alone = write(tmp_path / "alone.jsonl", [ppe("1", [True] * 32, []), ppe("2", MIXED, [[0, 1]])])
+    rows = load("ppe_correctness", alone).rows
+    assert (rows.used, rows.no_unique_best, rows.malformed) == (1, 1, 0)
     # MATH: pairs are right first, wrong first, right first, right first: 1 + 1 of 2 and 1 + 0 of 2. MMLU-Pro: wrong.
     found = figures(scored(benchmark, [(9, 4), (4, 9), (9, 4), (4, 9), (4, 9)]))
     assert (found["MATH"], found["MMLU-Pro"], found["overall"]) == (0.75, 0, 0.375)
