@@ -24,6 +24,7 @@ from rich.text import Text
 from launch.bench_control import control
 from launch.bench_data import data
 from launch.bench_growth import growth
+from launch.bench_intervals import intervals
 from launch.bench_judge import judge
 from launch.bench_learner import learner
 from launch.bench_overlap import overlap
@@ -294,4 +295,5 @@ app.command()(rollout)
 app.command()(start)
 app.command()(judge)
 app.command()(growth)
+app.command()(intervals)
 app.command()(data)

@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from rlsys.advice import failures_in_words
 from rlsys.records import Record
-from rlsys.statistics import mean_ci, paired_difference, proportion_ci
+from rlsys.statistics import TOO_FEW, Interval, mean_ci, paired_difference
 from rlsys.trajectories import RowKey, row_keys
 
 Summary = dict[str, Any]
@@ -27,28 +27,25 @@ def per_row_reward(table: pa.Table, by_group: bool = False) -> dict[RowKey, floa
 def summarise(table: pa.Table) -> Summary:
     """Sum up a trajectory table of held-out rows.
 
-    `accuracy` counts a parse failure as wrong; `accuracy_parsed` leaves parse failures out. Intervals are Wilson's for one
-    sample per row, and a bootstrap over rows otherwise (samples of one row are not independent).
+    `accuracy` counts a parse failure as wrong; `accuracy_parsed` leaves parse failures out: the right samples of those that parsed, each
+    of which counts the same. Intervals are over rows (samples of one row are not independent), None where these are too few.
     """
     correct: list[bool] = table["correct"].to_pylist()
     failures: list[str | None] = table["parse_failure"].to_pylist()
     rows = per_row_reward(table)
     parsed = [c for c, failure in zip(correct, failures, strict=True) if failure is None]
     accuracy = sum(correct) / len(correct)
-    if len(rows) == len(correct):
-        accuracy_ci = proportion_ci(sum(correct), len(correct))
-    else:
-        accuracy_ci = tuple((bound + 1) / 2 for bound in mean_ci(list(rows.values())))
+    accuracy_ci = _interval(table, [True] * len(correct))
     return {
         "n": len(rows),
         "samples": len(correct),
         # The reward is +1 or -1 by correctness (Eq. 11), so its mean and interval are those of the accuracy, stretched.
         "reward": 2 * accuracy - 1,
-        "reward_ci95": [2 * bound - 1 for bound in accuracy_ci],
+        "reward_ci95": accuracy_ci and [2 * bound - 1 for bound in accuracy_ci],
         "accuracy": accuracy,
-        "accuracy_ci95": list(accuracy_ci),
+        "accuracy_ci95": accuracy_ci,
         "accuracy_parsed": sum(parsed) / len(parsed) if parsed else None,
-        "accuracy_parsed_ci95": list(proportion_ci(sum(parsed), len(parsed))) if parsed else None,
+        "accuracy_parsed_ci95": _interval(table, [failure is None for failure in failures]),
         "parse_failures": dict(Counter(failure for failure in failures if failure is not None)),
         "cut_off": _cut_off(table),
         "families": _by_family(table),
@@ -58,10 +55,11 @@ def summarise(table: pa.Table) -> Summary:
 
 def sentence(stage: str, result: Summary) -> str:
     """What `summarise` found, in a line for the screen."""
-    low, high = result["accuracy_ci95"]
+    interval = result["accuracy_ci95"]
+    bounds = TOO_FEW if interval is None else f"{interval[0]:.1%} to {interval[1]:.1%}"
     return (
         f"held-out {stage}: reward {result['reward']:+.3f}, accuracy {result['accuracy']:.1%} "
-        f"({low:.1%} to {high:.1%}), "
+        f"({bounds}), "
         + failures_in_words(result["parse_failures"], result["samples"], result.get("cut_off", 0))
     )
 
@@ -72,6 +70,15 @@ def _cut_off(table: pa.Table) -> int:
         return 0
     ended = zip(table["parse_failure"].to_pylist(), table["finish_reason"].to_pylist(), strict=True)
     return sum(failure is not None and reason == "length" for failure, reason in ended)
+
+
+def _interval(table: pa.Table, counts: Sequence[bool]) -> Interval | None:
+    """Of the accuracy over the samples that count, these being clustered by row."""
+    rows: dict[RowKey, list[bool]] = {}
+    for key, correct, counted in zip(row_keys(table), table["correct"].to_pylist(), counts, strict=True):
+        if counted:
+            rows.setdefault(key, []).append(correct)
+    return mean_ci([sum(row) / len(row) for row in rows.values()], [len(row) for row in rows.values()]) if rows else None
 
 
 def _by_family(table: pa.Table) -> dict[str, dict[str, float]]:
@@ -98,8 +105,8 @@ def paired(after: pa.Table, before: pa.Table) -> Summary:
     by_group = not all("source" in table.column_names for table in (after, before))
     rewards_after, rewards_before = per_row_reward(after, by_group), per_row_reward(before, by_group)
     ids = sorted(rewards_after.keys() & rewards_before.keys())
-    result = paired_difference([rewards_after[i] for i in ids], [rewards_before[i] for i in ids])
-    parsed_after, parsed_before = _parsed_accuracy(after, by_group), _parsed_accuracy(before, by_group)
+    result = paired_difference([rewards_after[i] for i in ids], [rewards_before[i] for i in ids], reach=2.0)
+    parsed_after, parsed_before = _parsed_accuracy(after), _parsed_accuracy(before)
     both = sorted(parsed_after.keys() & parsed_before.keys())
     if both:
         result["accuracy_parsed"] = paired_difference([parsed_after[i] for i in both], [parsed_before[i] for i in both])

@@ -51,7 +51,7 @@ def rung(
         "name": name,
         "title": title,
         "value": sum(values) / len(values),
-        "ci95": list(mean_ci(values)),
+        "ci95": mean_ci(values),
         "seed": seed,
         "minus_previous": difference,
         "tokens_per_item": tokens,

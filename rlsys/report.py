@@ -9,6 +9,7 @@ from rich.text import Text
 
 from rlsys.accounts import Account
 from rlsys.screen import Table
+from rlsys.statistics import TOO_FEW
 from rlsys.texts import plain
 
 STAGES = {
@@ -82,6 +83,8 @@ def _families(heldout: dict[str, Any], stages: list[str]) -> Table:
 
 
 def _with_interval(value: float | None, interval: list[float] | None, form: str) -> str:
-    if value is None or interval is None:
+    if value is None:
         return "none"
+    if interval is None:
+        return f"{form.format(value)} ({TOO_FEW})"
     return f"{form.format(value)} ({form.format(interval[0])} to {form.format(interval[1])})"

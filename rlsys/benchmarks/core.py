@@ -89,10 +89,3 @@ class Benchmark:
             for name in set(pair):
                 members[name].append(index)
         return {name: np.array(indices) for name, indices in members.items()}
-
-    @cached_property
-    def strata(self) -> np.ndarray:
-        """int64 [units]: the group within which the bootstrap resamples units, from 0; see `Scheme.stratum`."""
-        return np.unique(
-            [self.scheme.stratum(unit, self.items[start]) for unit, start in zip(self.units, self.starts)], return_inverse=True
-        )[1]

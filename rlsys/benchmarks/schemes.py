@@ -1,11 +1,12 @@
 """Scoring schemes: from verdicts to figures, over any resample of the units.
 
-A resample is given by counts: how often each unit is in it. `values` gives every figure per draw over one resample; `resampled` the mean
-over draws of each figure over many resamples at once, for the bootstrap.
+A resample is given by counts: how often each unit is in it. `values` gives every figure per draw over one resample; `intervals` the 95%
+interval over units of each figure's mean over draws.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
@@ -13,8 +14,9 @@ from typing import Literal, Protocol
 import numpy as np
 from scipy.stats import rankdata
 
-from rlsys.benchmarks.core import Benchmark, Item, Unit
+from rlsys.benchmarks.core import Benchmark
 from rlsys.benchmarks.verdicts import Verdicts
+from rlsys.statistics import Interval, mean_ci, roc_area
 
 Figures = dict[str, np.ndarray]
 """Figure name -> float64, one value per draw or per resample. "overall" and the groups that have units are always there."""
@@ -25,16 +27,12 @@ OVERALL = "overall"
 class Scheme(Protocol):
     """How a benchmark's figures come from its verdicts."""
 
-    def stratum(self, unit: Unit, item: Item) -> str:
-        """Where the bootstrap resamples `unit`, whose first item is `item`: a stratum keeps its size in every resample."""
-        ...
-
     def values(self, verdicts: Verdicts, counts: np.ndarray) -> Figures:
         """Every figure [draws] over the resample `counts`, int64 [units]."""
         ...
 
-    def resampled(self, verdicts: Verdicts, counts: np.ndarray) -> Figures:
-        """The mean over draws [resamples] of the figures over each resample of `counts`, int64 [resamples, units]."""
+    def intervals(self, verdicts: Verdicts) -> dict[str, Interval | None]:
+        """Of the mean over draws of each figure that is a mean over units; None where there are too few of them."""
         ...
 
 
@@ -60,17 +58,40 @@ class Means:
     extras: Callable[[Verdicts, np.ndarray], Figures] = no_extras
     """Published figures that are no means over units, [draws] over one resample; they have no interval."""
 
-    def stratum(self, unit: Unit, item: Item) -> str:
-        return unit.subset
-
     def values(self, verdicts: Verdicts, counts: np.ndarray) -> Figures:
         figures = self._combined(verdicts.benchmark, self.outcomes(verdicts), counts[None])
         return {name: array[:, 0] for name, array in figures.items()} | self.extras(verdicts, counts)
 
-    def resampled(self, verdicts: Verdicts, counts: np.ndarray) -> Figures:
-        # A mean over units of means over draws is the mean over draws of the means over units: the draws need not be carried along.
-        averaged = {name: array.mean(axis=0, keepdims=True) for name, array in self.outcomes(verdicts).items()}
-        return {name: array[0] for name, array in self._combined(verdicts.benchmark, averaged, counts).items()}
+    def intervals(self, verdicts: Verdicts) -> dict[str, Interval | None]:
+        benchmark = verdicts.benchmark
+        subsets = np.unique([unit.subset for unit in benchmark.units], return_inverse=True)[1]
+        everything = np.arange(len(benchmark.units))
+        found: dict[str, Interval | None] = {}
+        for figure, outcomes in self.outcomes(verdicts).items():
+            values = outcomes.mean(axis=0)
+            for name, members in {figure: everything, **(benchmark.groups if figure == OVERALL else {})}.items():
+                weights = self._weights(benchmark, members, name == figure)
+                strata = np.unique(subsets[members], return_inverse=True)[1]
+                span = (min(0.0, float(values.min())), max(1.0, float(values.max())))
+                found[name] = mean_ci(values[members], weights, strata if strata.any() else None, span)
+        return found
+
+    def _weights(self, benchmark: Benchmark, members: np.ndarray, overall: bool) -> np.ndarray:
+        """What each of a group's units weighs in its figure."""
+        units = [benchmark.units[member] for member in members]
+        sizes = Counter(unit.subset for unit in units)
+        of_subset = {subset: self.weights.get(subset, size) for subset, size in sizes.items()}
+        if overall and self.overall == "units":
+            of_subset = dict(sizes)
+        elif overall and self.overall == "subsets":
+            of_subset = dict.fromkeys(sizes, 1.0)
+        elif overall:
+            section_of = {unit.subset: unit.section for unit in units}
+            sums: Counter[str] = Counter()
+            for subset, weight in of_subset.items():
+                sums[section_of[subset]] += weight
+            of_subset = {subset: weight / sums[section_of[subset]] for subset, weight in of_subset.items()}
+        return np.array([of_subset[unit.subset] / sizes[unit.subset] for unit in units])
 
     def _combined(self, benchmark: Benchmark, outcomes: Figures, counts: np.ndarray) -> Figures:
         """Outcomes [draws, units] and counts [resamples, units] -> figures [draws, resamples]."""
@@ -113,9 +134,6 @@ class RocAuc:
     that lacks one of the two rewards has no area: NaN.
     """
 
-    def stratum(self, unit: Unit, item: Item) -> str:
-        return f"{unit.subset} {item.record.rewards[0]}"
-
     def values(self, verdicts: Verdicts, counts: np.ndarray) -> Figures:
         scores, positive = _scores(verdicts)
         figures = {}
@@ -125,22 +143,9 @@ class RocAuc:
                 figures[name] = _area(scores[:, chosen], positive[chosen])
         return figures
 
-    def resampled(self, verdicts: Verdicts, counts: np.ndarray) -> Figures:
-        # The area is the mean over pairs (reward 1, reward 0) of "the first scores higher". That mean is linear in what each pair gives,
-        # so the pairs are averaged over draws once and then weighted by each resample's counts.
+    def intervals(self, verdicts: Verdicts) -> dict[str, Interval | None]:
         scores, positive = _scores(verdicts)
-        wins = np.zeros((positive.sum(), (~positive).sum()))
-        for row in scores:
-            high, low = row[positive][:, None], row[~positive]
-            wins += ((high > low) + 0.5 * (high == low)) / len(scores)
-        place = np.where(positive, np.cumsum(positive), np.cumsum(~positive)) - 1
-        figures = {}
-        for name, members in _pooled(verdicts.benchmark).items():
-            high, low = members[positive[members]], members[~positive[members]]
-            pairs = counts[:, high].sum(axis=1) * counts[:, low].sum(axis=1)
-            won = (counts[:, high] @ wins[np.ix_(place[high], place[low])] * counts[:, low]).sum(axis=1)
-            figures[name] = np.divide(won, pairs, out=np.full(len(counts), np.nan), where=pairs > 0)
-        return figures
+        return {name: roc_area(scores[:, members], positive[members])[1] for name, members in _pooled(verdicts.benchmark).items()}
 
 
 def _pooled(benchmark: Benchmark) -> dict[str, np.ndarray]:

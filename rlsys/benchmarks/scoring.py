@@ -1,8 +1,8 @@
-"""Scoring a benchmark: figures per draw, their bootstrap intervals, and the figures of what needs no judge."""
+"""Scoring a benchmark: figures per draw, their intervals, and the figures of what needs no judge."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,11 +10,8 @@ import numpy as np
 from rlsys.benchmarks.core import Benchmark
 from rlsys.benchmarks.schemes import OVERALL, Figures
 from rlsys.benchmarks.verdicts import verdicts
+from rlsys.statistics import Interval
 from rlsys.voting.verdict import NO_VERDICT
-
-RESAMPLES = 2000
-SLICE = 200
-"""Resamples at a time: resamples x units of a large benchmark would not fit in memory at once."""
 
 
 @dataclass(frozen=True)
@@ -55,31 +52,12 @@ def score(benchmark: Benchmark, totals: Sequence[np.ndarray], units: np.ndarray 
     return Score(figures[OVERALL], groups, others, n)
 
 
-def interval(
-    benchmark: Benchmark, totals: Sequence[np.ndarray], resamples: int = RESAMPLES, seed: int = 0
-) -> dict[str, tuple[float, float]]:
-    """Percentile bootstrap 95% interval of the mean over draws of each figure, by name ("overall", groups, others that are means).
+def interval(benchmark: Benchmark, totals: Sequence[np.ndarray], seed: int = 0) -> dict[str, Interval | None]:
+    """95% interval of the mean over draws of each figure, by name ("overall", groups, others that are means).
 
-    Units are resampled within strata, so that every group keeps its size: the subsets, and for the area under the ROC curve the right and
-    the wrong responses of each. NaN where a figure is undefined.
+    Over units, within subsets where the figure is a mean over these. None where there are too few units, or the figure is undefined.
     """
-    judged = verdicts(benchmark, totals, seed)
-    slices = [benchmark.scheme.resampled(judged, counts) for counts in _resamples(benchmark.strata, resamples, seed)]
-    means = {name: np.concatenate([figures[name] for figures in slices]) for name in slices[0]}
-    return {name: tuple(float(bound) for bound in np.percentile(array, [2.5, 97.5])) for name, array in means.items()}
-
-
-def _resamples(strata: np.ndarray, resamples: int, seed: int) -> Iterator[np.ndarray]:
-    """Counts int64 [up to SLICE, units] of resamples with replacement within each stratum."""
-    rng = np.random.default_rng(seed)
-    by_stratum = np.argsort(strata, kind="stable")
-    sizes = np.bincount(strata)
-    size, start = np.repeat(sizes, sizes), np.repeat(np.cumsum(sizes) - sizes, sizes)
-    units = len(strata)
-    for first in range(0, resamples, SLICE):
-        rows = min(SLICE, resamples - first)
-        drawn = by_stratum[start + (rng.random((rows, units)) * size).astype(np.int64)]
-        yield np.bincount((drawn + np.arange(rows)[:, None] * units).ravel(), minlength=rows * units).reshape(rows, units)
+    return benchmark.scheme.intervals(verdicts(benchmark, totals, seed))
 
 
 def baselines(benchmark: Benchmark, draws: int = 200, seed: int = 0) -> dict[str, Score | None]:

@@ -20,9 +20,10 @@ figures out. All of it ends in eval.json:
         "scores"}]}
     POINT = FIGURES + {"samples_per_item": float, "tokens_per_item": float, "coverage": float}
     FIGURES = {"overall": FIGURE, "groups": {name: FIGURE}, "others": {name: float}}
-    FIGURE = {"value": float, "ci95": [low, high], "n": units}
+    FIGURE = {"value": float, "ci95": [low, high] or null, "n": units}
 
-Figures are shares in [0, 1] (Reward Bench 2 Ties: -0.01 to 1.01), means over the draws, null where undefined. "K" is a number of k as text.
+Figures are shares in [0, 1] (Reward Bench 2 Ties: -0.01 to 1.01), means over the draws, null where undefined; an interval is
+null where units are too few. "K" is a number of k as text.
 A point's samples and tokens are those a strategy had to draw, of items that could be asked; its coverage is the share of all items with a
 verdict, and no verdict is wrong. An example's `gold` and `best` are indices in the record's own order (of a single response `gold` is 0 or
 1 and `best` null); `best` is null without a verdict and in a tie; `order` and `scores` are as shown.

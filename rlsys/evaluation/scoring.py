@@ -57,12 +57,12 @@ def evaluation(
     """BENCHMARK of eval.json (see `rlsys.evaluation`).
 
     For each k, `draws` random subsets of the samples, the same for all items and strategies; the subset of a smaller k opens that of a
-    larger one. A figure is the mean over the draws, and its interval the bootstrap's of that mean over the benchmark's units.
+    larger one. A figure is the mean over the draws, and its interval that mean's over the benchmark's units.
 
     Args:
         rows: of `samples`, `greedy` and, if there are any, `swapped`, as `Part.row` writes them.
         ks: increasing; the samples of an item are at least as many as the last.
-        seed: of the subsets, the shuffles that break ties, and the bootstrap.
+        seed: of the subsets, and of the shuffles that break ties.
         limits: lowest and highest score.
 
     Raises:
@@ -151,7 +151,7 @@ def _figures(benchmark: Benchmark, totals: Sequence[np.ndarray], seed: int) -> d
     found, bounds = score(benchmark, totals, seed=seed), interval(benchmark, totals, seed=seed)
 
     def figure(name: str, values: np.ndarray) -> dict[str, Any]:
-        return {"value": float(values.mean()), "ci95": list(bounds[name]), "n": found.n[name]}
+        return {"value": float(values.mean()), "ci95": bounds[name], "n": found.n[name]}
 
     return {
         "overall": figure(OVERALL, found.overall),

@@ -6,6 +6,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from rlsys.statistics import TOO_FEW
+
 LEADING = ("vote", "meta")
 """Strategies of which the overview shows every k."""
 NONE = "none"
@@ -99,9 +101,13 @@ def _biases(found: dict[str, Any]) -> Iterator[tuple[str, ...]]:
 
 
 def _shown(figure: dict[str, Any], found: dict[str, Any]) -> str:
-    low, high = figure["ci95"]
     value = _share(figure["value"], found)
-    return value if low is None or low != low else f"{value} ({_share(low, found)} to {_share(high, found)})"
+    if value == NONE:
+        return value
+    if figure["ci95"] is None:
+        return f"{value} ({TOO_FEW})"
+    low, high = (_share(bound, found) for bound in figure["ci95"])
+    return f"{value} ({low} to {high})"
 
 
 def _share(value: float | None, found: dict[str, Any] | None = None) -> str:

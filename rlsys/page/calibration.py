@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from rlsys.page.collect import ScalarRun
 from rlsys.page.content import Cell, Section, Table
 from rlsys.page.plots import Reliability
-from rlsys.page.schema import Estimate
+from rlsys.page.schema import Estimate, ExpectedError
 
 OBJECTIVES = {
     "bce": ("meta reward model", "the critique is correct"),
@@ -21,6 +21,7 @@ MEASURES = {
     "accuracy": "accuracy at 0",
     "brier": "Brier score",
     "log_loss": "log loss, nats",
+    "rms_calibration_error": "calibration error, root mean square, debiased",
     "ece": "expected calibration error",
     "base_rate": "share of label 1",
 }
@@ -52,7 +53,10 @@ def section(runs: Sequence[ScalarRun]) -> Section:
     return Section("Calibration of the reward models", lead, tables, plots)
 
 
-def _measure(found: Estimate | float | None) -> Cell | str:
+def _measure(found: Estimate | ExpectedError | float | None) -> Cell | str:
     if isinstance(found, float):
         return Cell(found, "figure")
+    if isinstance(found, ExpectedError):
+        chance = f" (calibrated: {found.calibrated.mean:.3f}, up to {found.calibrated.high:.3f})" if found.calibrated else ""
+        return f"{found.value:.3f}{chance}"
     return "" if found is None else Cell(found.value, "figure", found.ci95)

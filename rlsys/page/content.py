@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from rlsys.page.plots import Plot
+from rlsys.statistics import TOO_FEW
 
 FORMS = {"percent": "{:.1%}", "signed_percent": "{:+.1%}", "signed": "{:+.3f}", "figure": "{:.3f}", "count": "{:,.0f}", "plain": "{:g}"}
 """How a number is written: shares as percent, measures of other ranges to three digits, tokens and seconds as whole numbers."""
@@ -13,20 +14,22 @@ FORMS = {"percent": "{:.1%}", "signed_percent": "{:+.1%}", "signed": "{:+.3f}", 
 
 @dataclass(frozen=True)
 class Cell:
-    """A number of a table with its 95% interval, if it has one; value None is shown as "none"."""
+    """A number of a table with its 95% interval: () for what has none, None where there are too few rows. Value None: "none"."""
 
     value: float | None
     form: str = "percent"
-    ci95: tuple[float, float] | None = None
+    ci95: tuple[float, ...] | None = ()
 
     def __str__(self) -> str:
         if self.value is None:
             return "none"
         write = FORMS[self.form].format
+        if self.ci95 is None:
+            return f"{write(self.value)} ({TOO_FEW})"
         return write(self.value) + (f" ({write(self.ci95[0])} to {write(self.ci95[1])})" if self.ci95 else "")
 
     def document(self) -> dict[str, Any]:
-        return {"value": self.value} | ({"ci95": list(self.ci95)} if self.ci95 else {})
+        return {"value": self.value} | ({} if self.ci95 == () else {"ci95": self.ci95 and list(self.ci95)})
 
 
 @dataclass(frozen=True)

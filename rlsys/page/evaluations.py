@@ -111,7 +111,8 @@ def _figures_table(title: str, columns: dict[str, Benchmark], largest_only: bool
     for key, words in BASELINES.items():
         values = [one.baselines.get(key) for one in columns.values()]
         if any(values):
-            rows.append([words, *(_cell(value and Estimate(value=value.value), one) for value, one in zip(values, columns.values()))])
+            cells = (Cell(value.value, metric_of(one)[1]) if value else "" for value, one in zip(values, columns.values()))
+            rows.append([words, *cells])
     if any(one.greedy for one in columns.values()):
         rows.append(["greedy", *(_cell(one.greedy and one.greedy.overall, one) for one in columns.values())])
     for strategy in dict.fromkeys(strategy for one in columns.values() for strategy in one.strategies):

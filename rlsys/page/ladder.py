@@ -8,6 +8,7 @@ from rlsys.page.collect import Ladder
 from rlsys.page.content import Cell, Section, Table
 from rlsys.page.plots import Categories, Series
 from rlsys.page.schema import Difference, Rung
+from rlsys.statistics import TOO_FEW
 
 
 def section(ladders: Sequence[Ladder]) -> Section:
@@ -48,6 +49,8 @@ def separation(difference: Difference | None) -> str:
     """In words, whether the interval of a difference leaves zero out."""
     if difference is None:
         return ""
+    if difference.ci95 is None:
+        return TOO_FEW
     low, high = difference.ci95
     return "up" if low > 0 else "down" if high < 0 else "no: the interval includes zero"
 

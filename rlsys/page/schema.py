@@ -17,7 +17,7 @@ Share = FiniteFloat | None
 
 
 class Estimate(Loose):
-    """A figure with its 95% interval; None where it is not defined."""
+    """A figure with its 95% interval; None where it is not defined, or, the interval, where there are too few rows."""
 
     value: FiniteFloat | None
     ci95: Interval | None = None
@@ -122,14 +122,14 @@ class Difference(Loose):
     """Of a rung and the one before it, over the same rows."""
 
     mean: FiniteFloat
-    ci95: Interval
+    ci95: Interval | None
 
 
 class Rung(Loose):
     name: str
     title: str
     value: FiniteFloat
-    ci95: Interval
+    ci95: Interval | None
     seed: int | None = None
     minus_previous: Difference | None = None
     tokens_per_item: FiniteFloat | None = None
@@ -159,9 +159,9 @@ class Stage(Loose):
     """Rows."""
     samples: PositiveInt
     reward: FiniteFloat
-    reward_ci95: Interval
+    reward_ci95: Interval | None
     accuracy: FiniteFloat
-    accuracy_ci95: Interval
+    accuracy_ci95: Interval | None
     accuracy_parsed: Share = None
     accuracy_parsed_ci95: Interval | None = None
     parse_failures: dict[str, NonNegativeInt]
@@ -184,7 +184,7 @@ class RunSummary(Loose):
 
 
 class Bin(Loose):
-    """Of a reliability table; the last three are None where n is 0."""
+    """Of a reliability table; the last three are None where n is 0, the interval also where rows are few."""
 
     low: FiniteFloat
     high: FiniteFloat
@@ -195,9 +195,21 @@ class Bin(Loose):
 
     @model_validator(mode="after")
     def _filled(self) -> Bin:
-        if self.n and None in (self.predicted, self.observed, self.ci95):
-            raise ValueError("predicted, observed and ci95 must be numbers where n is above 0")
+        if self.n and None in (self.predicted, self.observed):
+            raise ValueError("predicted and observed must be numbers where n is above 0")
         return self
+
+
+class Level(Loose):
+    mean: FiniteFloat
+    high: FiniteFloat
+
+
+class ExpectedError(Loose):
+    """The expected calibration error; `calibrated`: that of a calibrated model of this size, on average and in all but 5% of the cases."""
+
+    value: FiniteFloat
+    calibrated: Level | None = None
 
 
 class Heldout(Loose):
@@ -213,7 +225,8 @@ class Heldout(Loose):
     accuracy: Estimate | None = None
     brier: Estimate | None = None
     log_loss: Estimate | None = None
-    ece: Estimate | None = None
+    rms_calibration_error: Estimate | None = None
+    ece: ExpectedError | None = None
 
 
 class ScalarReport(Loose):

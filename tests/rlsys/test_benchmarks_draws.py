@@ -1,4 +1,4 @@
-"""Many draws and many resamples at once, against plain loops over the published rules."""
+"""Many draws at once, against plain loops over the published rules; and the units behind an interval."""
 
 from __future__ import annotations
 
@@ -14,7 +14,6 @@ from rlsys.benchmarks import Benchmark, Item, Unit, interval, score
 from rlsys.benchmarks.formats import BOTH
 from rlsys.benchmarks.outcomes import both_orders, judgebench, pandalm, pandalm_macro, ties_value
 from rlsys.benchmarks.schemes import Means, RocAuc
-from rlsys.benchmarks.scoring import _resamples
 from rlsys.benchmarks.verdicts import verdicts
 from rlsys.records import Record
 from rlsys.statistics import mean_ci
@@ -168,39 +167,37 @@ def test_judgebench_equals_the_published_counter_on_every_pair_of_decisions(labe
 
 
 @pytest.mark.parametrize(
-    ("scheme", "single"),
+    "scheme",
     [
-        (Means(overall="units"), False),
-        (Means(overall="subsets", weights={"a": 3.0}), False),
-        (Means(overall="sections"), False),
-        (Means(both_orders), False),
-        (RocAuc(), True),
+        Means(overall="units"),
+        Means(overall="subsets", weights={"a": 3.0}),
+        Means(overall="sections", weights={"a": 3.0}),
+        Means(both_orders),
     ],
 )
-def test_resamples_at_once_equal_scoring_each(scheme, single):
+def test_the_weights_behind_an_interval_give_the_figure(scheme):
     rng = np.random.default_rng(5)
-    subsets = list("aabbccc" * 4)
+    subsets = list("aabbbbccc" * 4)
     labels = [float(value) for value in rng.integers(0, 2, len(subsets))]
-    rewards = [(label,) if single else (label, 1 - label) for label in labels]
-    benchmark = benchmark_of(scheme, rewards, subsets, items_each=2 if scheme == Means(both_orders) else 1)
+    benchmark = benchmark_of(scheme, [(label, 1 - label) for label in labels], subsets, items_each=2 if scheme == Means(both_orders) else 1)
     totals = random_totals(rng, benchmark, draws=6)
-    counts = next(_resamples(benchmark.strata, 20, seed=1))
-    at_once = scheme.resampled(verdicts(benchmark, totals), counts)
-    for index, row in enumerate(counts):
-        one = score(benchmark, totals, units=np.repeat(np.arange(len(row)), row))
-        expected = {"overall": one.overall} | one.groups | one.others
-        for name, values in at_once.items():
-            assert values[index] == pytest.approx(expected[name].mean())
+    found, values = score(benchmark, totals), scheme.outcomes(verdicts(benchmark, totals))["overall"].mean(axis=0)
+    for name, members in {"overall": np.arange(len(subsets)), **benchmark.groups}.items():
+        weights = scheme._weights(benchmark, members, name == "overall")
+        expected = found.overall if name == "overall" else found.groups[name]
+        assert np.average(values[members], weights=weights) == pytest.approx(expected.mean())
+    # Two subsets in one section, so the macro averages are stratified: no wider than if the subsets' means were chance, too.
+    low, high = interval(benchmark, totals)["overall"]
+    assert low < found.overall.mean() < high
 
 
-def test_a_resample_keeps_the_size_of_each_stratum():
-    strata = np.array([2, 0, 1, 0, 2, 2, 0, 0])
-    counts = np.concatenate(list(_resamples(strata, 450, seed=0)))
-    assert counts.shape == (450, 8)
-    for stratum, size in ((0, 4), (1, 1), (2, 3)):
-        assert (counts[:, strata == stratum].sum(axis=1) == size).all()
-    # Drawn with replacement: each unit once on average, and not always once.
-    assert counts.mean(axis=0) == pytest.approx(1, abs=0.2) and counts[:, 1].std() > 0.5 and counts[:, 2].std() == 0
+def test_the_interval_of_an_area_is_its_own():
+    rng = np.random.default_rng(5)
+    labels = [float(number % 2) for number in range(80)]
+    benchmark = benchmark_of(RocAuc(), [(label,) for label in labels], list("ab" * 20 + "aabb" * 10))
+    totals = random_totals(rng, benchmark, draws=6)
+    low, high = interval(benchmark, totals)["overall"]
+    assert low < score(benchmark, totals).overall.mean() < high
 
 
 def test_interval_of_one_subset_is_that_of_a_mean():
@@ -210,15 +207,15 @@ def test_interval_of_one_subset_is_that_of_a_mean():
     chances = rng.random(200)
     totals = [np.where((rng.random((50, 1)) < chance), [[9.0, 4.0]], [[4.0, 9.0]]) for chance in chances]
     shares = [float((array[:, 0] > array[:, 1]).mean()) for array in totals]
-    assert interval(benchmark, totals)["overall"] == pytest.approx(mean_ci(shares), abs=0.003)
-    low, high = interval(benchmark, totals)["overall"]
-    assert low < np.mean(shares) < high
+    assert interval(benchmark, totals)["overall"] == pytest.approx(mean_ci(shares))
 
 
-def test_interval_is_repeatable_and_without_width_where_nothing_varies():
-    benchmark = benchmark_of(Means(), [(1.0, 0.0)] * 9, list("aaabbbccc"))
-    same = [np.array([[9.0, 4.0]])] * 9
-    assert interval(benchmark, same) == {name: (1.0, 1.0) for name in ("overall", "A", "C", "a", "b", "c")}
-    varied = benchmark_of(Means(), [(1.0, 0.0)] * 90, list("abc" * 30))
-    totals = random_totals(np.random.default_rng(1), varied, draws=3)
-    assert interval(varied, totals, seed=4) == interval(varied, totals, seed=4) != interval(varied, totals, seed=5)
+def test_few_units_have_no_interval_and_more_have_one_with_width_where_nothing_varies():
+    few = benchmark_of(Means(), [(1.0, 0.0)] * 9, list("aaabbbccc"))
+    same = [np.array([[9.0, 4.0]])] * 90
+    assert interval(few, same[:9]) == dict.fromkeys(("overall", "A", "C", "a", "b", "c"))
+    many = benchmark_of(Means(), [(1.0, 0.0)] * 90, list("abc" * 30))
+    found = interval(many, same)
+    assert [bounds[1] for bounds in found.values()] == pytest.approx([1.0] * 6)
+    # Of 30 right ones of 30 no more than 0.886 is sure (Wilson: 30 / (30 + 3.84)).
+    assert found["a"][0] == pytest.approx(30 / (30 + 1.959964**2)) and found["overall"][0] > found["A"][0] > found["a"][0]

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rlsys import calibration
+from rlsys.statistics import roc_area
 
 
 def slow_auc(scores, labels) -> float:
@@ -47,18 +48,18 @@ def test_within_a_row_only_its_own_texts_are_compared():
     assert calibration.summarise([1.0, 0.0, 3.0], [1, 0, 1], list("aab"))["auc_within_row"]["rows"] == 1
 
 
-@given(st.lists(st.tuples(st.integers(-3, 3), st.booleans(), st.integers(0, 3)), max_size=12))
+@given(st.lists(st.tuples(st.integers(-3, 3), st.booleans(), st.integers(1, 3)), min_size=1, max_size=12))
 def test_weights_count_as_repetitions_do(texts):
     scores, labels, weights = (np.array([text[i] for text in texts], float) for i in range(3))
-    found = calibration._auc(labels, scores, weights)
+    found, _ = roc_area(scores, labels > 0.5, None, weights)
     repeated = [(score, label) for score, label, weight in texts for _ in range(weight)]
     if len({label for _, label in repeated}) == 2:
         assert found == pytest.approx(slow_auc(*zip(*repeated)))
     else:
-        assert math.isnan(found)
+        assert found is None
 
 
-labelled = st.lists(st.tuples(st.integers(-6, 6), st.booleans()), min_size=1, max_size=30)
+labelled = st.lists(st.tuples(st.integers(-6, 6), st.booleans()), min_size=1, max_size=60)
 
 
 @given(labelled)
@@ -77,8 +78,11 @@ def test_measures_equal_slow_loops_and_lie_within_their_intervals(pairs):
     else:
         assert told["auc"] is None
     for name in ("accuracy", "brier", "log_loss"):
-        low, high = told[name]["ci95"]
-        assert low - 1e-9 <= told[name]["value"] <= high + 1e-9
+        if len(pairs) < 5:
+            assert told[name]["ci95"] is None
+        elif told[name]["ci95"] is not None:
+            low, high = told[name]["ci95"]
+            assert low - 1e-9 <= told[name]["value"] <= high + 1e-9
     assert sum(entry["n"] for entry in told["table"]) == len(p)
 
 
@@ -88,7 +92,7 @@ def test_repeating_a_rows_texts_does_not_narrow_an_interval():
     scores, labels, rows = generator.normal(size=60), generator.integers(0, 2, 60), [f"{i:02d}" for i in range(60)]
     once = calibration.summarise(scores, labels, rows)
     tenfold = calibration.summarise(np.repeat(scores, 10), np.repeat(labels, 10), np.repeat(rows, 10))
-    for name in ("auc", "accuracy", "brier", "log_loss", "ece"):
+    for name in ("auc", "accuracy", "brier", "log_loss", "rms_calibration_error"):
         assert tenfold[name]["ci95"] == pytest.approx(once[name]["ci95"])
     pretended = calibration.summarise(np.repeat(scores, 10), np.repeat(labels, 10), [str(i) for i in range(600)])
     assert np.ptp(pretended["auc"]["ci95"]) < 0.5 * np.ptp(once["auc"]["ci95"])
@@ -116,12 +120,54 @@ def test_pairs_of_a_row_count_as_one_row():
 
 
 def test_a_bins_interval_counts_rows_and_not_texts():
-    told = calibration.summarise([logit(0.55)] * 20, [1] * 10 + [0] * 10, ["a"] * 10 + ["b"] * 10)
-    (entry,) = (entry for entry in told["table"] if entry["n"])
-    # Wilson, one success of two: (p + z^2/2n +- z sqrt(p(1-p)/n + z^2/4n^2)) / (1 + z^2/n), z = 1.96
-    z, n = 1.959964, 2
+    few = calibration.summarise([logit(0.55)] * 20, [1] * 10 + [0] * 10, ["a"] * 10 + ["b"] * 10)
+    (entry,) = (entry for entry in few["table"] if entry["n"])
+    assert entry["observed"] == 0.5 and entry["ci95"] is None, "two rows"
+    many = calibration.summarise([logit(0.55)] * 100, ([1] * 10 + [0] * 10) * 5, np.repeat([str(i) for i in range(10)], 10))
+    (entry,) = (entry for entry in many["table"] if entry["n"])
+    # Wilson, five successes of ten: (p + z^2/2n +- z sqrt(p(1-p)/n + z^2/4n^2)) / (1 + z^2/n), z = 1.96
+    z, n = 1.959964, 10
     half = z * math.sqrt(0.25 / n + z * z / (4 * n * n)) / (1 + z * z / n)
     assert entry["ci95"] == pytest.approx([0.5 - half, 0.5 + half], abs=1e-6)
+
+
+def slow_square(scores, labels, rows) -> float:
+    """Mean over bins, by their texts, of the mean product of the gaps of two texts of different rows."""
+    p = [1 / (1 + math.exp(-s)) for s in scores]
+    total = count = 0.0
+    for k in range(10):
+        inside = [i for i in range(len(p)) if k / 10 <= p[i] < (k + 1) / 10]
+        products = [(p[i] - labels[i]) * (p[j] - labels[j]) for i in inside for j in inside if rows[i] != rows[j]]
+        if products:
+            total += len(inside) * sum(products) / len(products)
+            count += len(inside)
+    return total / count
+
+
+def test_the_calibration_error_without_chance_is_zero_on_average_for_a_calibrated_model():
+    """What is usually told is above 0 then, and by as much as its `calibrated` says."""
+    rng = np.random.default_rng(3)
+    squares, usual, level = [], [], []
+    for _ in range(100):
+        scores = rng.normal(0, 1.5, 200)
+        labels = (rng.random(200) < 1 / (1 + np.exp(-scores))).astype(float)
+        squares.append(slow_square(scores.tolist(), labels.tolist(), [i // 2 for i in range(200)]))
+        if len(usual) < 20:
+            told = calibration.summarise(scores, labels, [str(i // 2) for i in range(200)])
+            assert told["rms_calibration_error"]["value"] == pytest.approx(math.sqrt(max(squares[-1], 0)))
+            usual.append(told["ece"]["value"])
+            level.append(told["ece"]["calibrated"]["mean"])
+    assert abs(np.mean(squares)) < 4 * np.std(squares) / 10
+    assert np.mean(usual) == pytest.approx(np.mean(level), abs=0.02) and np.mean(level) > 0.05
+
+
+def test_an_overconfident_models_calibration_error_leaves_zero_out():
+    rng = np.random.default_rng(1)
+    scores = rng.normal(0, 2, 2000)
+    labels = rng.random(2000) < 1 / (1 + np.exp(-scores))
+    low, high = calibration.summarise(3 * scores, labels, [str(i) for i in range(2000)])["rms_calibration_error"]["ci95"]
+    assert 0.05 < low < high < 0.3
+    assert calibration.summarise(scores, labels, [str(i) for i in range(2000)])["rms_calibration_error"]["ci95"][0] < 0.02
 
 
 @pytest.mark.parametrize(

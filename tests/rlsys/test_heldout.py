@@ -32,7 +32,8 @@ def test_counts_by_hand():
     assert summary["accuracy_parsed"] == pytest.approx(2 / 3)
     assert summary["parse_failures"] == {"no_box": 1}
     assert summary["families"]["case"] == {"n": 2, "accuracy": 0.5, "parsed": 0.5}
-    low, high = summary["reward_ci95"]
+    assert summary["reward_ci95"] is None and "(too few rows)" in heldout.sentence("rl", summary), "four rows say next to nothing"
+    low, high = heldout.summarise(table([(str(i), *row[1:]) for i, row in enumerate(ROWS * 3)]))["reward_ci95"]
     assert -1 <= low < 0 < high <= 1
 
 
@@ -42,6 +43,16 @@ def test_several_samples_of_one_row_do_not_narrow_the_interval_as_new_rows_would
     assert copies["n"] == 40 and copies["samples"] == 400
     width = lambda s: s["accuracy_ci95"][1] - s["accuracy_ci95"][0]  # noqa: E731
     assert width(copies) == pytest.approx(width(few), rel=0.15)
+
+
+def test_what_parsed_counts_by_sample_and_its_interval_by_row():
+    """Each of 30 rows is right always or never, in eight samples of which all, or two, parse: no more than 30 rows say."""
+    rows = [(str(i), "f", i % 3 > 0, None if i % 2 or k < 2 else "no_box") for i in range(30) for k in range(8)]
+    summary = heldout.summarise(table(rows))
+    assert summary["accuracy_parsed"] == pytest.approx(sum(r[2] for r in rows if not r[3]) / sum(not r[3] for r in rows))
+    low, high = summary["accuracy_parsed_ci95"]
+    single = heldout.summarise(table(rows[::8]))["accuracy_ci95"]
+    assert high - low > single[1] - single[0]
 
 
 def test_paired_difference_and_parsed_accuracy():
