@@ -127,8 +127,9 @@ def positive_mean_ci(values: Sequence[float] | np.ndarray, weights: Sequence[flo
 def paired_difference(after: Sequence[float], before: Sequence[float], reach: float = 1.0) -> dict[str, object]:
     """Mean of after - before over the same rows: {"mean": float, "ci95": [low, high] or None, "changed": rows}.
 
-    Bonett and Price's adjusted Wald interval (2012, Journal of Educational and Behavioral Statistics 37), with half a row added that rises and half a row that falls, by
-    the typical size of a change; Student's quantile where changes differ in size. None where too few rows change to tell.
+    Bonett and Price's adjusted Wald interval (2012, Journal of Educational and Behavioral Statistics 37), with half a row added that rises
+    and half a row that falls, by the typical size of a change; Student's quantile where changes differ in size. None where too few rows
+    change to tell.
 
     Args:
         reach: the largest difference that there can be.
