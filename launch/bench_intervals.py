@@ -14,10 +14,10 @@ from typing import Annotated, Any
 import numpy as np
 import typer
 from rich.console import Group
-from rich.table import Table
 
 from launch.console import report
 from launch.options import AsJson
+from rlsys.screen import Table
 
 Interval = list[float] | None
 Trial = tuple[float, Interval]
@@ -99,7 +99,8 @@ def cases() -> Iterator[Case]:
 def _near(rng: np.random.Generator, p: float, n: float) -> float:
     """A true share within one standard error of p, that of n rows."""
     error = np.sqrt(p * (1 - p) / n)
-    return rng.uniform(max(p - error, 1e-4), min(p + error, 1 - 1e-4))
+    low = max(p - error, 1e-4)
+    return rng.uniform(low, max(min(p + error, 1 - 1e-4), low))
 
 
 def _chances(rng: np.random.Generator, p: float, alike: float, n: int) -> np.ndarray:
@@ -332,7 +333,7 @@ def _calibration() -> Iterator[Case]:
         scores, labels, _ = drawn(np.random.default_rng(1), 2_000_000, 1, sharp)
         truths = true_measures(scores, labels)
         for key, words in measures.items():
-            for rows, each in ((40, 1), (60, 4), (300, 1), (300, 4), (2000, 1)):
+            for rows, each in ((40, 1), (100, 4), (300, 1), (300, 4), (2000, 1)):
                 about = {1.0: "calibrated", 2.0: "overconfident", 0.5: "underconfident"}[sharp]
                 yield Case(words, f"{rows} rows of {each}, {about}", trial(key, rows, each, sharp, truths[key]))
 

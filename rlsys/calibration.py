@@ -20,7 +20,7 @@ from rlsys.statistics import TOO_FEW, Interval, mean_ci, positive_mean_ci, roc_a
 
 BINS = 10
 """Of equal width, over probabilities 0 to 1; a bin holds its lower edge, and the last one both."""
-FEWEST_ROWS = 40
+FEWEST_ROWS = 100
 """Rows that an interval of the calibration error needs."""
 SIMULATED = 1000
 """Sets of labels that are drawn to see what a calibrated model would show."""
@@ -99,7 +99,8 @@ def _mean_over_rows(values: np.ndarray, weight: np.ndarray, row: np.ndarray) -> 
     of_row = np.bincount(row, weight)
     some = of_row > 0
     means = np.bincount(row, weight * values)[some] / of_row[some]
-    return {"value": float(np.average(means, weights=of_row[some])), "ci95": mean_ci(means, of_row[some])}
+    ones = len(means) == len(values) and bool(np.isin(values, (0.0, 1.0)).all())
+    return {"value": float(np.average(means, weights=of_row[some])), "ci95": mean_ci(means, of_row[some], ones=ones)}
 
 
 def summarise_pairs(scores: Sequence[float], labels: Sequence[float], rows: Sequence[str | int]) -> Report:

@@ -78,7 +78,8 @@ def _interval(table: pa.Table, counts: Sequence[bool]) -> Interval | None:
     for key, correct, counted in zip(row_keys(table), table["correct"].to_pylist(), counts, strict=True):
         if counted:
             rows.setdefault(key, []).append(correct)
-    return mean_ci([sum(row) / len(row) for row in rows.values()], [len(row) for row in rows.values()]) if rows else None
+    sizes = [len(row) for row in rows.values()]
+    return mean_ci([sum(row) / len(row) for row in rows.values()], sizes, ones=set(sizes) == {1})
 
 
 def _by_family(table: pa.Table) -> dict[str, dict[str, float]]:
@@ -106,7 +107,7 @@ def paired(after: pa.Table, before: pa.Table) -> Summary:
     rewards_after, rewards_before = per_row_reward(after, by_group), per_row_reward(before, by_group)
     ids = sorted(rewards_after.keys() & rewards_before.keys())
     result = paired_difference([rewards_after[i] for i in ids], [rewards_before[i] for i in ids], reach=2.0)
-    parsed_after, parsed_before = _parsed_accuracy(after), _parsed_accuracy(before)
+    parsed_after, parsed_before = _parsed_accuracy(after, by_group), _parsed_accuracy(before, by_group)
     both = sorted(parsed_after.keys() & parsed_before.keys())
     if both:
         result["accuracy_parsed"] = paired_difference([parsed_after[i] for i in both], [parsed_before[i] for i in both])

@@ -36,7 +36,7 @@ TOO_FEW = "too few rows"
 
 def proportion_ci(successes: int, trials: int) -> Interval | None:
     """Wilson's score interval of a proportion, in [0, 1] (Wilson 1927)."""
-    return mean_ci(np.repeat([1.0, 0.0], [successes, trials - successes]))
+    return mean_ci(np.repeat([1.0, 0.0], [successes, trials - successes]), ones=True)
 
 
 def mean_ci(
@@ -44,6 +44,7 @@ def mean_ci(
     weights: Sequence[float] | np.ndarray | None = None,
     strata: Sequence[int] | np.ndarray | None = None,
     span: tuple[float, float] = (0.0, 1.0),
+    ones: bool = False,
 ) -> Interval | None:
     """Interval of the weighted mean of bounded values, one for each independent row.
 
@@ -56,6 +57,7 @@ def mean_ci(
         weights: [rows], positive, whatever their sum; None: equal.
         strata: [rows], numbers from 0: groups whose shares of the weight are fixed, as of subsets in a macro average; None: one. The
             variance is that within strata; of a stratum of one row it is taken to be that of all rows.
+        ones: each row counts 0 or 1, and could count nothing else: fewer rows are enough.
     """
     low, high = span
     found = (np.asarray(values, np.float64) - low) / (high - low)
@@ -67,7 +69,7 @@ def mean_ci(
     trials = 1 / (share @ share)
     if strata is not None and trials < len(found) / UNEVEN:
         return None
-    if trials < (FEWEST_PROPORTIONS if strata is None and np.isin(found, (0.0, 1.0)).all() else FEWEST_MEANS) - 1e-9:
+    if trials < (FEWEST_PROPORTIONS if ones and strata is None else FEWEST_MEANS) - 1e-9:
         return None
     variance, freedom = _variance(found, share, np.zeros(len(found), np.int64) if strata is None else np.asarray(strata), mean)
     tells = share * (found if mean <= 0.5 else 1 - found)

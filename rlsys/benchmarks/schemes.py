@@ -69,11 +69,12 @@ class Means:
         found: dict[str, Interval | None] = {}
         for figure, outcomes in self.outcomes(verdicts).items():
             values = outcomes.mean(axis=0)
+            ones = bool(np.isin(values, (0.0, 1.0)).all())
             for name, members in {figure: everything, **(benchmark.groups if figure == OVERALL else {})}.items():
                 weights = self._weights(benchmark, members, name == figure)
                 strata = np.unique(subsets[members], return_inverse=True)[1]
                 span = (min(0.0, float(values.min())), max(1.0, float(values.max())))
-                found[name] = mean_ci(values[members], weights, strata if strata.any() else None, span)
+                found[name] = mean_ci(values[members], weights, strata if strata.any() else None, span, ones)
         return found
 
     def _weights(self, benchmark: Benchmark, members: np.ndarray, overall: bool) -> np.ndarray:

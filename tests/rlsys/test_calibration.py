@@ -123,10 +123,10 @@ def test_a_bins_interval_counts_rows_and_not_texts():
     few = calibration.summarise([logit(0.55)] * 20, [1] * 10 + [0] * 10, ["a"] * 10 + ["b"] * 10)
     (entry,) = (entry for entry in few["table"] if entry["n"])
     assert entry["observed"] == 0.5 and entry["ci95"] is None, "two rows"
-    many = calibration.summarise([logit(0.55)] * 100, ([1] * 10 + [0] * 10) * 5, np.repeat([str(i) for i in range(10)], 10))
+    many = calibration.summarise([logit(0.55)] * 200, ([1] * 10 + [0] * 10) * 10, np.repeat([str(i) for i in range(20)], 10))
     (entry,) = (entry for entry in many["table"] if entry["n"])
-    # Wilson, five successes of ten: (p + z^2/2n +- z sqrt(p(1-p)/n + z^2/4n^2)) / (1 + z^2/n), z = 1.96
-    z, n = 1.959964, 10
+    # Wilson, ten successes of twenty: (p + z^2/2n +- z sqrt(p(1-p)/n + z^2/4n^2)) / (1 + z^2/n), z = 1.96
+    z, n = 1.959964, 20
     half = z * math.sqrt(0.25 / n + z * z / (4 * n * n)) / (1 + z * z / n)
     assert entry["ci95"] == pytest.approx([0.5 - half, 0.5 + half], abs=1e-6)
 

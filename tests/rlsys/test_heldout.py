@@ -93,7 +93,7 @@ def test_families_of_one_name_in_two_sources_are_not_one():
 
 def test_rows_are_paired_by_source_whatever_their_order():
     before = subsets_table([1, -1, -1], source=["a", "b", "b"])
-    assert heldout.paired(before.take([2, 1, 0]), before)["ci95"] == [0.0, 0.0]
+    assert heldout.paired(before.take([2, 1, 0]), before)["changed"] == 0
 
 
 def record(best, *responses):
