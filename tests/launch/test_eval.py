@@ -57,8 +57,9 @@ def check_document(document: dict) -> None:
             assert all(isinstance(point[name], float) for name in ("samples_per_item", "tokens_per_item", "coverage"))
             for figure in (point["overall"], *point["groups"].values()):
                 assert figure.keys() == FIGURE and figure["n"] >= 1
-                low, high = figure["ci95"]
-                assert figure["value"] is None or low - 1e-9 <= figure["value"] <= high + 1e-9
+                if figure["ci95"] is not None:  # these benchmarks are small: mostly there are too few units
+                    low, high = figure["ci95"]
+                    assert low - 1e-9 <= figure["value"] <= high + 1e-9
         assert {"first", "first_expected", "places", "n", "other_order", "same_order", "rows", "samples"} <= found["position"].keys()
         assert {"longest_wins", "longest_expected", "longest_is_best", "correlation", "n"} == found["length"].keys()
         assert {"samples", "failed", "reasons", "greedy"} == found["parse_failures"].keys()

@@ -35,7 +35,7 @@ def test_every_rung_stands_with_an_interval_and_what_it_adds(climbed):
     assert [rung["ablation"] for rung in document["rungs"]] == [False] * 11 + [True]
     assert document["n"] == 12
     for rung in document["rungs"]:
-        assert 0 <= rung["ci95"][0] <= rung["value"] <= rung["ci95"][1] <= 1
+        assert 0 <= rung["value"] <= 1 and rung["ci95"] is None, "twelve rows are too few for a mean"
         assert (rung["minus_previous"] is None) == (rung["name"] in ("base", "base@1"))
     # The same samples, scored by the benchmark's own rule, which breaks ties at random where they are shared out here.
     evaluated = json.loads((climbed / "eval-rl" / "eval.json").read_text())["benchmarks"]["format:rlsys"]
