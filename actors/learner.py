@@ -18,7 +18,6 @@ import pyarrow as pa
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from transformers import AutoModelForCausalLM
 
 from actors import chatter, saving
 from actors import deepspeed_engine as ds
@@ -27,7 +26,7 @@ from rlsys import config
 from rlsys.clock import Clock
 from rlsys.grpo import LossInputs, Metrics, finalise_metrics, grpo_loss, merge_metrics, sft_loss
 from rlsys.packing import MicroBatch, plan
-from rlsys.policy import Logprobs, Policy, load_policy
+from rlsys.policy import Logprobs, Policy, load_causal_model, load_policy
 from rlsys.processes import keep_freed_memory
 from rlsys.run_folder import learner_identity
 from rlsys.self_check import SelfCheck, checked_policy
@@ -135,7 +134,7 @@ class LearnerActor:
 
     def _load_checked(self, path: str) -> tuple[Policy, SelfCheck]:
         # On the device, where the engine would bring it next, whole, before it shards anything.
-        model = AutoModelForCausalLM.from_pretrained(path, dtype=self.dtype).to(ds.device())
+        model = load_causal_model(path, self.dtype).to(ds.device())
         ours = self.learner
         return checked_policy(
             model, ours.packing, ours.layers, ours.attention, self.temperature, ours.activation_checkpointing, longest=self.longest

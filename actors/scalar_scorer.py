@@ -110,7 +110,7 @@ def _load(path: str, dtype: torch.dtype, device: torch.device) -> tuple[ScalarMo
     """Packed where that passes the self-check: only the model that is there can say whether it was trained that way or plainly."""
     refusal = None
     for packing in (True, False):
-        classifier = load_classifier(path, dtype).to(device)  # anew: a model that failed has been changed
+        classifier = load_classifier(path, dtype, seed=None).to(device)  # anew: a model that failed has been changed
         try:
             model, check = checked_scalar_model(classifier, packing, gradient=False)
         except ModelError as error:

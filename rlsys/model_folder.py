@@ -9,14 +9,16 @@ from typing import Any
 from rlsys.models import ModelError
 
 
-def check_model_folder(model: str, tokens: int | None) -> str:
+def check_model_folder(model: str, tokens: int | None, trains: bool = False) -> str:
     """Look at config.json and the weights' headers; returns the model in words. A hub name is not looked into.
 
     Args:
         tokens: the longest sequence that it is to take; None: any.
+        trains: it is to be trained.
 
     Raises:
-        ModelError: no readable config, no causal language model, weights that are missing or cut off, or too short a context.
+        ModelError: no readable config, no causal language model, weights that are missing, cut off or quantized (if it trains), or too
+            short a context.
     """
     folder = Path(model)
     if not folder.is_dir():
@@ -24,7 +26,16 @@ def check_model_folder(model: str, tokens: int | None) -> str:
     config = _read_json(folder / "config.json", model)
     kind = config.get("model_type")
     _check_kind(model, kind)
+    if config.get("is_encoder_decoder"):
+        raise ModelError(f"model {model}: a {kind} of encoder and decoder, of which the encoder would be left out; expected a decoder.")
     _check_weights(folder, model)
+    quantized = config.get("quantization_config")
+    if trains and quantized:
+        method = quantized.get("quant_method", "unknown") if isinstance(quantized, dict) else "unknown"
+        raise ModelError(
+            f"model {model}: its weights are quantized ({method}), which cannot be trained; judge and eval take it. Train the model that "
+            "it was made from, or save it dequantized, without quantization_config in its config.json."
+        )
     text = config.get("text_config", config)
     longest = text.get("max_position_embeddings")
     scaled = any(text.get(name) for name in ("rope_scaling", "rope_parameters")) and _is_scaled(text)

@@ -12,7 +12,7 @@ import shutil
 import urllib.error
 import urllib.request
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 
 DEFAULT = "smollm2-135m-instruct"
@@ -27,6 +27,24 @@ HUB_TIMEOUT_S = 3.0
 
 class ModelError(ValueError):
     """A model path that cannot be used; the message names the path and what to do."""
+
+
+def check_whole(path: str | Path, missing: Collection[str]) -> None:
+    """
+    Args:
+        missing: names of weights that the model has and its files have not; transformers draws them at random.
+
+    Raises:
+        ModelError: there are any.
+    """
+    if missing:
+        names = sorted(missing)
+        more = f" and {len(names) - 3} others" if len(names) > 3 else ""
+        raise ModelError(
+            f"model {path}: its files lack {', '.join(names[:3])}{more}, which would be drawn at random. It is not whole, or was made for "
+            "something else: a classifier, an encoder, a decoder without its output layer, a judge where a scorer is wanted. Copy it "
+            "again, or take another one."
+        )
 
 
 def is_made_here(path: str | Path) -> bool:

@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from rlsys.backbone import Attention, Backbone, Layers, decoder_of, probe
 from rlsys.fused_layers import wide_dtype
-from rlsys.models import ModelError
+from rlsys.models import ModelError, check_whole
 from rlsys.packing import MicroBatch
 
 CHUNK = 2**20  # logits that exist at the same time: tokens * vocabulary entries; few enough to stay near the caches
@@ -244,4 +244,15 @@ def load_policy(
     path: str | Path, dtype: torch.dtype, packing: bool = True, layers: Layers = "fused", attention: Attention = "blocks"
 ) -> Policy:
     """Load a Hugging Face folder or hub name as a policy to train, its weights in `dtype`."""
-    return Policy(AutoModelForCausalLM.from_pretrained(path, dtype=dtype), packing, layers, attention).train()
+    return Policy(load_causal_model(path, dtype), packing, layers, attention).train()
+
+
+def load_causal_model(path: str | Path, dtype: torch.dtype) -> PreTrainedModel:
+    """transformers' own causal language model, every weight of it from the folder.
+
+    Raises:
+        ModelError: the folder lacks some.
+    """
+    model, report = AutoModelForCausalLM.from_pretrained(path, dtype=dtype, output_loading_info=True)
+    check_whole(path, report["missing_keys"])
+    return model

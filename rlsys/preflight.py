@@ -166,7 +166,8 @@ def _check_model(task: Task, config: Config, found: Found) -> Prompter | None:
         else:
             ensure_model(base)
             tokens = config.prompt.max_tokens + max(config.rollout.max_tokens, config.eval.max_tokens or 0)
-            found.facts["model"] = check_model_folder(base, config.meta_rm.max_tokens if task.command == "meta-rm" else tokens)
+            trains = task.command in (*TRAINING, "meta-rm")
+            found.facts["model"] = check_model_folder(base, config.meta_rm.max_tokens if task.command == "meta-rm" else tokens, trains)
             return Prompter.of(load_tokenizer(base), config.prompt)
     with found.noted():
         # Whatever is wrong with the model, the template may be wrong, too.

@@ -17,6 +17,8 @@ from transformers import (
     AutoModelForCausalLM,
     LlamaConfig,
     LlamaForCausalLM,
+    LlamaForSequenceClassification,
+    LlamaModel,
     OPTConfig,
     PreTrainedModel,
     Qwen2Config,
@@ -371,3 +373,11 @@ def test_a_micro_batch_of_the_other_kind_is_refused() -> None:
     ((plain,),) = plan(TREE, 1, 10_000, packing=False)
     with pytest.raises(ValueError, match="plan it likewise"):
         Policy(build("llama"))(plain)
+
+
+@pytest.mark.parametrize("kind", [LlamaModel, LlamaForSequenceClassification])
+def test_no_weight_is_drawn_at_random(tmp_path, kind: type[PreTrainedModel]) -> None:
+    """A folder without an output layer loads with a random one, which both the policy and the untouched model would use alike."""
+    kind(LlamaConfig(**SIZES, tie_word_embeddings=False)).save_pretrained(tmp_path)
+    with pytest.raises(ModelError, match=r"its files lack lm_head\.weight, which would be drawn at random"):
+        load_policy(tmp_path, torch.float32)

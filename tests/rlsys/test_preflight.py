@@ -120,6 +120,9 @@ def test_a_mistake_is_one_sentence_that_names_it(found, tmp_path, overrides, com
     assert len(told) == 1 + (overrides == ["prompt.max_tokens=20"] and command == "train") and all(words in each for each in told), told
 
 
+QUANTIZED = '{"model_type": "llama", "quantization_config": {"quant_method": "gptq"}}'
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [
@@ -127,6 +130,8 @@ def test_a_mistake_is_one_sentence_that_names_it(found, tmp_path, overrides, com
         (lambda place: (place / "config.json").write_text('{"model_type": "abacus"}'), "abacus"),
         (lambda place: (place / "config.json").write_text('{"model_type": "vit"}'), "causal"),
         (lambda place: (place / "config.json").write_text("{}"), "model_type"),
+        (lambda place: (place / "config.json").write_text('{"model_type": "bart", "is_encoder_decoder": true}'), "expected a decoder"),
+        (lambda place: (place / "config.json").write_text(QUANTIZED), "quantized (gptq)"),
         (lambda place: (place / "config.json").unlink(), "config.json"),
         (lambda place: (place / "model.safetensors").unlink(), "no weights"),
         (lambda place: (place / "model.safetensors").write_bytes((place / "model.safetensors").read_bytes()[:-100]), "cut off"),
@@ -140,6 +145,13 @@ def test_a_model_that_cannot_be_loaded_is_refused_by_its_files(found, tiny_model
     change(place)
     told = found(f"model.path={place}").mistakes
     assert len(told) == 1 and words in told[0], told
+
+
+def test_a_quantized_model_may_judge(found, tiny_model, tmp_path):
+    place = copy_of(tiny_model, tmp_path / "model")
+    (place / "config.json").write_text(QUANTIZED)
+    rows = write_rows(tmp_path / "rows.jsonl", [ROW])
+    assert found(f"model.path={place}", command="judge", rows=(str(rows), "rlsys")).mistakes == []
 
 
 def test_a_model_that_is_nowhere_is_one_sentence(found, monkeypatch):

@@ -14,7 +14,17 @@ from transformers import AutoConfig, AutoModelForSequenceClassification
 
 from rlsys.models import build_tiny
 from rlsys.packing import plan
-from rlsys.scalar_rm import Group, ScalarModel, bce_loss, bradley_terry_loss, ends, load_scalar_model, scalar_batch, score_texts
+from rlsys.scalar_rm import (
+    Group,
+    ScalarModel,
+    bce_loss,
+    bradley_terry_loss,
+    ends,
+    load_classifier,
+    load_scalar_model,
+    scalar_batch,
+    score_texts,
+)
 
 ARCHITECTURES = ("llama", "qwen2", "qwen3")
 
@@ -241,3 +251,8 @@ def test_packed_and_plain_are_not_mixed_up(classifier):
     ((plain,),) = plan(batch, 1, 100, packing=False)
     with pytest.raises(ValueError, match="packing=True was given a plain micro-batch"):
         load_scalar_model(classifier, torch.float32)(plain)
+
+
+def test_a_scorer_needs_a_head_of_its_own(tmp_path) -> None:
+    with pytest.raises(ValueError, match=r"its files lack score\.weight"):
+        load_classifier(build_tiny(tmp_path / "tiny"), torch.float32, seed=None)
