@@ -16,6 +16,7 @@ import torch.distributed as dist
 from transformers import AutoTokenizer, PreTrainedModel
 
 from actors.deepspeed_engine import Engine, full_weights
+from rlsys.chat import Chat
 
 TAG = "state"
 """DeepSpeed's name for the one state in a folder."""
@@ -31,10 +32,25 @@ def save_model(model: PreTrainedModel, tokenizer_from: str, folder: Path) -> Non
     if first:
         aside = _aside(folder)
         shutil.rmtree(aside, ignore_errors=True)
+        tokenizer = AutoTokenizer.from_pretrained(tokenizer_from)
+        end_where_turns_end(model, tokenizer)
         model.save_pretrained(aside, state_dict=state)
-        AutoTokenizer.from_pretrained(tokenizer_from).save_pretrained(aside)
+        tokenizer.save_pretrained(aside)
         _publish(aside, folder)
     dist.barrier()
+
+
+def end_where_turns_end(model: PreTrainedModel, tokenizer: Any) -> None:
+    """Add what ends an assistant's turn to the model's generation config: base models name the end of a document only, and whoever loads
+    the trained model would not stop where it was taught to.
+    """
+    if not (model.can_generate() and tokenizer.chat_template):
+        return
+    known = model.generation_config.eos_token_id
+    known = known if isinstance(known, list) else [] if known is None else [known]
+    end = Chat(tokenizer).end
+    if end not in known:
+        model.generation_config.eos_token_id = [*known, end]
 
 
 def save_optimizer(engine: Engine, folder: Path, state: dict[str, Any]) -> None:
