@@ -96,9 +96,27 @@ class Chat:
         text, (word,) = self.marked(("user",), True)
         return thoughts.opened(text[text.rindex(word) :])
 
+    @cached_property
+    def opening(self) -> str:
+        """What the template writes between where the assistant's answer begins and its words: a blank, a channel, an empty thought."""
+        prompt, _ = self.marked(("user",), True)
+        try:
+            turn, (_, word) = self.marked(("user", "assistant"), False)
+        except _FAULTS:
+            return ""
+        before = turn[: turn.rfind(word)]
+        return before.removeprefix(prompt) if word in turn and before.startswith(prompt) else ""
+
     def answer(self, text: str) -> str:
-        """What an assistant says to answer `text`: where the template begins a thought and the text ends none, an empty one first."""
-        return f"\n{thoughts.end_of(self.thought)}\n\n{text}" if self.thought and not thoughts.has_end(text) else text
+        """What an assistant says to answer `text`, as the template writes it.
+
+        Where the template begins a thought and the text ends none, an empty one comes first.
+        """
+        if thoughts.has_end(text):
+            return text
+        if self.thought:
+            return f"\n{thoughts.end_of(self.thought)}\n\n{text}"
+        return text if not self.opening.strip() and text[:1].isspace() else self.opening + text
 
     # --- what a template takes ---------------------------------------------------------------------------------------
 

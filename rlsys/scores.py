@@ -30,7 +30,7 @@ FAILURES = UNFINISHED_THOUGHT, NO_BOX, CUT_OFF_BOX, MALFORMED_BOX, WRONG_COUNT, 
 
 # Possessive quantifiers (*+, ++), so that no input takes more than linear time.
 _BLANKS = " \t\r\n"
-_OPENING = re.compile(rf"\\boxed[{_BLANKS}]*+(?:\{{|\Z)")
+_OPENING = re.compile(rf"\\boxed[{_BLANKS}]*+(?:\{{|\Z|(?=\\|[\[(]?[+-]?[0-9]))")
 _BRACE = re.compile(r"[{}]")
 _WRAPPED = re.compile(rf"(?:\\text[{_BLANKS}]*+)?\{{(.*)\}}", re.DOTALL)
 _INTEGER = re.compile(r"([+-]?)(?=[0-9])0*+([0-9]*+)")
@@ -67,8 +67,8 @@ def extract(text: str, n: int, low: int, high: int, numbers: Numbers = "integer"
     Any string will do. The last box counts whether it is well formed or not; an earlier one never stands in for it. Read as if they were
     not there are braces, with or without `\text`, around the whole list or around a number. The reasons, in the order in which they are
     checked: `unfinished_thought`; `no_box` (after the thought, if there is one); `cut_off_box`, which the text does not close;
-    `malformed_box`, with other braces in it; `wrong_count` of comma-separated items; `not_an_integer` (wanted: ASCII digits, an optional
-    sign, blanks around them); `out_of_range`.
+    `malformed_box`, with other braces in it or around it; `wrong_count` of comma-separated items; `not_an_integer` (wanted: ASCII digits,
+    an optional sign, blanks around them); `out_of_range`.
 
     Args:
         numbers: `decimal` reads what released judges write, too: 8.5 and 8.0, a list in brackets, any blanks (no-break ones, for
@@ -101,7 +101,10 @@ def extract(text: str, n: int, low: int, high: int, numbers: Numbers = "integer"
 
 
 def _last_box(text: str) -> tuple[str | None, str | None]:
-    """(what stands in the last box, None), or (None, why nothing does). A command with nothing behind it is a box that was cut off."""
+    """(what stands in the last box, None), or (None, why nothing does).
+
+    A command with nothing behind it is a box that was cut off; one with something else than a brace behind it is malformed.
+    """
     start = len(text)
     while (start := text.rfind("\\boxed", 0, start)) >= 0:
         opening = _OPENING.match(text, start)
@@ -109,6 +112,8 @@ def _last_box(text: str) -> tuple[str | None, str | None]:
             break
     else:
         return None, NO_BOX
+    if opening.end() < len(text) and opening[0][-1] != "{":
+        return None, MALFORMED_BOX
     depth = 1
     for brace in _BRACE.finditer(text, opening.end()):
         depth += 1 if brace[0] == "{" else -1

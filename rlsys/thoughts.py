@@ -9,21 +9,25 @@ from __future__ import annotations
 import re
 
 _NAMES = r"(?:think|thinking|thought|thoughts|reasoning|scratchpad)"
-_PREFIX = r"(?:\w{1,20}[:_])?"  # <seed:think>, <mm:think>, <longcat_think>
+_PREFIX = r"(?:\w{1,20}[:_-]|ant)?"  # <seed:think>, <mm:think>, <longcat_think>, <antThinking>
+_BAR, _JOINT = "[|\uff5c]", "[_\u2581]?"
 _BEGINS = (
-    rf"<{_PREFIX}{_NAMES}\s*+>",
+    rf"<\s*+{_PREFIX}{_NAMES}(?:\s++[\w-]++\s*+=[^<>]{{0,100}}+)?\s*+>",  # with or without attributes
     r"\[think(?:ing)?\]",  # Mistral
     r"\u25c1think(?:ing)?\u25b7",  # Kimi
-    r"<\|(?:begin_of_thought|start_thinking|inner_prefix|think|thinking)\|>",
+    rf"<{_BAR}(?:(?:begin|start){_JOINT}(?:of{_JOINT})?)?{_PREFIX}{_NAMES}(?:{_JOINT}(?:begin|start))?{_BAR}>",
+    r"<\|inner_prefix\|>",
     r"<\|channel\|>\s*+(?:analysis|commentary)",  # GPT-OSS
     r"<\|channel>\s*+thought",  # Gemma
     r"<unused94>\s*+thought",
 )
 _ENDS = (
-    rf"</\s*+{_PREFIX}{_NAMES}\s*+>",
+    rf"<\s*+/\s*+{_PREFIX}{_NAMES}\s*+>",
     r"\[/think(?:ing)?\]",
     r"\u25c1/think(?:ing)?\u25b7",
-    r"<\|(?:end_of_thought|end_thinking|inner_suffix|/think|/thinking)\|>",
+    rf"<{_BAR}(?:/|end{_JOINT}(?:of{_JOINT})?){_PREFIX}{_NAMES}{_BAR}>",
+    rf"<{_BAR}{_PREFIX}{_NAMES}{_JOINT}end{_BAR}>",
+    r"<\|inner_suffix\|>",
     r"<\|channel\|>\s*+final(?:\s*+<\|message\|>)?",
     r"<channel\|>",
     r"<unused95>",
@@ -31,7 +35,12 @@ _ENDS = (
 _MARK = re.compile("|".join((*_BEGINS, *_ENDS)), re.IGNORECASE)
 _END = re.compile("|".join(_ENDS), re.IGNORECASE)
 _FIRST = "<[\u25c1"
-_PAIRS = (("begin_of", "end_of"), ("start_", "end_"), ("START_", "END_"), ("prefix", "suffix"))
+_PAIRS = (("begin", "end"), ("start", "end"), ("START", "END"), ("prefix", "suffix"), ("<|", "<|/"), ("<\uff5c", "<\uff5c/"))
+_OTHER_ENDS = (
+    ("<|channel|>", "<|end|><|start|>assistant<|channel|>final<|message|>"),
+    ("<|channel>", "<channel|>"),
+    ("<unused94>", "<unused95>"),
+)
 
 
 def after_thought(text: str) -> str | None:
@@ -55,10 +64,13 @@ def opened(prompt: str) -> str:
 
 def end_of(begin: str) -> str:
     """The mark that ends what `begin` begins."""
+    for first, end in _OTHER_ENDS:
+        if begin.startswith(first):
+            return end
     for first, second in _PAIRS:
         if first in begin:
             return begin.replace(first, second)
-    return begin[0] + "/" + begin[1:]
+    return f"{begin[0]}/{begin[1:].split()[0].rstrip('>')}>" if begin[0] == "<" else f"{begin[0]}/{begin[1:]}"
 
 
 def is_mark(token: str) -> bool:

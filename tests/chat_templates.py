@@ -106,6 +106,14 @@ STYLES = {
         "</s>",
         ("### Instruction:", "### Response:"),
     ),
+    "channels": Style(  # as GPT-OSS has them
+        "{% for m in messages %}<|start|>{{ m.role }}{% if m.role == 'assistant' %}<|channel|>final{% endif %}<|message|>{{ m.content }}"
+        "{{ '<|return|>' if loop.last and m.role == 'assistant' else '<|end|>' }}{% endfor %}"
+        "{% if add_generation_prompt %}<|start|>assistant{% endif %}",
+        ("<|start|>", "<|end|>", "<|message|>", "<|channel|>", "<|return|>"),
+        "<|return|>",
+        eos="<|return|>",
+    ),
     "parts": Style(  # as models for images have it: content is a list
         "{% for m in messages %}<|{{ m.role }}|>"
         "{% for part in m.content %}{% if part.type == 'text' %}{{ part.text }}{% endif %}{% endfor %}"

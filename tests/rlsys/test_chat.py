@@ -97,7 +97,9 @@ def test_what_ends_a_turn_comes_from_the_template(chats, style: str) -> None:
     chat, known = chats[style], STYLES[style]
     assert chat.tokenizer.convert_ids_to_tokens(chat.end) == known.end
     row = learner_row(0, [1], chat, "fine")
-    opening = "\n</think>\n\n" if style == "thinking" else ""  # ends the thought that the template begins
+    # The first ends the thought that the template begins.
+    openings = {"thinking": "\n</think>\n\n", "channels": "<|channel|>final<|message|>", "llama2": " ", "vicuna": " ", "deepseek": " "}
+    opening = openings.get(style, "")
     assert chat.tokenizer.decode(row["tokens"]) == f"{opening}fine{known.end}"
 
 
@@ -105,7 +107,7 @@ def test_what_ends_a_turn_comes_from_the_template(chats, style: str) -> None:
 def test_a_learned_row_is_a_turn_as_the_template_writes_it(chats, style: str) -> None:
     chat = chats[style]
     whole = chat.render([*talk("user"), {"role": "assistant", "content": "fine"}], add_generation_prompt=False)
-    learned = chat.render(talk("user")) + "fine" + STYLES[style].end
+    learned = chat.render(talk("user")) + chat.opening + "fine" + STYLES[style].end
     opened = "<think>\n" if style == "thinking" else ""  # what was thought is not shown later
     if style == "alpaca":  # whose template writes no end
         learned = learned.removesuffix(STYLES[style].end)
@@ -125,6 +127,13 @@ def test_an_answer_is_no_thought_where_the_template_begins_one() -> None:
     assert (chat.thought, quiet.thought) == ("<think>", "")
     assert chat.answer("Oak.") == "\n</think>\n\nOak." and chat.answer("Hm.</think>Oak.") == "Hm.</think>Oak."
     assert quiet.answer("Oak.") == "Oak."
+
+
+def test_an_answer_opens_as_the_template_opens_it() -> None:
+    channels, vicuna = Chat(tokenizer_of(STYLES["channels"])), Chat(tokenizer_of(STYLES["vicuna"]))
+    assert channels.answer("Oak.") == "<|channel|>final<|message|>Oak."
+    drafted = "<|channel|>analysis<|message|>Hm.<|end|><|start|>assistant<|channel|>final<|message|>Oak."
+    assert channels.answer(drafted) == drafted and vicuna.answer(" Oak.") == " Oak."
 
 
 # --- what the template is given ----------------------------------------------------------------------------------

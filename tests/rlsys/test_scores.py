@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rlsys.scores import FAILURES, Reading, extract, is_correct, judge, rule_reward, score_range, unshuffle
-from rlsys.thoughts import opened
+from rlsys.thoughts import end_of, has_end, opened
 
 NAN = float("nan")
 
@@ -37,10 +37,14 @@ def reference_box(text: str) -> tuple[str | None, str | None]:
             place = start + len(opening)
             while place < len(text) and text[place] in " \t\r\n":
                 place += 1
-            if place == len(text) or text[place] == "{":
+            number = place + (text[place : place + 1] in tuple("[("))
+            number += text[number : number + 1] in ("+", "-")
+            if place == len(text) or text[place] in "{\\" or text[number : number + 1] in tuple("0123456789"):
                 last = (place + 1, place == start + len(opening))
     if last is None:
         return None, "no_box"
+    if last[0] <= len(text) and text[last[0] - 1] != "{":
+        return None, "malformed_box"
     depth = 1
     for place in range(last[0], len(text)):
         depth += (text[place] == "{") - (text[place] == "}")
@@ -217,7 +221,7 @@ def test_forms_seen_in_real_outputs(text: str) -> None:
     [
         ("", 2, "no_box"),
         ("Scores: 8, 9", 2, "no_box"),
-        ("\\boxed[8, 9]", 2, "no_box"),
+        ("\\boxed[8, 9]", 2, "malformed_box"),
         ("\\boxed{8, 9", 2, "cut_off_box"),
         ("\\boxed{8, {9}", 2, "cut_off_box"),
         ("Scores: \\boxed", 2, "cut_off_box"),
@@ -258,6 +262,11 @@ def test_everything_else_is_a_failure_with_its_reason(text: str, n: int, reason:
         ("\\boxed", "cut_off_box"),
         ("\\boxed{{3}{4}}", "malformed_box"),
         ("\\boxed {3, 4}", "malformed_box"),
+        ("\\boxed[3, 4]", "malformed_box"),
+        ("\\boxed(3, 4)", "malformed_box"),
+        ("\\boxed\\{3, 4\\}", "malformed_box"),
+        ("\\boxed\\text{3, 4}", "malformed_box"),
+        ("\\boxed 3, 4", "malformed_box"),
         ("\\boxed{}", "wrong_count"),
         ("\\boxed{?, ?}", "not_an_integer"),
         ("<think> No:", "unfinished_thought"),
@@ -285,6 +294,13 @@ SPELLINGS = [
     ("<|channel|>analysis<|message|>", "<|end|><|start|>assistant<|channel|>final<|message|>"),
     ("<|channel>thought\n", "<channel|>"),
     ("<unused94>thought\n", "<unused95>"),
+    ("< think >", "< / think >"),
+    ("<think type='draft'>", "</think>"),
+    ("<antThinking>", "</antThinking>"),
+    ("<|think|>", "<|/think|>"),
+    ("<|thinking_start|>", "<|thinking_end|>"),
+    ("<|begin_of_thinking|>", "<|end_of_thinking|>"),
+    ("<\uff5cbegin\u2581of\u2581thought\uff5c>", "<\uff5cend\u2581of\u2581thought\uff5c>"),
 ]
 
 
@@ -307,6 +323,11 @@ def test_a_thought_that_the_prompt_began_has_to_end(begin: str, end: str) -> Non
     reading = Reading(thought=opened(begin))
     assert reading.read("\\boxed{9, 3}", 2).failure == "unfinished_thought"
     assert reading.read(f"\\boxed{{9, 3}}{end}\\boxed{{2, 8}}", 2).scores == (2, 8)
+
+
+@pytest.mark.parametrize(("begin", "end"), SPELLINGS)
+def test_the_end_of_a_thought_is_one(begin: str, end: str) -> None:
+    assert has_end(end_of(opened(begin)))
 
 
 @pytest.mark.parametrize("text", ["I think <b>so</b>", "a[thinking] < 3", "</thin>", "<thinker>", "think", "<unused9>"])
