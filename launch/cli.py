@@ -1,166 +1,20 @@
-"""The `rlsys` command. Each subcommand imports what it needs when it runs, so that help is there at once."""
+"""Entry point of `rlsys`. It imports the rest inside of what watches for Ctrl-C, as that takes a second."""
 
 from __future__ import annotations
 
 import os
 import sys
-from pathlib import Path
-from typing import Annotated
-
-import typer
-
-from launch import bench, data_commands, doctor, eval, judge, ladder, meta_rm, report, rft, score, show, vote
-from launch.console import exit_status, only_json, say, to_stderr, to_stdout
-from launch.options import AsJson, ConfigFile, OnlyCheck, Overrides
-from rlsys.mishaps import in_words
-from rlsys.screen import Table
-
-app = typer.Typer(
-    name="rlsys",
-    help="Train a generative reward model by online RL on a Ray cluster: vLLM rollouts, rule-based rewards, DeepSpeed learners.",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    rich_markup_mode="markdown",
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
-config_app = typer.Typer(name="config", help="Look at the settings of a run.", no_args_is_help=True)
-app.add_typer(config_app)
-app.add_typer(data_commands.app)
-app.add_typer(bench.app)
-
-
-def _version(wanted: bool) -> None:
-    if wanted:
-        import importlib.metadata
-
-        print(f"rlsys {importlib.metadata.version('rlsys')}")
-        raise typer.Exit()
-
-
-@app.callback()
-def options(
-    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version, and stop.")] = False,
-) -> None:
-    pass
-
-
-@app.command()
-def train(config: ConfigFile, overrides: Overrides = None, check: OnlyCheck = False) -> None:
-    """Run the main job: held-out evaluation, cold start, online RL, evaluation again.
-
-    Everything lands in the folder run.dir: config.yaml, metrics.jsonl, trajectories/, checkpoints/, logs/, summary.json.
-    A folder that already holds a run is resumed where it stopped. Before anything starts, all that can be known is checked, and told as one
-    list of mistakes.
-
-    Example: rlsys train launch/configs/quickstart.yaml rl.steps=50 run.dir=runs/longer
-    """
-    from launch.check import checked_config
-
-    settings = checked_config("train", config, overrides, check)
-    from actors.rl_loop import train as run
-
-    run(settings, console=to_stdout())
-
-
-@app.command()
-def sft(config: ConfigFile, overrides: Overrides = None, check: OnlyCheck = False) -> None:
-    """Run the cold start alone: fine-tune on worked trajectories.
-
-    Example: rlsys sft launch/configs/quickstart.yaml sft.rows=512 run.dir=runs/cold-start
-    """
-    from launch.check import checked_config
-
-    settings = checked_config("sft", config, overrides, check)
-    from actors.rl_loop import train as run
-
-    run(settings, console=to_stdout(), stages=("sft",))
-
-
-app.command()(rft.rft)
-app.command("filter")(rft.filter_rows)
-app.command("meta-rm")(meta_rm.meta_rm)
-app.command()(ladder.ladder)
-app.command()(judge.judge)
-app.command("eval")(eval.evaluate)
-app.command()(vote.vote)
-app.command()(report.report)
-app.command()(show.show)
-app.command()(score.score)
-app.command()(doctor.doctor)
-
-
-@config_app.command("show")
-def config_show(
-    arguments: Annotated[
-        list[str] | None,
-        typer.Argument(metavar="CONFIG KEY=VALUE", help="YAML file (none: all defaults), then settings.", show_default=False),
-    ] = None,
-    keys: Annotated[bool, typer.Option("--keys", help="Explain every key instead: its value here and what it means.")] = False,
-    as_json: AsJson = False,
-) -> None:
-    """Print the settings that a run would use, as YAML: the file's, with the defaults filled in and the overrides applied.
-
-    Examples: rlsys config show --keys; rlsys config show launch/configs/quickstart.yaml rl.steps=50
-    """
-    from rlsys.config import load_config
-
-    arguments = list(arguments or [])
-    first_is_file = bool(arguments) and ("=" not in arguments[0] or Path(arguments[0]).exists())
-    path = Path(arguments.pop(0)) if first_is_file else None
-    settings = load_config(path, arguments)
-    tree = settings.model_dump(mode="json")
-    with only_json(as_json) as write_json:
-        if keys:
-            rows = [{"key": key, "value": value, "help": text} for key, value, text in _explained(settings, tree)]
-            write_json(rows)
-            if not as_json:
-                to_stdout().print(_key_table(rows))
-            return
-        write_json(tree)
-        if not as_json:
-            import yaml
-
-            print(yaml.safe_dump(tree, sort_keys=False), end="")
-
-
-def _explained(settings, tree: dict) -> list[tuple[str, object, str]]:
-    """(dotted key, value, docstring) of every setting, sections left out."""
-    rows = []
-    for name, info in type(settings).model_fields.items():
-        value = getattr(settings, name)
-        if hasattr(type(value), "model_fields"):
-            rows += [(f"{name}.{key}", inner, text) for key, inner, text in _explained(value, tree[name])]
-        else:
-            rows.append((name, tree[name], " ".join((info.description or "").split())))
-    return rows
-
-
-def _key_table(rows: list[dict]) -> Table:
-    table = Table(show_lines=False, pad_edge=False)
-    table.add_column("key", no_wrap=True)
-    table.add_column("value", overflow="fold", max_width=36)
-    table.add_column("meaning", overflow="fold")
-    for row in rows:
-        table.add_row(row["key"], _literal(row["value"]), row["help"])
-    return table
-
-
-def _literal(value: object) -> str:
-    """`value` as it is written in YAML and in an override."""
-    import yaml
-
-    return yaml.safe_dump(value, default_flow_style=True).removesuffix("\n...\n").strip()
 
 
 def main() -> None:
-    """Entry point of `rlsys`: exit status 2 and one message for what the user can put right, 1 for a job that failed, 130
-    after Ctrl-C."""
+    """Exit status 2 and one message for what the user can put right, 1 for a job that failed, 130 after Ctrl-C."""
     try:
+        from launch.app import app
+
         app()
     except (KeyboardInterrupt, SystemExit) as end:
         if isinstance(end, KeyboardInterrupt) or end.code == 130:
-            say(to_stderr(), "interrupted; what was complete is kept, and the same command goes on from there", "red")
+            print("interrupted; what was complete is kept, and the same command goes on from there", file=sys.stderr)
             sys.exit(130)
         raise
     except BrokenPipeError:
@@ -168,6 +22,9 @@ def main() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(141)
     except Exception as error:
+        from launch.console import exit_status, say, to_stderr
+        from rlsys.mishaps import in_words
+
         status = exit_status(error)
         if status is None:
             raise

@@ -238,6 +238,8 @@ def show(document: dict[str, Any], console: Console) -> None:
     for name, found in document["benchmarks"].items():
         position, failures = found["position"], found["parse_failures"]
         said = [f"{failures['failed']:,} of {failures['samples']:,} samples not parsed"]
+        if failures["cut_off"]:
+            said.append(f"{failures['cut_off']:,} of them cut off at rollout.max_tokens")
         if position["other_order"] is not None:
             said.append(f"the same winner in both orders {position['other_order']:.1%}")
         if found["tokens"]["per_sample"] is not None:

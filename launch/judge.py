@@ -172,14 +172,14 @@ def list_once(rows: Iterator[Record | SetAside], file: Path) -> Iterator[Record 
 
 
 def summarise(rows: Iterable[dict[str, Any]]) -> dict[str, Any]:
-    """{rows; account: {what became of them: count}, which adds up to rows; samples, parsed, failures, tokens, prompt_tokens, skipped,
-    no_verdict, judged (rows with a truth), correct, accuracy, first_malformed}.
+    """{rows; account: {what became of them: count}, which adds up to rows; samples, parsed, failures, cut_off (failures that met the
+    token limit), tokens, prompt_tokens, skipped, no_verdict, judged (rows with a truth), correct, accuracy, first_malformed}.
     """
     from rlsys.verdicts import outcome
 
     account, first_malformed = Counter({"verdict": 0}), None
     total: dict[str, Any] = dict.fromkeys(
-        ("rows", "samples", "parsed", "tokens", "prompt_tokens", "skipped", "no_verdict", "judged", "correct"), 0
+        ("rows", "samples", "parsed", "cut_off", "tokens", "prompt_tokens", "skipped", "no_verdict", "judged", "correct"), 0
     )
     failures: dict[str, int] = {}
     for row in rows:
@@ -192,6 +192,7 @@ def summarise(rows: Iterable[dict[str, Any]]) -> dict[str, Any]:
         total["no_verdict"] += row["best"] is None
         for name in ("parsed", "tokens", "prompt_tokens"):
             total[name] += row.get(name, 0)
+        total["cut_off"] += sum(sample["scores"] is None and sample.get("truncated", False) for sample in row["samples"])
         for reason, count in row.get("failures", {}).items():
             failures[reason] = failures.get(reason, 0) + count
         if row["correct"] is not None:
@@ -217,6 +218,8 @@ def render(summary: dict[str, Any]) -> Table:
             table.add_row(f"  {reason}", f"{count:,}")
     for reason, count in sorted(summary["failures"].items()):
         table.add_row(f"parse failure: {reason}", f"{count:,}")
+    if summary["cut_off"]:
+        table.add_row("of these, cut off at rollout.max_tokens", f"{summary['cut_off']:,}")
     if summary["judged"]:
         table.add_row("accuracy", f"{summary['accuracy']:.1%} of {summary['judged']:,} rows with a ground truth")
     return table

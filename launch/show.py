@@ -104,8 +104,10 @@ def _panel(title: str, row: dict[str, Any], colour: str, with_prompt: bool) -> R
     verdict = f"parse failure: {row['parse_failure']}" if scores is None else f"scores as shown {[scores[place] for place in order]}"
     # Tables of earlier versions have no ground truth.
     truth = f"  ground truth: {truth_in_words(row['ground_truth'], order)}" if row.get("ground_truth") else ""
+    # Tables of earlier versions have no source either.
+    source = f"  source {row['source']}" if row.get("source") else ""
     facts = [
-        f"{row['prompt_id']}  family {row['family'] or '-'}  group {row['group']}  sample {row['sample']}",
+        f"{row['prompt_id']}{source}  family {row['family'] or '-'}  group {row['group']}  sample {row['sample']}",
         f"reward {row['reward']:+.0f}  advantage {_number(row['advantage'])}  {verdict}{truth}",
         f"shown in order {order}  {row['token_count']} tokens, {row['finish_reason']}  weights {row['weight_version']}  "
         f"log-probability: rollout {_number(row['rollout_logprob'])}, trainer {_number(row['trainer_logprob'])}, "

@@ -111,10 +111,12 @@ def length_bias(rows: Rows, responses: Sequence[Sequence[str]], best: Sequence[i
 
 
 def parse_failures(rows: Rows) -> dict[str, Any]:
-    """{samples, failed, reasons: {reason: samples}}, most frequent reason first."""
+    """{samples, failed, cut_off: those of the failed that met the token limit, reasons: {reason: samples}}, most frequent reason first."""
     samples = [sample for row in rows for sample in row]
-    reasons = Counter(str(sample.get("failure") or "unknown") for sample in samples if sample["scores"] is None)
-    return {"samples": len(samples), "failed": reasons.total(), "reasons": dict(reasons.most_common())}
+    failed = [sample for sample in samples if sample["scores"] is None]
+    reasons = Counter(str(sample.get("failure") or "unknown") for sample in failed)
+    cut_off = sum(bool(sample.get("truncated")) for sample in failed)
+    return {"samples": len(samples), "failed": len(failed), "cut_off": cut_off, "reasons": dict(reasons.most_common())}
 
 
 def tokens_spent(rows: Rows) -> dict[str, Any]:

@@ -73,7 +73,7 @@ def benchmark(start: float, metric: str = "accuracy", **changes) -> dict:
         "strategies": strategies,
         "position": {"first": 0.55, "first_expected": 0.5, "places": [0.55, 0.45], "n": 100, "other_order": 0.8, "same_order": None},
         "length": {"longest_wins": 0.6, "longest_expected": 0.5, "longest_is_best": 0.52, "correlation": 0.1, "n": 100},
-        "parse_failures": {"samples": 400, "failed": 4, "reasons": {"no_box": 3, "wrong_count": 1}},
+        "parse_failures": {"samples": 400, "failed": 4, "cut_off": 2, "reasons": {"no_box": 3, "wrong_count": 1}},
         "tokens": {"total": 40000, "per_row": 400.0, "per_sample": 100.0},
         "examples": [example | shown],
     } | changes

@@ -98,6 +98,9 @@ def _biases(found: dict[str, Any]) -> Iterator[tuple[str, ...]]:
     for reason in dict.fromkeys([*failures["greedy"]["reasons"], *failures["reasons"]]):
         counts = ((side["reasons"].get(reason, 0), side["samples"]) for side in (failures["greedy"], failures))
         yield f"parse failure: {reason}", *(f"{count:,} of {total:,}" for count, total in counts)
+    if failures["greedy"]["cut_off"] or failures["cut_off"]:
+        counts = ((side["cut_off"], side["failed"]) for side in (failures["greedy"], failures))
+        yield "cut off at rollout.max_tokens", *(f"{count:,} of {total:,} failures" for count, total in counts)
 
 
 def _shown(figure: dict[str, Any], found: dict[str, Any]) -> str:

@@ -13,6 +13,7 @@ from pydantic import BaseModel, ValidationError
 
 from rlsys.page.schema import EvalReport, LadderReport, RunSummary, ScalarReport, Stage
 from rlsys.readers import DataError
+from rlsys.readers.json_files import JsonLines
 from rlsys.texts import plain
 
 EXPECTED = "a run of `rlsys train` or `rlsys meta-rm`, an evaluation (eval.json) or a ladder (ladder.json)"
@@ -142,15 +143,15 @@ def _model(path: Path) -> str:
 
 def _metrics(path: Path) -> Iterator[dict[str, Any]]:
     """Rows of metrics.jsonl; a last line that a kill cut off, or that is being written, is left out."""
-    lines = _text(path).splitlines() if path.exists() else []
-    for number, line in enumerate(lines, 1):
-        try:
-            row = json.loads(line)
-        except ValueError as error:
-            if number == len(lines):
+    if not path.exists():
+        return
+    lines = JsonLines(path)
+    for number, row in lines.scan():
+        if isinstance(row, DataError):
+            if number == lines.last:
                 return
-            raise DataError(f"not valid JSON: {error}.", file=str(path), row=number) from error
-        if not isinstance(row, dict) or type(row.get("step")) is not int:
+            raise row.at(str(path), number)
+        if type(row.get("step")) is not int:
             raise DataError("expected an object with the integer `step`.", file=str(path), row=number)
         yield cleaned(row)
 
@@ -178,8 +179,8 @@ CRITIQUES = ("prompt_id", "family", "order", "ground_truth", "prompt", "text", "
 LATER = ("ground_truth",)
 """Columns that tables of earlier versions lack; null there."""
 RESULTS = ("prompt_id", "family", "parse_failure", "correct", "reward", "token_count")
-KEYS = ("group", "source")
-"""What tells rows of one id apart, where a table has it."""
+OPTIONAL = ("group", "source", "finish_reason")
+"""What tells rows of one id apart, and how texts ended, where a table has it."""
 
 
 def _read(path: Path, columns: Sequence[str]) -> Any:
@@ -197,7 +198,7 @@ def _read(path: Path, columns: Sequence[str]) -> Any:
     if missing or not table.num_rows:
         problem = f"no column {', '.join(missing)}" if missing else "no rows"
         raise DataError(f"{path}: {problem}; expected the trajectories of a held-out evaluation.")
-    return table.select([*columns, *(name for name in KEYS if name in table.column_names)])
+    return table.select([*columns, *(name for name in OPTIONAL if name in table.column_names)])
 
 
 def _summarise(path: Path) -> Stage:

@@ -123,12 +123,12 @@ def parse_failures(runs: Sequence[TrainingRun], evaluations: Sequence[Evaluation
     rows: list[list[Cell | str]] = []
     for run in runs:
         for stage, told in run.heldout.items():
-            rows.append([run.name, stage_name(stage), *_failures(told.samples, told.parse_failures)])
+            rows.append([run.name, stage_name(stage), *_failures(told.samples, told.parse_failures, told.cut_off)])
     for evaluation in evaluations:
         for name, benchmark in evaluation.report.benchmarks.items():
             if benchmark.parse_failures:
                 told = benchmark.parse_failures
-                rows.append([evaluation.name, name, *_failures(told.samples, told.reasons)])
+                rows.append([evaluation.name, name, *_failures(told.samples, told.reasons, told.cut_off)])
     columns = ["source", "of", "samples", "not parsed", "reasons"]
     tables = [Table("Parse failures by evaluation", columns, rows, folded=bool(plots))] if rows else []
     lead = "A text without well-formed scores is wrong, whatever it says." if rows else ""
@@ -150,8 +150,9 @@ def _failure_curves(title: str, steps: Sequence[dict[str, Any]], reasons: Sequen
     return Curves(title, _smoothing(smooth), True, "step", "share of training samples", series, smooth=smooth)
 
 
-def _failures(samples: int, reasons: dict[str, int]) -> list[Cell | str]:
+def _failures(samples: int, reasons: dict[str, int], cut_off: int) -> list[Cell | str]:
     told = ", ".join(f"{reason} {count}" for reason, count in sorted(reasons.items(), key=lambda item: -item[1]))
+    told += f"; {cut_off} cut off" if cut_off else ""
     return [Cell(samples, "count"), Cell(sum(reasons.values()) / samples if samples else None), told or "none"]
 
 

@@ -68,6 +68,7 @@ class ParseFailures(Loose):
 
     samples: NonNegativeInt = 0
     failed: NonNegativeInt = 0
+    cut_off: NonNegativeInt = 0
     reasons: dict[str, NonNegativeInt] = {}
 
 
@@ -165,6 +166,7 @@ class Stage(Loose):
     accuracy_parsed: Share = None
     accuracy_parsed_ci95: Interval | None = None
     parse_failures: dict[str, NonNegativeInt]
+    cut_off: NonNegativeInt = 0
     families: dict[str, Family]
 
 

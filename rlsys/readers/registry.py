@@ -23,6 +23,10 @@ _MODULES = {
         "biggen", "evalbiasbench", "rm_bench", "hhh_alignment",
     ),
 }  # fmt: skip
+COMMONLY = {
+    "dpo": "trl_preference", "orpo": "trl_preference", "mtbench": "arena", "tldr": "summarize_from_feedback",
+}  # fmt: skip
+"""Other names that go about, in letters and digits alone."""
 READERS: dict[str, Reader] = {name: getattr(module, name) for module, names in _MODULES.items() for name in names}
 
 
@@ -34,9 +38,24 @@ def reader_of(format: str, rows: Iterable[Mapping[str, Any]] = ()) -> Reader:
     """
     if format in READERS:
         return READERS[format]
-    fitting = formats_of(rows) or difflib.get_close_matches(format, READERS, n=1, cutoff=0.4)
-    hint = f" Did you mean {' or '.join(fitting)}?" if fitting else ""
+    fitting, like = formats_of(rows), _named_like(format)
+    meant = [name for name in fitting if name in like] or fitting or like
+    hint = f" Did you mean {' or '.join(meant)}?" if meant else ""
     raise DataError(f"unknown format {format!r}.{hint} Known formats: {', '.join(READERS)}.")
+
+
+def _named_like(format: str) -> list[str]:
+    """Formats of that name in another spelling; or of which it is a part, or which are a part of it; or else the one most like it."""
+    wanted, names = _letters(format), {_letters(name): name for name in READERS}
+    wanted = _letters(COMMONLY.get(wanted, wanted))
+    if wanted in names:
+        return [names[wanted]]
+    parts = [name for letters, name in names.items() if len(wanted) > 1 and (wanted in letters or letters in wanted)]
+    return parts or [names[letters] for letters in difflib.get_close_matches(wanted, names, n=1, cutoff=0.6)]
+
+
+def _letters(name: str) -> str:
+    return "".join(filter(str.isalnum, name.lower()))
 
 
 def formats_of(rows: Iterable[Mapping[str, Any]], columns: Mapping[str, str] | None = None) -> list[str]:

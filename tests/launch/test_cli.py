@@ -50,7 +50,7 @@ def document(result: subprocess.CompletedProcess[str]):
 def test_help_needs_no_heavy_import() -> None:
     """Of any command; all in one process, which names the one after which a heavy module is there."""
     program = (
-        "import sys; from launch.cli import app\n"
+        "import sys; from launch.app import app\n"
         f"for command in {COMMANDS!r}:\n"
         "    sys.argv = ['rlsys', *command.split(), '--help']\n"
         "    try:\n        app()\n    except SystemExit as end:\n        assert end.code == 0, (command, end.code)\n"
@@ -94,7 +94,8 @@ def test_what_the_user_can_put_right_is_one_message_on_stderr_and_status_2(argum
 
 
 def test_a_bug_keeps_its_traceback(tmp_path: Path) -> None:
-    program = "import sys\nimport launch.cli as cli\n@cli.app.command()\ndef bug(): int('x')\nsys.argv = ['rlsys', 'bug']\ncli.main()"
+    program = "import sys\nfrom launch.app import app\nfrom launch.cli import main\n"
+    program += "@app.command()\ndef bug(): int('x')\nsys.argv = ['rlsys', 'bug']\nmain()"
     path = tmp_path / "program.py"
     path.write_text(program)
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
@@ -118,6 +119,16 @@ def test_ctrl_c_ends_with_130(tmp_path: Path) -> None:
         _, errors = process.communicate(timeout=60)
     assert process.returncode == 130
     assert "Traceback" not in errors and errors.startswith("interrupted") and errors.count("\n") == 1
+
+
+def test_ctrl_c_while_the_command_is_imported_is_a_line_too() -> None:
+    program = (
+        "import sys\nclass Pressed:\n    def find_spec(self, name, *_):\n        if name == 'typer':\n            raise KeyboardInterrupt\n"
+        "sys.meta_path.insert(0, Pressed())\nfrom launch.cli import main\nmain()"
+    )
+    result = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert result.returncode == 130
+    assert result.stderr.startswith("interrupted") and result.stderr.count("\n") == 1
 
 
 # --- config ---------------------------------------------------------------------------------------------------------
@@ -237,6 +248,7 @@ def trajectory(sample: int, reward: float, advantage: float | None, text: str, f
         "group": 0,
         "sample": sample,
         "prompt_id": "sum-17",
+        "source": "sums",
         "family": "sum",
         "order": [1, 0],
         "ground_truth": [0.0, 1.0],
@@ -288,7 +300,7 @@ def test_show_prints_what_was_asked_and_said_literally(run: Path) -> None:
     # Shown in the order 1, 0, so that the record's second response, the best one, stands first.
     truth = ("ground truth: [1] is the best response", "scores as shown [8, 2]")
     said = (*truth, "rare win", "[bold]words[/bold]", "parse failure: no_box", "reward -1")
-    for words in ("sum-17", "family sum", "[begin 1] forty [end 1]", *said):
+    for words in ("sum-17  source sums", "family sum", "[begin 1] forty [end 1]", *said):
         assert words in result.stdout
     assert "\x1b" not in result.stdout
     assert "forty" not in run_rlsys("show", run, "--step", 3, "--no-prompt").stdout

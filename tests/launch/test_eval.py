@@ -62,7 +62,7 @@ def check_document(document: dict) -> None:
                     assert low - 1e-9 <= figure["value"] <= high + 1e-9
         assert {"first", "first_expected", "places", "n", "other_order", "same_order", "rows", "samples"} <= found["position"].keys()
         assert {"longest_wins", "longest_expected", "longest_is_best", "correlation", "n"} == found["length"].keys()
-        assert {"samples", "failed", "reasons", "greedy"} == found["parse_failures"].keys()
+        assert {"samples", "failed", "cut_off", "reasons", "greedy"} == found["parse_failures"].keys()
         assert {"total", "per_row", "per_sample", "greedy"} == found["tokens"].keys()
         for example in found["examples"]:
             assert example.keys() == {"id", "query", "responses", "gold", "best", "correct", "text", "order", "scores"}
@@ -195,7 +195,7 @@ def test_greedy_figures_are_those_of_the_known_judge(straight):
     assert both["position"]["other_order"] == 0 and not (output / "judgebench.swapped.jsonl").exists()
     # Of a single response the box has a score too many.
     single = document["benchmarks"]["realmistake"]
-    assert single["parse_failures"]["greedy"] == {"samples": 6, "failed": 6, "reasons": {"wrong_count": 6}}
+    assert single["parse_failures"]["greedy"] == {"samples": 6, "failed": 6, "cut_off": 0, "reasons": {"wrong_count": 6}}
     assert single["greedy"]["overall"]["value"] == 0 and single["greedy"]["coverage"] == 0
     assert all(example["scores"] is None for example in single["examples"])
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import json
+import re
 from collections import Counter
 from functools import partial
 from pathlib import Path
@@ -11,10 +13,11 @@ import pyarrow as pa
 import pytest
 import torch
 from commands import kill_rlsys_when, run_rlsys
+from rich.console import Console
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from launch.console import exit_status
-from launch.judge import judge
+from launch.judge import judge, render, summarise
 from launch.rft import filter_rows
 from rlsys.batches import Feed
 from rlsys.datasets import open_rows
@@ -34,6 +37,16 @@ run = partial(run_rlsys, timeout_s=400)
 
 def rows_of(path: Path) -> list[dict]:
     return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def test_the_table_says_how_many_failures_were_cut_off() -> None:
+    sample = {"scores": None, "truncated": True}
+    row = {"k": 3, "best": None, "totals": None, "correct": None, "failures": {"no_box": 2}, "samples": [sample, {"scores": None}, sample]}
+    summary = summarise([row | {"parsed": 0, "tokens": 9, "prompt_tokens": 3}])
+    assert summary["cut_off"] == 2
+    console = Console(width=140, record=True, file=io.StringIO())
+    console.print(render(summary))
+    assert re.search(r"cut off at rollout.max_tokens\s+│ 2 ", console.export_text())
 
 
 @pytest.fixture(scope="module")

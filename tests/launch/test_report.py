@@ -62,7 +62,7 @@ def test_what_cannot_be_shown_is_one_message_and_no_page(ladder: Path, tmp_path:
 def test_help_needs_no_heavy_import() -> None:
     heavy = ("torch", "pyarrow", "numpy", "matplotlib", "jinja2")
     program = (
-        "import sys; from launch.cli import app\nsys.argv = ['rlsys', 'report', '--help']\n"
+        "import sys; from launch.app import app\nsys.argv = ['rlsys', 'report', '--help']\n"
         f"try:\n    app()\nexcept SystemExit:\n    print('HEAVY', sorted(set({heavy!r}) & set(sys.modules)))"
     )
     result = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=120)

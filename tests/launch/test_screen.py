@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.text import Text
 
 from actors.telemetry import Watch
-from launch import cli, data_commands, eval, judge, score, show, vote
+from launch import app, data_commands, eval, judge, score, show, vote
 from rlsys import screen
 from rlsys.evaluation.tables import Grid
 from rlsys.report import summary_table
@@ -42,14 +42,14 @@ def summary(families: dict) -> dict:
 
 def tables() -> dict[str, object]:
     """Every table and panel that shows a name, each with the hostile ones."""
-    judged = dict.fromkeys(("rows", "samples", "parsed", "tokens", "prompt_tokens", "no_verdict", "skipped", "judged"), 1)
+    judged = dict.fromkeys(("rows", "samples", "parsed", "tokens", "prompt_tokens", "no_verdict", "skipped", "judged", "cut_off"), 1)
     row = dict.fromkeys(TRAJECTORIES.names) | {"reward": 1.0, "scores": [1], "order": [0], "finish_reason": ""}
     row |= {"prompt": "\n".join(HOSTILE), "prompt_id": HOSTILE[0], "family": HOSTILE[1], "text": "\n".join(HOSTILE)}
     return {
         "summary": summary_table(summary(HOSTILE)),
         "judged": judge.render(judged | {"failures": dict.fromkeys(HOSTILE, 1), "account": dict.fromkeys(HOSTILE, 1), "accuracy": 0.5}),
         "evaluation": eval.rendered(Grid(HOSTILE[0], ("", *HOSTILE), (("", *HOSTILE),))),
-        "keys": cli._key_table([{"key": name, "value": name, "help": name} for name in HOSTILE]),
+        "keys": app._key_table([{"key": name, "value": name, "help": name} for name in HOSTILE]),
         "panel": show._panel("best 1", row, "green", True),
         "frame": screen.panel(" ".join(HOSTILE), "", "red"),
         "table": screen.Table(*HOSTILE, title=" ".join(HOSTILE), caption=" ".join(HOSTILE)),

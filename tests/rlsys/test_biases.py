@@ -83,9 +83,9 @@ def test_a_judge_of_length_alone(lengths, order):
 def test_parse_failures_and_tokens():
     rows = [
         [FAILED, sample((0, 1), (9, 2), tokens=10)],
-        [sample((0, 1), None, failure="wrong_count", tokens=3), FAILED, sample((0, 1), None)],
+        [sample((0, 1), None, failure="wrong_count", tokens=3, truncated=True), FAILED, sample((0, 1), None)],
     ]
-    assert parse_failures(rows) == {"samples": 5, "failed": 4, "reasons": {"no_box": 2, "wrong_count": 1, "unknown": 1}}
+    assert parse_failures(rows) == {"samples": 5, "failed": 4, "cut_off": 1, "reasons": {"no_box": 2, "wrong_count": 1, "unknown": 1}}
     # 17 in the first row, 10 in the second; one sample does not say.
     assert tokens_spent(rows) == {"total": 27, "per_row": 13.5, "per_sample": 27 / 4}
 

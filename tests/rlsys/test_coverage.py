@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from launch.bench_intervals import cases
+from launch.coverage import cases
 
 SETTINGS = {
     "accuracy, one sample a row": ("5 rows, 30%", "200 rows, 2%"),

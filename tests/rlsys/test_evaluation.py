@@ -11,6 +11,7 @@ import pytest
 
 from rlsys.benchmarks import Benchmark, load
 from rlsys.evaluation import by_group, evaluation, overview, page, parts, unfit
+from rlsys.evaluation.tables import _biases
 from rlsys.evaluation.work import greedy, greedy_order
 from rlsys.judging import Answer, Question
 from rlsys.readers import DataError
@@ -163,7 +164,9 @@ def test_greedy_worked_out_by_hand(tmp_path):
             continue
         order, scores = outcome
         rows.append(row | {"samples": [{"order": order, "scores": scores, "failure": "no_box", "tokens": 10, "text": f"said {item.id}"}]})
+    rows[3]["samples"][0]["truncated"] = True
     found = evaluation(benchmark, {"samples": rows, "greedy": rows}, [find("vote")], [1], 2000, 0)
+    assert ("cut off at rollout.max_tokens", "1 of 1 failures", "1 of 1 failures") in tuple(_biases(found))
     assert found["greedy"]["overall"]["value"] == pytest.approx(0.3, abs=0.01)
     assert (found["greedy"]["coverage"], found["greedy"]["tokens_per_item"], found["greedy"]["samples_per_item"]) == (0.6, 10, 1)
     assert (found["skipped"], found["skipped_ids"]) == (1, ["all/4"])

@@ -237,6 +237,18 @@ def test_an_unknown_format_names_the_nearest_and_all_known():
 
 
 @pytest.mark.parametrize(
+    "name, meant",
+    [
+        ("HH-RLHF", "hh_rlhf"), ("trl", "trl_preference or trl_unpaired"), ("helpsteer", "helpsteer2 or helpsteer3"),
+        ("helpsteer-3", "helpsteer3"), ("reward_bench", "rewardbench"), ("MT-bench", "arena"), ("dpo", "trl_preference"),
+    ],
+)  # fmt: skip
+def test_a_format_is_meant_by_another_spelling_or_a_part_of_its_name(name, meant):
+    with pytest.raises(DataError, match=f"Did you mean {meant}\\?"):
+        read("absent.jsonl", name)
+
+
+@pytest.mark.parametrize(
     "name, content, message",
     [
         ("f.csv", b"a,b", "holds no rows"),
