@@ -76,6 +76,8 @@ def judge(
         problems.append(f"--strategy {chosen.name} needs the meta reward of each sample: name a model with --meta-rm.")
     if "certainty" in chosen.needs and not config.rollout.self_certainty:
         problems.append(f"--strategy {chosen.name} needs each sample's self-certainty: set rollout.self_certainty=true.")
+    if output.exists() and input.exists() and output.samefile(input):
+        problems.append(f"--output {output}: this is the input; name another file.")
     if again or check or problems or not output.is_file():
         checked("judge", config, problems, check, rows=(str(input), format), meta_rm=meta_rm, files=(str(output),))
     reward_model = None if meta_rm is None else trained_model(meta_rm)[0]

@@ -77,6 +77,13 @@ def test_judge_finds_its_mistakes_before_engines(tiny_model: Path, tmp_path: Pat
     assert sorted(path.name for path in tmp_path.iterdir()) == ["folder", "rows.jsonl"]
 
 
+def test_a_judge_does_not_write_over_its_input(tiny_model: Path, tmp_path: Path) -> None:
+    (rows := tmp_path / "rows.jsonl").write_text(json.dumps(ROW) + "\n")
+    result = rlsys_here("judge", "--model", tiny_model, "--input", rows, "--format", "rlsys", "--output", rows, "--again")
+    assert result.returncode == 2 and "this is the input" in result.stderr
+    assert json.loads(rows.read_text()) == ROW
+
+
 def test_eval_finds_its_mistakes_before_engines(tiny_model: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     result = rlsys_here("eval", "--model", tiny_model, "-b", "judgebench=absent.jsonl", "--output", tmp_path / "file" / "evals")

@@ -71,6 +71,7 @@ def test_what_commands_print_shows_names_as_they_are(capsys: pytest.CaptureFixtu
     counts = dict.fromkeys(("rows", "records", "no_unique_best", "dropped_responses", "unchecked_ids"), 1)
     malformed = [{"row": 1, "message": name} for name in HOSTILE]
     report = {"file": HOSTILE[0], "format": HOSTILE[1], "responses": {}, "malformed": malformed, "malformed_count": len(HOSTILE)}
+    report |= {"passed_over": HOSTILE, "formats": []}
     data_commands._print_report(counts | report)
     shown = capsys.readouterr().out
     assert [each for each in HOSTILE if each not in shown] == []
