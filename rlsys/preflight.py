@@ -230,7 +230,7 @@ def _first_records(config: Config, which: Literal["train", "heldout"], count: in
 
     for source in config.data.sources(which):
         with found.noted():
-            rows = open_rows(source.path, config.data.model_copy(update={"format": source.format}), config.seed)
+            rows = open_rows(source.path, config.data.model_copy(update={"format": source.format, "columns": source.columns}), config.seed)
             found.facts[f"data.{which}={source.path}"] = f"{len(rows):,} rows"
             yield str(source.path), list(islice(iter(rows), count))
 
