@@ -108,6 +108,8 @@ def checked_scalar_model(
     return checker.run(lambda packing, layers: ScalarModel(model, packing, layers, attention), packing, layers, checkpointing, gradient)
 
 
+FAULTS = (ValueError, RuntimeError, TypeError, AttributeError, LookupError)
+"""What building a model for training, or its first pass, may end in."""
 Answer = tuple[Tensor, list[Tensor]]
 """Values, row after row, and gradients of some weights (none when not asked for)."""
 
@@ -185,8 +187,10 @@ class _Checker:
                 wrapped.enable_activation_checkpointing()
             wrapped.train()
             found = self._answer(lambda: self._rows_found(wrapped, packing))
-        except ValueError as error:
-            return None, None, str(error).removeprefix(f"{type(self.model).__name__}: ")
+        except torch.OutOfMemoryError:
+            raise
+        except FAULTS as error:
+            return None, None, str(error).removeprefix(f"{type(self.model).__name__}: ") or type(error).__name__
         floor = FLOOR.get(self.model.dtype, FLOOR_16)
         of_gradient = (known.gradient_tolerance if known else floor) if self.weights else None
         result = replace(_compare(found, self.wanted), tolerance=known.tolerance if known else floor, gradient_tolerance=of_gradient)
