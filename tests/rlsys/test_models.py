@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 
 import pytest
 import torch
@@ -110,13 +113,49 @@ def test_what_comes_second_gives_way_to_the_model_that_is_there(tmp_path: Path) 
     assert [child.name for child in tmp_path.iterdir()] == ["m"]
 
 
-def test_hub_names_and_model_folders_are_returned_as_they_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert ensure_model("Qwen/Qwen3-0.6B") == "Qwen/Qwen3-0.6B"
-    assert ensure_model("gpt2") == "gpt2"
+def test_model_folders_are_returned_as_they_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "config.json").write_text("{}")
     assert ensure_model("mine") == "mine"
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A hub on this machine that has the model owner/there, and keeps owner/closed to itself."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_HEAD(self) -> None:  # noqa: N802
+            known = {"/owner/there/resolve/main/config.json": 200, "/owner/closed/resolve/main/config.json": 401}
+            self.send_response(known.get(self.path, 404))
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            """Not into the tests' output."""
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", f"http://127.0.0.1:{server.server_port}")
+        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+        yield
+        server.shutdown()
+
+
+def test_a_name_that_the_hub_has_is_returned_as_it_is(hub: None) -> None:
+    assert ensure_model("owner/there") == "owner/there"
+
+
+@pytest.mark.parametrize(("name", "why"), [("owner/closed", "hf auth login"), ("owner/absent", "answered 404"), ("runs/nope", "no such")])
+def test_other_names_are_refused_with_the_reason(hub: None, name: str, why: str) -> None:
+    with pytest.raises(ModelError, match=why):
+        ensure_model(name)
+
+
+def test_a_hub_that_cannot_be_reached_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")
+    with pytest.raises(ModelError, match="127.0.0.1:9 cannot be reached"):
+        ensure_model("owner/there")
 
 
 def test_paths_that_cannot_be_models_are_refused_with_their_name(tmp_path: Path) -> None:
