@@ -34,7 +34,9 @@ def critique(rng: random.Random, responses: int) -> str:
     scores = [str(rng.randint(*((0, 1) if responses == 1 else (1, 10)))) for _ in range(responses)]
     box = f"\\boxed{{{', '.join(scores)}}}"
     if rng.random() < 0.1:
-        box = rng.choice([", ".join(scores), f"\\boxed{{{', '.join([*scores, '3'])}}}", box.replace("}", "/10}"), box.replace("{", "{1")])
+        one_more = f"\\boxed{{{', '.join([*scores, '3'])}}}"
+        unreadable = [box.removesuffix("}"), box.replace("{", "["), f"<think>{box}"]
+        box = rng.choice([", ".join(scores), one_more, box.replace("}", "/10}"), box.replace("{", "{1"), *unreadable])
     text = " ".join(rng.choices(WORDS, k=rng.randrange(80, 250)))
     return f"Specific Criteria: {text[:60]}\nAnalysis: {text[60:]}\nScores: {box}"
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from launch.bench_reward import PHASES, batch, render
-from rlsys.scores import FAILURES, judge
+from rlsys.scores import FAILURES, NOT_A_NUMBER, TRUNCATED, judge
 
 
 def test_batches_are_judged_whole(bench, record_ratio) -> None:
@@ -29,7 +29,8 @@ def test_the_texts_are_long_and_malformed_in_every_way() -> None:
     asked, answered = batch(300, 4, 10)
     truths = dict(zip(asked["group"].to_pylist(), zip(asked["rewards"].to_pylist(), asked["order"].to_pylist())))
     judgements = [judge(text, *truths[group]) for text, group in zip(answered["text"].to_pylist(), answered["group"].to_pylist())]
-    assert {one.failure for one in judgements} == {None, *FAILURES}
+    # Of integers, and of texts that ended by themselves.
+    assert {one.failure for one in judgements} == {None, *FAILURES} - {NOT_A_NUMBER, TRUNCATED}
     assert 0.05 < sum(one.failure is not None for one in judgements) / len(judgements) < 0.15
     assert 0.2 < sum(one.correct for one in judgements) / len(judgements) < 0.6
     lengths = [len(tokens) for tokens in answered["tokens"].to_pylist()]
