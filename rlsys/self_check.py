@@ -83,14 +83,14 @@ def checked_policy(
         model: as `from_pretrained` returned it, on the device on which to check; it becomes the policy's.
         temperature: of the log-probabilities, as in training.
         checkpointing: turn activation checkpointing on, and check with it.
-        gradient: compare a gradient, too (not of flex attention on a CPU); without it the check costs a few short forward passes.
+        gradient: compare a gradient, too; without it the check costs a few short forward passes.
         longest: tokens of the longest row that will come; some models' positions are right up to a length only.
 
     Raises:
         ModelError: the model cannot be trained like this, or computes something else; the message says which setting works.
     """
     expected = partial(_expected_logprobs, temperature=temperature)
-    checker = _Checker(model, attention, longest, expected, lambda policy, part: policy(part, temperature).logprob)
+    checker = _Checker(model, longest, expected, lambda policy, part: policy(part, temperature).logprob)
     return checker.run(lambda packing, layers: Policy(model, packing, layers, attention), packing, layers, checkpointing, gradient)
 
 
@@ -104,7 +104,7 @@ def checked_scalar_model(
     longest: int = 0,
 ) -> tuple[ScalarModel, SelfCheck]:
     """The same for a sequence classifier of one output and the scores of a `ScalarModel`."""
-    checker = _Checker(model, attention, longest, _expected_score, lambda scorer, part: scorer(part), lambda part: part.sample[ends(part)])
+    checker = _Checker(model, longest, _expected_score, lambda scorer, part: scorer(part), lambda part: part.sample[ends(part)])
     return checker.run(lambda packing, layers: ScalarModel(model, packing, layers, attention), packing, layers, checkpointing, gradient)
 
 
@@ -118,14 +118,13 @@ class _Checker:
     def __init__(
         self,
         model: PreTrainedModel,
-        attention: Attention,
         longest: int,
         expected: Callable[[PreTrainedModel, dict[str, Any]], Tensor],
         found: Callable[[nn.Module, MicroBatch], Tensor],
         rows_of: Callable[[MicroBatch], Tensor] = lambda part: part.sample,
     ) -> None:
         self.model, self.expected, self.found, self.rows_of = model, expected, found, rows_of
-        self.attention, self.longest, self.batch = attention, longest, _rows(model)
+        self.longest, self.batch = longest, _rows(model)
 
     def run(
         self, build: Callable[[bool, Layers], nn.Module], packing: bool, layers: Layers, checkpointing: bool, gradient: bool
@@ -143,8 +142,7 @@ class _Checker:
     def _check(
         self, build: Callable[[bool, Layers], nn.Module], packing: bool, layers: Layers, checkpointing: bool, gradient: bool
     ) -> tuple[Any, SelfCheck]:
-        trains_here = next(self.model.parameters()).is_cuda or self.attention != "flex"  # of which PyTorch has no gradient on CPUs
-        self.weights = _chosen(self.model) if gradient and trains_here else []
+        self.weights = _chosen(self.model) if gradient else []
         with self._untouched():
             self.wanted = self._answer(self._rows_wanted)
         wrapped, result, reason = self._try(build, packing, layers, checkpointing)

@@ -94,7 +94,6 @@ def test_a_run_stops_when_engine_and_trainer_do_not_agree(ray_session, tiny, qui
     assert [row["step"] for row in MetricsLog.read(config.run.dir)] == [1, 2]
 
 
-@pytest.mark.xfail(strict=False, reason="ends with status 1 and Ray's text where the attention itself refuses a CPU; wanted: one line, status 2")
 def test_a_model_that_fails_its_self_check_is_one_line_and_nothing_else(ray_session, tiny_model, tmp_path):
     """Flex attention has no backward pass on a CPU."""
     settings = ["learner.attention=flex", f"model.path={tiny_model}", f"run.dir={tmp_path / 'run'}"]
