@@ -20,3 +20,4 @@ def test_generation_ends_where_the_chat_template_ends_a_turn(tiny_model, before,
 def test_a_classifier_generates_nothing(tiny_model) -> None:
     model = AutoModelForSequenceClassification.from_pretrained(tiny_model, num_labels=1)
     end_where_turns_end(model, AutoTokenizer.from_pretrained(tiny_model))
+    assert not model.can_generate() and getattr(model, "generation_config", None) is None
