@@ -241,14 +241,15 @@ def open_mixture(data: Data, which: Literal["train", "heldout"], seed: int) -> M
     """
     sources = data.sources(which)
     if len(sources) == 1:
-        return alone(_opened(sources[0], data, seed), seed, str(sources[0].path))
+        return alone(open_source_rows(sources[0], data, seed), seed, str(sources[0].path))
     parts = []
     for source in sources:
-        rows = _opened(source, data, seed)
+        rows = open_source_rows(source, data, seed)
         sampler = Sampler(len(rows), seed_for("mixture", seed, source.name))
         parts.append(Part(source.name, rows, sampler, source.weight, f"{source.name}/"))
     return Mixture(parts)
 
 
-def _opened(source: Source, data: Data, seed: int) -> Rows:
+def open_source_rows(source: Source, data: Data, seed: int) -> Rows:
+    """The rows of one of `data.sources`; raises as `open_rows`."""
     return open_rows(source.path, data.model_copy(update={"format": source.format, "columns": source.columns}), seed)

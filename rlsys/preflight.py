@@ -226,11 +226,11 @@ def _check_rows(command: str, config: Config, prompter: Prompter | None, found: 
 
 def _first_records(config: Config, which: Literal["train", "heldout"], count: int, found: Found) -> Iterator[tuple[str, list[Record]]]:
     """(name, the first `count` usable records) of each source that can be opened."""
-    from rlsys.datasets import open_rows
+    from rlsys.mixtures import open_source_rows
 
     for source in config.data.sources(which):
         with found.noted():
-            rows = open_rows(source.path, config.data.model_copy(update={"format": source.format, "columns": source.columns}), config.seed)
+            rows = open_source_rows(source, config.data, config.seed)
             found.facts[f"data.{which}={source.path}"] = f"{len(rows):,} rows"
             yield str(source.path), list(islice(iter(rows), count))
 

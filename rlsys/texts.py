@@ -18,5 +18,5 @@ def truth_in_words(ground_truth: Sequence[float], order: Sequence[int]) -> str:
         order: order[p] is the index of the response shown at place p.
     """
     if len(ground_truth) == 1:
-        return f"the right score is {ground_truth[0]:g}"
+        return f"the response is {'right' if ground_truth[0] else 'wrong'}"
     return f"[{1 + max(range(len(order)), key=lambda place: ground_truth[order[place]])}] is the best response"

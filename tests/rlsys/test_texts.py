@@ -11,8 +11,8 @@ from rlsys.texts import truth_in_words
         ([1.0, 0.0], [0, 1], "[1] is the best response"),
         ([1.0, 0.0], [1, 0], "[2] is the best response"),
         ([0.1, 0.9, 0.5, 0.2], [3, 2, 0, 1], "[4] is the best response"),
-        ([0.0], [0], "the right score is 0"),
-        ([1.0], [0], "the right score is 1"),
+        ([0.0], [0], "the response is wrong"),  # whatever the range of its score
+        ([1.0], [0], "the response is right"),
     ],
 )
 def test_the_best_response_is_named_by_its_place(ground_truth, order, words):
