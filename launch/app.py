@@ -100,7 +100,7 @@ def config_show(
 
     Examples: rlsys config show --keys; rlsys config show launch/configs/quickstart.yaml rl.steps=50
     """
-    from rlsys.config import load_config
+    from rlsys.config_files import load_config
 
     arguments = list(arguments or [])
     first_is_file = bool(arguments) and ("=" not in arguments[0] or Path(arguments[0]).exists())

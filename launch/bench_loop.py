@@ -19,7 +19,8 @@ from actors.telemetry import Watch
 from actors.waiting import Pending, wait
 from launch.bench_actors import EngineStandIn, LearnerStandIn, travelling_bytes
 from launch.memory import resident_bytes
-from rlsys.config import Config, load_config
+from rlsys.config import Config
+from rlsys.config_files import load_config
 from rlsys.metrics import MetricsLog
 from rlsys.run_folder import RunFolder
 from rlsys.screen import silent

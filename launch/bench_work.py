@@ -89,7 +89,7 @@ def choose_cores(count: int) -> list[int]:
 
 def run_config(work: Work) -> Config:
     """The defaults of a run in the shape of the work; overrides last."""
-    from rlsys.config import load_config
+    from rlsys.config_files import load_config
 
     return load_config(
         None,

@@ -29,7 +29,8 @@ def checked_config(command: str, path: Path, overrides: list[str] | None, only_c
         UserError, ConfigError: all mistakes, a line each.
         typer.Exit: `only_check`, and there are none.
     """
-    from rlsys.config import ConfigError, load_config
+    from rlsys.config import ConfigError
+    from rlsys.config_files import load_config
 
     problems: Sequence[str] = ()
     try:

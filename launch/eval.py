@@ -96,15 +96,13 @@ def evaluate(
                 "draws": draws,
                 "temperature": temperature,
                 "seed": seed,
-                "seconds": 0.0,
                 "benchmarks": {},
             }
             for name, found in benchmarks.items():
                 say(console, f"scoring {name} …")
                 rows = {part.name: files[name, part.name].rows() for part in work[name]}
                 document["benchmarks"][name] = evaluation(found, rows, chosen[name], ks, draws, seed, scores.range)
-        document["seconds"] = time.monotonic() - began
-        document = finite(document)
+        document = finite(document | {"seconds": time.monotonic() - began})
         publish(document, output)
         write_json(document)
         if not as_json:

@@ -16,9 +16,12 @@ from rlsys.accounts import MALFORMED
 from rlsys.screen import Table
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from rlsys.config import Config
     from rlsys.readers import SetAside
     from rlsys.records import Record
+    from rlsys.voting import Strategy
 
 ModelOption = Annotated[str, typer.Option("--model", metavar="M", help="Run folder, model folder or hub name. A run's template is used.")]
 Settings = Annotated[
@@ -72,10 +75,7 @@ def judge(
 
     config, problems = judge_config(model, seed, settings)
     chosen, options = find(strategy or ("meta" if meta_rm else "vote")), Options(k_meta=k_meta, error_rate=error_rate)
-    if "meta_reward" in chosen.needs and meta_rm is None:
-        problems.append(f"--strategy {chosen.name} needs the meta reward of each sample: name a model with --meta-rm.")
-    if "certainty" in chosen.needs and not config.rollout.self_certainty:
-        problems.append(f"--strategy {chosen.name} needs each sample's self-certainty: set rollout.self_certainty=true.")
+    problems += unmet(chosen, config, meta_rm)
     if output.exists() and input.exists() and output.samefile(input):
         problems.append(f"--output {output}: this is the input; name another file.")
     if again or check or problems or not output.is_file():
@@ -117,9 +117,7 @@ def judge(
             summary = summarise(file.rows())
         write_json(summary | {"output": str(output)})
         if not as_json:
-            console.print(render(summary))
-            if summary["first_malformed"]:
-                say(console, f"the first malformed row, {summary['first_malformed']}", "yellow")
+            show(summary, console)
     if summary["account"].get(MALFORMED):
         raise typer.Exit(1)
 
@@ -128,7 +126,8 @@ def judge_config(model: str, seed: int, settings: list[str] | None) -> tuple[Con
     """(config of the engines, what is wrong with `settings`): the template and lengths of the run that the model comes from, then
     `settings`, the wrong ones left out.
     """
-    from rlsys.config import Config, ConfigError, load_config
+    from rlsys.config import Config, ConfigError
+    from rlsys.config_files import load_config
     from rlsys.run_folder import trained_model
 
     path, run = trained_model(model)
@@ -143,6 +142,16 @@ def judge_config(model: str, seed: int, settings: list[str] | None) -> tuple[Con
         return load_config(None, settings, start), []
     except ConfigError as error:
         return error.rest or start, list(error.problems)
+
+
+def unmet(strategy: Strategy, config: Config, meta_rm: str | None) -> list[str]:
+    """What the strategy needs of each sample and the command does not provide."""
+    problems = []
+    if "meta_reward" in strategy.needs and meta_rm is None:
+        problems.append(f"--strategy {strategy.name} needs the meta reward of each sample: name a model with --meta-rm.")
+    if "certainty" in strategy.needs and not config.rollout.self_certainty:
+        problems.append(f"--strategy {strategy.name} needs each sample's self-certainty: set rollout.self_certainty=true.")
+    return problems
 
 
 def judged_by(config: Config, meta_rm: str | None) -> dict[str, Any]:
@@ -202,6 +211,12 @@ def summarise(rows: Iterable[dict[str, Any]]) -> dict[str, Any]:
             total["correct"] += row["correct"]
     accuracy = total["correct"] / total["judged"] if total["judged"] else None
     return total | {"account": dict(account), "failures": failures, "accuracy": accuracy, "first_malformed": first_malformed}
+
+
+def show(summary: dict[str, Any], console: Console) -> None:
+    console.print(render(summary))
+    if summary["first_malformed"]:
+        say(console, f"the first malformed row, {summary['first_malformed']}", "yellow")
 
 
 def render(summary: dict[str, Any]) -> Table:

@@ -39,7 +39,7 @@ def score(
     Example: rlsys score texts.jsonl --output judged.jsonl
     Another: rlsys score released.jsonl prompt.scores.numbers=decimal prompt.scores.single=[1,10]
     """
-    from rlsys.config import load_config
+    from rlsys.config_files import load_config
     from rlsys.scores import Reading
 
     reading = Reading(**load_config(None, settings).prompt.scores.model_dump())

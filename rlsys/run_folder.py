@@ -22,7 +22,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from rlsys.config import Config, ConfigError, Learner, load_config, save_config
+from rlsys.config import Config, ConfigError, Learner
+from rlsys.config_files import load_config, save_config
 from rlsys.models import ensure_model
 
 MAY_CHANGE = {"run", "checkpoint", "rl.steps", "rl.eval_every"}

@@ -11,7 +11,7 @@ import ray
 from actors.calls import Actors
 from actors.groups import place
 from actors.waiting import ActorFailed, Pending, wait
-from rlsys.config import load_config
+from rlsys.config_files import load_config
 from rlsys.trajectories import REQUESTS, SAMPLES
 
 

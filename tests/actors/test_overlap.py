@@ -9,7 +9,7 @@ import pytest
 
 from actors.admission import admit
 from actors.rl_loop import Job
-from rlsys.config import load_config
+from rlsys.config_files import load_config
 
 PATIENCE_S = 30
 """Longest wait for another thread: only a broken loop ever waits that long."""

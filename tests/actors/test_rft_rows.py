@@ -8,7 +8,7 @@ from contextlib import nullcontext
 import pyarrow.parquet as pq
 
 from actors.rft_loop import RftJob
-from rlsys.config import load_config
+from rlsys.config_files import load_config
 from rlsys.judging import questions
 from rlsys.resumable import ResumableRows
 from rlsys.run_folder import RunFolder

@@ -18,7 +18,8 @@ from actors import deepspeed_engine as ds
 from actors.groups import place_learners
 from actors.scalar_learner import ScalarLearner
 from actors.scalar_scorer import ScalarScorer
-from rlsys.config import Learner, load_config
+from rlsys.config import Learner
+from rlsys.config_files import load_config
 from rlsys.scalar_rm import Group, load_scalar_model, scalar_batch
 from rlsys.trajectories import TOKENS
 from rlsys.zoo import FAMILIES, build

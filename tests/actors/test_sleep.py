@@ -22,7 +22,8 @@ from actors.rollout import RolloutActor
 from actors.waiting import ActorFailed
 from actors.weight_source import WeightSource
 from actors.weights import make_trainer
-from rlsys.config import ConfigError, Rollout, load_config
+from rlsys.config import ConfigError, Rollout
+from rlsys.config_files import load_config
 from rlsys.trajectories import REQUESTS
 
 WAIT_S = 120

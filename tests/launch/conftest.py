@@ -14,7 +14,8 @@ import pytest
 from commands import ROOT, run_rlsys
 from rich.console import Console
 
-from rlsys.config import Config, load_config
+from rlsys.config import Config
+from rlsys.config_files import load_config
 from rlsys.models import build_tiny
 
 

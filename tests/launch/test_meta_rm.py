@@ -16,7 +16,8 @@ from rich.console import Console
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from actors.scalar_loop import train_scalar
-from rlsys.config import Config, ConfigError, load_config
+from rlsys.config import Config, ConfigError
+from rlsys.config_files import load_config
 from rlsys.metrics import MetricsLog
 from rlsys.scalar_rm import load_scalar_model, score_texts
 from rlsys.trajectories import TRAJECTORIES

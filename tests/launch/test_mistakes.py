@@ -14,7 +14,7 @@ from commands import ROOT, rlsys_here, run_rlsys
 
 from launch.console import exit_status
 from launch.judge import judge_config
-from rlsys.config import load_config, save_config
+from rlsys.config_files import load_config, save_config
 from rlsys.mishaps import in_words
 
 

@@ -15,7 +15,7 @@ from commands import ROOT, kill_rlsys_when, rlsys_here
 from transformers import AutoModelForCausalLM
 
 from actors.rl_loop import train
-from rlsys.config import load_config
+from rlsys.config_files import load_config
 from rlsys.datasets import open_rows
 from rlsys.metrics import MetricsLog
 from rlsys.mismatch import MismatchError

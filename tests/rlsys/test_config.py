@@ -10,7 +10,8 @@ import pytest
 import yaml
 from pydantic import ValidationError
 
-from rlsys.config import Config, ConfigError, Section, known_keys, load_config, save_config
+from rlsys.config import Config, ConfigError, Section
+from rlsys.config_files import known_keys, load_config, save_config
 from rlsys.settings import parse_text
 from rlsys.tasks import FAMILIES
 

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from rlsys.config import load_config
+from rlsys.config_files import load_config
 from rlsys.preflight import Found, Task, examine, writable_folder
 from rlsys.run_folder import RunFolder
 

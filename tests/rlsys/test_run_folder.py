@@ -6,7 +6,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from rlsys.config import ConfigError, load_config
+from rlsys.config import ConfigError
+from rlsys.config_files import load_config
 from rlsys.metrics import MetricsLog
 from rlsys.run_folder import RunFolder, write_parquet
 

@@ -15,7 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
-from rlsys.config import Config, ConfigError, Data, load_config
+from rlsys.config import Config, ConfigError, Data
+from rlsys.config_files import load_config
 from rlsys.datasets import open_rows
 from rlsys.mixtures import Mixture, Part, alone
 from rlsys.prompts import Prompter
