@@ -23,7 +23,8 @@ from rlsys.records import NoUniqueBest, Record
 PREFIX = "format:"
 """`format:NAME` is any file in a known reader's format, scored by plain accuracy."""
 BEST_FIRST = {
-    "trl_preference", "hh_rlhf", "ultrafeedback_binarized", "skywork", "rewardbench", "rewardbench2", "rmb_pair", "rmb_bon"
+    "trl_preference", "sharegpt", "hh_rlhf", "ultrafeedback_binarized", "skywork", "rewardbench", "rewardbench2", "rm_bench", "rmb_pair",
+    "rmb_bon",
 }  # fmt: skip
 """Reader formats that list the best response first."""
 
