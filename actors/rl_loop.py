@@ -284,7 +284,7 @@ class Job:
                 # The samples were compared with the weights before this step's.
                 warning = self.guard.look(batch.step, trained.get("mismatch"), self.version - 1 - batch.counts["oldest_version"])
                 if warning:
-                    self.watch.say(f"[yellow]{warning}[/]")
+                    self.watch.warn(warning)
                 self._checkpoint(batch)
 
     def _collect(self, step: int) -> Batch:
@@ -382,9 +382,9 @@ class Job:
     def _set_aside(self, batch: Batch) -> str:
         """What was not parsed in the step, and rows that were too long so far; nothing where there is nothing."""
         counts, too_long = batch.counts, self.feed.source.account.aside[TOO_LONG]
-        failed = sum(counts["parse_failures"].values())
-        cut_off = min(failed, counts["truncated"])
-        told = failures_in_words(counts["parse_failures"], counts["samples"], cut_off, self.config.rollout.max_tokens) if failed else ""
+        limit, told = self.config.rollout.max_tokens, ""
+        if counts["parse_failures"]:  # a text that was cut off is one of them
+            told = failures_in_words(counts["parse_failures"], counts["samples"], counts["truncated"], limit)
         rows = f"{too_long:,} rows longer than prompt.max_tokens so far" if too_long else ""
         return "".join(f"; {part}" for part in (told, rows) if part)
 
