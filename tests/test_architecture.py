@@ -1,11 +1,13 @@
 """Imports run launch -> actors -> rlsys and never back; the method knows nothing of Ray, vLLM or DeepSpeed."""
 
 import ast
+import re
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).parent.parent
+MARKUP = re.compile(r"\[/?(?:bold|dim|italic|red|green|yellow|blue|cyan)\]|\[/\]")
 FORBIDDEN = {
     "rlsys": {"actors", "launch", "ray", "vllm", "deepspeed"},
     "actors": {"launch"},
@@ -57,3 +59,5 @@ def test_only_one_place_prints():
             string = bool(call.args) and isinstance(call.args[0], ast.Constant | ast.JoinedStr | ast.BinOp)
             method = isinstance(call.func, ast.Attribute) and name in ("print", "status", "from_markup")
             assert not (method and string), (path, call.lineno)
+        for node in (node for node in ast.walk(tree) if isinstance(node, ast.Constant) and isinstance(node.value, str)):
+            assert not MARKUP.search(node.value), (path, node.lineno, "is shown as it is")
