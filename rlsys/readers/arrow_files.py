@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from rlsys.readers.fields import DataError, Unreadable
-from rlsys.readers.raw import Raw, damage
+from rlsys.readers.raw import Raw, SingleFile, damage
 
 BATCH_ROWS = 4096
 """Parquet rows decoded at a time."""
@@ -22,7 +22,7 @@ BUFFER_BYTES = 1 << 16
 """Read at a time from each column of a Parquet file, so that memory does not depend on the size of its row groups."""
 
 
-class Parquet:
+class Parquet(SingleFile):
     """A Parquet file, decoded some rows at a time whatever the size of its row groups.
 
     A row cannot be read without decoding its row group up to there. Whenever a row group is decoded, the rows of it that are `upcoming`
@@ -31,7 +31,7 @@ class Parquet:
     """
 
     def __init__(self, path: Path):
-        self._path, self.files = path, (path,)
+        super().__init__(path)
         try:
             # A memory map would count the pages of the file as memory of the process.
             self._file = pq.ParquetFile(path, buffer_size=BUFFER_BYTES, pre_buffer=False)
@@ -44,10 +44,6 @@ class Parquet:
 
     def __len__(self) -> int:
         return self._starts[-1]
-
-    @property
-    def last(self) -> int:
-        return len(self)
 
     def scan(self) -> Iterator[tuple[int, Raw]]:
         for first, batch in self._batches(range(self._file.num_row_groups)):
@@ -63,9 +59,6 @@ class Parquet:
         if soon is not None:
             self._load([soon], upcoming)
         return rows
-
-    def place(self, number: int) -> tuple[Path, int]:
-        return self._path, number
 
     def _load(self, missing: Sequence[int], *wanted: Sequence[int]) -> None:
         """Decode the row groups of `missing` and keep what they hold of `wanted`; forget other rows than `wanted`."""
@@ -92,7 +85,7 @@ class Parquet:
             return next(batches, None)
 
 
-class ArrowFile:
+class ArrowFile(SingleFile):
     """An Arrow file: of the file format (Feather version 2) or a stream, as `Dataset.save_to_disk` writes it.
 
     Batches are read where the file lies in the page cache. A stream is indexed once by the places of its batches; one whose dictionaries
@@ -100,7 +93,7 @@ class ArrowFile:
     """
 
     def __init__(self, path: Path):
-        self._path, self.files = path, (path,)
+        super().__init__(path)
         with damage(path):
             self._map = pa.memory_map(str(path))
             if self._map.read(6) == b"ARROW1":
@@ -112,10 +105,6 @@ class ArrowFile:
 
     def __len__(self) -> int:
         return self._starts[-1]
-
-    @property
-    def last(self) -> int:
-        return len(self)
 
     def scan(self) -> Iterator[tuple[int, Raw]]:
         for number, first in enumerate(self._starts[:-1]):
@@ -133,9 +122,6 @@ class ArrowFile:
                     number, batch = needed, self._batch(needed)
                 rows[index] = row_of(batch, index - self._starts[number])
         return [(index + 1, rows[index]) for index in indices]
-
-    def place(self, number: int) -> tuple[Path, int]:
-        return self._path, number
 
     def _open_file(self, reader: pa.ipc.RecordBatchFileReader) -> None:
         self._schema, self._batch = reader.schema, reader.get_batch

@@ -15,7 +15,7 @@ from typing import Any, BinaryIO
 
 from rlsys.readers.fields import DataError
 from rlsys.readers.packed import opened
-from rlsys.readers.raw import Raw, as_row, damage
+from rlsys.readers.raw import Raw, SingleFile, as_row, damage
 
 STRIDE = 64
 """Rows of JSONL from one remembered place in the file to the next."""
@@ -38,7 +38,7 @@ def parse_line(line: bytes) -> Raw:
         return DataError(f"expected JSON, found {error}.")
 
 
-class JsonLines:
+class JsonLines(SingleFile):
     """One JSON object a line. Blank lines are passed over; row numbers are line numbers.
 
     What cannot be read from any place (a packed file, a pipe) is copied, unpacked, to a file that vanishes with the process: a packed one
@@ -46,7 +46,8 @@ class JsonLines:
     """
 
     def __init__(self, path: Path, codec: str | None = None):
-        self._path, self._codec, self.files = path, codec, (path,)
+        super().__init__(path)
+        self._codec = codec
         self._once = not path.is_file()
 
     def __len__(self) -> int:
@@ -68,9 +69,6 @@ class JsonLines:
         with damage(self._path):
             rows = {index: self._index.line(index) for index in sorted(set(indices))}
         return [(number, parse_line(line)) for number, line in map(rows.__getitem__, indices)]
-
-    def place(self, number: int) -> tuple[Path, int]:
-        return self._path, number
 
     @cached_property
     def _seekable(self) -> BinaryIO:
@@ -123,7 +121,7 @@ def _lines(file: BinaryIO, first: int = 1, offset: int = 0) -> Iterator[tuple[in
         offset += size
 
 
-class JsonDocument:
+class JsonDocument(SingleFile):
     """Rows of a JSON document, which is loaded whole: a list of objects, the same under `data` or the name of a split, lists by group
     ({group: [rows]}; a row that has no `group` gets its own), one row, or objects one after another, however they are laid out.
 
@@ -134,7 +132,7 @@ class JsonDocument:
     """
 
     def __init__(self, path: Path, codec: str | None = None, split: str | None = None):
-        self._path, self.files = path, (path,)
+        super().__init__(path)
         try:
             with damage(path), opened(path, codec) as file:
                 values = list(_values(file.read().removeprefix(_BOM).decode()))
@@ -147,19 +145,12 @@ class JsonDocument:
     def __len__(self) -> int:
         return len(self._rows)
 
-    @property
-    def last(self) -> int:
-        return len(self)
-
     def scan(self) -> Iterator[tuple[int, Raw]]:
         for index, value in enumerate(self._rows):
             yield index + 1, as_row(value)
 
     def fetch(self, indices: Sequence[int], upcoming: Sequence[int] = ()) -> list[tuple[int, Raw]]:
         return [(index + 1, as_row(self._rows[index])) for index in indices]
-
-    def place(self, number: int) -> tuple[Path, int]:
-        return self._path, number
 
 
 def _values(text: str) -> Iterator[Any]:

@@ -45,6 +45,20 @@ class Source(Protocol):
         ...
 
 
+class SingleFile:
+    """What files have in common whose rows are numbered from 1 without a gap."""
+
+    def __init__(self, path: Path):
+        self._path, self.files = path, (path,)
+
+    @property
+    def last(self) -> int:
+        return len(self)
+
+    def place(self, number: int) -> tuple[Path, int]:
+        return self._path, number
+
+
 def as_row(value: Any) -> Raw:
     """A parsed value as a row, or the error that it is none."""
     return value if isinstance(value, dict) else wrong("row", "an object", value)

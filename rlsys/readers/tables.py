@@ -14,20 +14,21 @@ from pathlib import Path
 from rlsys.readers.fields import DataError
 from rlsys.readers.json_files import LineIndex, parse_line
 from rlsys.readers.packed import opened
-from rlsys.readers.raw import Raw, damage
+from rlsys.readers.raw import Raw, SingleFile, damage
 
 DELIMITERS = ",\t;"
 csv.field_size_limit(min(sys.maxsize, 2**31 - 1))
 
 
-class Csv:
+class Csv(SingleFile):
     """A CSV file with a header (RFC 4180), fields parted by commas, tabs or semicolons, whichever the header has most of.
 
     Rows count from 1, the header apart. To be read by number they are written, once, to a file that vanishes with the process.
     """
 
     def __init__(self, path: Path, codec: str | None = None):
-        self._path, self._codec, self.files = path, codec, (path,)
+        super().__init__(path)
+        self._codec = codec
         with self._text() as file:
             header = next((line for line in file if line.strip()), "")
         self._delimiter = max(DELIMITERS, key=header.count)
@@ -39,10 +40,6 @@ class Csv:
 
     def __len__(self) -> int:
         return self._index.rows
-
-    @property
-    def last(self) -> int:
-        return len(self)
 
     def scan(self) -> Iterator[tuple[int, Raw]]:
         with damage(self._path), self._text() as file:
@@ -67,9 +64,6 @@ class Csv:
     def fetch(self, indices: Sequence[int], upcoming: Sequence[int] = ()) -> list[tuple[int, Raw]]:
         rows = {index: self._index.line(index)[1] for index in sorted(set(indices))}
         return [(index + 1, _read_back(rows[index])) for index in indices]
-
-    def place(self, number: int) -> tuple[Path, int]:
-        return self._path, number
 
     def _row(self, fields: list[str]) -> Raw:
         if len(fields) != len(self._names):
