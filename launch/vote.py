@@ -12,6 +12,7 @@ import typer
 
 from launch.console import UserError, only_json, to_stderr, written_aside
 from launch.options import AsJson
+from rlsys.accounts import Account
 from rlsys.screen import Table
 
 if TYPE_CHECKING:
@@ -49,7 +50,7 @@ def vote(
     options = Options(k_meta=k_meta, power=power, error_rate=error_rate, round_size=round_size, margin=margin)
     with only_json(as_json) as write_json, ExitStack() as stack:
         table = SampleTable(chosen.needs)
-        available = read_samples(file, table)
+        account = read_samples(file, table)
         sink = None
         if output is not None:
             sink = stack.enter_context(stack.enter_context(written_aside(output)).open("w", encoding="utf-8"))
@@ -66,31 +67,37 @@ def vote(
                     sink.write(json.dumps(row) + "\n")
         except ValueError as error:
             raise UserError(f"{file}: {error}") from error
-        summary = {"strategy": strategy, "available": available, **summary}
+        summary = {"strategy": strategy, "account": account.to_json(), "available": len(table), **summary}
         write_json({"rows": rows, "summary": summary})
         if not as_json:
             sys.stdout.flush()
-            _print(summary)
+            _print(summary, account)
 
 
-def read_samples(file: Path, table: SampleTable) -> int:
-    """Add every row of a file to the table, empty lines apart; the number of samples that it now holds.
+def read_samples(file: Path, table: SampleTable) -> Account:
+    """Add every row of a file to the table, empty lines apart, and those that `rlsys judge` set aside.
 
     Raises:
         DataError: the file cannot be read or is empty, or a row is no sample. It says where, by file and row number (from 1).
         UserError: `rlsys judge` could ask none of the rows.
     """
     from rlsys.readers import DataError, whole_rows
+    from rlsys.verdicts import outcome
 
+    account = Account()
     for number, row in whole_rows(file):
+        account.rows += 1
+        if "skipped" in row:
+            account.aside[str(outcome(row))] += 1
+            continue
         try:
-            if "skipped" not in row:  # `rlsys judge` could not ask it
-                table.add(row)
+            table.add(row)
         except DataError as error:
             raise error.at(str(file), number) from error
+        account.used += 1
     if not table.ids:
-        raise UserError(f"{file}: `rlsys judge` could ask none of its rows.")
-    return len(table)
+        raise UserError(f"{file}: `rlsys judge` could ask none of its rows ({account}).")
+    return account
 
 
 def _add(summary: dict[str, int | None], row: dict[str, Any]) -> None:
@@ -116,8 +123,11 @@ WORDS = {
 }
 
 
-def _print(summary: dict[str, Any]) -> None:
+def _print(summary: dict[str, Any], account: Account) -> None:
     table = Table("votes", "")
+    table.add_row("rows in the file", f"{account.rows:,}")
+    for reason, count in account.aside.most_common():
+        table.add_row(f"  set aside by `rlsys judge`: {reason}", f"{count:,}")
     for key, words in WORDS.items():
         table.add_row(words, "unknown" if summary[key] is None else str(summary[key]))
     to_stderr().print(table)

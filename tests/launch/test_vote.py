@@ -56,6 +56,7 @@ def test_rows_of_judge_and_the_summary_as_json(tmp_path: Path) -> None:
     assert [row["totals"] for row in document["rows"]] == [[20, 27], None]
     assert document["summary"] == {
         "strategy": "vote",
+        "account": {"rows": 2, "used": 2, "set_aside": {}},
         "available": 4,
         "ids": 2,
         "samples": 4,
@@ -67,6 +68,21 @@ def test_rows_of_judge_and_the_summary_as_json(tmp_path: Path) -> None:
     }
     assert vote(path, "--output", tmp_path / "votes.jsonl").stdout == ""
     assert lines((tmp_path / "votes.jsonl").read_text()) == document["rows"]
+
+
+def test_rows_that_judge_set_aside_are_counted(tmp_path: Path) -> None:
+    samples = [{key: value for key, value in sample.items() if key != "id"} for sample in PAPER]
+    aside = [("malformed", 2), ("no unique best", 1), ("too long", 1)]
+    rows: list = [{"id": "asked", "samples": samples}]
+    rows += [{"id": f"{why} {i}", "skipped": "why", "set_aside": why, "samples": []} for why, count in aside for i in range(count)]
+    rows.append({"id": "of before there were reasons", "skipped": "its prompt has 9 tokens, more than 8", "samples": []})
+    path = written(tmp_path / "judged.jsonl", rows)
+    found = json.loads(vote(path, "--json").stdout)["summary"]["account"]
+    assert found == {"rows": 6, "used": 1, "set_aside": {"malformed": 2, "no unique best": 1, "too long": 2}}
+    told = re.sub(r"[\s│]+", " ", vote(path).stderr)
+    assert "rows in the file 6" in told and "set aside by `rlsys judge`: malformed 2" in told
+    nothing = vote(written(path, rows[1:3]))
+    assert nothing.returncode == 2 and "could ask none of its rows (2 rows: 0 used; set aside: 2 malformed)" in nothing.stderr
 
 
 def test_options_reach_the_strategy(tmp_path: Path) -> None:
