@@ -5,6 +5,7 @@ One small section per component; each component receives its own section only, n
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -27,6 +28,9 @@ from pydantic import (
 
 from rlsys.settings import is_text
 
+Decay = Annotated[float, Field(ge=0, lt=1)]
+"""What is left of a running mean after a step."""
+
 
 class Section(BaseModel):
     """Base of every section: unknown keys are errors, values are checked on assignment, fields carry docstrings."""
@@ -40,6 +44,8 @@ class Section(BaseModel):
     def _named(cls, value: Any, field: ValidationInfo) -> Any:
         if value == "" and is_text(cls.model_fields[field.field_name].annotation):
             raise ValueError("expected a name or a path, found nothing")
+        if isinstance(value, str | Path) and str(value).startswith("~/") and is_text(cls.model_fields[field.field_name].annotation):
+            return os.path.expanduser(value)  # no shell does that behind an equals sign
         return value
 
 
@@ -234,7 +240,7 @@ class Learner(Section):
     jitter of single updates. The cold start's is constant."""
     weight_decay: NonNegativeFloat = 0.0
     """Of AdamW."""
-    betas: tuple[float, float] = (0.9, 0.95)
+    betas: tuple[Decay, Decay] = (0.9, 0.95)
     """Of AdamW."""
     max_grad_norm: PositiveFloat = 1.0
     """Gradients are scaled down to this global norm."""
@@ -432,7 +438,7 @@ class Ladder(Section):
 class Config(Section):
     """A whole run. The defaults run on a laptop; launch/configs holds the ready-made ones."""
 
-    seed: NonNegativeInt = 0
+    seed: int = Field(0, ge=0, lt=2**32)
     """Response order, sampling, data order and initialisation all derive from it."""
     run: Run = Field(default_factory=Run)
     model: Model = Field(default_factory=Model)

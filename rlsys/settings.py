@@ -50,14 +50,34 @@ def parse_yaml(text: str, kind: Any) -> Any:
     """A YAML document, its scalars read by the types that `kind` declares for them.
 
     Raises:
-        yaml.YAMLError: not valid YAML, or a mapping names a key twice.
+        yaml.YAMLError: not valid YAML, a mapping names a key twice, or it is nested without an end.
     """
     loader = yaml.SafeLoader(text)
     try:
         node = loader.get_single_node()
-        return None if node is None else _construct(loader, node, kind)
+        if node is None:
+            return None
+        _refuse_twice(node)
+        return _construct(loader, node, kind)
+    except RecursionError as error:
+        raise yaml.YAMLError("it is nested too deeply, or an alias stands within what it names") from error
     finally:
         loader.dispose()
+
+
+def _refuse_twice(node: yaml.Node) -> None:
+    """See that no mapping names a key twice. What it merges (<<: *other) is not named by it, and gives way to what is."""
+    children = list(node.value) if isinstance(node, yaml.SequenceNode) else []
+    if isinstance(node, yaml.MappingNode):
+        names = set()
+        for key, child in node.value:
+            if isinstance(key, yaml.ScalarNode) and key.tag != "tag:yaml.org,2002:merge":
+                if key.value in names:
+                    raise yaml.constructor.ConstructorError(None, None, f"the key {key.value} stands there twice", key.start_mark)
+                names.add(key.value)
+            children.append(child)
+    for child in children:
+        _refuse_twice(child)
 
 
 def _construct(loader: yaml.SafeLoader, node: yaml.Node, kind: Any) -> Any:
@@ -73,8 +93,6 @@ def _construct(loader: yaml.SafeLoader, node: yaml.Node, kind: Any) -> Any:
     found: dict[str, Any] = {}
     for key, child in node.value:
         name = key.value if isinstance(key, yaml.ScalarNode) else str(loader.construct_object(key, deep=True))
-        if name in found:
-            raise yaml.constructor.ConstructorError(None, None, f"the key {name} stands there twice", key.start_mark)
         found[name] = _construct(loader, child, _inner(kind, name))
     return found
 

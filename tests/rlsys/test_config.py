@@ -138,6 +138,32 @@ def test_text_in_a_file_is_text_too(tmp_path: Path) -> None:
         load_config(write(tmp_path / "c.yaml", "rl: {steps: 1, steps: 2}\n"))
 
 
+def test_what_a_mapping_merges_gives_way_to_what_it_says(tmp_path: Path) -> None:
+    text = "data:\n  train:\n  - &first {path: a.jsonl, weight: 2}\n  - {<<: *first, path: b.jsonl}\n  - {<<: *first, path: c.jsonl}\n"
+    train = load_config(write(tmp_path / "a.yaml", text)).data.train
+    assert [(str(source.path), source.weight) for source in train] == [("a.jsonl", 2), ("b.jsonl", 2), ("c.jsonl", 2)]
+
+
+@pytest.mark.parametrize("text", ["data:\n  train: &a [*a]\n", "rl: &a {steps: *a}\n", "[" * 3000])
+def test_yaml_without_an_end_is_refused_in_words(tmp_path: Path, text: str) -> None:
+    with pytest.raises(ConfigError, match="nested too deeply"):
+        load_config(write(tmp_path / "a.yaml", text))
+
+
+@pytest.mark.parametrize("override", ["learner.betas=[2,3]", "learner.betas=[0.9,1]", "learner.betas=[-0.1,0.9]", "seed=4294967296"])
+def test_numbers_that_no_optimizer_or_engine_takes(override: str) -> None:
+    with pytest.raises(ConfigError, match=override.partition("=")[0]):
+        load_config(None, [override])
+
+
+def test_a_tilde_is_the_home_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/someone")
+    config = load_config(None, ["run.dir=~/runs/a", "model.path=~/models/a", "data.train=~/a.jsonl", "data.heldout=[~/b.jsonl]"])
+    found = (config.run.dir, config.model.path, config.data.train, config.data.heldout[0].path)
+    assert list(map(str, found)) == [f"/home/someone/{name}" for name in ("runs/a", "models/a", "a.jsonl", "b.jsonl")]
+    assert load_config(None, ["run.dir=a~/b"]).run.dir == Path("a~/b")
+
+
 def test_where_a_field_takes_anything_yaml_decides() -> None:
     assert parse_text("{thinking: no, depth: 010, name: a}", dict[str, Any]) == {"thinking": False, "depth": 8, "name": "a"}
     assert parse_text("{prompt: 007}", dict[str, str]) == {"prompt": "007"}
