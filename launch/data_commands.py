@@ -121,7 +121,7 @@ def generate(
 
     unknown = [name for name in family or [] if name not in FAMILIES]
     if unknown:
-        raise UserError(f"--family {unknown[0]}: no such family; expected one of {', '.join(sorted(FAMILIES))}.")
+        raise UserError(f"--family {', '.join(unknown)}: no such family; expected one of {', '.join(sorted(FAMILIES))}.")
     if split not in ("train", "heldout"):
         raise UserError(f"--split {split}: expected train or heldout.")
     if output.suffix not in (".jsonl", ".parquet"):

@@ -87,20 +87,20 @@ class Source(Section):
         return {"path": value} if isinstance(value, str | Path) else value
 
 
-FILE, SEVERAL = "a file", "several sources"
+FILE, SOURCE, SEVERAL = FORMS = ("a file", "a source", "several sources")
 Sources = Annotated[
-    Annotated[Path, Tag(FILE)] | Annotated[tuple[Source, ...], Tag(SEVERAL)],
-    Discriminator(lambda value: SEVERAL if isinstance(value, list | tuple) else FILE),
+    Annotated[Path, Tag(FILE)] | Annotated[Source, Tag(SOURCE)] | Annotated[tuple[Source, ...], Tag(SEVERAL)],
+    Discriminator(lambda value: SEVERAL if isinstance(value, list | tuple) else SOURCE if isinstance(value, dict | Source) else FILE),
 ]
 
 
 class Data(Section):
     train: Sources = Path("tasks:train")
     """File of training rows, or `tasks:NAME` to use the generator's rows (`data.tasks`) of that split; or a mixture: a list of
-    {path, format, weight, name}, for example [{path: a.jsonl, weight: 2}, b.parquet]."""
+    {path, format, columns, weight, name}, for example [{path: a.jsonl, weight: 2}, b.parquet]; one of them alone needs no list."""
     heldout: Sources = Path("tasks:heldout")
-    """File of held-out rows, or `tasks:NAME`, or a list of {path, format, name} that are taken in turn; the same for every run, whatever
-    its seed."""
+    """File of held-out rows, or `tasks:NAME`, or a list of {path, format, columns, name} that are taken in turn; the same for every run,
+    whatever its seed."""
     format: str = "rlsys"
     """Reader's name for train and heldout files; see `rlsys data check --help` for the list."""
     exclude: Path | None = None
@@ -122,17 +122,26 @@ class Data(Section):
 
     @field_validator("train", "heldout")
     @classmethod
-    def _tell_apart(cls, sources: Path | tuple[Source, ...], field: ValidationInfo) -> Path | tuple[Source, ...]:
+    def _tell_apart(cls, sources: Path | Source | tuple[Source, ...], field: ValidationInfo) -> Path | tuple[Source, ...]:
         if isinstance(sources, Path):
             return sources
+        if isinstance(sources, Source):
+            sources = (sources,)
         if not sources:
             raise ValueError("expected a source at least, found an empty list")
+        wrong = []
         if field.field_name == "heldout" and any(source.weight != 1 for source in sources):
-            raise ValueError("held-out sources are taken in turn: leave weight out")
+            wrong.append("held-out sources are taken in turn: leave weight out")
         names = source_names(sources)
-        twice = next((name for name in names if names.count(name) > 1), None)
-        if twice:
-            raise ValueError(f"two sources are called {twice}: give each a name of its own, as {{path: {twice}, name: first}}")
+        for twice in dict.fromkeys(name for name in names if names.count(name) > 1):
+            paths = [str(source.path) for source, name in zip(sources, names) if name == twice]
+            leave_out = "leave one out, or " if len(set(paths)) < len(paths) else ""
+            wrong.append(
+                f"{len(paths)} sources are called {twice} ({', '.join(paths)}): {leave_out}give each a name of its own, as "
+                f"{{path: {paths[-1]}, name: {Path(twice).stem}-{len(paths)}}}"
+            )
+        if wrong:
+            raise ValueError("; ".join(wrong))
         return sources
 
     def sources(self, which: Literal["train", "heldout"]) -> tuple[Source, ...]:

@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
-from rlsys.config import FILE, SEVERAL, Config, ConfigError, Section
+from rlsys.config import FORMS, Config, ConfigError, Section, Source
 from rlsys.settings import declared, parse_text, parse_yaml
 
 
@@ -98,22 +98,34 @@ def _place(node: dict[str, Any] | list[Any], part: str, override: str) -> str | 
 def _validated(tree: dict[str, Any]) -> tuple[Config | None, list[Any]]:
     """The config of what is right in `tree` (None where that is none), and pydantic's account of what is wrong."""
     found: list[Any] = []
+    dropped: set[tuple[Any, ...]] = set()
     while True:
         try:
             return Config.model_validate(tree), found
         except ValidationError as error:
             new = error.errors()
-        found += new
+        # What must be there and was dropped has been told of.
+        found += [problem for problem in new if problem["type"] != "missing" or problem["loc"] not in dropped]
+        dropped |= {problem["loc"] for problem in new}
         tree = copy.deepcopy(tree)
-        if not any([_drop(tree, problem["loc"]) for problem in new]):
+        places = [_place_of(tree, problem["loc"]) for problem in new]
+        if None in places:
             return None, found
+        for holder, key in places:
+            holder.pop(key, None)
 
 
-def _drop(tree: dict[str, Any], location: tuple[Any, ...]) -> bool:
-    """Take the setting that `location` lies in out of `tree`; False where there is none."""
-    section = tree.get(location[0]) if location else None
-    holder, key = (section, location[1]) if len(location) > 1 and isinstance(section, dict) else (tree, location[0] if location else None)
-    return holder.pop(key, holder) is not holder
+def _place_of(tree: dict[str, Any], location: tuple[Any, ...]) -> tuple[dict[str, Any], str] | None:
+    """(mapping, key) of the innermost setting at `location` that is there and has a key; None where there is none."""
+    place = None
+    node: Any = tree
+    for part in (part for part in location if part not in FORMS):
+        if isinstance(node, dict) and part in node:
+            place = node, part
+        elif not isinstance(node, list) or part not in range(len(node)):
+            break
+        node = node[part]
+    return place
 
 
 def save_config(config: Config, path: Path) -> None:
@@ -123,19 +135,32 @@ def save_config(config: Config, path: Path) -> None:
     os.replace(aside, path)
 
 
+EXPECTED = {
+    "tuple_type": "expected a list, for example [a, b]",
+    "list_type": "expected a list, for example [a, b]",
+    "dict_type": "expected a mapping, {key: value, ...}",
+    "model_type": "expected a mapping, {key: value, ...}",
+    "path_type": "expected a path",
+    "missing": "expected it, found nothing",
+}
+"""What is said in the place of pydantic's own words, by its type of problem."""
+
+
 def _explain(problem: Any, origin: str, origins: dict[tuple[str, ...], str]) -> str:
-    location = tuple(str(part) for part in problem["loc"] if part not in (FILE, SEVERAL))
+    location = tuple(str(part) for part in problem["loc"] if part not in FORMS)
     where = next((text for key, text in origins.items() if location[: len(key)] == key), origin)
     key = ".".join(location)
     if problem["type"] == "extra_forbidden":
         return f"{where}: unknown key {key}.{_nearest(key)}"
-    said = "expected a list, for example [a, b]" if problem["type"] in ("tuple_type", "list_type") else problem["msg"]
+    said = EXPECTED.get(problem["type"], problem["msg"])
     return f"{where}: {key}: {said.removeprefix('Value error, ')} (got {problem['input']!r})."
 
 
 def _nearest(key: str) -> str:
     """Which key was meant: one of that very name in another section, or one spelled alike."""
-    known = known_keys()
+    holder, _, _ = key.rpartition(".")
+    own = [f"{holder}.{name}" for name in Source.model_fields] if holder.startswith(("data.train", "data.heldout")) else []
+    known = own or known_keys()
     namesakes = [each for each in known if each.rpartition(".")[2] == key.rpartition(".")[2]]
     nearest = namesakes or difflib.get_close_matches(key, known, n=1, cutoff=0.4)
     return f" Did you mean {' or '.join(nearest)}?" if nearest else " `rlsys config show --keys` lists every key."

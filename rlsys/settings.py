@@ -116,8 +116,9 @@ def _inner(kind: Any, key: str | int) -> Any:
         arguments = get_args(each)
         if isinstance(each, type) and issubclass(each, BaseModel):
             found += [each.model_fields[key].annotation] if key in each.model_fields else []
-        elif get_origin(each) is tuple and arguments and str(key).isdecimal():
-            found.append(arguments[min(int(key), len(arguments) - 1)] if arguments[-1] is not Ellipsis else arguments[0])
+        elif get_origin(each) is tuple and arguments:
+            if str(key).isdecimal():
+                found.append(arguments[min(int(key), len(arguments) - 1)] if arguments[-1] is not Ellipsis else arguments[0])
         elif arguments and get_origin(each) is not Literal:
             found.append(arguments[-1])
     return Union[tuple(found)] if found else Any  # noqa: UP007 (of a list)

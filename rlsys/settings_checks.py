@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from rlsys.config import Config, ConfigError
+from rlsys.datasets import TASKS
 
 
 def contradictions(config: Config, command: str) -> list[str]:
@@ -23,6 +24,7 @@ def refuse_contradictions(config: Config, command: str) -> None:
 def _rules(config: Config, command: str) -> list[tuple[bool, str]]:
     rl, rollout, learner, eval_, meta, rft = config.rl, config.rollout, config.learner, config.eval, config.meta_rm, config.rft
     trains, loop = command in ("train", "ladder"), command in ("train", "sft", "ladder")
+    endless = [str(source.path) for source in config.data.sources("train") if str(source.path).startswith(TASKS)]
     return [
         (
             trains and rl.group_size == 1,
@@ -65,8 +67,8 @@ def _rules(config: Config, command: str) -> list[tuple[bool, str]]:
             "meta_rm.objective=bt compares responses within a packed micro-batch: set learner.packing=true.",
         ),
         (
-            command == "meta-rm" and meta.objective == "bt" and str(config.data.train).startswith("tasks:") and meta.rows is None,
-            f"data.train={config.data.train} goes on for ever: say how many rows to train on, for example meta_rm.rows=2000.",
+            command == "meta-rm" and meta.objective == "bt" and bool(endless) and meta.rows is None,
+            f"data.train={', '.join(endless)} goes on for ever: say how many rows to train on, for example meta_rm.rows=2000.",
         ),
         (
             command == "meta-rm" and meta.objective == "bt" and tuple(config.data.responses) == (1,),

@@ -334,9 +334,13 @@ def _open(path: Path, format: str) -> Source:
         try:
             reader_of(format, first_rows(path))
         except DataError as error:
-            if "unknown format" not in error.problem:
+            if "unknown format" in error.problem:
+                raise
+            # The file cannot be read, either.
+            try:
                 reader_of(format)
-            raise
+            except DataError as unknown:
+                raise DataError(f"{unknown} {error}") from error
     return open_source(path)
 
 

@@ -42,19 +42,22 @@ def generate(
         responses: numbers of responses to choose among, each 1..4 (1 means a 0/1 label).
 
     Raises:
-        ValueError: at once, not at the first record, when an argument is out of its range.
+        ValueError: at once, not at the first record, when arguments are out of their range; all that are.
     """
+    wrong = []
     if split not in SPLITS:
-        raise ValueError(f"split {split!r}: expected one of {', '.join(SPLITS)}.")
+        wrong.append(f"split {split!r}: expected one of {', '.join(SPLITS)}.")
     unknown = [name for name in families if name not in FAMILIES]
     if unknown:
-        raise ValueError(f"unknown task family {', '.join(map(repr, unknown))}: expected names among {', '.join(FAMILIES)}.")
+        wrong.append(f"unknown task family {', '.join(map(repr, unknown))}: expected names among {', '.join(FAMILIES)}.")
     if level not in LEVELS:
-        raise ValueError(f"level {level!r}: expected 1, 2 or 3.")
+        wrong.append(f"level {level!r}: expected 1, 2 or 3.")
     if not responses or any(number not in range(1, MAX_RESPONSES + 1) for number in responses):
-        raise ValueError(f"responses {tuple(responses)!r}: expected one or more numbers, each 1 to {MAX_RESPONSES}.")
+        wrong.append(f"responses {tuple(responses)!r}: expected one or more numbers, each 1 to {MAX_RESPONSES}.")
     if count < 0 or start < 0:
-        raise ValueError(f"count {count}, start {start}: expected numbers from 0 up.")
+        wrong.append(f"count {count}, start {start}: expected numbers from 0 up.")
+    if wrong:
+        raise ValueError(" ".join(wrong))
     chosen = [FAMILIES[name] for name in families or FAMILIES]
     numbers = tuple(responses)
     return (

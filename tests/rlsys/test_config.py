@@ -181,6 +181,43 @@ def test_what_is_right_remains_beside_what_is_wrong() -> None:
     assert (rest.data.level, rest.rl.beta, rest.rl.steps, rest.data.responses) == (2, 0.5, Config().rl.steps, Config().data.responses)
 
 
+def test_all_that_is_wrong_with_a_list_of_sources_is_told() -> None:
+    sources = "[{path: a.jsonl, weight: -1, formt: x}, {path: b.jsonl, weight: y, format: nope}, {format: z}]"
+    with pytest.raises(ConfigError) as caught:
+        load_config(None, [f"data.train={sources}", "data.heldout=[{path: [1]}, {path: h.jsonl, weight: 0}]"])
+    told = "\n".join(caught.value.problems)
+    train = ("train.0.weight", "Did you mean data.train.0.format?", "train.1.weight", "train.2.path: expected it")
+    for words in (*train, "heldout.0.path", "heldout.1.weight"):
+        assert told.count(words) == 1, (words, told)
+    assert len(caught.value.problems) == 6
+    with pytest.raises(ConfigError, match="leave weight out; 2 sources are called a"):
+        load_config(None, ["data.heldout=[{path: a.jsonl, weight: 2, name: a}, {path: b.jsonl, name: a}]"])
+
+
+def test_what_is_right_of_a_source_is_checked_further() -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_config(None, ["data.train=[{path: a.jsonl, weight: -1, format: nope}, b.jsonl]"])
+    assert len(caught.value.problems) == 1
+    first, second = caught.value.rest.data.sources("train")
+    assert (first.path, first.format, first.weight, second.path) == (Path("a.jsonl"), "nope", 1.0, Path("b.jsonl"))
+
+
+def test_a_single_source_needs_no_list(tmp_path: Path) -> None:
+    several = load_config(None, ["data.train=[{path: x.jsonl, format: shp, columns: {labels: l}}]"])
+    alone = load_config(None, ["data.train={path: x.jsonl, format: shp, columns: {labels: l}}"])
+    in_a_file = load_config(write(tmp_path / "a.yaml", "data: {train: {path: x.jsonl, format: shp}}"), ["data.train.columns={labels: l}"])
+    assert alone.data == several.data == in_a_file.data
+    save_config(alone, tmp_path / "b.yaml")
+    assert load_config(tmp_path / "b.yaml") == alone
+    with pytest.raises(ConfigError, match=r"data\.train\.formt\. Did you mean data\.train\.format\?"):
+        load_config(None, ["data.train={path: x.jsonl, formt: shp}"])
+
+
+def test_two_sources_of_one_name_are_told_apart_by_their_paths() -> None:
+    with pytest.raises(ConfigError, match=r"2 sources are called a \(x/one\.jsonl, y/two\.jsonl\): .*\{path: y/two\.jsonl, name: a-2\}"):
+        load_config(None, ["data.train=[{path: x/one.jsonl, name: a}, {path: y/two.jsonl, name: a}]"])
+
+
 def test_a_bare_key_names_the_sections_that_have_it() -> None:
     with pytest.raises(ConfigError, match=r"Did you mean prompt\.max_tokens or rollout\.max_tokens or "):
         load_config(None, ["max_tokens=3"])
@@ -285,7 +322,7 @@ def test_training_rows_may_be_a_mixture(tmp_path):
         ("data.train=[{path: a.jsonl, wieght: 2}]", "unknown key data.train.0.wieght"),
         ("data.train=[{path: a.jsonl, weight: 0}]", "data.train.0.weight: Input should be greater than 0"),
         ("data.train=[]", "an empty list"),
-        ("data.train=[a.jsonl, a.jsonl]", "two sources are called a.jsonl"),
+        ("data.train=[a.jsonl, a.jsonl]", "2 sources are called a.jsonl (a.jsonl, a.jsonl)"),
         ("data.heldout=[{path: a.jsonl, weight: 2}, b.jsonl]", "leave weight out"),
         ("data.train.0.weight=2", "data.train"),
     ],

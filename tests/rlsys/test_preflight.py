@@ -81,6 +81,16 @@ def test_all_mistakes_are_told_at_once(found, tmp_path):
     assert len(told) == 8
 
 
+def test_everything_wrong_with_generated_tasks_is_told(found):
+    (told,) = found("data.families=[nonsense, sum]", "data.level=7", "data.responses=[0, 9]").mistakes
+    assert all(words in told for words in ("'nonsense', 'sum'", "level 7", "responses (0, 9)"))
+
+
+def test_an_unknown_format_of_a_file_that_is_not_there_is_told_with_it(found):
+    (told,) = found("data.train={path: absent.jsonl, format: nonsense}").mistakes
+    assert "unknown format 'nonsense'" in told and "absent.jsonl: there is no such file" in told
+
+
 @pytest.mark.parametrize(
     ("overrides", "command", "words"),
     [
@@ -92,6 +102,7 @@ def test_all_mistakes_are_told_at_once(found, tmp_path):
         (["prompt.max_tokens=9000"], "train", "max_position_embeddings"),
         (["data.families=[nonsense]"], "train", "nonsense"),
         (["data.train=tasks:nothing"], "train", "tasks:nothing"),
+        (["data.train={path: tasks:train}", "meta_rm.objective=bt"], "meta-rm", "meta_rm.rows"),
         (["data.format=trl_preferenc", "data.train=rows.jsonl"], "train", "trl_preference"),
         (["sft.rows=4", "sft.data=absent.jsonl"], "train", "absent.jsonl"),
         (["sft.rows=4", "sft.data=rows.jsonl"], "sft", "completion"),
