@@ -8,6 +8,7 @@ could end a section, open another, or pass for a score is *defused*, by a visibl
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 import json
 import re
@@ -36,14 +37,23 @@ def template_source(template: str) -> str:
     """The text of a template by its name, or by the path of its file.
 
     Raises:
-        PromptError: it cannot be read.
+        PromptError: there is none, or it cannot be read; the message says which ones there are.
     """
-    path = TEMPLATES / f"{template}.jinja" if re.fullmatch(r"\w+", template) else Path(template)
+    named = re.fullmatch(r"\w+", template)
+    path = TEMPLATES / f"{template}.jinja" if named else Path(template)
     try:
         return path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        known = ", ".join(sorted(file.stem for file in TEMPLATES.glob("*.jinja")))
-        raise PromptError(f"template {template}: cannot be read ({error}). Name one of {known}, or the path of a text file.") from error
+        known = sorted(file.stem for file in TEMPLATES.glob("*.jinja"))
+        meant = difflib.get_close_matches(path.stem.strip(), known, n=1)
+        if isinstance(error, FileNotFoundError):
+            told = "there is none of that name." if named else "there is no such file."
+            told += f" Did you mean {meant[0]}?" if meant else ""
+        elif isinstance(error, OSError):
+            told = f"cannot be read ({error.strerror})."
+        else:
+            told = "is not UTF-8 text."
+        raise PromptError(f"template {template}: {told} Name one of {', '.join(known)}, or the path of a text file.") from error
 
 
 class Prompter:

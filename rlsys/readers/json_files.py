@@ -33,6 +33,9 @@ def parse_line(line: bytes) -> Raw:
     except UnicodeDecodeError as error:
         return DataError(f"expected UTF-8, found byte 0x{line[error.start]:02x} at position {error.start + 1} of the line.")
     except json.JSONDecodeError as error:
+        if error.msg == "Extra data" and b"\r" in line.rstrip():
+            todo = r"`tr '\r' '\n' < FILE > NEW` mends them"
+            return DataError(f"expected an object a line, found lines that end in a carriage return alone; {todo}.")
         return DataError(f"expected JSON, found an error at position {error.pos + 1} of the line: {error.msg}.")
     except (ValueError, RecursionError) as error:  # an integer of thousands of digits; brackets nested thousands deep
         return DataError(f"expected JSON, found {error}.")

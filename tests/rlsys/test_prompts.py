@@ -368,9 +368,20 @@ def test_a_broken_template_is_refused_with_its_name_and_fault(tokenizer, tmp_pat
     assert "own.jinja" in str(caught.value)
 
 
-def test_a_missing_template_names_those_there_are(tokenizer) -> None:
-    with pytest.raises(PromptError, match="compact, pointwise"):
-        Prompter(tokenizer, "pontwise")
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("pontwise", "there is none of that name. Did you mean pointwise?"),
+        ("nothing", "there is none of that name."),
+        ("absent/own.jinja", "there is no such file."),
+        ("compact.jinja", "there is no such file. Did you mean compact?"),
+        (".", "cannot be read (Is a directory)."),
+    ],
+)
+def test_a_missing_template_names_those_there_are(tokenizer, name: str, told: str) -> None:
+    with pytest.raises(PromptError) as caught:
+        Prompter(tokenizer, name)
+    assert str(caught.value) == f"template {name}: {told} Name one of compact, pointwise, or the path of a text file."
 
 
 def test_a_tokenizer_without_a_chat_template_is_refused(tmp_path: Path) -> None:

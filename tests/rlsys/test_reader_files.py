@@ -280,6 +280,18 @@ def test_files_that_cannot_be_read_say_why(tmp_path, name, content, message):
     assert name in str(error.value)
 
 
+def test_lines_that_end_in_a_carriage_return_alone_are_read_or_told(tmp_path):
+    rows = "\r".join(json.dumps(OWN | {"id": name}) for name in "ab") + "\r"
+    for name in ("f.json", "no_suffix"):
+        (tmp_path / name).write_text(rows)
+        assert [record.id for record in read(tmp_path / name, "rlsys")] == ["a", "b"]
+    (tmp_path / "f.csv").write_text("prompt,chosen,rejected\rq,a,b\rq,a,c\r")
+    assert len(load(tmp_path / "f.csv", "trl_preference")[0]) == 2
+    (tmp_path / "f.jsonl").write_text(rows)
+    records, report = load(tmp_path / "f.jsonl", "rlsys")
+    assert not records and "carriage return alone" in report.malformed[0][1]
+
+
 def test_missing_files_and_folders_say_so(tmp_path):
     with pytest.raises(DataError, match="there is no such file"):
         read(tmp_path / "none.jsonl", "rlsys")
