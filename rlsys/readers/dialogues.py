@@ -9,7 +9,7 @@ from itertools import takewhile
 from typing import Any
 
 from rlsys.readers.fields import DataError, Row, as_list, as_text, optional_text, required, text, wrong
-from rlsys.readers.messages import MEDIA, Messages, as_messages, ask, conversation, is_message, written_out
+from rlsys.readers.messages import MEDIA, Messages, as_messages, ask, conversation, is_message, read_back, written_out
 
 _TURN = re.compile(r"(?:\A\s*|\n\n)(Human|Assistant):")
 _SPEAKER = re.compile(
@@ -24,6 +24,13 @@ PROMPT_WORDS = {
     "turns", "issue",
 }  # fmt: skip
 """Words in the names of columns that hold a prompt."""
+_ABOUT = {
+    "id", "ids", "source", "hash", "type", "category", "length", "tokens", "model", "chosen", "rejected", "response", "responses", "answer",
+    "answers", "output", "outputs", "completion", "score", "scores", "margin", "label", "labels", "language", "lang", "split", "dataset",
+    "subset", "domain", "license", "url", "date", "time", "timestamp", "annotator", "annotators", "rationale", "explanation", "reason",
+    "reasoning", "feedback", "comment", "comments", "critique", "note", "notes", "metadata", "meta", "reference", "version", "tags", "name",
+}  # fmt: skip
+"""Words in the names of columns that hold none."""
 
 
 def prompt_of(row: Row, key: str = "prompt") -> Messages:
@@ -45,7 +52,7 @@ def prompt_of(row: Row, key: str = "prompt") -> Messages:
 
 
 def _history(row: Row) -> Messages:
-    turns = row.get("history") or []
+    turns = read_back(row.get("history") or [], "history")
     if not isinstance(turns, list):
         raise wrong("history", "a list of [question, answer] or of messages", turns)
     if turns and is_message(turns[0]):
@@ -63,7 +70,7 @@ def replies(row: Row, key: str, context: Messages) -> tuple[str, ...]:
     """The responses under `key`, to `context`: one, or a list. A response is a text, or messages with or without `context` in front;
     of several turns, written out with their roles.
     """
-    value = required(row, key, "text or a list of messages")
+    value = read_back(required(row, key, "text or a list of messages"), key)
     if isinstance(value, list) and value and not is_message(value[0]):
         return tuple(_reply(entry, f"{key}[{position}]", context) for position, entry in enumerate(value))
     return (_reply(value, key, context),)
@@ -75,8 +82,7 @@ def reply(row: Row, key: str, context: Messages) -> str:
 
 
 def _reply(value: Any, key: str, context: Messages) -> str:
-    if is_message(value):
-        value = [value]
+    value = [value] if is_message(value) else read_back(value, key)
     if not isinstance(value, list):
         return as_text(value, key, blank=True)
     messages = as_messages(value, key)
@@ -90,7 +96,7 @@ def _reply(value: Any, key: str, context: Messages) -> str:
 
 def split_messages(row: Row) -> tuple[Messages, tuple[str, ...], tuple[str, ...]]:
     """(context, chosen, rejected) of message lists, on either side one or several, that begin with the same turns."""
-    sides = {key: _conversations(required(row, key, "a list of messages"), key) for key in ("chosen", "rejected")}
+    sides = {key: _conversations(read_back(required(row, key, "a list of messages"), key), key) for key in ("chosen", "rejected")}
     count = len(sides["chosen"])
     keys = ["chosen"] * count + ["rejected"] * len(sides["rejected"])
     context, answers = split([*sides["chosen"], *sides["rejected"]], keys)
@@ -125,10 +131,12 @@ def split_texts(row: Row) -> tuple[Messages, str, str]:
     """(context, chosen, rejected) of two texts that begin with the same prompt, cut between words.
 
     Raises:
-        DataError: they begin with nothing alike; another column looks like the prompt; or what they share ends inside the assistant's turn,
-            so that a part of both answers would pass for a prompt.
+        DataError: they begin with nothing alike; the row's prompt is null; another column looks like the prompt; or what they share ends
+            inside the assistant's turn, so that a part of both answers would pass for a prompt.
     """
     chosen, rejected = text(row, "chosen"), text(row, "rejected")
+    if "prompt" in row:
+        raise wrong("prompt", "text or a list of messages", None)
     for name in row:
         if name not in ("chosen", "rejected") and _like_prompt(name, row[name]):
             hint = f"say so with data.columns={{prompt: {name}}} (--columns prompt={name}), or leave the column out"
@@ -154,7 +162,11 @@ def _like_prompt(name: Any, value: Any) -> bool:
     if isinstance(value, list) and is_message(value[0]):
         return True
     words = set(re.findall(r"[a-z]+", re.sub(r"([a-z])([A-Z])", r"\1 \2", str(name)).lower()))
-    return bool(words & PROMPT_WORDS) and not words & {"id", "ids", "source", "hash", "type", "category", "length", "tokens"}
+    if words & PROMPT_WORDS:
+        return not words & {"id", "ids", "source", "hash", "type", "category", "length", "tokens"}
+    # Under a name that says nothing, any text but a word by itself, as names and kinds are.
+    said = isinstance(value, str) and (not re.fullmatch(r"[\x21-\x7e]*", value.strip()) or value.strip().endswith("?"))
+    return said and not words & _ABOUT
 
 
 def _inside_answer(prompt: str) -> bool:

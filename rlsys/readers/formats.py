@@ -34,7 +34,7 @@ from rlsys.readers.fields import (
     text,
     wrong,
 )
-from rlsys.readers.messages import Messages, as_messages, ask, conversation
+from rlsys.readers.messages import Messages, as_messages, ask, conversation, read_back
 from rlsys.records import NoUniqueBest, Record
 
 FIRST, SECOND, TIE = (1.0, 0.0), (0.0, 1.0), (0.0, 0.0)
@@ -80,7 +80,7 @@ def trl_preference(row: Row) -> list[Record]:
     if row.get("prompt") is not None:
         context = prompt_of(row)
         chosen, rejected = replies(row, "chosen", context), replies(row, "rejected", context)
-    elif isinstance(row.get("chosen"), str) and isinstance(row.get("rejected"), str):
+    elif all(isinstance(read_back(row.get(key), key), str) for key in ("chosen", "rejected")):
         context, *sides = split_texts(row)
         chosen, rejected = (sides[0],), (sides[1],)
     else:

@@ -13,7 +13,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from rlsys.readers.fields import DataError
+from rlsys.readers.fields import DataError, Unreadable, describe
 from rlsys.readers.packed import opened
 from rlsys.readers.raw import Raw, SingleFile, as_row, damage
 
@@ -22,14 +22,14 @@ STRIDE = 64
 SPLITS = ("train", "training", "validation", "valid", "val", "dev", "test", "heldout", "eval")
 """Names that parts of a data set go by."""
 _BOM = b"\xef\xbb\xbf"
-_BLANKS = re.compile(r"\s*")
+_BLANKS = re.compile(r"[\s\ufeff]*")
 _MESSAGE = ({"role", "content"}, {"from", "value"})
 
 
 def parse_line(line: bytes) -> Raw:
     """One line of JSONL."""
     try:
-        return as_row(json.loads(line.rstrip(b"\r\n").decode()))
+        return as_row(json.loads(line.rstrip(b"\r\n").decode(), object_pairs_hook=_object))
     except UnicodeDecodeError as error:
         return DataError(f"expected UTF-8, found byte 0x{line[error.start]:02x} at position {error.start + 1} of the line.")
     except json.JSONDecodeError as error:
@@ -39,6 +39,15 @@ def parse_line(line: bytes) -> Raw:
         return DataError(f"expected JSON, found an error at position {error.pos + 1} of the line: {error.msg}.")
     except (ValueError, RecursionError) as error:  # an integer of thousands of digits; brackets nested thousands deep
         return DataError(f"expected JSON, found {error}.")
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any] | Unreadable:
+    """An object, of which every key stands there once: of several, Python would take the last."""
+    found = dict(pairs)
+    if len(found) == len(pairs):
+        return found
+    names = [name for name, _ in pairs]
+    return Unreadable(f"an object with {ascii(next(name for name in names if names.count(name) > 1))} more than once")
 
 
 class JsonLines(SingleFile):
@@ -117,8 +126,7 @@ def _lines(file: BinaryIO, first: int = 1, offset: int = 0) -> Iterator[tuple[in
     """(line number, byte offset, line) of the lines that are not blank, from where `file` stands: line number `first`, at `offset`."""
     for number, line in enumerate(file, start=first):
         size = len(line)
-        if offset == 0:
-            line = line.removeprefix(_BOM)
+        line = line.removeprefix(_BOM)  # files that were put one behind the other have one each
         if line and not line.isspace():
             yield number, offset, line
         offset += size
@@ -158,7 +166,7 @@ class JsonDocument(SingleFile):
 
 def _values(text: str) -> Iterator[Any]:
     """JSON values one after another."""
-    decoder, end = json.JSONDecoder(), 0
+    decoder, end = json.JSONDecoder(object_pairs_hook=_object), 0
     while (start := _BLANKS.match(text, end).end()) < len(text):
         value, end = decoder.raw_decode(text, start)
         yield value
@@ -182,7 +190,7 @@ def _rows(value: Any, split: str | None) -> list[Any]:
         if all(_is_group(rows) for rows in value.values()):
             return [{"group": group, **row} for group, rows in value.items() for row in rows]
         return [value]
-    raise DataError('expected a list of objects or {"data": [...]}, or one object a line.')
+    raise DataError(f'expected a list of objects or {{"data": [...]}}, or one object a line, found {describe(value)}.')
 
 
 def _is_group(value: Any) -> bool:

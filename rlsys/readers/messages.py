@@ -9,7 +9,9 @@ roles `tool` and `function`, parts), of Anthropic (parts `tool_use`, `tool_resul
 
 from __future__ import annotations
 
+import ast
 import json
+import re
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -24,6 +26,7 @@ SHAREGPT = {
 """Our roles by the names that ShareGPT's `from` has."""
 MEDIA = ("image", "images", "audio", "audios", "video", "videos", "file", "files", "attachments")
 """Keys of messages and rows that hold what is no text."""
+_WRITTEN = re.compile(r"\s*\[\s*\{\s*(['\"])(?:role|content|from|value)\1\s*:.*\}\s*\]\s*", re.DOTALL)
 _TEXT_PARTS = ("text", "input_text", "output_text", "refusal")
 
 Messages = tuple[dict[str, str], ...]
@@ -35,7 +38,7 @@ def as_messages(value: Any, key: str) -> Messages:
     Raises:
         DataError: no such list; a message without a text or a call; one that holds what is no text, such as an image.
     """
-    calls = _Calls()
+    value, calls = read_back(value, key), _Calls()
     return tuple(_message(as_object(entry, f"{key}[{i}]"), f"{key}[{i}]", calls) for i, entry in enumerate(as_list(value, key)))
 
 
@@ -43,9 +46,28 @@ def is_message(value: Any) -> bool:
     return isinstance(value, dict) and ("role" in value or "from" in value)
 
 
+def read_back(value: Any, key: str) -> Any:
+    """`value`, or the messages that stand in it as text: in JSON, or as Python shows a list, which is how tables are often saved as CSV.
+
+    Raises:
+        DataError: messages in neither notation, as numpy shows a list.
+    """
+    if not isinstance(value, str) or not _WRITTEN.fullmatch(value):
+        return value
+    for read in (json.loads, ast.literal_eval):
+        try:
+            found = read(value)
+        except (ValueError, SyntaxError, RecursionError, MemoryError):
+            continue
+        return found if isinstance(found, list) and all(map(is_message, found)) else value
+    if not re.search(r"(['\"])(?:role|from)\1\s*:", value):
+        return value
+    raise DataError(f"{key}: expected messages, found text that shows some and is neither JSON nor Python's: save as Parquet.", key=key)
+
+
 def conversation(row: dict[str, Any], key: str) -> Messages:
     """A conversation under `key`: messages, or a text, which is one turn of the user."""
-    value = required(row, key, "text or a list of messages")
+    value = read_back(required(row, key, "text or a list of messages"), key)
     if isinstance(value, list):
         return as_messages(value, key)
     if not isinstance(value, str):

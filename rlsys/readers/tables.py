@@ -68,6 +68,8 @@ class Csv(SingleFile):
     def _row(self, fields: list[str]) -> Raw:
         if len(fields) != len(self._names):
             return DataError(f"expected {len(self._names)} fields, as in the header, found {len(fields)}.")
+        if [fields[0].removeprefix("\ufeff"), *fields[1:]] == self._names:
+            return DataError("expected a row, found the header again: several files were put one behind the other.")
         return dict(zip(self._names, fields, strict=True))
 
     def _text(self) -> io.TextIOWrapper:

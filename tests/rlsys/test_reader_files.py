@@ -63,6 +63,24 @@ def test_damaged_lines_are_counted_by_their_line_number(tmp_path):
     assert "position 2 of the line" in report.malformed[0][1] and "0xff at position 1 " in report.malformed[2][1]
 
 
+def test_files_put_one_behind_the_other_are_read_on(tmp_path):
+    line = b"\xef\xbb\xbf" + json.dumps({**OWN, "id": None}).encode() + b"\n"
+    for name in ("a.jsonl", "a.json"):
+        (tmp_path / name).write_bytes(2 * line)
+        assert len(load(tmp_path / name, "rlsys")[0]) == 2
+    (tmp_path / "a.csv").write_bytes(2 * b"\xef\xbb\xbfprompt,chosen,rejected\nq,a,b\n")
+    records, report = load(tmp_path / "a.csv", "trl_preference")
+    assert len(records) == 2 and report.malformed_count == 1 and "the header again" in report.malformed[0][1]
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "a.json"])
+def test_an_object_with_a_key_twice_is_malformed_and_no_other_is(tmp_path, name):
+    lines = ['{"prompt": "q", "chosen": "a", "chosen": "b", "rejected": "c"}', '{"prompt": "q", "chosen": "a", "rejected": "b"}']
+    (tmp_path / name).write_text("\n".join([*lines, '{"prompt": "q", "chosen": "a", "rejected": "b", "more": {"x": 1, "x": 2}}']))
+    records, report = load(tmp_path / name, "trl_preference")
+    assert len(records) == 2 and [row for row, _ in report.malformed] == [1] and "'chosen' more than once" in report.malformed[0][1]
+
+
 def test_every_kind_of_file_holds_the_same_records(tmp_path):
     shared = {"scores": [True, False, False], "sampled_conflict_pairs": [[0, 2], [1, 0]]}
     shared |= {"response_1": "one", "response_2": "two", "response_3": "three"}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import csv
 import json
 import math
 from functools import cache
@@ -692,6 +693,33 @@ def test_a_prompt_is_what_texts_share_where_nothing_speaks_against_it(tmp_path, 
     assert record.context == ({"role": "user", "content": OPENING},) and record.responses == (" lark", " spoon")
 
 
+def test_a_prompt_that_is_missing_is_not_guessed(tmp_path):
+    texts = {"chosen": "The river is long.", "rejected": "The river is short."}
+    rows = [{key: value, **texts} for key, value in (("prompt", None), ("frage", "Wie lang?"), ("q", "2+2?"), ("\u95ee", "\u6cb3\u957f"))]
+    assert load(write(tmp_path / "a.jsonl", rows), "trl_preference")[1].malformed_count == len(rows)
+    records, report = load(write(tmp_path / "b.jsonl", [{"ask": "How?", **texts}, texts]), "trl_preference", columns={"prompt": "ask"})
+    assert [record.context[0]["content"] for record in records] == ["How?"] and report.malformed_count == 1
+
+
+@pytest.mark.parametrize("shown", [json.dumps, repr])
+def test_messages_that_a_csv_file_holds_as_text_are_messages(tmp_path, shown):
+    chosen, rejected = ([Q[0], assistant(word)] for word in ("yes, it's so", "no"))
+    with (tmp_path / "a.csv").open("w", newline="") as file:
+        csv.writer(file).writerows([["prompt", "chosen", "rejected"], ["Q?", shown(chosen), shown(rejected)]])
+    with (tmp_path / "b.csv").open("w", newline="") as file:
+        csv.writer(file).writerows([["chosen", "rejected"], [shown(chosen), shown(rejected)]])
+    for name in ("a.csv", "b.csv"):
+        (record,), _ = load(tmp_path / name, "trl_preference")
+        assert (record.context, record.responses) == (({"role": "user", "content": Q[0]["content"]},), ("yes, it's so", "no"))
+
+
+def test_text_that_shows_messages_without_being_any_is_malformed_and_other_lists_are_text(tmp_path):
+    numpys = "[{'role': 'user', 'content': 'Q?'}\n {'role': 'assistant', 'content': 'no'}]"
+    rows = [{"prompt": "Q?", "chosen": numpys, "rejected": "b"}, {"prompt": "Q?", "chosen": '[{"content": 1}]', "rejected": "b"}]
+    records, report = load(write(tmp_path / "a.jsonl", rows), "trl_preference")
+    assert [record.responses[0] for record in records] == ['[{"content": 1}]'] and "text that shows some" in report.malformed[0][1]
+
+
 def test_columns_of_other_names(tmp_path):
     rows = [{"question": "Q?", "prompt": "ignored", "answers": {"best": "one"}, "answers.worst": "two"}] * 2
     path, columns = write(tmp_path / "f.jsonl", rows), {"prompt": "question", "chosen": "answers.best", "rejected": "answers.worst"}
@@ -804,4 +832,4 @@ def test_mutilated_rows_never_raise(tmp_path, format, data):
 def test_random_bytes_and_random_json_never_raise(tmp_path, format, lines):
     whole = b"{}\n" + b"\n".join(lines)
     (tmp_path / "f.jsonl").write_bytes(whole)
-    assert_settled(tmp_path / "f.jsonl", format, sum(bool(line.strip()) for line in whole.split(b"\n")))
+    assert_settled(tmp_path / "f.jsonl", format, sum(bool(line.removeprefix(b"\xef\xbb\xbf").strip()) for line in whole.split(b"\n")))
