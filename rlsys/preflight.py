@@ -6,9 +6,11 @@ Neither torch nor Ray is needed, so `python -m rlsys.preflight` does without (it
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import sys
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
@@ -74,7 +76,7 @@ class Found:
 
 
 def examine(task: Task) -> Found:
-    """Check everything of `task` that needs no engine; changes nothing, makes nothing."""
+    """Check everything of `task` that needs no engine; leaves nothing behind."""
     found, config = Found(), Config.model_validate(task.config)
     found.mistakes += contradictions(config, task.command)
     with found.noted():
@@ -117,18 +119,23 @@ def _check_places(task: Task, config: Config) -> None:
 
 
 def writable_folder(folder: Path) -> None:
-    """See that `folder` can be made, or written into, without making it.
+    """See that `folder` can be made, or written into: make another one in its place, and remove it. Permissions alone do not say it.
 
     Raises:
         OSError: it cannot; the error names the place.
     """
-    place = folder.absolute()
+    place = folder = folder.absolute()
     while not os.path.lexists(place):
         place = place.parent
     if not place.is_dir():
-        raise NotADirectoryError(20, os.strerror(20), str(place))
-    if not os.access(place, os.W_OK | os.X_OK):
-        raise PermissionError(13, os.strerror(13), str(place))
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(place))
+    try:
+        with tempfile.TemporaryDirectory(prefix=".rlsys-", dir=place) as aside:
+            Path(aside, *(part for part in folder.relative_to(place).parts if part != "..")).mkdir(parents=True, exist_ok=True)
+    except FileNotFoundError as error:  # as in /proc
+        raise OSError(errno.EROFS, "Nothing can be made there", str(place)) from error
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(folder if error.errno == errno.ENAMETOOLONG else place)) from error
 
 
 def _check_placement(task: Task, config: Config, found: Found) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -198,6 +199,37 @@ def test_a_place_that_may_not_be_written_is_told(tmp_path):
     (tmp_path / "locked").mkdir(mode=0o500)
     with pytest.raises(PermissionError, match="locked"):
         writable_folder(tmp_path / "locked" / "a" / "b")
+
+
+@pytest.mark.parametrize(
+    ("place", "told"),
+    [
+        ("/proc/x/y", "/proc: Nothing can be made there. Choose a place on a disk that can be written to."),
+        ("file/run", "/file: Not a directory. A file stands where"),
+        ("loop/run", "/loop: Not a directory. A file stands where"),
+        ("a" * 300, "File name too long. Choose a shorter name."),
+        ("new/" + "a" * 300, "File name too long. Choose a shorter name."),
+    ],
+)
+def test_a_place_in_which_nothing_can_be_made_is_told(found, tmp_path, place, told):
+    (tmp_path / "file").write_text("")
+    (tmp_path / "loop").symlink_to("loop")
+    (mistake,) = found(f"run.dir={place}").mistakes
+    assert told in mistake
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "loop"]
+
+
+def test_a_place_is_tried_and_left_as_it_was(tmp_path, monkeypatch):
+    for place in (tmp_path, tmp_path / "a" / "b", tmp_path / "no" / ".." / ".." / "c"):
+        writable_folder(place)
+
+    def read_only(path: str, mode: int = 0o777) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS), path)
+
+    monkeypatch.setattr(os, "mkdir", read_only)
+    with pytest.raises(OSError, match=f"Read-only file system: '{tmp_path}'"):  # root may write, and the disk may not
+        writable_folder(tmp_path / "a")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_cards_and_cores(found):
