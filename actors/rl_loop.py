@@ -214,7 +214,7 @@ class Job:
     # --- cold start ----------------------------------------------------------------------------------------------
 
     def cold_start(self) -> None:
-        """Supervised fine-tuning on the teacher's trajectories that are correct (method: section 3)."""
+        """Supervised fine-tuning on the teacher's trajectories that are correct (docs/method.md, section 3)."""
         if self.folder.cold_start_state() is not None:
             return
         config = self.config.sft
@@ -253,7 +253,7 @@ class Job:
     # --- RL ------------------------------------------------------------------------------------------------------
 
     def reinforce(self) -> None:
-        """GRPO: the steps of method section 4. With staleness 0 they follow each other; above, `admit` lets the next batches be
+        """GRPO: the steps of docs/method.md, section 4. With staleness 0 they follow each other; above, `admit` lets the next batches be
         collected while one is trained on.
         """
         config, rl = self.config, self.config.rl

@@ -316,7 +316,7 @@ class Rl(Section):
 
 
 class Sft(Section):
-    """The cold start: brief supervised fine-tuning on kept teacher trajectories (method: section 3)."""
+    """The cold start: brief supervised fine-tuning on kept teacher trajectories (docs/method.md, section 3)."""
 
     rows: NonNegativeInt = 0
     """Worked rows to tune on; 0 skips the stage."""
@@ -331,7 +331,7 @@ class Sft(Section):
 
 
 class Rft(Section):
-    """Rejective fine-tuning (`rlsys rft`; method: section 3): sample, reject, tune on what is kept."""
+    """Rejective fine-tuning (`rlsys rft`; docs/method.md, section 3): sample, reject, tune on what is kept."""
 
     rows: PositiveInt = 512
     """Rows of data.train that are sampled in a round."""

@@ -1,4 +1,4 @@
-"""General instruction data, mixed into rejective fine-tuning so that the model stays a general one (method: section 3)."""
+"""General instruction data, mixed into rejective fine-tuning so that the model stays a general one (docs/method.md, section 3)."""
 
 from __future__ import annotations
 

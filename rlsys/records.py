@@ -26,7 +26,7 @@ class Worked:
 class Record:
     """A query with its candidate responses and their ground-truth rewards.
 
-    `rewards` has one float per response and exactly one maximum (method: Eq. 10 needs a single best response); for a single
+    `rewards` has one float per response and exactly one maximum (Eq. 10 needs a single best response); for a single
     response it is 0.0 or 1.0. `rlsys.readers.check` says what is wrong with a record that breaks this.
     """
 

@@ -1,4 +1,4 @@
-"""Rejection sampling (arXiv 2504.02495, rejective fine-tuning; method: section 3): which trajectories are worth learning from, and why not.
+"""Rejection sampling (arXiv 2504.02495; docs/method.md, section 3): which trajectories are worth learning from, and why not.
 
 Of a row's samples without a hint the incorrect ones are rejected, and all of them where none is incorrect: the row is too easy. Of
 those with a hint (the ground truth stood in the prompt) only the incorrect ones are. The hint is never learned from.

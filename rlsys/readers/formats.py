@@ -1,4 +1,4 @@
-"""One small function per format: a row of the file in, its records out (method: section 7).
+"""One small function per format: a row of the file in, its records out (docs/method.md, section 7).
 
 A reader takes a `Row` and returns a list of records, usually one. It raises `DataError` where the row is not what the format says; what all
 records must obey (a unique best, finite rewards, ...) is left to `fields.check`. The chosen response comes first wherever a format has one:
