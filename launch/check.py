@@ -70,7 +70,7 @@ def checked(command: str, config: Config, problems: Sequence[str] = (), only_che
     for note in found.notes:
         say(console, f"note: {note}", "yellow")
     if only_check:
-        console.print(_table(command, config, found))
+        console.print(_table(task, config, found))
         raise typer.Exit()
 
 
@@ -104,9 +104,14 @@ def _gpus() -> int:
     return there if visible is None else min(there, len([name for name in visible.split(",") if name.strip()]))
 
 
-def _table(command: str, config: Config, found: Found) -> Table:
-    table = Table("checked", "", title=f"rlsys {command}: no mistake found; nothing was started")
+def _table(task: Task, config: Config, found: Found) -> Table:
+    from rlsys.preflight import IN_RUN_DIR
+
+    table = Table("checked", "", title=f"rlsys {task.command}: no mistake found; nothing was started")
     for name, told in found.facts.items():
         table.add_row(name, told)
-    table.add_row("run folder", str(config.run.dir))
+    if task.command in IN_RUN_DIR:
+        table.add_row("run folder", str(config.run.dir))
+    for written in (*task.files, *filter(None, [task.folder])):
+        table.add_row("output", str(written))
     return table

@@ -35,6 +35,8 @@ LOOKED_AT = 64
 FEW_HELDOUT = 100
 """Fewer held-out rows than this tell an accuracy to about ten points at best."""
 TRAINING = ("train", "sft", "rft", "ladder")
+IN_RUN_DIR = (*TRAINING, "meta-rm")
+"""Commands that write into run.dir; the others write what `Task.files` and `Task.folder` say."""
 
 
 @dataclass
@@ -105,11 +107,10 @@ def examine(task: Task) -> Found:
 
 
 def _check_places(task: Task, config: Config) -> None:
-    if task.command in ("train", "sft", "rft", "meta-rm"):
+    if task.command in IN_RUN_DIR:
         writable_folder(config.run.dir)
-        refuse_other_config(config)
-    elif task.command == "ladder":
-        writable_folder(config.run.dir)
+        if task.command != "ladder":
+            refuse_other_config(config)
     if task.folder is not None:
         writable_folder(Path(task.folder))
     for name in map(Path, task.files):
@@ -173,7 +174,7 @@ def _check_model(task: Task, config: Config, found: Found) -> Prompter | None:
         else:
             ensure_model(base)
             tokens = config.prompt.max_tokens + max(config.rollout.max_tokens, config.eval.max_tokens or 0)
-            trains = task.command in (*TRAINING, "meta-rm")
+            trains = task.command in IN_RUN_DIR
             found.facts["model"] = check_model_folder(base, config.meta_rm.max_tokens if task.command == "meta-rm" else tokens, trains)
             return Prompter.of(load_tokenizer(base), config.prompt)
     with found.noted():

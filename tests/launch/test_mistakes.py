@@ -53,6 +53,17 @@ def test_check_stops_before_anything_is_made(command: str, tiny_model: Path, tmp
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("command", ["judge", "filter"])
+def test_a_check_tells_what_its_command_writes(command: str, tiny_model: Path, tmp_path: Path) -> None:
+    (rows := tmp_path / "rows.jsonl").write_text(json.dumps(ROW) + "\n")
+    options = ["--output", tmp_path / "out.jsonl", "prompt.template=compact", "--check"]
+    first = ["--model", tiny_model, "--input", rows, "--format", "rlsys"] if command == "judge" else [TINY, f"model.path={tiny_model}"]
+    result = rlsys_here(command, *first, *options)
+    assert result.returncode == 0 and "no mistake found" in result.stderr, result.stderr
+    assert "output" in result.stderr and "run folder" not in result.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["rows.jsonl"]
+
+
 def test_the_check_alone_is_there_in_a_process_of_its_own(tiny_model: Path, tmp_path: Path) -> None:
     result = run_rlsys("train", TINY, f"run.dir={tmp_path / 'run'}", f"model.path={tiny_model}", "--check")
     assert result.returncode == 0, result.stderr
