@@ -3,10 +3,19 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 from rlsys.models import ModelError
+
+QUANTIZED = ("quantization_config", "compression_config")
+LONGEST = ("max_position_embeddings", "n_positions", "max_sequence_length", "max_seq_len")
+"""Under which names configs have the longest sequence that there are positions for."""
+
+
+PART = re.compile(r"-\d+-of-\d+\.")
+"""In the names of weights of which an index says where each stands."""
 
 
 def check_model_folder(model: str, tokens: int | None, trains: bool = False) -> str:
@@ -17,31 +26,30 @@ def check_model_folder(model: str, tokens: int | None, trains: bool = False) -> 
         trains: it is to be trained.
 
     Raises:
-        ModelError: no readable config, no causal language model, weights that are missing, cut off or quantized (if it trains), or too
-            short a context.
+        ModelError: no readable config, no causal language model or one of its own code, weights that are missing, cut off or quantized
+            (if it trains), or too short a context.
     """
     folder = Path(model)
     if not folder.is_dir():
         return f"{model} (from the hub)"
     config = _read_json(folder / "config.json", model)
     kind = config.get("model_type")
-    _check_kind(model, kind)
+    _check_kind(model, kind, config, trains)
     if config.get("is_encoder_decoder"):
         raise ModelError(f"model {model}: a {kind} of encoder and decoder, of which the encoder would be left out; expected a decoder.")
     _check_weights(folder, model)
-    quantized = config.get("quantization_config")
+    text = config["text_config"] if isinstance(config.get("text_config"), dict) else config
+    quantized = next((part[name] for part in (config, text) for name in QUANTIZED if part.get(name)), None)
     if trains and quantized:
         method = quantized.get("quant_method", "unknown") if isinstance(quantized, dict) else "unknown"
         raise ModelError(
             f"model {model}: its weights are quantized ({method}), which cannot be trained; judge and eval take it. Train the model that "
             "it was made from, or save it dequantized, without quantization_config in its config.json."
         )
-    text = config.get("text_config", config)
-    longest = text.get("max_position_embeddings")
-    scaled = any(text.get(name) for name in ("rope_scaling", "rope_parameters")) and _is_scaled(text)
-    if tokens is not None and isinstance(longest, int) and tokens > longest and not scaled:
+    name, longest = next(((name, text[name]) for name in LONGEST if isinstance(text.get(name), int)), ("", 0))
+    if tokens is not None and longest and tokens > longest and not _is_scaled(text):
         raise ModelError(
-            f"model {model}: it takes {longest:,} tokens (max_position_embeddings), and prompt and text may come to {tokens:,}: lower "
+            f"model {model}: it takes {longest:,} tokens ({name}), and prompt and text may come to {tokens:,}: lower "
             "prompt.max_tokens or rollout.max_tokens (meta_rm.max_tokens), or take another model."
         )
     return f"{model} ({kind})"
@@ -49,8 +57,8 @@ def check_model_folder(model: str, tokens: int | None, trains: bool = False) -> 
 
 def _is_scaled(config: dict[str, Any]) -> bool:
     """Whether positions beyond the table are computed in another way."""
-    scaling = config.get("rope_scaling") or config.get("rope_parameters") or {}
-    return scaling.get("rope_type", scaling.get("type", "default")) != "default"
+    scaling = config.get("rope_scaling") or config.get("rope_parameters")
+    return isinstance(scaling, dict) and scaling.get("rope_type", scaling.get("type", "default")) != "default"
 
 
 def _read_json(path: Path, model: str) -> dict[str, Any]:
@@ -65,25 +73,50 @@ def _read_json(path: Path, model: str) -> dict[str, Any]:
     return value
 
 
-def _check_kind(model: str, kind: Any) -> None:
+def _check_kind(model: str, kind: Any, config: dict[str, Any], trains: bool) -> None:
     from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
-    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
 
-    if kind is None:
+    if not isinstance(kind, str):
         raise ModelError(f"model {model}: its config.json has no model_type; is it a Hugging Face model?")
+    codes = config["auto_map"] if isinstance(config.get("auto_map"), dict) else {}
+    code = codes.get("AutoModelForCausalLM") or codes.get("AutoModel")
+    refused = "code of a model's folder is never run here. Take a model that transformers has itself"
+    if kind not in CONFIG_MAPPING_NAMES and code:
+        raise ModelError(f"model {model}: a {kind} is computed by {code}, which comes with it; {refused}.")
     if kind not in CONFIG_MAPPING_NAMES:
         raise ModelError(f"model {model}: its model_type is {kind}, which this transformers does not know. Take another model.")
+    if kind not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES and kind in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES:
+        raise ModelError(
+            f"model {model}: a {kind} reads images beside text, and transformers does not load its text model alone. Save that as a folder "
+            "of its own, a causal language model of its text_config, or take another model."
+        )
     if kind not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
         raise ModelError(f"model {model}: a {kind} does not generate text from left to right; expected a causal language model.")
+    ours = MODEL_FOR_CAUSAL_LM_MAPPING_NAMES[kind]
+    theirs = str(codes.get("AutoModelForCausalLM") or ours)
+    if trains and theirs.rpartition(".")[2] != ours:
+        raise ModelError(
+            f"model {model}: it is computed by {theirs}, which comes with it, and not as the {ours} that transformers would make of it; "
+            f"{refused}, or remove auto_map from its config.json if {ours} is the same model."
+        )
 
 
 def _check_weights(folder: Path, model: str) -> None:
     indices = sorted(folder.glob("*.index.json"))
-    files = sorted({str(name) for index in indices for name in _read_json(index, model).get("weight_map", {}).values()})
-    files = files or [path.name for path in sorted([*folder.glob("*.safetensors"), *folder.glob("pytorch_model*.bin")])]
+    files: set[str] = set()
+    for index in indices:
+        named = _read_json(index, model).get("weight_map")
+        if not isinstance(named, dict):
+            raise ModelError(f"model {model}: {index.name} has no weight_map that says where its weights are. Copy the model again.")
+        files |= {str(name) for name in named.values()}
+    if not files:
+        files = {path.name for pattern in ("*.safetensors", "pytorch_model*.bin") for path in folder.glob(pattern)}
+        if parts := sorted(name for name in files if PART.search(name)):
+            raise ModelError(f"model {model}: no index (model.safetensors.index.json) says what {parts[0]} is a part of. Copy it, too.")
     if not files:
         raise ModelError(f"model {model}: there are no weights (*.safetensors) beside its config.json.")
-    for name in files:
+    for name in sorted(files):
         path = folder / name
         if not path.is_file():
             raise ModelError(f"model {model}: {name} is missing, which its index names. Copy the model again.")

@@ -148,6 +148,8 @@ QUANTIZED = '{"model_type": "llama", "quantization_config": {"quant_method": "gp
         (lambda place: (place / "model.safetensors").unlink(), "no weights"),
         (lambda place: (place / "model.safetensors").write_bytes((place / "model.safetensors").read_bytes()[:-100]), "cut off"),
         (lambda place: (place / "model.safetensors.index.json").write_text('{"weight_map": {"w": "model-1.safetensors"}}'), "model-1"),
+        (lambda place: (place / "model.safetensors.index.json").write_text('{"weight_map": []}'), "no weight_map"),
+        (lambda place: (place / "model.safetensors").rename(place / "model-00001-of-00002.safetensors"), "no index"),
         (lambda place: (place / "tokenizer.json").write_text("{}"), "tokenizer"),
         (lambda place: (place / "chat_template.jinja").unlink(), "chat template"),
     ],
