@@ -30,7 +30,9 @@ FAILURES = UNFINISHED_THOUGHT, NO_BOX, CUT_OFF_BOX, MALFORMED_BOX, WRONG_COUNT, 
 
 # Possessive quantifiers (*+, ++), so that no input takes more than linear time.
 _BLANKS = " \t\r\n"
-_OPENING = re.compile(rf"\\boxed[{_BLANKS}]*+(?:\{{|\Z|(?=\\|[\[(]?[+-]?[0-9]))")
+_WORD = re.compile("boxed", re.IGNORECASE)
+_SPACED = re.compile("[\\s\u200b-\u200f\u2060\ufeff]*+(\\{?+)")
+_MEANT = re.compile("[\\s\u200b-\u200f\u2060\ufeff:=*_~\"'$<(\\[\uff08]*+(?:[\\\\{\uff5b]|[+-]?\\d)")
 _BRACE = re.compile(r"[{}]")
 _WRAPPED = re.compile(rf"(?:\\text[{_BLANKS}]*+)?\{{(.*)\}}", re.DOTALL)
 _INTEGER = re.compile(r"([+-]?)(?=[0-9])0*+([0-9]*+)")
@@ -101,26 +103,36 @@ def extract(text: str, n: int, low: int, high: int, numbers: Numbers = "integer"
 
 
 def _last_box(text: str) -> tuple[str | None, str | None]:
-    """(what stands in the last box, None), or (None, why nothing does).
+    r"""(what stands in the last box, None), or (None, why nothing does).
 
-    A command with nothing behind it is a box that was cut off; one with something else than a brace behind it is malformed.
+    A box is `\boxed{` and nothing else. In another spelling (`boxed{`, `\Boxed{`, `\boxed {`), or with a number behind something else than
+    a brace (`\boxed[9`, `\boxed: 9`), it is malformed; a command with nothing behind it, or a box without its end, was cut off. Any other
+    mention of the word is none.
     """
-    start = len(text)
-    while (start := text.rfind("\\boxed", 0, start)) >= 0:
-        opening = _OPENING.match(text, start)
-        if opening is not None:
-            break
-    else:
-        return None, NO_BOX
-    if opening.end() < len(text) and opening[0][-1] != "{":
-        return None, MALFORMED_BOX
+    for word in reversed(list(_WORD.finditer(text))):
+        command = text[word.start() - 1 : word.start()] == "\\"
+        spaced = _SPACED.match(text, word.end())
+        if spaced[1]:
+            body = _to_closing_brace(text, spaced.end())
+            if body is None:
+                return None, CUT_OFF_BOX
+            well_formed = command and word[0] == "boxed" and spaced[0] == "{"
+            return (body, None) if well_formed else (None, MALFORMED_BOX)
+        if command and spaced.end() == len(text):
+            return None, CUT_OFF_BOX
+        if command and _MEANT.match(text, word.end()):
+            return None, MALFORMED_BOX
+    return None, NO_BOX
+
+
+def _to_closing_brace(text: str, start: int) -> str | None:
+    """What stands between a brace, behind which `start` lies, and the one that closes it; None where none does."""
     depth = 1
-    for brace in _BRACE.finditer(text, opening.end()):
+    for brace in _BRACE.finditer(text, start):
         depth += 1 if brace[0] == "{" else -1
         if not depth:
-            body = text[opening.end() : brace.start()]
-            return (body, None) if opening[0] == "\\boxed{" else (None, MALFORMED_BOX)
-    return None, CUT_OFF_BOX
+            return text[start : brace.start()]
+    return None
 
 
 def _unwrapped(text: str, blanks: str | None) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 
-_NAMES = r"(?:think|thinking|thought|thoughts|reasoning|scratchpad)"
+_NAMES = r"(?:think|thinking|thought|thoughts|reasoning|scratch_?pad|cot|reflection|monologue)(?:[_-]\w{1,20}+)?"  # <thought_process>
 _PREFIX = r"(?:\w{1,20}[:_-]|ant)?"  # <seed:think>, <mm:think>, <longcat_think>, <antThinking>
 _BAR, _JOINT = "[|\uff5c]", "[_\u2581]?"
 _BEGINS = (

@@ -15,6 +15,7 @@ from rlsys.thoughts import end_of, has_end, opened
 NAN = float("nan")
 
 
+UNSEEN = "\u200b\u200c\u200d\u200e\u200f\u2060\ufeff"
 BEGINS, ENDS = ("<think>", "[think]", "<thinking>", "\u25c1think\u25b7"), ("</think>", "[/think]", "</thinking>", "\u25c1/think\u25b7")
 
 
@@ -31,26 +32,38 @@ def reference_answer(text: str) -> str | None:
 
 
 def reference_box(text: str) -> tuple[str | None, str | None]:
-    opening, last = "\\boxed", None
-    for start, char in enumerate(text):
-        if char == "\\" and text[start : start + len(opening)] == opening:
-            place = start + len(opening)
-            while place < len(text) and text[place] in " \t\r\n":
-                place += 1
-            number = place + (text[place : place + 1] in tuple("[("))
-            number += text[number : number + 1] in ("+", "-")
-            if place == len(text) or text[place] in "{\\" or text[number : number + 1] in tuple("0123456789"):
-                last = (place + 1, place == start + len(opening))
-    if last is None:
-        return None, "no_box"
-    if last[0] <= len(text) and text[last[0] - 1] != "{":
-        return None, "malformed_box"
+    found, word = (None, "no_box"), "boxed"
+    for start in range(len(text)):
+        if any(text[start + place : start + place + 1] not in (char, char.upper()) for place, char in enumerate(word)):
+            continue
+        command, end = start > 0 and text[start - 1] == "\\", start + len(word)
+        place = end
+        while place < len(text) and (text[place].isspace() or text[place] in UNSEEN):
+            place += 1
+        if place < len(text) and text[place] == "{":
+            body = reference_body(text, place + 1)
+            exact = command and text[start:end] == word and place == end
+            found = (None, "cut_off_box") if body is None else (body, None) if exact else (None, "malformed_box")
+            continue
+        if command and place == len(text):
+            found = (None, "cut_off_box")
+        place = end
+        while place < len(text) and (text[place].isspace() or text[place] in UNSEEN + ":=*_~\"'$<([\uff08"):
+            place += 1
+        number = place + (text[place : place + 1] in tuple("+-"))
+        meant = text[place : place + 1] in tuple("\\{\uff5b") or text[number : number + 1].isdecimal()
+        if command and meant and place < len(text):
+            found = (None, "malformed_box")
+    return found
+
+
+def reference_body(text: str, start: int) -> str | None:
     depth = 1
-    for place in range(last[0], len(text)):
+    for place in range(start, len(text)):
         depth += (text[place] == "{") - (text[place] == "}")
         if depth == 0:
-            return (text[last[0] : place], None) if last[1] else (None, "malformed_box")
-    return None, "cut_off_box"
+            return text[start:place]
+    return None
 
 
 def reference_bare(text: str, blanks: str) -> str:
@@ -128,7 +141,7 @@ def reference_extract(text: str, n: int, low: int, high: int, decimal: bool = Fa
 
 
 PIECES = (
-    *("\\boxed{", "\\boxed{", "\\boxed {", "\\\\boxed{", "boxed{", "\\Boxed{", "{", "}", "}"),
+    *("\\boxed{", "\\boxed{", "\\boxed {", "\\\\boxed{", "boxed{", "\\Boxed{", "\\boxed", "\\boxed: ", "\u200b", "{", "}", "}"),
     *("\\", ",", ", ", " ", "\n", "\t", "\r", "\u00a0"),
     *("0", "1", "2", "8", "9", "10", "11", "007", "-1", "+3", "--2", "1.5", "1e1", "8/10", "1_0"),
     *("\u0663", "\u00b2", "\uff18", "\x00", "\ud800"),
@@ -267,6 +280,17 @@ def test_everything_else_is_a_failure_with_its_reason(text: str, n: int, reason:
         ("\\boxed\\{3, 4\\}", "malformed_box"),
         ("\\boxed\\text{3, 4}", "malformed_box"),
         ("\\boxed 3, 4", "malformed_box"),
+        ("\\boxed\u200b{3, 4}", "malformed_box"),
+        ("\\boxed\u00a0{3, 4}", "malformed_box"),
+        ("\\boxed: 3, 4", "malformed_box"),
+        ("\\boxed**{3, 4}**", "malformed_box"),
+        ('\\boxed"3, 4"', "malformed_box"),
+        ("\\boxed\uff5b3, 4\uff5d", "malformed_box"),
+        ("\\boxed\uff13", "malformed_box"),
+        ("\\Boxed{3, 4}", "malformed_box"),
+        ("\\ boxed{3, 4}", "malformed_box"),
+        ("boxed{3, 4}", "malformed_box"),
+        ("boxed{3, 4", "cut_off_box"),
         ("\\boxed{}", "wrong_count"),
         ("\\boxed{?, ?}", "not_an_integer"),
         ("<think> No:", "unfinished_thought"),
@@ -277,6 +301,11 @@ def test_no_earlier_box_stands_in_for_the_last(end: str, reason: str) -> None:
     assert judge(f"\\boxed{{9, 2}} then {end}", (1.0, 0.0)) == (None, reason, False, -1.0)
 
 
+@pytest.mark.parametrize("end", ["as in \\boxed form", "\\boxed.", "`\\boxed` scores", "The scores are boxed.", "(boxed) 3, 4"])
+def test_the_word_alone_is_no_box(end: str) -> None:
+    assert extract(f"\\boxed{{9, 2}} {end}", 2, 1, 10).scores == (9, 2)
+
+
 # --- thoughts ----------------------------------------------------------------------------------------------------
 
 SPELLINGS = [
@@ -285,6 +314,9 @@ SPELLINGS = [
     ("<thought>", "</thought>"),
     ("<reasoning>", "</reasoning>"),
     ("<seed:think>", "</seed:think>"),
+    ("<thought_process>", "</thought_process>"),
+    ("<inner-monologue>", "</inner-monologue>"),
+    ("<CoT>", "</CoT>"),
     ("<longcat_think>", "</longcat_think>"),
     ("[THINK]", "[/THINK]"),
     ("\u25c1think\u25b7", "\u25c1/think\u25b7"),
