@@ -6,6 +6,7 @@ A file is measured in a fresh process (`python -m launch.bench_data`), through w
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import signal
 import statistics
@@ -13,10 +14,14 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from types import FrameType
 from typing import Annotated, Any
 
+import psutil
 import typer
 
 from launch.console import UserError, report, to_stderr
@@ -66,14 +71,12 @@ def data(
     """
     if format not in FORMATS:
         raise UserError(f"--format {format}: expected {' or '.join(FORMATS)}.")
-    # So that the files go away, too, when a job is told to end.
-    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
 
     def both_files() -> dict[str, Any]:
         screen, results = to_stderr(), {}
-        with tempfile.TemporaryDirectory(prefix="rlsys-bench-data-", dir=folder) as name:
+        with temporary_folder(folder) as place:
             for size, count in {"small": min(SMALL_ROWS, rows), "large": rows}.items():
-                path = Path(name) / f"{size}.{format}"
+                path = place / f"{size}.{format}"
                 with screen.status(text(f"writing {count:,} rows …")):
                     began = time.perf_counter()
                     make_file(path, count, row_group)
@@ -84,6 +87,29 @@ def data(
         return {"work": {"format": format, "row_group": row_group, "batch": batch, "batches": batches}, "files": results}
 
     report(as_json, both_files, render)
+
+
+@contextmanager
+def temporary_folder(parent: Path | None) -> Iterator[Path]:
+    """A folder that goes away at the end, and also when a job is told to end (SIGTERM).
+
+    The signal's handler removes it and ends the process itself: an exception that it raised while a `__del__` runs would be
+    printed and forgotten, and the job would go on.
+    """
+    with tempfile.TemporaryDirectory(prefix="rlsys-bench-data-", dir=parent) as name:
+
+        def end(number: int, _: FrameType | None) -> None:
+            for child in psutil.Process().children():
+                child.kill()
+                child.wait()
+            shutil.rmtree(name, ignore_errors=True)
+            os._exit(128 + number)
+
+        before = signal.signal(signal.SIGTERM, end)
+        try:
+            yield Path(name)
+        finally:
+            signal.signal(signal.SIGTERM, before)
 
 
 # --- the file --------------------------------------------------------------------------------------------------------
