@@ -10,9 +10,19 @@ from hypothesis import HealthCheck, settings
 # Before Ray starts: nothing is reported home, and actors find the same setting.
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 
+# Before torch is imported: where several processes share the cores, each computes with one.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ["OMP_NUM_THREADS"] = "1"
+
 # No test fails for being slow on a busy machine.
 settings.register_profile("rlsys", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("rlsys")
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers() -> int:
+    """`--numprocesses auto`: one for each core that this process may use, at most four."""
+    return min(4, len(os.sched_getaffinity(0)))
 
 
 @pytest.fixture(scope="session")
