@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-WAIT_S = 240
+WAIT_S = 600
 
 
 @pytest.fixture(scope="session")

@@ -14,6 +14,8 @@ from actors.waiting import ActorFailed, Pending, wait
 from rlsys.config_files import load_config
 from rlsys.trajectories import REQUESTS, SAMPLES
 
+WAIT_S = 600
+
 
 def config(*overrides):
     return load_config(None, list(overrides))
@@ -70,7 +72,7 @@ class Sleeper:
 def sleepers(ray_session):
     actor = ray.remote(num_cpus=0)(Sleeper)
     actors = [actor.remote() for _ in range(2)]
-    ray.get([a.nap.remote(0) for a in actors], timeout=60)
+    ray.get([a.nap.remote(0) for a in actors], timeout=WAIT_S)
     yield actors
     for a in actors:
         ray.kill(a)
@@ -78,26 +80,26 @@ def sleepers(ray_session):
 
 def test_results_keep_their_order(sleepers):
     calls = [Pending(sleepers[0].nap.remote(0.3), "a", "nap"), Pending(sleepers[1].nap.remote(0.0), "b", "nap")]
-    assert wait(calls, 30) == [0.3, 0.0]
+    assert wait(calls, WAIT_S) == [0.3, 0.0]
 
 
 def test_a_late_actor_is_named(sleepers):
-    calls = [Pending(sleepers[0].nap.remote(3), "rollout-7", "nap"), Pending(sleepers[1].nap.remote(0), "b", "nap")]
-    with pytest.raises(ActorFailed, match=r"no answer within 0 s from rollout-7 \(nap\)"):
-        wait(calls, 0.4)
+    calls = [Pending(sleepers[0].nap.remote(600), "rollout-7", "nap"), Pending(sleepers[1].nap.remote(0), "b", "nap")]
+    with pytest.raises(ActorFailed, match=r"no answer within 2 s from rollout-7 \(nap\)"):
+        wait(calls, 2.0)
 
 
 def test_the_first_failure_ends_the_wait_though_a_peer_hangs(sleepers):
-    calls = [Pending(sleepers[0].nap.remote(20), "learner-0", "nap"), Pending(sleepers[1].fail.remote(), "learner-1", "fail")]
+    calls = [Pending(sleepers[0].nap.remote(600), "learner-0", "nap"), Pending(sleepers[1].fail.remote(), "learner-1", "fail")]
     with pytest.raises(ActorFailed, match="learner-1 failed in fail: no judgement today"):
-        wait(calls, 60)
+        wait(calls, WAIT_S)
     assert ray.wait([calls[0].ref], timeout=0)[0] == []  # its peer still hangs; nobody waited for it
 
 
 def test_a_dead_actor_is_named(ray_session):
     actor = ray.remote(num_cpus=0)(Sleeper).remote()
     with pytest.raises(ActorFailed, match="learner-3 died during die"):
-        wait([Pending(actor.die.remote(), "learner-3", "die")], 60)
+        wait([Pending(actor.die.remote(), "learner-3", "die")], WAIT_S)
 
 
 class Recorder:
@@ -109,7 +111,7 @@ class Recorder:
     @ray.method(num_returns=2)
     def sample(self, requests, *settings):
         if self.gate is not None:
-            while not ray.get(self.gate.is_open.remote(), timeout=60):
+            while not ray.get(self.gate.is_open.remote(), timeout=WAIT_S):
                 time.sleep(0.01)
         self.asked.append(requests["group"].to_pylist())
         self.bytes += requests.get_total_buffer_size()
@@ -135,7 +137,7 @@ class Gate:
         self.others, self.count = others, count
 
     def is_open(self):
-        return sum(len(asked) for asked, _ in ray.get([other.seen.remote() for other in self.others], timeout=60)) >= self.count
+        return sum(len(asked) for asked, _ in ray.get([other.seen.remote() for other in self.others], timeout=WAIT_S)) >= self.count
 
 
 def requests(groups, samples):
@@ -145,11 +147,11 @@ def requests(groups, samples):
 
 
 @contextmanager
-def fleet(*makers, timeout_s=60.0, max_num_seqs=4):
+def fleet(*makers, timeout_s=WAIT_S, max_num_seqs=4):
     engines = []
     for maker in makers:
         engines.append(maker(engines))
-    ray.get([engine.__ray_ready__.remote() for engine in engines], timeout=60)
+    ray.get([engine.__ray_ready__.remote() for engine in engines], timeout=WAIT_S)
     try:
         yield Actors(engines, [], None, timeout_s, max_num_seqs)
     finally:
@@ -167,8 +169,8 @@ def test_samples_stay_where_they_are_in_parts_that_have_the_order_of_the_request
     with fleet(*[recorder] * engines) as actors:
         parts = actors.sample(asked, 1.0, 1.0, 8)
         assert all(isinstance(part, ray.ObjectRef) for part in parts)
-        together = pa.concat_batches(ray.get(parts, timeout=60))
-        seen = ray.get([engine.seen.remote() for engine in actors.rollouts], timeout=60)
+        together = pa.concat_batches(ray.get(parts, timeout=WAIT_S))
+        seen = ray.get([engine.seen.remote() for engine in actors.rollouts], timeout=WAIT_S)
     assert together["group"].to_pylist() == [7 + g for g in range(groups) for _ in range(3)]
     assert together["sample"].to_pylist() == [0, 1, 2] * groups
     # Each prompt travelled once, and nothing of the table that it was cut from came with it.
@@ -181,8 +183,8 @@ def test_an_engine_that_is_held_up_gets_fewer_prompts_and_the_others_go_on(ray_s
 
     # 24 shares of 3 samples each, of which an engine holds three at a time.
     with fleet(recorder, recorder, held_up, max_num_seqs=4) as actors:
-        samples = pa.concat_batches(ray.get(actors.sample(requests(24, 3), 1.0, 1.0, 8), timeout=60))
-        calls = [len(asked) for asked, _ in ray.get([engine.seen.remote() for engine in actors.rollouts], timeout=60)]
+        samples = pa.concat_batches(ray.get(actors.sample(requests(24, 3), 1.0, 1.0, 8), timeout=WAIT_S))
+        calls = [len(asked) for asked, _ in ray.get([engine.seen.remote() for engine in actors.rollouts], timeout=WAIT_S)]
     assert samples["group"].to_pylist() == [7 + g for g in range(24) for _ in range(3)]
     assert sum(calls) == 24 and calls[2] == 3
 

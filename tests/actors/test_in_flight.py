@@ -22,7 +22,7 @@ from rlsys.config import Rollout
 from rlsys.models import build_tiny
 from rlsys.trajectories import REQUESTS
 
-WAIT_S = 120
+WAIT_S = 600
 SAMPLES, LENGTH = 48, 160
 
 

@@ -25,7 +25,7 @@ from rlsys.models import ModelError
 from rlsys.trajectories import LEARNER
 from rlsys.zoo import FAMILIES, build
 
-WAIT_S = 120
+WAIT_S = 600
 TEMPERATURE = 0.7
 LR = 1e-3
 GROUPS = ((9, (5, 12, 3, 8)), (17, (7, 7, 10, 1)), (4, (15, 6, 2, 9)))

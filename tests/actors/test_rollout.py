@@ -14,7 +14,7 @@ from actors.rollout import RolloutActor
 from rlsys.config import Rollout
 from rlsys.trajectories import REQUESTS, SAMPLES
 
-WAIT_S = 120
+WAIT_S = 600
 PROMPTS = ["Which response is better?", "user: count the birds\nassistant: " * 5, "7"]
 
 

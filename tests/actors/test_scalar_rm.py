@@ -24,7 +24,7 @@ from rlsys.scalar_rm import Group, load_scalar_model, scalar_batch
 from rlsys.trajectories import TOKENS
 from rlsys.zoo import FAMILIES, build
 
-WAIT_S = 120
+WAIT_S = 600
 LR = 2e-4
 LENGTHS = ((9, (5, 12, 3, 8)), (17, (7, 1)), (4, (15, 6, 2)))
 """Prompt length and text lengths of each group."""

@@ -26,7 +26,7 @@ from rlsys.config import ConfigError, Rollout
 from rlsys.config_files import load_config
 from rlsys.trajectories import REQUESTS
 
-WAIT_S = 120
+WAIT_S = 600
 ONCE = ["asleep", "weights", "kv_cache"]
 """What vLLM is asked for in one sleep, in order."""
 

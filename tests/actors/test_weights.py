@@ -23,7 +23,7 @@ from actors.weights import CpuSender, RayClient, Trainer, WeightTransferError, m
 from rlsys.config import Learner
 from rlsys.trajectories import REQUESTS
 
-WAIT_S = 120
+WAIT_S = 600
 PROMPT = "The prompt is long enough to fill some blocks of the prefix cache, before and after an update of the weights. " * 2
 
 

@@ -22,7 +22,7 @@ from rlsys.models import build_tiny
 @pytest.fixture(scope="session")
 def tiny() -> Callable[..., Config]:
     """`tiny(run_dir, model, "rl.steps=2", ...)` -> launch/configs/tiny.yaml, made smaller."""
-    small = ["run.actor_timeout_s=240", "data.heldout_rows=6", "data.responses=[1, 2]", "rl.prompts_per_step=2", "weights.verify=true"]
+    small = ["run.actor_timeout_s=1200", "data.heldout_rows=6", "data.responses=[1, 2]", "rl.prompts_per_step=2", "weights.verify=true"]
 
     def config(run_dir: Path, model: Path | str, *overrides: str) -> Config:
         return load_config(ROOT / "launch/configs/tiny.yaml", [f"run.dir={run_dir}", f"model.path={model}", *small, *overrides])
@@ -54,7 +54,7 @@ def tiny_bench_model(tmp_path_factory) -> Path:
 @pytest.fixture(scope="session")
 def run_bench() -> Callable[..., subprocess.CompletedProcess[str]]:
     """`run_bench("step", "--prompts", 2, ...)` -> how `rlsys bench step --prompts 2 ...` ended, and what it printed."""
-    return partial(run_rlsys, "bench", timeout_s=400)
+    return partial(run_rlsys, "bench", timeout_s=1800)
 
 
 @pytest.fixture(scope="session")

@@ -52,13 +52,14 @@ def test_whole_steps_of_the_shape_that_was_asked_for(bench, all_cores, tiny_benc
     assert len({step["loss"] for step in ours["steps"]}) == 3
 
 
+@pytest.mark.nightly
 def test_the_same_work_in_trl(all_cores, tiny_bench_model: Path, tmp_path: Path) -> None:
     pytest.importorskip("trl", reason="TRL is an optional extra: pip install 'rlsys[bench]'")
     from launch.bench import run_system
     from launch.console import to_stderr
 
     work = Work(2, 4, 50, 9, choose_cores(all_cores[1]), 2, ["model.dtype=float32"], str(tiny_bench_model))
-    theirs = run_system("TRL", "launch.bench_trl", work, 300, to_stderr())
+    theirs = run_system("TRL", "launch.bench_trl", work, 1800, to_stderr())
     document = summarise(work, 0.0, {"trl": theirs, "rlsys": theirs | {"floors": {}}})
     check_system(document["systems"]["trl"], ("generate", "judge", "train"), asks_late=False)
     assert document["times_as_fast_as_trl"] == {"whole": 1.0, "train": 1.0, "generate": 1.0}

@@ -7,6 +7,7 @@ import pytest
 from launch.bench_control import PHASES, render
 
 
+@pytest.mark.nightly
 def test_every_sample_passes_through_the_loop(bench, tiny_bench_model, tmp_path, record_ratio) -> None:
     shape = ("--engines", 20, "--samples", 480, "--step-prompts", 40, "--group-size", 4, "--processes", 2)
     document = bench("control", *shape, "--model", tiny_bench_model, "--output", tmp_path / "control.png")

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from commands import rlsys_here
 
 from launch.bench_data import BLOCK_ROWS, TIE_EVERY, Drawing, make_file, measured
 from rlsys.readers import Report, read
@@ -102,8 +103,8 @@ def test_a_job_ends_even_while_something_is_finalised(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("options", "expected"), [(["--format", "csv"], "jsonl"), (["--rows", 10**12], "free")])
-def test_what_cannot_be_done_is_told_and_leaves_nothing(run_bench, tmp_path: Path, options: list[object], expected: str) -> None:
-    result = run_bench("data", "--folder", tmp_path, *options)
+def test_what_cannot_be_done_is_told_and_leaves_nothing(tmp_path: Path, options: list[object], expected: str) -> None:
+    result = rlsys_here("bench", "data", "--folder", tmp_path, *options)
     assert result.returncode == 2
     assert expected in result.stderr and "Traceback" not in result.stderr
     assert list(tmp_path.iterdir()) == []

@@ -9,6 +9,7 @@ from launch.bench_growth import exponent, numbers, render
 from launch.console import UserError
 
 
+@pytest.mark.nightly
 def test_shapes_in_three_dimensions(bench, all_cores, tiny_bench_model, tmp_path) -> None:
     sweeps = ("--samples", "2,4", "--prompt-tokens", "30,60", "--prompts", "1,2", "--base", "1x2x30", "--output-tokens", 6)
     settings = ("model.dtype=float32", "rollout.kv_cache_gib=0.25")

@@ -7,6 +7,7 @@ import pytest
 from launch.bench_judge import render
 
 
+@pytest.mark.nightly
 def test_judging_beside_chat(bench, all_cores, tiny_bench_model, record_ratio) -> None:
     shape = ("--rows", 3, "--k", 4, "--output-tokens", 8, "--repeats", 2)
     document = bench("judge", "--model", tiny_bench_model, *all_cores, *shape, "model.dtype=float32", "rollout.kv_cache_gib=0.25")

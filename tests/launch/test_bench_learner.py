@@ -17,6 +17,7 @@ def check_the_same_update(packed: dict, unpacked: dict, rel: float) -> None:
     assert packed["useful_flops"] == unpacked["useful_flops"] > 0
 
 
+@pytest.mark.nightly
 def test_packed_beside_unpacked(bench, all_cores, tiny_bench_model, record_ratio) -> None:
     document = bench("learner", "--model", tiny_bench_model, *all_cores, *SHAPE, "model.dtype=float32", "learner.ranks=2")
     packed, unpacked = (document["forms"][name] for name in ("packed", "unpacked"))
@@ -38,6 +39,7 @@ def test_packed_beside_unpacked(bench, all_cores, tiny_bench_model, record_ratio
     record_ratio("learner, tiny model, 2 x 4 x (60 + 10): packed over unpacked", document["times_as_fast_as_unpacked"])
 
 
+@pytest.mark.nightly
 def test_the_default_model_for_the_record(bench, all_cores, record_ratio) -> None:
     shape = ("--prompts", 2, "--samples", 4, "--prompt-tokens", 256, "--output-tokens", 32, "--repeats", 1)
     document = bench("learner", *all_cores, *shape)

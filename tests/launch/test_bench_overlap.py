@@ -7,6 +7,7 @@ import pytest
 from launch.bench_overlap import RATIOS, WAYS, render
 
 
+@pytest.mark.nightly
 def test_every_case_is_run(bench, record_ratio) -> None:
     document = bench("overlap", "--seconds", 0.05, "--steps", 5)
     cases = document["cases"]

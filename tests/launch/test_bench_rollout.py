@@ -7,6 +7,7 @@ import pytest
 from launch.bench_rollout import render
 
 
+@pytest.mark.nightly
 def test_a_rollout_actor_beside_bare_vllm(bench, all_cores, tiny_bench_model, record_ratio) -> None:
     shape = ("--prompts", 2, "--samples", 4, "--prompt-tokens", 40, "--output-tokens", 8, "--repeats", 2)
     document = bench("rollout", "--model", tiny_bench_model, *all_cores, *shape, "model.dtype=float32", "rollout.kv_cache_gib=0.25")

@@ -7,6 +7,7 @@ import pytest
 from launch.bench_start import render
 
 
+@pytest.mark.nightly
 def test_stages_of_a_run_beside_bare_vllm(bench, all_cores, tiny_bench_model, record_ratio) -> None:
     document = bench("start", *all_cores, "--model", tiny_bench_model, "model.dtype=float32", "rollout.kv_cache_gib=0.25")
     ours, bare = (document["sides"][name]["ends"] for name in ("rlsys", "bare"))

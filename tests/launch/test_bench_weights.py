@@ -8,6 +8,7 @@ from transformers import AutoModelForCausalLM
 from launch.bench_weights import STAGES, render
 
 
+@pytest.mark.nightly
 def test_verified_updates_by_stage(bench, all_cores, tiny_bench_model, record_ratio) -> None:
     document = bench("weights", "--model", tiny_bench_model, *all_cores, "--zero-stage", 3, "--repeats", 2, "--verify")
     assert document["work"]["verified"] and document["work"]["zero_stage"] == 3

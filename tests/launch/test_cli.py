@@ -1,4 +1,4 @@
-"""The `rlsys` command as a person meets it: in a process of its own, by its exit status, stdout and stderr."""
+"""The `rlsys` command as a person meets it: by its exit status, stdout and stderr."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import yaml
-from commands import rlsys_here, run_rlsys
+from commands import rlsys, rlsys_here, run_rlsys
 
 from rlsys.trajectories import TRAJECTORIES
 
@@ -57,13 +57,13 @@ def test_help_needs_no_heavy_import() -> None:
         f"    heavy = sorted(set({HEAVY!r}) & set(sys.modules))\n"
         "    assert not heavy, (command, heavy)\n"
     )
-    result = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=120)
+    result = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=6000)
     assert result.returncode == 0, result.stderr
     assert result.stdout.count("Usage:") == len(COMMANDS)
 
 
 def test_the_installed_command_and_the_module_are_the_same() -> None:
-    installed = subprocess.run([Path(sys.executable).with_name("rlsys"), "config", "show"], capture_output=True, text=True, timeout=120)
+    installed = subprocess.run([Path(sys.executable).with_name("rlsys"), "config", "show"], capture_output=True, text=True, timeout=6000)
     assert installed.stdout == run_rlsys("config", "show").stdout != ""
 
 
@@ -84,7 +84,7 @@ def test_the_installed_command_and_the_module_are_the_same() -> None:
     ],
 )
 def test_what_the_user_can_put_right_is_one_message_on_stderr_and_status_2(arguments: list[str], expected: list[str]) -> None:
-    result = run_rlsys(*arguments)
+    result = rlsys(*arguments)
     assert result.returncode == 2
     assert result.stdout == ""
     assert result.stderr.startswith("error: ")
@@ -99,7 +99,7 @@ def test_a_bug_keeps_its_traceback(tmp_path: Path) -> None:
     path = tmp_path / "program.py"
     path.write_text(program)
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    result = subprocess.run([sys.executable, path], env=environment, capture_output=True, text=True, timeout=60)
+    result = subprocess.run([sys.executable, path], env=environment, capture_output=True, text=True, timeout=600)
     assert result.returncode == 1
     assert "Traceback" in result.stderr and "invalid literal" in result.stderr
 
@@ -116,7 +116,7 @@ def test_ctrl_c_ends_with_130(tmp_path: Path) -> None:
     process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True, preexec_fn=as_in_a_terminal)
     with fifo.open("w"):  # opens only once the command is reading: from then on it waits for rows
         process.send_signal(signal.SIGINT)
-        _, errors = process.communicate(timeout=60)
+        _, errors = process.communicate(timeout=600)
     assert process.returncode == 130
     assert "Traceback" not in errors and errors.startswith("interrupted") and errors.count("\n") == 1
 
@@ -126,7 +126,7 @@ def test_ctrl_c_while_the_command_is_imported_is_a_line_too() -> None:
         "import sys\nclass Pressed:\n    def find_spec(self, name, *_):\n        if name == 'typer':\n            raise KeyboardInterrupt\n"
         "sys.meta_path.insert(0, Pressed())\nfrom launch.cli import main\nmain()"
     )
-    result = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    result = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=600)
     assert result.returncode == 130
     assert result.stderr.startswith("interrupted") and result.stderr.count("\n") == 1
 
@@ -139,7 +139,7 @@ def test_config_show_prints_yaml_that_is_a_config_file_again(tmp_path: Path) -> 
     assert yaml.safe_load(first.stdout)["rl"]["steps"] == 7
     path = tmp_path / "again.yaml"
     path.write_text(first.stdout)
-    assert run_rlsys("config", "show", path).stdout == first.stdout
+    assert rlsys("config", "show", path).stdout == first.stdout
     assert document(run_rlsys("config", "show", path, "--json")) == yaml.safe_load(first.stdout)
 
 
@@ -150,7 +150,7 @@ def test_config_show_keys_lists_every_setting() -> None:
     dotted = dotted - {"prompt.scores"} | {f"prompt.scores.{key}" for key in settings["prompt"]["scores"]}
     assert set(rows) == dotted
     assert rows["rl.beta"]["value"] == 0.5 and "KL" in rows["rl.beta"]["help"]
-    table = run_rlsys("config", "show", "--keys").stdout
+    table = rlsys("config", "show", "--keys").stdout
     assert all(key in table for key in dotted)
 
 
@@ -192,7 +192,7 @@ def test_score_writes_one_row_per_text_and_a_summary_beside_it(tmp_path: Path) -
     assert [json.loads(line) for line in plain.stdout.splitlines()] == JUDGED
     assert "no_box" in plain.stderr
     output = tmp_path / "judged.jsonl"
-    filed = run_rlsys("score", texts, "--output", output)
+    filed = rlsys("score", texts, "--output", output)
     assert (filed.stdout, output.read_text()) == ("", plain.stdout)
     failures = {"no_box": 1, "out_of_range": 1, "truncated": 1, "unfinished_thought": 1}
     figures = {"correct": 2, "accuracy": 2 / 7, "reward": -3 / 7}
@@ -295,7 +295,7 @@ def test_show_picks_the_best_and_the_worst_and_no_sample_twice(run: Path) -> Non
 
 
 def test_show_prints_what_was_asked_and_said_literally(run: Path) -> None:
-    result = run_rlsys("show", run, "--step", 3)
+    result = rlsys("show", run, "--step", 3)
     assert result.returncode == 0, result.stderr
     # Shown in the order 1, 0, so that the record's second response, the best one, stands first.
     truth = ("ground truth: [1] is the best response", "scores as shown [8, 2]")
@@ -303,7 +303,7 @@ def test_show_prints_what_was_asked_and_said_literally(run: Path) -> None:
     for words in ("sum-17  source sums", "family sum", "[begin 1] forty [end 1]", *said):
         assert words in result.stdout
     assert "\x1b" not in result.stdout
-    assert "forty" not in run_rlsys("show", run, "--step", 3, "--no-prompt").stdout
+    assert "forty" not in rlsys("show", run, "--step", 3, "--no-prompt").stdout
 
 
 def test_show_names_the_steps_that_exist(run: Path) -> None:
@@ -313,7 +313,7 @@ def test_show_names_the_steps_that_exist(run: Path) -> None:
 
 
 def test_show_takes_held_out_samples_and_tables_without_a_ground_truth(run: Path) -> None:
-    result = run_rlsys("show", run, "--heldout", "rl")
+    result = rlsys("show", run, "--heldout", "rl")
     assert result.returncode == 0 and "held-out rl" in result.stdout and "plain win" in result.stdout
     assert "ground truth" not in result.stdout
     for options in ((), ("--step", 3, "--heldout", "rl")):
@@ -322,7 +322,7 @@ def test_show_takes_held_out_samples_and_tables_without_a_ground_truth(run: Path
 
 
 def test_show_says_when_a_table_cannot_be_read(run: Path) -> None:
-    result = run_rlsys("show", run, "--step", 7)
+    result = rlsys("show", run, "--step", 7)
     assert result.returncode == 2 and "step_000007.parquet" in result.stderr
 
 

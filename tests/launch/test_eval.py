@@ -21,7 +21,7 @@ from rlsys.readers import DataError
 from rlsys.resumable import ResumableRows
 
 ROOT = Path(__file__).resolve().parents[2]
-WAIT_S = 240
+WAIT_S = 1200
 SETTINGS = [
     "model.dtype=float32", "prompt.template=compact", "prompt.max_tokens=300", "rollout.max_tokens=16", "rollout.max_num_seqs=8",
     "rollout.kv_cache_gib=0.25",

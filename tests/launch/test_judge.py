@@ -12,7 +12,7 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 import torch
-from commands import kill_rlsys_when, run_rlsys
+from commands import kill_rlsys_when, rlsys_here, run_rlsys
 from rich.console import Console
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
@@ -32,7 +32,7 @@ K = 3
 SMALL = "rollout.kv_cache_gib=0.25"
 
 
-run = partial(run_rlsys, timeout_s=400)
+run = partial(run_rlsys, timeout_s=1200)
 
 
 def rows_of(path: Path) -> list[dict]:
@@ -129,7 +129,7 @@ def test_orders_are_shuffled_afresh_and_a_vote_over_the_file_agrees(judged, tmp_
     rows = rows_of(judged[0])
     orders = {tuple(sample["order"]) for row in rows if row["n"] == 2 for sample in row["samples"]}
     assert orders == {(0, 1), (1, 0)}
-    ended = run("vote", judged[0], "--strategy", "vote", "--output", tmp_path / "votes.jsonl")
+    ended = rlsys_here("vote", judged[0], "--strategy", "vote", "--output", tmp_path / "votes.jsonl")
     assert ended.returncode == 0, ended.stderr
     votes = {row["id"]: row for row in rows_of(tmp_path / "votes.jsonl")}
     assert votes.keys() == {row["id"] for row in rows if row["samples"]}
@@ -138,7 +138,7 @@ def test_orders_are_shuffled_afresh_and_a_vote_over_the_file_agrees(judged, tmp_
 
 def test_adaptive_draws_until_the_winner_is_clear_and_comes_to_what_all_samples_come_to(judged, judge_options, tmp_path):
     judge(**judge_options, settings=[SMALL], strategy="adaptive", error_rate=0.9, output=tmp_path / "adaptive.jsonl")
-    ended = run("vote", judged[0], "--strategy", "adaptive", "--error-rate", 0.9, "--output", tmp_path / "votes.jsonl")
+    ended = rlsys_here("vote", judged[0], "--strategy", "adaptive", "--error-rate", 0.9, "--output", tmp_path / "votes.jsonl")
     assert ended.returncode == 0, ended.stderr
     rows, everything = rows_of(tmp_path / "adaptive.jsonl"), {row["id"]: row for row in rows_of(judged[0])}
     assert [row["id"] for row in rows] == list(everything)

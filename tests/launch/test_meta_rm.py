@@ -45,7 +45,7 @@ def trajectories(tmp_path_factory) -> Path:
 
 
 def settings(run_dir: Path, model: Path, *overrides: str) -> Config:
-    return load_config(CONFIG, [f"run.dir={run_dir}", "run.actor_timeout_s=240", f"model.path={model}", *overrides])
+    return load_config(CONFIG, [f"run.dir={run_dir}", "run.actor_timeout_s=1200", f"model.path={model}", *overrides])
 
 
 def quiet() -> Console:
@@ -160,9 +160,9 @@ def test_bradley_terry_on_generated_tasks_by_two_ranks(ray_session, tiny_model, 
 
 def test_the_command_prints_one_json_document(straight_run, tmp_path):
     config, report = straight_run
-    arguments = [str(CONFIG), f"run.dir={config.run.dir}", "run.actor_timeout_s=240", f"model.path={config.model.path}"]
+    arguments = [str(CONFIG), f"run.dir={config.run.dir}", "run.actor_timeout_s=1200", f"model.path={config.model.path}"]
     arguments += [f"meta_rm.data={json.dumps(config.meta_rm.data)}", "meta_rm.eval_every=8", "--json"]
-    result = run_rlsys("meta-rm", *arguments, timeout_s=200)
+    result = run_rlsys("meta-rm", *arguments, timeout_s=1200)
     assert result.returncode == 0, result.stderr
     assert json.loads(result.stdout) == json.loads(json.dumps(report))
     assert "ROC-AUC within a row" in result.stderr

@@ -179,5 +179,5 @@ def test_a_file_in_the_place_of_a_folder_is_one_line(arguments: list[str], tmp_p
 
 def test_a_reader_that_has_seen_enough_is_no_error() -> None:
     command = f"{sys.executable} -m launch.cli config show --keys --json | head -c 10"
-    ended = subprocess.run(command, shell=True, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    ended = subprocess.run(command, shell=True, cwd=ROOT, capture_output=True, text=True, timeout=600)
     assert ended.stderr == "" and len(ended.stdout) == 10

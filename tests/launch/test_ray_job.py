@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-START_S, SUBMIT_S, STOP_S = 120, 400, 60
+START_S, SUBMIT_S, STOP_S = 600, 1200, 120
 
 
 class Head:

@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from commands import run_rlsys
+from commands import rlsys
 
 ROOT = Path(__file__).resolve().parents[2]
 RUNG = {"title": "base model", "seed": 0, "minus_previous": None, "tokens_per_item": None, "ablation": False}
@@ -21,7 +21,7 @@ LADDER = {
 }
 
 
-report = partial(run_rlsys, "report")
+report = partial(rlsys, "report")
 
 
 @pytest.fixture
@@ -65,6 +65,6 @@ def test_help_needs_no_heavy_import() -> None:
         "import sys; from launch.app import app\nsys.argv = ['rlsys', 'report', '--help']\n"
         f"try:\n    app()\nexcept SystemExit:\n    print('HEAVY', sorted(set({heavy!r}) & set(sys.modules)))"
     )
-    result = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=120)
+    result = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=600)
     assert "PAGE.html" in result.stdout
     assert result.stdout.rstrip().endswith("HEAVY []"), result.stderr

@@ -31,12 +31,12 @@ def setup(clone: Path, **settings: str) -> subprocess.CompletedProcess[str]:
     # PIP_NO_INDEX: where a test gets as far as installing, it ends there.
     environment = os.environ | {"RLSYS_DEVICE": "cpu", "RLSYS_PYTHON": sys.executable, "PIP_NO_INDEX": "1", "PIP_FIND_LINKS": "nowhere"}
     command = ["bash", str(clone / "launch" / "setup.sh")]
-    return subprocess.run(command, env=environment | settings, cwd="/", capture_output=True, text=True, timeout=120)
+    return subprocess.run(command, env=environment | settings, cwd="/", capture_output=True, text=True, timeout=600)
 
 
 def finish(clone: Path) -> Path:
     """A virtual environment with the stamp of a finished set-up."""
-    subprocess.run([sys.executable, "-m", "venv", "--without-pip", clone / ".venv"], check=True, timeout=60)
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", clone / ".venv"], check=True, timeout=600)
     files = "launch/requirements-cpu.txt launch/overrides*.txt launch/setup.sh pyproject.toml"
     checksum = subprocess.run(["bash", "-c", f"cat {files} | cksum"], cwd=clone, capture_output=True, text=True, check=True).stdout
     stamp = clone / ".venv" / ".rlsys-stamp"

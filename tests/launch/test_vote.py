@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from commands import rlsys_here, run_rlsys
+from commands import rlsys, rlsys_here, run_rlsys
 
 import launch.vote
 
@@ -25,7 +25,7 @@ PAPER = [
 ]
 
 
-vote = partial(run_rlsys, "vote")
+vote = partial(rlsys, "vote")
 
 
 def written(path: Path, rows: list) -> Path:
@@ -163,7 +163,7 @@ def test_every_strategy_is_named_where_people_look() -> None:
     section = (ROOT / "docs" / "voting.md").read_text().partition("## Strategies")[2].partition("\n## ")[0]
     described = re.findall(r"^\| `(\w+)` \|", section, re.MULTILINE)
     built_in = "from rlsys.voting import STRATEGIES; print(*STRATEGIES)"  # in a process of its own: other tests may add theirs
-    names = subprocess.run([sys.executable, "-c", built_in], cwd=ROOT, capture_output=True, text=True, timeout=60).stdout.split()
+    names = subprocess.run([sys.executable, "-c", built_in], cwd=ROOT, capture_output=True, text=True, timeout=600).stdout.split()
     assert listed and sorted(listed) == sorted(described) == sorted(names)
 
 
@@ -180,6 +180,6 @@ def test_many_samples_in_any_order(tmp_path: Path) -> None:
         totals = expected.setdefault(row["id"], [0] * len(row["order"]))
         for place, response in enumerate(row["order"]):
             totals[response] += row["scores"][place]
-    found = lines(vote(written(tmp_path / "samples.jsonl", rows)).stdout)
+    found = lines(run_rlsys("vote", written(tmp_path / "samples.jsonl", rows)).stdout)
     assert [(row["id"], row["totals"]) for row in found] == list(expected.items())
     assert all(row["totals"][row["best"]] == max(row["totals"]) for row in found)

@@ -98,7 +98,7 @@ def test_two_processes_may_ask_for_the_same_model_at_once(tmp_path: Path) -> Non
         for _ in range(2)
     ]
     for process in processes:
-        output, errors = process.communicate(timeout=120)
+        output, errors = process.communicate(timeout=600)
         assert process.returncode == 0, errors
         assert output.splitlines()[-1] == str(path)
     assert [child.name for child in path.parent.iterdir()] == ["tiny-random"]

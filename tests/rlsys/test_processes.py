@@ -21,7 +21,7 @@ for _ in range(4):
 def page_faults(keep: bool) -> list[int]:
     """Pages that each of four rounds of the same allocations had to map."""
     command = [sys.executable, "-c", ROUNDS.format(keep=keep)]
-    output = subprocess.run(command, capture_output=True, text=True, timeout=300, check=True).stdout
+    output = subprocess.run(command, capture_output=True, text=True, timeout=600, check=True).stdout
     return [int(line) for line in output.split()]
 
 

@@ -55,7 +55,7 @@ for (const width of [1200, 400]) {
 
 def chromium(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     command = [CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", f"--user-data-dir={folder / 'profile'}"]
-    return subprocess.run([*command, *arguments], capture_output=True, text=True, timeout=120)
+    return subprocess.run([*command, *arguments], capture_output=True, text=True, timeout=600)
 
 
 @pytest.fixture(scope="module")
