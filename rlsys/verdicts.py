@@ -12,7 +12,7 @@ from rlsys.judging import Answer
 from rlsys.readers import DataError, SetAside
 from rlsys.records import Record
 from rlsys.scores import single_is_right
-from rlsys.voting import Options, SampleTable, Strategy, decide
+from rlsys.voting import Options, SampleTable, Strategy, decide, mean
 
 Row = dict[str, Any]
 
@@ -30,7 +30,8 @@ def verdict_row(answer: Answer, strategy: Strategy, options: Options, seed: int,
     {id, source, n, k, totals, best, tied, abstained, parsed, failures, tokens, prompt_tokens, gold, correct, samples}: totals and best in
     the record's own order, null without a verdict; parsed and failures (by reason) count samples; tokens are those generated,
     prompt_tokens those of the different prompts; gold is the best response by the ground truth (of a single response: 0 or 1), null where
-    there is none; correct compares the two (of a single response: whether its mean score is nearer to the right end of the range).
+    there is none; correct compares the two (of a single response: whether the mean of the scores that the strategy counts, or of all where
+    it counts winners, is nearer to the right end of the range).
     A row that could not be asked has no samples; `skipped` says why in words, `set_aside` in short.
 
     Args:
@@ -50,7 +51,7 @@ def verdict_row(answer: Answer, strategy: Strategy, options: Options, seed: int,
     (decided,) = decide(table, strategy, options, seed=seed)
     right = None if not truth else decided["best"] is not None and decided["best"] == gold
     if truth and record.n == 1:
-        right = _single_right(answer, gold, single)
+        right = _single_right(table, strategy, options, gold, single)
     return row | {
         **{name: decided[name] for name in ("totals", "best", "tied", "abstained", "parsed")},
         "spent": decided["samples"],
@@ -120,6 +121,7 @@ def outcome(line: Row) -> str:
     return "verdict" if line["best"] is not None else "abstained" if line["totals"] is not None else "nothing parsed"
 
 
-def _single_right(answer: Answer, gold: int, single: tuple[int, int]) -> bool:
-    scores = [sample["scores"][0] for sample in answer.samples if sample["scores"] is not None]
-    return bool(scores) and single_is_right(sum(scores) / len(scores), gold, single)
+def _single_right(table: SampleTable, strategy: Strategy, options: Options, gold: int, single: tuple[int, int]) -> bool:
+    ((_, samples),) = table.groups()
+    ((score,),) = (strategy if strategy.counts == "scores" else mean)(samples, options).levels
+    return bool(score == score and single_is_right(score, gold, single))
