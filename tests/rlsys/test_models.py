@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
@@ -12,9 +13,12 @@ from threading import Thread
 import pytest
 import torch
 from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from rlsys.models import ModelError, build_tiny, ensure_model
+from rlsys.policy import load_causal_model
+from rlsys.scalar_rm import load_classifier
 
 ROOT = Path(__file__).parents[2]
 EVERY_BYTE = "".join(map(chr, range(256))) + "naïve 日本語 😀 \\boxed{9, 2}"
@@ -175,3 +179,46 @@ def test_paths_that_cannot_be_models_are_refused_with_their_name(tmp_path: Path)
     with pytest.raises(ModelError, match="full: cannot be written there"):
         build_tiny(tmp_path / "full")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["empty", "file", "full"]
+
+
+def settings(**changed: object) -> Callable[[Path], None]:
+    def change(folder: Path) -> None:
+        config = json.loads((folder / "config.json").read_text())
+        (folder / "config.json").write_text(json.dumps(config | changed))
+
+    return change
+
+
+def second_output_layer(folder: Path) -> None:
+    weights = load_file(folder / "model.safetensors")
+    weights["lm_head.weight"] = weights["model.embed_tokens.weight"] + 1
+    save_file(weights, folder / "model.safetensors", {"format": "pt"})
+
+
+@pytest.mark.parametrize("load", [load_causal_model, load_classifier])
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (settings(vocab_size=600), r"model.embed_tokens.weight has shape \(512, 256\) in its files, and \(600, 256\) by its config.json"),
+        (settings(pad_token_id=5000), "cannot load it .*padding_idx"),
+        (settings(rope_parameters={"rope_type": "abacus", "factor": 2.0}), "cannot load it .*abacus"),
+        (settings(rope_parameters="linear"), "cannot load it .*rope_parameters"),
+        (settings(model_type="abacus", auto_map={"AutoConfig": "a.A", "AutoModelForCausalLM": "a.B"}), "cannot load it .*custom code"),
+        (lambda folder: (folder / "model.safetensors").write_bytes(b"git-lfs"), "cannot load it .*header"),
+    ],
+)
+def test_a_folder_that_transformers_takes_for_something_else_is_one_sentence(
+    tmp_path: Path, load: Callable[..., object], change: Callable[[Path], None], words: str
+) -> None:
+    change(build_tiny(tmp_path / "tiny"))
+    with pytest.raises(ModelError, match=f"(?i)model {tmp_path}/tiny: .*{words}"):
+        load(tmp_path / "tiny", torch.float32)
+
+
+def test_an_output_layer_that_is_not_the_embedding_which_it_is_said_to_be_is_refused(tmp_path: Path) -> None:
+    """transformers would keep the two apart, and the engine would not."""
+    second_output_layer(build_tiny(tmp_path / "tiny"))
+    with pytest.raises(ModelError, match="lm_head.weight and the embedding, which differ"):
+        load_causal_model(tmp_path / "tiny", torch.float32)
+    settings(tie_word_embeddings=False)(tmp_path / "tiny")
+    assert load_causal_model(tmp_path / "tiny", torch.float32).lm_head.weight.std() > 0
