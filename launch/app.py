@@ -94,6 +94,7 @@ def config_show(
         typer.Argument(metavar="CONFIG KEY=VALUE", help="YAML file (none: all defaults), then settings.", show_default=False),
     ] = None,
     keys: Annotated[bool, typer.Option("--keys", help="Explain every key instead: its value here and what it means.")] = False,
+    markdown: Annotated[bool, typer.Option("--markdown", help="Print the reference of all keys, docs/configuration.md.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Print the settings that a run would use, as YAML: the file's, with the defaults filled in and the overrides applied.
@@ -102,6 +103,9 @@ def config_show(
     """
     from rlsys.config_files import load_config
 
+    if markdown:
+        print(_reference(), end="")
+        return
     arguments = list(arguments or [])
     first_is_file = bool(arguments) and ("=" not in arguments[0] or Path(arguments[0]).exists())
     path = Path(arguments.pop(0)) if first_is_file else None
@@ -131,6 +135,73 @@ def _explained(settings, tree: dict) -> list[tuple[str, object, str]]:
         else:
             rows.append((name, tree[name], " ".join((info.description or "").split())))
     return rows
+
+
+def _reference() -> str:
+    """docs/configuration.md: type, default and meaning of every key, out of the models of `rlsys.config`."""
+    from rlsys.config import Config, Section, Source
+
+    schema = Config.model_json_schema()
+
+    def table(section: type[Section], prefix: str) -> list[str]:
+        return ["", "| key | type | default | meaning |", "|---|---|---|---|", *rows(section, prefix)]
+
+    def rows(section: type[Section], prefix: str) -> list[str]:
+        found = []
+        for name, info in section.model_fields.items():
+            if isinstance(info.annotation, type) and issubclass(info.annotation, Section):
+                found += rows(info.annotation, f"{prefix}{name}.")
+                continue
+            shape = (schema if section is Config else schema["$defs"][section.__name__])["properties"][name]
+            default = "" if info.is_required() else f"`{_literal(section(**needed).model_dump(mode='json')[name])}`"
+            found.append(f"| `{prefix}{name}` | {_type(shape)} | {default} | {_cell(info.description)} |")
+        return found
+
+    needed: dict[str, str] = {}
+    lines = [
+        "<!-- Written by `rlsys config show --markdown > docs/configuration.md`. Edit the docstrings of rlsys/config.py instead. -->",
+        "",
+        "# Configuration",
+        "",
+        "A run takes a YAML file and overrides, `rlsys train CONFIG key=value ...`; every key has a default. `rlsys config show CONFIG`",
+        "prints the settings that a run would use. [How values are read](troubleshooting.md#how-settings-are-read).",
+        "",
+        "| key | type | default | meaning |",
+        "|---|---|---|---|",
+    ]
+    sections = {name: info.annotation for name, info in Config.model_fields.items() if issubclass(info.annotation, Section)}
+    lines += [row for row in rows(Config, "") if "." not in row.split("|")[1]]
+    for name, section in sections.items():
+        about = [] if section.__doc__ in (None, Section.__doc__) else ["", _cell(section.__doc__)]
+        lines += ["", f"## {name}", *about, *table(section, f"{name}.")]
+        if name == "data":
+            needed["path"] = "FILE"
+            lines += ["", "### Entries of data.train and data.heldout", "", _cell(Source.__doc__), *table(Source, "")]
+            needed.clear()
+    return "\n".join(lines) + "\n"
+
+
+def _type(shape: dict) -> str:
+    """A JSON schema in words."""
+    if "$ref" in shape:
+        return "section" if not shape["$ref"].endswith("/Source") else "entry"
+    if several := shape.get("anyOf") or shape.get("oneOf"):
+        return " or ".join(dict.fromkeys(_type(one) for one in several))
+    if "enum" in shape or "const" in shape:
+        return ", ".join(f"`{_literal(value)}`" for value in shape.get("enum", [shape.get("const")]))
+    kind = shape.get("type")
+    if kind == "array":
+        items = shape.get("prefixItems")
+        return f"[{'; '.join(map(_type, items))}]" if items else f"list of {_type(shape['items'])}"
+    word = {"string": shape.get("format", "text"), "null": "null", "object": "mapping"}.get(kind, kind or "any")
+    signs = {"minimum": "≥", "exclusiveMinimum": ">", "maximum": "≤", "exclusiveMaximum": "<"}
+    return ", ".join([word, *(f"{sign} {shape[key]:,}" for key, sign in signs.items() if key in shape)])
+
+
+def _cell(text: str | None) -> str:
+    """A docstring as one line of Markdown; code stays as it is."""
+    parts = " ".join((text or "").split()).split("`")
+    return "`".join(part if number % 2 else part.replace("*", r"\*").replace("|", r"\|") for number, part in enumerate(parts))
 
 
 def _key_table(rows: list[dict]) -> Table:

@@ -96,7 +96,7 @@ Sources = Annotated[
 
 class Data(Section):
     train: Sources = Path("tasks:train")
-    """File of training rows, or `tasks:NAME` to use the generator's rows (`data.tasks`) of that split; or a mixture: a list of
+    """File of training rows, or `tasks:NAME` to use the generator's rows of that split (`data.families`); or a mixture: a list of
     {path, format, columns, weight, name}, for example [{path: a.jsonl, weight: 2}, b.parquet]; one of them alone needs no list."""
     heldout: Sources = Path("tasks:heldout")
     """File of held-out rows, or `tasks:NAME`, or a list of {path, format, columns, name} that are taken in turn; the same for every run,
