@@ -287,7 +287,7 @@ def test_a_format_is_meant_by_another_spelling_or_a_part_of_its_name(name, meant
         ("f.jsonl", "{}".encode("utf-16"), "UTF-16"),
         ("f.parquet", b"PAR1 but not really", "not a readable Parquet file"),
         ("f.jsonl.gz", b"\x1f\x8b not gzip", "damaged"),
-        ("f.parquet", gzip.compress(b"PAR1"), "unpack it"),
+        ("f.parquet", gzip.compress(b"PAR1", mtime=0), "unpack it"),
         ("f.jsonl.gz", gzip.compress(b'{"a": 1}\n' * 1000, mtime=0)[:30], "damaged"),
     ],
 )
