@@ -147,3 +147,8 @@ def test_examples_of_extensions_run(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         for registry, before in registries:
             registry.clear()
             registry.update(before)
+
+
+def test_the_site_shows_every_page() -> None:
+    named = re.findall(r": ([\w-]+\.md)$", (ROOT / ".mkdocs.yml").read_text(), re.M)
+    assert sorted(named) == sorted(page.name for page in (ROOT / "docs").glob("*.md"))
