@@ -125,7 +125,7 @@ class LearnerActor:
             policy = self._load(self.model_path)
             if self.learner.activation_checkpointing:
                 policy.enable_activation_checkpointing()
-        self.pad_token_id = getattr(policy.model.config, "pad_token_id", None) or 0
+        self.pad_token_id = policy.pad_token_id
         self.engine = ds.build_engine(policy, self.learner, self.dtype)
         self.engine.train()
 

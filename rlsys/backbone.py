@@ -61,6 +61,12 @@ class Backbone(nn.Module):
                 # Every micro-batch has a length of its own: one program for all, and one for all layers, as they share their code.
                 layer.compile(dynamic=True)
 
+    @property
+    def pad_token_id(self) -> int:
+        """Fills dummies and padding, which no token sees; 0 where the model names none, or one that it has no embedding of."""
+        named = getattr(self.model.config.get_text_config(), "pad_token_id", None) or 0
+        return named if 0 <= named < len(self.model.get_input_embeddings().weight) else 0
+
     def train(self, mode: bool = True) -> Backbone:
         """As every module's, except that the model itself stays in eval mode."""
         self.training = mode

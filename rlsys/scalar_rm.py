@@ -69,11 +69,6 @@ class ScalarModel(Backbone):
         # A product rounded to bfloat16 has 8 bits: critiques of one prompt would often tie.
         head.forward = lambda hidden: F.linear(hidden.float(), head.weight.float(), None if head.bias is None else head.bias.float())
 
-    @property
-    def pad_token_id(self) -> int:
-        """Fills dummies and padding; 0 where the model names none."""
-        return self.model.config.get_text_config().pad_token_id or 0
-
     def forward(self, micro_batch: MicroBatch) -> Tensor:
         """Scores (logits), float32 [S]: one per text of the micro-batch, in the order of `ends`."""
         hidden = self.call(self.model.base_model, micro_batch).last_hidden_state

@@ -108,8 +108,6 @@ def checked_scalar_model(
     return checker.run(lambda packing, layers: ScalarModel(model, packing, layers, attention), packing, layers, checkpointing, gradient)
 
 
-FAULTS = (ValueError, RuntimeError, TypeError, AttributeError, LookupError)
-"""What building a model for training, or its first pass, may end in."""
 Answer = tuple[Tensor, list[Tensor]]
 """Values, row after row, and gradients of some weights (none when not asked for)."""
 
@@ -143,8 +141,15 @@ class _Checker:
         self, build: Callable[[bool, Layers], nn.Module], packing: bool, layers: Layers, checkpointing: bool, gradient: bool
     ) -> tuple[Any, SelfCheck]:
         self.weights = _chosen(self.model) if gradient else []
-        with self._untouched():
-            self.wanted = self._answer(self._rows_wanted)
+        try:
+            with self._untouched():
+                self.wanted = self._answer(self._rows_wanted)
+        except torch.OutOfMemoryError:
+            raise
+        except Exception as error:  # it can be anything that a model does with text alone
+            told = " ".join(str(error).split()) or type(error).__name__
+            name = type(self.model).__name__
+            raise ModelError(f"{name}: transformers itself cannot compute rows of text with it ({told}). Take another model.") from error
         wrapped, result, reason = self._try(build, packing, layers, checkpointing)
         if result and not result.passed:
             noise = self._noise()
@@ -187,7 +192,7 @@ class _Checker:
             found = self._answer(lambda: self._rows_found(wrapped, packing))
         except torch.OutOfMemoryError:
             raise
-        except FAULTS as error:
+        except Exception as error:  # noqa: BLE001 - whatever building it, or its first pass, ends in
             return None, None, str(error).removeprefix(f"{type(self.model).__name__}: ") or type(error).__name__
         floor = FLOOR.get(self.model.dtype, FLOOR_16)
         of_gradient = (known.gradient_tolerance if known else floor) if self.weights else None

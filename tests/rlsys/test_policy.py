@@ -381,3 +381,14 @@ def test_no_weight_is_drawn_at_random(tmp_path, kind: type[PreTrainedModel]) -> 
     kind(LlamaConfig(**SIZES, tie_word_embeddings=False)).save_pretrained(tmp_path)
     with pytest.raises(ModelError, match=r"its files lack lm_head\.weight, which would be drawn at random"):
         load_policy(tmp_path, torch.float32)
+
+
+@pytest.mark.parametrize("named", [-1, SIZES["vocab_size"], None, 3])
+def test_padding_is_a_token_that_there_is(named: int | None) -> None:
+    """Some configs name -1, which no embedding has."""
+    model = build("llama")
+    model.config.pad_token_id = named
+    batch = make_batch(3, [(2, [5, 1, 3])])
+    policy = Policy(model, packing=False)
+    found = [policy(part).logprob for part in plan(batch, 1, 100, False, policy.pad_token_id)[0]]
+    assert sum(len(part) for part in found) == 9 and policy.pad_token_id == (3 if named == 3 else 0)

@@ -117,3 +117,14 @@ def test_the_scalar_model_is_checked_likewise(dtype: torch.dtype, monkeypatch: p
     break_window(monkeypatch)
     with pytest.raises(ModelError, match="scores differ.*Set learner.packing=false"):
         checked_scalar_model(model())
+
+
+def test_a_model_that_computes_no_text_is_refused_in_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = zoo("Llama 2")
+    with monkeypatch.context() as patch:
+        patch.setattr(type(model), "forward", lambda *_, **__: (_ for _ in ()).throw(AssertionError("give it an image")))
+        with pytest.raises(ModelError, match="LlamaForCausalLM: transformers itself cannot compute rows of text with it .give it"):
+            checked_policy(model)
+    monkeypatch.setattr(Backbone, "call", lambda *_: (_ for _ in ()).throw(AssertionError("no image")))
+    with pytest.raises(ModelError, match="no image.*cannot be trained here"):
+        checked_policy(model)
