@@ -26,6 +26,8 @@ NO_KEYS = {"data.account"}
 """Of report.json, not of a config."""
 SUFFIXES = ("json", "jsonl", "md", "yaml", "zip", "parquet", "html", "py", "png")
 
+RLSYS = typer.main.get_command(app)
+
 each_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 
 
@@ -91,7 +93,7 @@ def commands(page: Path) -> Iterator[list[str]]:
 def test_commands_are_there(page: Path) -> None:
     for words in commands(page):
         said = "rlsys " + " ".join(words)
-        command, words = typer.main.get_command(app), [word for word in words if word not in "[]"]
+        command, words = RLSYS, [word for word in words if word not in "[]"]
         while hasattr(command, "commands") and words and re.match(r"[a-z]", words[0]):
             name = words.pop(0).rstrip(",.;")
             assert name in command.commands, said
@@ -125,7 +127,7 @@ def test_settings_are_there(page: Path) -> None:
 
 def test_the_reference_of_settings_is_the_generated_one(capsys: pytest.CaptureFixture[str]) -> None:
     """If this fails: `rlsys config show --markdown > docs/configuration.md`."""
-    typer.main.get_command(app)(["config", "show", "--markdown"], standalone_mode=False)
+    RLSYS(["config", "show", "--markdown"], standalone_mode=False)
     written, page = capsys.readouterr().out, (ROOT / "docs/configuration.md").read_text()
     assert page == written, "".join(difflib.unified_diff(page.splitlines(True), written.splitlines(True), "page", "written", n=0))
 
