@@ -8,6 +8,7 @@ import sys
 
 def main() -> None:
     """Exit status 2 and one message for what the user can put right, 1 for a job that failed, 130 after Ctrl-C."""
+    _open_streams()
     try:
         from launch.app import app
 
@@ -30,6 +31,20 @@ def main() -> None:
             raise
         say(to_stderr(), f"error: {in_words(error) or error}", "red")
         sys.exit(status)
+
+
+def _open_streams() -> None:
+    """See that stdin, stdout and stderr are open, so that no file of ours gets the number of one, and take any character."""
+    for number, (name, mode) in enumerate((("stdin", "r"), ("stdout", "w"), ("stderr", "w"))):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # gets the lowest number that is free
+        if getattr(sys, name) is None:
+            setattr(sys, name, os.fdopen(number, mode, closefd=False))
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure") and stream.errors == "strict":
+            stream.reconfigure(errors="backslashreplace")
 
 
 if __name__ == "__main__":

@@ -79,7 +79,12 @@ def only_json(active: bool) -> Iterator[Callable[[Any], None]]:
         os.dup2(kept, 1)
         os.close(kept)
         for document in documents:
-            print(json.dumps(finite(document), ensure_ascii=False, indent=2, allow_nan=False), flush=True)
+            text = json.dumps(finite(document), ensure_ascii=False, indent=2, allow_nan=False)
+            try:
+                text.encode(sys.stdout.encoding or "utf-8")
+            except UnicodeEncodeError:
+                text = json.dumps(finite(document), indent=2, allow_nan=False)
+            print(text, flush=True)
 
 
 def report(as_json: bool, measure: Callable[[], Any], render: Callable[[Any], RenderableType]) -> None:
@@ -93,9 +98,16 @@ def report(as_json: bool, measure: Callable[[], Any], render: Callable[[Any], Re
 
 @contextmanager
 def written_aside(path: Path) -> Iterator[Path]:
-    """Yields a path beside `path` to write to; it takes `path`'s place when the block succeeds, and is removed when not."""
+    """Yields a path beside `path` to write to; it takes `path`'s place when the block succeeds, and is removed when not.
+
+    A link is followed. What is no file (a device, a pipe) has no place to take, and is written to as it is.
+    """
     if path.is_dir():
         raise UserError(f"{path}: is a folder; give the name of a file.")
+    if path.exists() and not path.is_file():
+        yield path
+        return
+    path = Path(os.path.realpath(path))
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:

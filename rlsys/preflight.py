@@ -116,6 +116,8 @@ def _check_places(task: Task, config: Config) -> None:
     for name in map(Path, task.files):
         if name.is_dir():
             raise ModelError(f"{name}: is a folder; give the name of a file.")
+        if name.exists() and not name.is_file():
+            raise ModelError(f"{name}: is no file; the command goes on after what a file holds, so give the name of one.")
         writable_folder(name.parent)
 
 

@@ -29,6 +29,8 @@ class ResumableRows:
 
     def __init__(self, path: Path, settings: dict[str, Any], again: bool = False):
         self.path, self.part, self.about = path, path.with_name(f"{path.name}.part"), path.with_name(f"{path.name}.settings.json")
+        if path.exists() and not path.is_file():
+            raise DataError(f"{path}: is no file; give the name of one.")
         path.parent.mkdir(parents=True, exist_ok=True)
         self._file = self.part.open("ab+")
         try:

@@ -17,9 +17,12 @@ ROOT = Path(__file__).resolve().parents[1]
 WIDTH = "120"
 
 
-def run_rlsys(*arguments: object, cwd: Path = ROOT, timeout_s: float = 600) -> subprocess.CompletedProcess[str]:
+def run_rlsys(
+    *arguments: object, cwd: Path = ROOT, timeout_s: float = 600, environment: dict[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
     """How `rlsys ARGUMENTS` ended, and what it printed."""
-    return subprocess.run(_command(arguments), cwd=cwd, env=_environment(), capture_output=True, text=True, timeout=timeout_s)
+    env = _environment() | (environment or {})
+    return subprocess.run(_command(arguments), cwd=cwd, env=env, capture_output=True, text=True, timeout=timeout_s)
 
 
 def rlsys_here(*arguments: object) -> subprocess.CompletedProcess[str]:

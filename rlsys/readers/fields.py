@@ -22,13 +22,18 @@ class DataError(ValueError):
     """
 
     def __init__(self, problem: str, *, key: str | None = None, file: str | None = None, row: int | None = None):
-        self.problem, self.key, self.file, self.row = problem, key, file, row
+        self.problem, self.key, self.file, self.row = printable(problem), key, file, row
         where = ", ".join(part for part in (file, f"row {row}" if row is not None else None) if part)
-        super().__init__(f"{where}: {problem}" if where else problem)
+        super().__init__(f"{where}: {self.problem}" if where else self.problem)
 
     def at(self, file: str, row: int) -> DataError:
         """The same error with its place filled in."""
         return DataError(self.problem, key=self.key, file=file, row=row)
+
+
+def printable(text: str) -> str:
+    """`text` without lone surrogates, which keys and ids of JSON may hold, and no file of ours."""
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 class Row(dict):

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from rlsys.accounts import MALFORMED, TIE, Account
-from rlsys.readers.fields import DataError, Row, check, renamed
+from rlsys.readers.fields import DataError, Row, check, printable, renamed
 from rlsys.readers.packed import PACKED
 from rlsys.readers.raw import Raw, Source
 from rlsys.readers.registry import READERS, Reader, formats_of, reader_of
@@ -151,7 +151,7 @@ def _everything(rows: Iterator[tuple[int, Raw]], usable: _Check) -> Iterator[Rec
         yield from records
         if not records:
             own = raw.get("id") if isinstance(raw, dict) else None
-            name = str(own) if type(own) in (str, int) else usable.name(number)
+            name = printable(str(own)) if type(own) in (str, int) else usable.name(number)
             yield SetAside(number, name, OUTCOMES[usable.outcome], usable.fault)
 
 

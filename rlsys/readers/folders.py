@@ -85,13 +85,15 @@ def folder_files(folder: Path, split: str | None, kind_of: Callable[[Path], str 
         return folder_files(folder / _chosen(splits, split, folder), None, kind_of)
     if (folder / "state.json").is_file():
         return [folder / str(entry.get("filename")) for entry in _read(folder / "state.json").get("_data_files") or []], []
-    files = [file for file in sorted(folder.rglob("*")) if file.is_file() and not _hidden(file.relative_to(folder))]
+    found = [file for file in sorted(folder.rglob("*")) if not _hidden(file.relative_to(folder))]
+    _refuse_dangling([file for file in found if kind_of(file)])
+    files = [file for file in found if file.is_file()]
     kinds = {file: kind_of(file) for file in files if file.name not in METADATA and file.stat().st_size}
     kinds = {file: kind for file, kind in kinds.items() if kind}
     if len(set(kinds.values())) > 1:
         kinds = {file: kind for file, kind in kinds.items() if kind != "JSON"}
-    if len(found := sorted(set(kinds.values()))) > 1:
-        raise DataError(f"holds {' and '.join(found)}: name the files to read, as in {folder}/*.parquet.", file=str(folder))
+    if len(several := sorted(set(kinds.values()))) > 1:
+        raise DataError(f"holds {' and '.join(several)}: name the files to read, as in {folder}/*.parquet.", file=str(folder))
     groups: dict[str, list[Path]] = {}
     for file in kinds:
         groups.setdefault(_group(file.relative_to(folder)), []).append(file)
@@ -103,9 +105,21 @@ def folder_files(folder: Path, split: str | None, kind_of: Callable[[Path], str 
     return taken, [file for file in files if file not in chosen and file.name not in METADATA]
 
 
-def pattern_files(pattern: str) -> list[Path]:
-    """The files that a pattern with *, ? or [ names, in the order of their names; ** stands for any folders."""
-    return [file for file in sorted(map(Path, glob.glob(pattern, recursive=True))) if file.is_file() and file.stat().st_size]
+def pattern_files(pattern: str) -> tuple[list[Path], list[Path]]:
+    """(the files that a pattern with *, ? or [ names, in the order of their names; what else it names: folders and empty files).
+
+    ** stands for any folders.
+    """
+    found = sorted(map(Path, glob.glob(pattern, recursive=True)))
+    _refuse_dangling(found)
+    files = [file for file in found if file.is_file() and file.stat().st_size]
+    return files, [file for file in found if file not in set(files) and not (file.is_dir() and "**" in pattern)]
+
+
+def _refuse_dangling(files: list[Path]) -> None:
+    lost = next((file for file in files if file.is_symlink() and not file.exists()), None)
+    if lost is not None:
+        raise DataError("is a link to a file that is not there: fetch it, or take the link away.", file=str(lost))
 
 
 def hub_files(address: re.Match[str]) -> list[Path]:

@@ -53,7 +53,7 @@ def open_source(path: str | Path) -> Source:
             return _open_existing(path, None)
         pattern, (base, _, split) = str(path), str(path).rpartition(":")
         if glob.has_magic(pattern):
-            return _together(pattern_files(pattern), [], path)
+            return _together(*pattern_files(pattern), path)
         if base and Path(base).exists():
             return _open_existing(Path(base), split)
         address = HUB.fullmatch(pattern)

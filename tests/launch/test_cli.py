@@ -233,6 +233,30 @@ def test_score_reads_what_a_released_judge_writes(tmp_path: Path) -> None:
     assert document(run_rlsys("score", texts, "--json"))["summary"]["correct"] == 0
 
 
+def test_an_output_that_is_a_link_a_pipe_or_a_device_stays_one(tmp_path: Path) -> None:
+    texts = write_jsonl(tmp_path / "texts.jsonl", [{"text": "\\boxed{9, 3}", "rewards": [1, 0]}])
+    (tmp_path / "there.jsonl").write_text("before")
+    (tmp_path / "link.jsonl").symlink_to("there.jsonl")
+    os.mkfifo(tmp_path / "pipe")
+    with subprocess.Popen(["cat", tmp_path / "pipe"], stdout=subprocess.PIPE, text=True) as reader:
+        for name in ("link.jsonl", "pipe"):
+            assert run_rlsys("score", texts, "--output", tmp_path / name).returncode == 0
+        written = reader.communicate(timeout=60)[0]
+    assert (tmp_path / "link.jsonl").is_symlink() and (tmp_path / "pipe").is_fifo()
+    assert json.loads(written) == json.loads((tmp_path / "there.jsonl").read_text()) and json.loads(written)["correct"]
+
+
+def test_output_is_whole_whatever_stdout_can_encode_and_without_one_nothing_breaks(tmp_path: Path) -> None:
+    rows = write_jsonl(tmp_path / "\u00fc.jsonl", [{"prompt": "q", "chosen": "a", "rejected": "b"}, {"\ud800": 1}])
+    arguments = ("data", "check", rows, "--format", "trl_preference")
+    result = run_rlsys(*arguments, "--json", environment={"PYTHONIOENCODING": "ascii"})
+    assert document(result)["file"] == str(rows) and result.returncode == 0, result.stderr
+    assert run_rlsys(*arguments, environment={"PYTHONIOENCODING": "ascii"}).returncode == 0
+    command = f"{sys.executable} -m launch.cli data check '{rows}' --format trl_preference"
+    closed = subprocess.run(["sh", "-c", f"{command} >&- <&-"], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert closed.returncode == 0 and "Traceback" not in closed.stderr
+
+
 def test_score_of_an_empty_file_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "texts.jsonl").write_text("")
     result = rlsys_here("score", tmp_path / "texts.jsonl")

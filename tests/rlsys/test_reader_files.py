@@ -411,6 +411,18 @@ def test_patterns_and_their_order(shards):
         load(shards / "*.csv", "trl_preference")
 
 
+def test_what_a_pattern_names_besides_rows_is_named_and_lost_files_are_refused(tmp_path):
+    write(tmp_path / "a.jsonl", [PAIR])
+    (tmp_path / "b.jsonl").touch()
+    (tmp_path / "c.jsonl").mkdir()
+    for path in (tmp_path / "*.jsonl", tmp_path / "?.jsonl"):
+        assert [Path(name).name for name in load(path, "trl_preference")[1].passed_over] == ["b.jsonl", "c.jsonl"]
+    (tmp_path / "d.jsonl").symlink_to(tmp_path / "nowhere")
+    for path in (tmp_path, tmp_path / "*.jsonl"):
+        with pytest.raises(DataError, match=r"d\.jsonl: is a link to a file that is not there"):
+            load(path, "trl_preference")
+
+
 def test_a_malformed_row_of_a_shard_is_named_by_its_own_file_and_line(tmp_path):
     for number, rows in enumerate((["", json.dumps(PAIR), ""], ["", "{", json.dumps(PAIR | {"chosen": 3})], [json.dumps(PAIR)])):
         (tmp_path / f"part-{number}.jsonl").write_text("\n".join(rows))

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from rlsys.readers import READERS, DataError, RecordFile, Report, formats_of, read
+from rlsys.readers import READERS, DataError, RecordFile, Report, formats_of, read, read_all
 from rlsys.readers.messages import as_messages
 from rlsys.records import Record, Worked
 
@@ -581,6 +581,13 @@ def test_an_id_that_occurs_twice_is_malformed(tmp_path):
     # An id is unique within one source only: Reward Bench numbers each subset.
     assert [(record.source, record.id) for record in records] == [("s", "x"), ("s", "y"), ("other", "x")]
     assert "'x' again" in report.malformed[0][1] and report.malformed[0][0] == 3
+
+
+def test_what_is_said_of_a_row_can_be_written_to_a_file(tmp_path):
+    """JSON may hold half of a character, in keys and ids, too."""
+    path = write(tmp_path / "a.jsonl", [{"\ud800": 1, "prompt": "q"}, {"id": "\udfff", "prompt": "q", "chosen": "a", "rejected": "b"}])
+    aside = list(read_all(path, "trl_preference"))
+    assert [one.id.encode() for one in aside] == [b"a:1", b"\\udfff"] and all(one.message.encode() for one in aside)
 
 
 def test_our_own_records_survive_a_round_trip(tmp_path):
