@@ -43,8 +43,8 @@ class Backbone(nn.Module):
         super().__init__()
         self.model = model.eval()
         self.packing = packing
-        self.longest_row = _longest_row(model)
-        """Tokens of the longest row that is computed right; None: any."""
+        self.longest_row, self._right = _longest_row(model)
+        """Tokens of the longest row that is computed right (None: any), and what is right up to there."""
         self._recomputed: list[GradientCheckpointingLayer] = []
         self._masks: list[TreeMask] = []
         unfuse_layers(model)
@@ -111,12 +111,12 @@ class Backbone(nn.Module):
     def check_length(self, tokens: int) -> None:
         """
         Raises:
-            ModelError: rows of so many tokens are computed otherwise than in the engine.
+            ModelError: rows of so many tokens are computed otherwise than in the engine, or than alone.
         """
         if self.longest_row and tokens > self.longest_row:
             raise ModelError(
-                f"{type(self.model).__name__}: rows of {tokens} tokens; its longrope positions are computed as in the engine up to "
-                f"{self.longest_row}. Make prompt.max_tokens and rollout.max_tokens come to that at most."
+                f"{type(self.model).__name__}: rows of {tokens} tokens; {self._right} up to {self.longest_row}. Make prompt.max_tokens and "
+                "rollout.max_tokens come to that at most."
             )
 
     @torch.no_grad()
@@ -190,13 +190,16 @@ def _plain_attention(model: PreTrainedModel) -> str:
     return "sdpa" if model._supports_sdpa and not special else "eager"
 
 
-def _longest_row(model: PreTrainedModel) -> int | None:
-    """Up to where rotary factors do not depend on how long the longest row of a call is.
+def _longest_row(model: PreTrainedModel) -> tuple[int | None, str]:
+    """Up to where a row does not depend on how long the longest one of a call is, and what depends on it beyond that.
+
+    Rotary factors may; and so does attention that ranks tokens and sees the first ones alone, as ties are broken by the row's width.
 
     Raises:
-        ModelError: they never agree with the engine's.
+        ModelError: rotary factors that never agree with the engine's.
     """
-    parameters = getattr(model.config.get_text_config(), "rope_parameters", None) or {}
+    config = model.config.get_text_config()
+    parameters = getattr(config, "rope_parameters", None) or {}
     several = [value for value in parameters.values() if isinstance(value, dict)] or [parameters]
     limits = []
     for one in several:
@@ -207,5 +210,9 @@ def _longest_row(model: PreTrainedModel) -> int | None:
                 "is another one. Set rope_type to default in the model's config.json if rows are no longer than the model was trained on."
             )
         if kind == "longrope":
-            limits.append(one["original_max_position_embeddings"])
-    return min(limits, default=None)
+            limits.append((one["original_max_position_embeddings"], "its longrope positions are computed as in the engine"))
+    pooled = (getattr(config, "compress_rates", None) or {}).get("compressed_sparse_attention", 1)
+    for name in ("index_topk", "keep_window_size"):
+        if picked := getattr(config, name, None):
+            limits.append((picked * pooled, f"its attention sees all tokens, not a selection ({name}) that padding changes,"))
+    return min(limits, default=(None, ""))

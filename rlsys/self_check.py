@@ -45,7 +45,7 @@ LARGE = 2**31
 PROMPT, COMPLETIONS = 7, (9, 7)
 """Tokens of the prompt that the rows share, and of each row's completion."""
 LONGEST_WINDOW = 64
-"""A model whose sliding window or chunk is at most this long is tried on rows that are longer."""
+"""A model whose sliding window or chunk is at most this long is tried on rows that are longer; one that pools tokens, always."""
 GRADIENT_ELEMENTS = 2**25
 """Weights whose gradient is compared; all of a model up to this size, else its vectors and its first matrices that fit."""
 
@@ -260,7 +260,8 @@ def _rows(model: PreTrainedModel) -> pa.RecordBatch:
     special = {id for value in special for id in (value if isinstance(value, list) else [value])}
     usable = torch.tensor([id for id in range(min(config.vocab_size, 2**15)) if id not in special])
     windows = [getattr(config, name, None) for name in ("sliding_window", "attention_chunk_size")]
-    beyond = max([window for window in windows if window and window <= LONGEST_WINDOW], default=0)
+    windows = [window for window in windows if window and window <= LONGEST_WINDOW]
+    beyond = max([*windows, *(getattr(config, "compress_rates", None) or {}).values()], default=0)
     generator = torch.Generator().manual_seed(0)
 
     def draw(count: int) -> list[int]:

@@ -18,7 +18,7 @@ from rlsys.models import ModelError
 from rlsys.policy import Output
 from rlsys.self_check import checked_policy, checked_scalar_model
 from rlsys.tree_layout import TreeMask
-from rlsys.zoo import FAMILIES, build
+from rlsys.zoo import FAMILIES, Family, build
 
 
 def zoo(name: str, **settings: object) -> PreTrainedModel:
@@ -127,4 +127,18 @@ def test_a_model_that_computes_no_text_is_refused_in_words(monkeypatch: pytest.M
             checked_policy(model)
     monkeypatch.setattr(Backbone, "call", lambda *_: (_ for _ in ()).throw(AssertionError("no image")))
     with pytest.raises(ModelError, match="no image.*cannot be trained here"):
+        checked_policy(model)
+
+
+def test_rows_of_which_attention_picks_tokens_are_refused() -> None:
+    """Which ones it picks depends on how wide the padded row is; a short row passes either way."""
+    model = zoo("Doge", keep_window_size=24)
+    assert checked_policy(model, packing=False, longest=24)[1].passed
+    with pytest.raises(ModelError, match=r"rows of 25 tokens; its attention .*\(keep_window_size\) .* up to 24. Make prompt.max_tokens"):
+        checked_policy(model, packing=False, longest=25)
+
+
+def test_a_model_that_pools_tokens_is_tried_on_rows_that_it_pools() -> None:
+    model = build(Family("DeepSeek-V4", "deepseek_v4", {"layer_types": ["sliding_attention", "heavily_compressed_attention"]}))
+    with pytest.raises(ModelError, match="cannot compute|queries.*Set learner.packing=false, which passes the same check"):
         checked_policy(model)
