@@ -7,6 +7,7 @@ transformers, DeepSpeed and vLLM load as they load any other.
 from __future__ import annotations
 
 import importlib.util
+import json
 import os
 import shutil
 import urllib.error
@@ -59,7 +60,29 @@ def load_as_it_is(auto: Any, path: str | Path, dtype: Any, **settings: Any) -> t
             f"model {path}: its files have {min(untied)} and the embedding, which differ, and its config.json says that they are one "
             "(tie_word_embeddings): trainer and engine would take each another. Set it to false, or take that weight out of the files."
         )
+    # A whole part besides (a value head, a tower for images) is none of the model's; transformers names it on the screen.
+    if left_out := [name for name in report["unexpected_keys"] if _lies_inside(model, name)]:
+        raise ModelError(
+            f"model {path}: its files have {_some(left_out)}, for which a {type(model).__name__} of its config.json has no place: it would "
+            "compute without them. Restore the config.json that belongs to them; or, if they mean nothing, save the model without them "
+            "(transformers: from_pretrained, save_pretrained)."
+        )
     return model, report["missing_keys"]
+
+
+def _lies_inside(model: Any, weight: str) -> bool:
+    """Whether the innermost module that a weight's name leads to is a part of a model, and not a model as a whole."""
+    from transformers import PreTrainedModel
+
+    modules = dict(model.named_modules())
+    holder = weight
+    while holder not in modules:
+        holder = holder.rpartition(".")[0]
+    return not isinstance(modules[holder], PreTrainedModel)
+
+
+def _some(names: Collection[str]) -> str:
+    return ", ".join(sorted(names)[:3]) + (f" and {len(names) - 3} others" if len(names) > 3 else "")
 
 
 def check_whole(path: str | Path, missing: Collection[str]) -> None:
@@ -71,10 +94,8 @@ def check_whole(path: str | Path, missing: Collection[str]) -> None:
         ModelError: there are any.
     """
     if missing:
-        names = sorted(missing)
-        more = f" and {len(names) - 3} others" if len(names) > 3 else ""
         raise ModelError(
-            f"model {path}: its files lack {', '.join(names[:3])}{more}, which would be drawn at random. It is not whole, or was made for "
+            f"model {path}: its files lack {_some(missing)}, which would be drawn at random. It is not whole, or was made for "
             "something else: a classifier, an encoder, a decoder without its output layer, a judge where a scorer is wanted. Copy it "
             "again, or take another one."
         )
@@ -95,11 +116,12 @@ def ensure_model(path: str | Path) -> str:
     A folder appears by one rename, complete: several processes may ask for the same one at once.
 
     Raises:
-        ModelError: a folder without config.json, a file, or a local path (absolute, `./`, `../`, `~`, or more than one
-            slash, none of which a hub name has) where nothing is; or a name that the hub does not have, or cannot be asked for.
+        ModelError: a folder without config.json, or of an adapter alone; a file; a local path (absolute, `./`, `../`, `~`, or more
+            than one slash, none of which a hub name has) where nothing is; or a name that the hub does not have, or cannot be asked for.
     """
     given, folder = str(path), Path(path)
     if folder.is_dir():
+        _refuse_adapter(folder)
         if not (folder / "config.json").is_file():
             raise ModelError(f"model {given}: this folder holds no config.json. Name a Hugging Face model folder, or remove it.")
         return given
@@ -114,6 +136,25 @@ def ensure_model(path: str | Path) -> str:
     else:
         _find_on_hub(given)
     return given
+
+
+def _refuse_adapter(folder: Path) -> None:
+    """
+    Raises:
+        ModelError: the folder holds a LoRA adapter and no whole model.
+    """
+    config = folder / "adapter_config.json"
+    weights = [path for path in folder.iterdir() if path.suffix in (".safetensors", ".bin") and not path.name.startswith("adapter_")]
+    if not config.is_file() or weights:
+        return
+    try:
+        base = json.loads(config.read_text(encoding="utf-8"))["base_model_name_or_path"]
+    except (OSError, ValueError, LookupError, TypeError):
+        base = "its base model"
+    raise ModelError(
+        f"model {folder}: this is an adapter (adapter_config.json) and no whole model. Merge it into {base} first (peft: "
+        "PeftModel.from_pretrained(base, folder).merge_and_unload().save_pretrained(new_folder), and the tokenizer's save_pretrained)."
+    )
 
 
 def _find_on_hub(name: str) -> None:

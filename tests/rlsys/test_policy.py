@@ -6,12 +6,15 @@ Both compute in float64, where rounding is a millionth of a millionth: what diff
 from __future__ import annotations
 
 import copy
+import re
+from contextlib import nullcontext
 
 import pyarrow as pa
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import (
     AutoModelForCausalLM,
@@ -392,3 +395,24 @@ def test_padding_is_a_token_that_there_is(named: int | None) -> None:
     policy = Policy(model, packing=False)
     found = [policy(part).logprob for part in plan(batch, 1, 100, False, policy.pad_token_id)[0]]
     assert sum(len(part) for part in found) == 9 and policy.pad_token_id == (3 if named == 3 else 0)
+
+
+@pytest.mark.parametrize(
+    ("name", "inside"),
+    [
+        ("model.layers.0.self_attn.q_proj.bias", True),  # a config without attention_bias
+        ("model.layers.0.self_attn.q_norm.weight", True),
+        ("model.layers.4.input_layernorm.weight", True),  # a layer more than num_hidden_layers
+        ("lm_head.bias", True),
+        ("model.layers.0.self_attn.rotary_emb.inv_freq", False),  # what transformers itself ignores
+        ("v_head.summary.weight", False),
+        ("model.visual.proj.weight", False),
+    ],
+)
+def test_no_weight_inside_of_the_model_is_left_out(tmp_path, name: str, inside: bool) -> None:
+    LlamaForCausalLM(LlamaConfig(**SIZES, tie_word_embeddings=False)).save_pretrained(tmp_path)
+    file = tmp_path / "model.safetensors"
+    save_file(load_file(file) | {name: torch.ones(8)}, file, metadata={"format": "pt"})
+    refused = pytest.raises(ModelError, match=rf"its files have {re.escape(name)}, for which a LlamaForCausalLM")
+    with refused if inside else nullcontext():
+        load_policy(tmp_path, torch.float32)

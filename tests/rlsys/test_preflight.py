@@ -161,6 +161,18 @@ def test_a_model_that_cannot_be_loaded_is_refused_by_its_files(found, tiny_model
     assert len(told) == 1 and words in told[0], told
 
 
+def test_an_adapter_alone_is_no_model(found, tiny_model, tmp_path):
+    place = copy_of(tiny_model, tmp_path / "adapter")
+    (place / "adapter_config.json").write_text('{"base_model_name_or_path": "owner/base", "r": 8}')
+    assert found(f"model.path={place}").mistakes == []  # beside whole weights
+    (place / "model.safetensors").rename(place / "adapter_model.safetensors")
+    for change in (lambda: None, (place / "config.json").unlink, lambda: (place / "adapter_config.json").write_text("{")):
+        change()
+        (told,) = found(f"model.path={place}").mistakes
+        assert "this is an adapter" in told and "Merge it into" in told
+        assert ("owner/base" in told) == ((place / "adapter_config.json").read_text() != "{")
+
+
 def test_a_quantized_model_may_judge(found, tiny_model, tmp_path):
     place = copy_of(tiny_model, tmp_path / "model")
     (place / "config.json").write_text(QUANTIZED)
