@@ -31,6 +31,10 @@ LEAK = 0.02
 """Change of a token's output, as a share of its sibling's, that is still taken for rounding: routers may group tokens otherwise."""
 
 
+class TooLong(ModelError):
+    """Rows of which a model would be right were they shorter, however it is computed."""
+
+
 class Backbone(nn.Module):
     """A Hugging Face model, kept as `self.model` in its own form, made fit for micro-batches that are packed, or plain and padded.
 
@@ -111,10 +115,10 @@ class Backbone(nn.Module):
     def check_length(self, tokens: int) -> None:
         """
         Raises:
-            ModelError: rows of so many tokens are computed otherwise than in the engine, or than alone.
+            TooLong: rows of so many tokens are computed otherwise than in the engine, or than alone.
         """
         if self.longest_row and tokens > self.longest_row:
-            raise ModelError(
+            raise TooLong(
                 f"{type(self.model).__name__}: rows of {tokens} tokens; {self._right} up to {self.longest_row}. Make prompt.max_tokens and "
                 "rollout.max_tokens come to that at most."
             )

@@ -26,7 +26,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from rlsys.backbone import Attention, Layers
+from rlsys.backbone import Attention, Layers, TooLong
 from rlsys.clock import Clock
 from rlsys.fused_layers import unfuse_layers, wide_dtype
 from rlsys.models import ModelError
@@ -190,7 +190,7 @@ class _Checker:
                 wrapped.enable_activation_checkpointing()
             wrapped.train()
             found = self._answer(lambda: self._rows_found(wrapped, packing))
-        except torch.OutOfMemoryError:
+        except (torch.OutOfMemoryError, TooLong):
             raise
         except Exception as error:  # noqa: BLE001 - whatever building it, or its first pass, ends in
             return None, None, str(error).removeprefix(f"{type(self.model).__name__}: ") or type(error).__name__
