@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 from scipy.optimize import brentq
-from scipy.special import chdtrc, chndtr
+from scipy.special import chdtrc, chndtr, expit
 from scipy.stats import chi2
 
 from rlsys.screen import Table
@@ -60,7 +60,7 @@ def summarise(
         raise ValueError(f"{(~np.isfinite(score)).sum()} of {len(score)} scores are not finite: the model cannot be used.")
     row = np.unique(np.asarray(rows), return_inverse=True)[1]
     of_row = np.bincount(row, weight)
-    probability = 1 / (1 + np.exp(-score))
+    probability = expit(score)
     bins = _bins(probability)
     area, area_ci = roc_area(score, label > 0.5, row, weight)
     within = [found for i in _runs(row) if (found := roc_area(score[i], label[i] > 0.5, None, weight[i])[0]) is not None]
@@ -79,7 +79,7 @@ def summarise(
 def measures(score: np.ndarray, label: np.ndarray, row: np.ndarray, weight: np.ndarray) -> dict[str, Any]:
     """Those of the report that are {"value", "ci95"} whatever the labels; `row`: numbers from 0, all others as in `summarise`."""
     of_row = np.bincount(row, weight)
-    probability = 1 / (1 + np.exp(-score))
+    probability = expit(score)
     correct = np.where(score == 0, 0.5, (score > 0) == (label > 0.5))
     loss = np.bincount(row, weight * (np.logaddexp(0, score) - label * score)) / of_row
     return {

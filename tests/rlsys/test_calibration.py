@@ -86,6 +86,40 @@ def test_measures_equal_slow_loops_and_lie_within_their_intervals(pairs):
     assert sum(entry["n"] for entry in told["table"]) == len(p)
 
 
+@pytest.mark.parametrize("size", [40.0, 800.0, 1e6])
+@pytest.mark.filterwarnings("error")
+def test_a_probability_of_exactly_0_or_1_is_in_the_first_or_last_bin(size):
+    """Right, wrong, right, wrong. At 40, a probability is 1 to the last bit; from 710, exp overflows."""
+    scores, labels = [size, size, -size, -size], [1, 0, 0, 1]
+    told = calibration.summarise(scores, labels, list("abcd"))
+    assert [entry["n"] for entry in told["table"]] == [2, 0, 0, 0, 0, 0, 0, 0, 0, 2]
+    assert [told["table"][i]["predicted"] for i in (0, 9)] == [pytest.approx(0.0, abs=1e-15), 1.0]
+    assert [told["table"][i]["observed"] for i in (0, 9)] == [0.5, 0.5]
+    assert (told["accuracy"]["value"], told["brier"]["value"], told["auc"]["value"]) == (0.5, 0.5, 0.5)
+    assert told["ece"]["value"] == pytest.approx(0.5) and told["log_loss"]["value"] == pytest.approx(size / 2)
+    # a bin's two rows miss by 0 and by 1: the product of the two, which is all that is not chance, is 0
+    assert told["rms_calibration_error"]["value"] == pytest.approx(0.0)
+    assert told["ece"]["calibrated"] == {"mean": pytest.approx(0.0), "high": pytest.approx(0.0)}
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize(("right", "expected"), [(True, 0.0), (False, 1.0)])
+def test_a_model_that_is_always_sure(right, expected):
+    rows, labels = [str(i) for i in range(150)], [float(i % 2) for i in range(150)]
+    told = calibration.summarise([1e4 if (label > 0.5) == right else -1e4 for label in labels], labels, rows)
+    assert told["ece"]["value"] == told["brier"]["value"] == told["rms_calibration_error"]["value"] == expected
+    assert told["accuracy"]["value"] == 1 - expected and told["auc"]["value"] == pytest.approx(1 - expected)
+    assert [told["table"][i]["observed"] for i in (0, 9)] == [expected, 1 - expected]
+
+
+@pytest.mark.filterwarnings("error")
+def test_pairs_that_lie_far_apart():
+    told = calibration.summarise_pairs([1e4, -1e4, 0.0, 1e4, 1e4], [1, 0, 0, 0, 1], list("aaabb"))
+    # row a: 2e4 and 1e4 ahead; row b: level, 0.5
+    assert told["pairwise_accuracy"]["value"] == pytest.approx((1 + 0.5) / 2)
+    assert [entry["n"] for entry in told["table"]] == [2, 0, 0, 0, 0, 2, 0, 0, 0, 2]
+
+
 def test_repeating_a_rows_texts_does_not_narrow_an_interval():
     """Samples of one row are not independent: ten copies of each say no more than one."""
     generator = np.random.default_rng(0)
