@@ -146,6 +146,32 @@ def test_loss_of_a_later_update_by_hand() -> None:
     assert "kl" not in final
 
 
+@given(st.lists(st.tuples(st.floats(-1, 1, width=16), st.sampled_from([-2.0, 0.0, 0.5])), min_size=1, max_size=8), st.floats(0.05, 0.5))
+def test_clip_fraction_counts_the_tokens_whose_gradient_the_clip_cut_off(tokens: list[tuple[float, float]], clip: float) -> None:
+    """What the clip cut off is read from autograd, token by token: an advantage, and yet no gradient."""
+    logprob = torch.tensor([difference - 2 for difference, _ in tokens], dtype=torch.float64, requires_grad=True)
+    old, advantage = torch.full_like(logprob, -2.0), torch.tensor([advantage for _, advantage in tokens], dtype=torch.float64)
+    loss, metrics = grpo_loss(LossInputs(logprob, old, advantage, torch.ones_like(logprob), old_logprob=old, clip=clip, beta=0.0))
+    loss.backward()
+    cut = (logprob.grad == 0) & (advantage != 0)
+    assert metrics["clip_fraction"] == cut.sum().item()
+    assert finalise_metrics(metrics)["clip_fraction"] == pytest.approx(cut.double().mean().item())
+
+
+@pytest.mark.parametrize(("difference", "advantage"), [(LOG2 / 2, 1.0), (-LOG2 / 2, -1.0)])
+def test_at_the_clip_nothing_is_cut_off_yet(difference: float, advantage: float) -> None:
+    """The clip is set to the ratio itself, to the last bit; a clip smaller by one in a million cuts, and the other sign never does."""
+    logprob = torch.tensor([difference], dtype=torch.float64, requires_grad=True)
+    zero = torch.zeros(1, dtype=torch.float64)
+    exact = abs(torch.exp(logprob).item() - 1)
+
+    def fraction(clip: float, sign: float = 1.0) -> float:
+        value = LossInputs(logprob, zero, sign * advantage + zero, 1 + zero, old_logprob=zero, clip=clip, beta=0.0)
+        return grpo_loss(value)[1]["clip_fraction"]
+
+    assert (fraction(exact), fraction(exact - 1e-6), fraction(exact - 1e-6, -1.0), fraction(exact - 1e-6, 0.0)) == (0, 1, 0, 0)
+
+
 def test_gradient_equals_finite_differences() -> None:
     generator = torch.Generator().manual_seed(1)
     base = {name: -torch.rand(40, dtype=torch.float64, generator=generator) * 2 for name in ("logprob", "old", "rollout", "reference")}

@@ -116,8 +116,7 @@ def test_samples_come_back_to_their_places(rows: list[tuple[list[list[int]], boo
         asks.append(Ask(record(len(orders[0]), f"r{number}"), orders, range(seed, seed + len(orders))))
         seed += len(orders)
     batch = [
-        Question(each.ask, each.prompts, "too long" if skip else None)
-        for each, (_, skip) in zip(questions(asks, PROMPTER, ROOMY), rows)
+        Question(each.ask, each.prompts, "too long" if skip else None) for each, (_, skip) in zip(questions(asks, PROMPTER, ROOMY), rows)
     ]
     asked = requests(batch)
     assert asked.schema.equals(REQUESTS) and asked["group"].to_pylist() == list(range(asked.num_rows))

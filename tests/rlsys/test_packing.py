@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import combinations
+
 import pyarrow as pa
 import pytest
 import torch
@@ -99,6 +101,60 @@ def test_budget_is_kept_and_ranks_get_equally_many(batch: pa.RecordBatch, ranks:
         alone = len({groups[s] for s in micro.sample.tolist()}) == 1 if packing else micro.input_ids.shape[0] == 1
         assert micro.input_ids.numel() <= budget or alone
         assert micro.tokens <= micro.input_ids.numel()
+
+
+@given(batches(), st.integers(1, 2), st.integers(1, 60), st.booleans())
+@settings(deadline=None)
+def test_no_two_micro_batches_of_a_rank_would_fit_into_one(batch: pa.RecordBatch, ranks: int, budget: int, packing: bool) -> None:
+    rows = batch.to_pylist()
+    for share in plan(batch, ranks, budget, packing):
+        filled = [sorted(set(micro.sample.tolist())) for micro in share if len(micro.sample)]
+        for one, two in combinations(filled, 2):
+            both = pa.RecordBatch.from_pylist([rows[i] for i in (*one, *two)], schema=LEARNER)
+            ((together,),) = plan(both, 1, 10**9, packing)
+            assert together.input_ids.numel() > budget
+
+
+@pytest.mark.parametrize("packing", [True, False])
+@given(batches(), st.data())
+@settings(deadline=None)
+def test_rows_that_come_to_exactly_the_budget_are_one_micro_batch(packing: bool, batch: pa.RecordBatch, data: st.DataObject) -> None:
+    ((whole,),) = plan(batch, 1, 10**9, packing)
+    budget = whole.input_ids.numel()
+    ((again,),) = plan(batch, 1, budget, packing)
+    assert again.input_ids.numel() == budget
+    units = len(set(batch.column("group").to_pylist())) if packing else batch.num_rows
+    if units > 1 and budget > 1:
+        assert len(plan(batch, 1, budget - 1, packing)[0]) > 1
+
+
+@pytest.mark.parametrize("packing", [True, False])
+def test_the_longest_are_laid_first(packing: bool) -> None:
+    """Packed, 6 + 4 and 5 + 3 + 2 fill 10 tokens each; shortest first, 2 + 3 + 4 would leave 5 and 6 alone. Padded, 3 + 3, 3 + 2, 2 + 2."""
+    lengths = [2, 3, 4, 5, 6] if packing else [2, 2, 2, 3, 3, 3]
+    rows = [row(i, [i] * length, [1]) for i, length in enumerate(lengths)]
+    ((*micros,),) = plan(pa.RecordBatch.from_pylist(rows, schema=LEARNER), 1, 10 if packing else 6, packing)
+    found = sorted(sorted(lengths[i] for i in micro.sample.tolist()) for micro in micros)
+    assert found == ([[2, 3, 5], [4, 6]] if packing else [[2, 2], [2, 3], [3, 3]])
+    assert [micro.input_ids.numel() for micro in micros] == ([10, 10] if packing else [6, 6, 4])
+
+
+@pytest.mark.parametrize(("ranks", "budget"), [(0, 8), (-1, 8), (1, 0), (1, -8)])
+def test_no_ranks_and_no_budget_are_refused(ranks: int, budget: int) -> None:
+    batch = pa.RecordBatch.from_pylist([row(0, [1], [2])], schema=LEARNER)
+    with pytest.raises(ValueError, match=f"must be at least 1, found {ranks} and {budget}"):
+        plan(batch, ranks, budget)
+    assert len(plan(batch, 1, 1)[0]) == 1  # one of each will do
+
+
+def test_weights_are_of_the_samples_that_the_rows_were_taken_from() -> None:
+    batch = pa.RecordBatch.from_pylist([row(0, [1], [2, 3]), row(0, [1], [4])], schema=LEARNER)
+    ((micro,),) = plan(batch, 1, 100, of_samples=8)
+    assert dict(zip(micro.target.tolist(), micro.weight.tolist())) == {2: 1 / 16, 3: 1 / 16, 4: 1 / 8}
+    ((micro,),) = plan(batch, 1, 100, of_samples=2)
+    assert sorted(micro.weight.tolist()) == [1 / 4, 1 / 4, 1 / 2]
+    with pytest.raises(ValueError, match="2 rows cannot be of 1 samples"):
+        plan(batch, 1, 100, of_samples=1)
 
 
 def test_prompts_and_their_opening_are_encoded_once() -> None:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import math
+from fractions import Fraction
 from itertools import combinations, permutations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from rlsys import voting
 from rlsys.voting import STRATEGIES, Options, Samples, find, strategy, subsets, take, tied
+from rlsys.voting.strategies import _low
 
 NAN = float("nan")
 BUILT_IN = tuple(STRATEGIES)
@@ -152,6 +154,16 @@ def test_abstain_gives_no_verdict_where_the_mean_leads_by_less_than_the_margin(s
             assert outcome.abstained[0] == (first - second < quarters / 4)
 
 
+@given(st.data(), st.sampled_from([1, 2, 4]), st.integers(0, 36))
+def test_a_lead_of_exactly_the_margin_is_a_verdict(data: st.DataObject, k: int, quarters: int) -> None:
+    """Sums of integers over 1, 2 or 4 samples: every lead is a number of quarters, and exact."""
+    scores = np.array(data.draw(st.lists(st.lists(SCORES, min_size=3, max_size=3), min_size=k, max_size=k)))
+    second, first = sorted(scores.sum(axis=0).tolist())[-2:]
+    lead = (first - second) * 4 // k
+    for margin in {quarters, lead, lead + 1, max(lead - 1, 0)}:
+        assert bool(voting.abstain(Samples(scores.astype(float)), Options(margin=margin / 4)).abstained) == (lead < margin)
+
+
 def test_synthesis_replaces_the_vote() -> None:
     scores = np.array([[[9.0, 1.0], [9.0, 1.0], [2.0, 7.0]], [[9.0, 1.0], [9.0, 1.0], [NAN, NAN]]])
     outcome = voting.synthesis(Samples(scores))
@@ -201,6 +213,35 @@ def test_rpc_splits_where_the_variance_between_the_classes_is_greatest() -> None
     scores = np.array([[9.0, 1.0], [9.0, 1.0], [1.0, 9.0], [1.0, 9.0], [1.0, 9.0]])
     samples = Samples(scores, logprob=np.log([0.9, 0.9, 0.9, 0.45, 0.01]), tokens=np.ones(5))
     assert voting.rpc(samples).totals == pytest.approx([2 / 3, 1 / 3])
+
+
+def test_rpc_keeps_what_is_not_below_the_mean() -> None:
+    """.1 four times, .3, 1: the low class holds the first five (5 x 1 x .86^2 = 3.7), but .3 lies above the mean of .28 and stays."""
+    scores = np.array([[1.0, 9.0, 1.0]] * 4 + [[1.0, 1.0, 9.0], [9.0, 1.0, 1.0]])
+    samples = Samples(scores, logprob=np.log([0.1, 0.1, 0.1, 0.1, 0.3, 1.0]), tokens=np.ones(6))
+    assert voting.rpc(samples).totals == pytest.approx([1 / 1.3, 0, 0.3 / 1.3])
+
+
+@given(st.lists(st.none() | st.integers(0, 8), min_size=1, max_size=7))
+def test_low_is_in_the_lower_class_and_below_the_mean(eighths: list[int | None]) -> None:
+    """In fractions. A value that equals the mean is not below it."""
+    known = sorted(Fraction(value, 8) for value in eighths if value is not None)
+    between = {Fraction(0): Fraction(0)}
+    for cut in sorted(set(known))[1:]:
+        low, high = [x for x in known if x < cut], [x for x in known if x >= cut]
+        between[cut] = len(low) * len(high) * (sum(high) / len(high) - sum(low) / len(low)) ** 2
+    first, *others = sorted(between.values(), reverse=True)
+    assume(not others or first - others[0] > Fraction(1, 10**6))  # rounding may choose between equals
+    cut = max(between, key=between.get)
+    expected = [value is not None and Fraction(value, 8) < min(cut, sum(known) / len(known)) for value in eighths]
+    parsed = np.array([value is not None for value in eighths])
+    values = np.array([0.0 if value is None else value / 8 for value in eighths])
+    assert _low(values, parsed).tolist() == expected
+
+
+def test_a_value_at_the_mean_is_not_low() -> None:
+    """1/4, 1/4, 1/2, 1: the lower class is the first three (3 x 1 x (2/3)^2 = 1.3, against 2 x 2 x (1/2)^2 = 1), the mean 1/2."""
+    assert _low(np.array([0.5, 1.0, 0.25, 0.25]), np.ones(4, bool)).tolist() == [False, False, True, True]
 
 
 def test_borda_by_hand() -> None:
