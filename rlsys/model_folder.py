@@ -5,9 +5,12 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rlsys.models import ModelError
+
+if TYPE_CHECKING:
+    from rlsys.prompts import Prompter
 
 QUANTIZED = ("quantization_config", "compression_config")
 LONGEST = ("max_position_embeddings", "n_positions", "max_sequence_length", "max_seq_len")
@@ -53,6 +56,25 @@ def check_model_folder(model: str, tokens: int | None, trains: bool = False) -> 
             "prompt.max_tokens or rollout.max_tokens (meta_rm.max_tokens), or take another model."
         )
     return f"{model} ({kind})"
+
+
+def check_vocabulary(model: str, prompter: Prompter) -> None:
+    """See that the model has an embedding of each token of a short conversation, and of what ends a turn. A hub name is not looked into.
+
+    Raises:
+        ModelError: it has not; the tokenizer is another model's, or was given tokens that the model was not.
+    """
+    path = Path(model) / "config.json"
+    config = _read_json(path, model) if path.is_file() else {}
+    text = config["text_config"] if isinstance(config.get("text_config"), dict) else config
+    size = text.get("vocab_size")
+    last = max([prompter.chat.end, *prompter.chat.tokens([{"role": "user", "content": "A few words."}])])
+    if isinstance(size, int) and last >= size:
+        token = prompter.chat.tokenizer.convert_ids_to_tokens(last)
+        raise ModelError(
+            f"model {model}: its tokenizer and chat template write token {last:,} ({token}), and there are {size:,} (vocab_size). Copy the "
+            "tokenizer that belongs to it, or enlarge the model's embedding (resize_token_embeddings)."
+        )
 
 
 def _is_scaled(config: dict[str, Any]) -> bool:

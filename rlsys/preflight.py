@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from rlsys.config import Config
 from rlsys.mishaps import in_words
-from rlsys.model_folder import check_model_folder
+from rlsys.model_folder import check_model_folder, check_vocabulary
 from rlsys.models import ModelError, ensure_model, is_made_here
 from rlsys.placement import place, place_learners
 from rlsys.run_folder import refuse_other_config, trained_model
@@ -178,7 +178,9 @@ def _check_model(task: Task, config: Config, found: Found) -> Prompter | None:
             tokens = config.prompt.max_tokens + max(config.rollout.max_tokens, config.eval.max_tokens or 0)
             trains = task.command in IN_RUN_DIR
             found.facts["model"] = check_model_folder(base, config.meta_rm.max_tokens if task.command == "meta-rm" else tokens, trains)
-            return Prompter.of(load_tokenizer(base), config.prompt)
+            prompter = Prompter.of(load_tokenizer(base), config.prompt)
+            check_vocabulary(base, prompter)
+            return prompter
     with found.noted():
         # Whatever is wrong with the model, the template may be wrong, too.
         template_source(config.prompt.template)
@@ -194,7 +196,7 @@ def load_tokenizer(model: str) -> Any:
     from transformers import AutoTokenizer
 
     try:
-        return AutoTokenizer.from_pretrained(model)
+        return AutoTokenizer.from_pretrained(model, trust_remote_code=False)
     except (OSError, ValueError, LookupError, TypeError, AttributeError, ImportError) as error:
         told = " ".join(str(error).split())[:300]
         raise ModelError(f"model {model}: its tokenizer cannot be loaded ({type(error).__name__}: {told}).") from error

@@ -8,9 +8,12 @@ import shutil
 from pathlib import Path
 
 import pytest
+from transformers import AutoTokenizer
 
-from rlsys.model_folder import check_model_folder
+from rlsys.config import Config
+from rlsys.model_folder import check_model_folder, check_vocabulary
 from rlsys.models import ModelError
+from rlsys.prompts import Prompter
 
 
 def copy_of(model: Path, place: Path, **settings) -> Path:
@@ -43,3 +46,13 @@ def test_odd_settings_that_say_nothing_are_no_obstacle(tiny_model, tmp_path):
     own = {"AutoModelForCausalLM": "modeling_llama.LlamaForCausalLM"}
     place = copy_of(tiny_model, tmp_path / "model", text_config=None, auto_map=own, rope_scaling=None)
     assert check_model_folder(str(place), 100, trains=True).endswith("(llama)")
+
+
+def test_a_tokenizer_of_more_tokens_than_the_model_is_no_obstacle_unless_they_are_written(tiny_model, tmp_path):
+    tokenizer = AutoTokenizer.from_pretrained(tiny_model)
+    tokenizer.add_tokens(["<picture>"])
+    check_vocabulary(str(tiny_model), Prompter.of(tokenizer, Config().prompt))
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<end>"]})
+    tokenizer.chat_template = tokenizer.chat_template.replace("<|im_end|>", "<end>")
+    with pytest.raises(ModelError, match=r"token 513 \(<end>\), and there are 512 \(vocab_size\). Copy the tokenizer"):
+        check_vocabulary(str(tiny_model), Prompter.of(tokenizer, Config().prompt))
