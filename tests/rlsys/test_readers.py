@@ -41,6 +41,8 @@ PPE_K = {"prompt": "Q?", "question_id": "q7", "scores": [True, False, False]}
 PPE_K |= {"response_1": "one", "response_2": "two", "response_3": "three"}
 RB2 = {"id": "7", "prompt": "Q?", "subset": "Ties", "rejected": ["two", "three"]}
 PANDALM = {"response1": "one", "response2": "two"}
+PART = {"type": "text", "image": None, "mimeType": None}
+PARTS = {"role": "user", "content": [PART | {"text": "Q?"}]}
 ARENA = {"winner": "model_b", "turn": 1, "question_id": 81}
 ARENA |= {"conversation_a": [USER, assistant("one"), LATER, assistant("eins")]}
 ARENA |= {"conversation_b": [USER, assistant("two"), LATER, assistant("zwei")]}
@@ -260,6 +262,17 @@ GOOD = [
         [Record("f:1", "kto", Q, ("one",), (0.0,))],
     ),
     ("arena", ARENA, [pair("arena", SECOND)]),
+    (
+        "arena",  # Arena's later releases (100k, 140k): ids, no turn, content in parts
+        {
+            "id": "u1",
+            "winner": "model_a",
+            "evaluation_order": 1,
+            "conversation_a": [PARTS, assistant([PART | {"text": "one"}])],
+            "conversation_b": [PARTS, assistant([PART | {"text": "two"}])],
+        },
+        [pair("arena", FIRST, id="u1")],
+    ),
     (
         "arena",  # the second turn is judged with the first answer of the same model
         ARENA | {"turn": 2, "winner": "model_a"},
@@ -494,6 +507,8 @@ NO_UNIQUE_BEST = [
     ("ppe_preference", {"winner": "tie"}),
     ("ppe_preference", {"winner": "tie (bothbad)"}),
     ("ppe_best_of_k", {"sampled_conflict_pairs": [[1, 2]]}),
+    ("arena", {"winner": "tie"}),
+    ("arena", {"winner": "tie (bothbad)"}),
     ("arena", {"winner": "tie (inconsistent)"}),
     ("arena", {"winner": "both_bad"}),
     ("arena_votes", {"winner_model_a": 0}),
