@@ -2,6 +2,8 @@ r"""Content made harmless before it enters a prompt: whatever in it could end a 
 
 That is a template's own marks, `\boxed`, a tokenizer's special tokens, and the marks that its chat template writes around turns, which in
 some families are plain text: `[/INST]`, `USER:`, `<|assistant|>`. Those are found by rendering marked words and looking between them.
+Words alone on a line (`USER`) are marks as such a line only. Signs alone (`>>> `) and words that a blank follows (`User `) are not: they
+begin lines of ordinary text, too.
 """
 
 from __future__ import annotations
@@ -42,12 +44,13 @@ class Defuser:
     """
 
     def __init__(self, marks: Sequence[str], chat: Chat) -> None:
-        tokens, turns = special_tokens(chat), turn_marks(chat)
-        guard = next((guard for guard in _GUARDS if not any(guard in text for text in (*marks, *turns, *tokens))), None)
+        tokens, turns, lines = special_tokens(chat), turn_marks(chat), turn_lines(chat)
+        guard = next((guard for guard in _GUARDS if not any(guard in text for text in (*marks, *turns, *lines, *tokens))), None)
         if guard is None:
             raise ValueError(f"its marks use all of {_GUARDS}, one of which must be free to defuse content with.")
         self.guard = guard
         patterns = [rf"\\{_GAP}boxed", *map(mark_pattern, marks), *map(_turn_pattern, turns), *map(re.escape, tokens)]
+        patterns += [rf"(?-i:(?<![^\n]){re.escape(line)}(?=[ \t\r]*+(?:\n|\Z)))" for line in lines]
         self._hostile = re.compile("|".join(dict.fromkeys(patterns)), re.IGNORECASE)
 
     def __call__(self, text: str) -> str:
@@ -116,6 +119,18 @@ def turn_marks(chat: Chat) -> list[str]:
             lines = (line.strip() for line in _TURN_TAG.sub("\n", segment).splitlines())
             marks.update(dict.fromkeys(line for line in lines if len(line) <= _LONGEST and re.search(r"\w\W|\W\w", line)))
     return [mark for mark in marks if re.search(r"[^\W\d_]", mark)]
+
+
+def turn_lines(chat: Chat) -> list[str]:
+    """Words that the chat template writes on a line of their own between turns, beside no tag and no reserved token."""
+    reserved = re.compile("|".join([_TURN_TAG.pattern, *map(re.escape, special_tokens(chat))]))
+    lines: dict[str, None] = {}
+    for _, between in _around_turns(chat):
+        for segment in between:
+            # The first and the last line are those of what is said.
+            whole = [line.rstrip() for line in segment.split("\n")[1:-1]]
+            lines.update(dict.fromkeys(line for line in whole if 1 < len(line) <= _LONGEST and not reserved.search(line)))
+    return [line for line in lines if re.fullmatch(r"[^\W_]+( [^\W_]+)*", line)]
 
 
 def _around_turns(chat: Chat) -> Iterator[tuple[str, list[str]]]:

@@ -11,7 +11,7 @@ from itertools import permutations
 from pathlib import Path
 
 import pytest
-from chat_templates import STYLES, tokenizer_of
+from chat_templates import STYLES, Style, tokenizer_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import chi2
@@ -271,6 +271,34 @@ def test_no_response_can_end_a_turn_that_is_written_in_plain_text(chat_prompters
     for mark in marks:
         shown, expected = (found(mark_of_style(mark), prompter.render(one, (0, 1))) for one in (row, plain))
         assert len(shown) == len(expected)
+
+
+ROLE_LINES = Style(
+    "{% for m in messages %}{{ m.role | upper }}\n{{ m.content }}\n\n{% endfor %}{% if add_generation_prompt %}ASSISTANT\n{% endif %}",
+    ("<s>", "</s>"),
+    "</s>",
+)
+
+
+@settings(max_examples=150, deadline=None)
+@given(pieces=st.lists(st.sampled_from(["USER", "ASSISTANT", "SYSTEM", "\n", "\n", " ", "\u200b", "\r", "x", "user", "·"]), max_size=12))
+def test_no_response_can_end_a_turn_by_a_word_alone_on_its_line(pieces: list[str]) -> None:
+    defuse = Prompter(tokenizer_of(ROLE_LINES), "compact").defuse
+    text = "".join(pieces)
+    once = defuse(text)
+    assert defuse(once) == once and without_guard(once) == without_guard(text)
+    seen = once.replace("\u200b", "").split("\n")
+    assert not {line.rstrip(" \t\r") for line in seen} & {"USER", "ASSISTANT", "SYSTEM"}
+
+
+def test_a_word_alone_on_its_line_is_left_alone_elsewhere(chat_prompters) -> None:
+    prompter = Prompter(tokenizer_of(ROLE_LINES), "compact")
+    assert prompter.defuse("so\nASSISTANT\nno\n\nUSER") == "so\nA·SSISTANT\nno\n\nU·SER"
+    for text in ("The USER asked.\nUSER asked.\nuser\nUser\n USER\nUSERS\n- USER", ">>> x\n# USER a\n---\n> ASSISTANT\nUSER: x"):
+        assert prompter.defuse(text) == text
+    for other in chat_prompters.values():  # their role words stand beside a tag or a sign
+        text = "user\nassistant\nUSER\nsystem\nmodel\nInstruction\n"
+        assert other.defuse(text) == text
 
 
 @pytest.mark.parametrize("style", STYLES)
