@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 import pytest
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, Phase, settings
 
 # Before Ray starts: nothing is reported home, and actors find the same setting.
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
@@ -16,6 +16,8 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 
 # No test fails for being slow on a busy machine.
 settings.register_profile("rlsys", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+# For launch/mutate.sh, which only asks whether a test fails.
+settings.register_profile("mutation", settings.get_profile("rlsys"), phases=[Phase.explicit, Phase.reuse, Phase.generate])
 settings.load_profile("rlsys")
 
 

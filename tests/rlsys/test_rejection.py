@@ -117,6 +117,7 @@ def test_the_rows_of_an_answer_by_hand() -> None:
     assert [one["finish_reason"] for one in (first, second, third)] == ["stop", "length", "stop"]
     assert [one["parse_failure"] for one in (first, second, third)] == [None, None, "wrong_count"]
     assert [one["rollout_logprob"] for one in (first, second, third)] == [-1.5, -1.5, None]  # a text of no token has none
+    assert [one["weight_version"] for one in (first, second, third)] == [0, 0, 0]  # rejective fine-tuning samples once, before it tunes
     assert not any(one["hinted"] for one in (first, second, third))
     (told,) = rejection.table_rows(Answer(question(row, [(1, 2, 0)], hinted=True), samples[:1]), 0, 0)
     assert told["hinted"] and told["why"] == "kept"

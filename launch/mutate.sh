@@ -1,0 +1,80 @@
+#!/usr/bin/env bash
+# Mutation testing: changes pure modules one operator or number at a time, and counts how many changes their own fast tests find.
+# Works in a copy, one process, each module for at most SECONDS_EACH (600): mutants are tried in random order, so what was tried is a sample.
+#   bash launch/mutate.sh                                      # all modules below
+#   SECONDS_EACH=120 bash launch/mutate.sh rlsys/rejection.py  # one of them
+set -euo pipefail
+cd "$(dirname "$0")/.."
+tests_of() {
+  case $1 in
+    rlsys/scores.py) echo tests/rlsys/test_scores.py ;;
+    rlsys/thoughts.py) echo tests/rlsys/test_scores.py tests/rlsys/test_chat.py ;;
+    rlsys/grpo.py) echo tests/rlsys/test_grpo.py ;;
+    rlsys/rejection.py) echo tests/rlsys/test_rejection.py ;;
+    rlsys/voting/adaptive.py) echo tests/rlsys/test_voting_adaptive.py ;;
+    rlsys/voting/table.py) echo tests/rlsys/test_voting_table.py ;;
+    rlsys/voting/verdict.py) echo tests/rlsys/test_voting_verdict.py ;;
+    rlsys/voting/samples.py | rlsys/voting/strategies.py | rlsys/voting/strategy.py) echo tests/rlsys/test_voting.py ;;
+    rlsys/statistics.py) echo tests/rlsys/test_statistics.py ;;
+    rlsys/calibration.py) echo tests/rlsys/test_calibration.py ;;
+    rlsys/packing.py) echo tests/rlsys/test_packing.py ;;
+    *) echo "$1: no fast tests are named for it in launch/mutate.sh" >&2; return 1 ;;
+  esac
+}
+all=(rlsys/scores.py rlsys/thoughts.py rlsys/grpo.py rlsys/rejection.py rlsys/voting/{adaptive,samples,strategies,strategy,table,verdict}.py
+  rlsys/statistics.py rlsys/calibration.py rlsys/packing.py)
+[ $# -gt 0 ] || set -- "${all[@]}"
+
+python=$PWD/.venv/bin/python
+aside=$(mktemp -d)
+trap 'rm -rf "$aside"' EXIT
+"$python" -m venv "$aside/tool"  # not among the pinned packages: nothing of the project needs it
+"$aside/tool/bin/pip" install --quiet cosmic-ray==8.7.0
+mkdir "$aside/copy"
+git ls-files -z | xargs -0 tar -cf - | tar -xf - -C "$aside/copy"
+cd "$aside/copy"
+export PYTHONPATH=$PWD OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE=1
+
+for module in "$@"; do
+  tests=$(tests_of "$module")
+  command="$python -m pytest -q -x -p no:cacheprovider --hypothesis-profile=mutation $tests"
+  $command > "$aside/log" 2>&1 || { tail -20 "$aside/log"; echo "$module: its tests fail without any change."; exit 1; }
+  cat > "$aside/config.toml" <<END
+[cosmic-ray]
+module-path = "$module"
+timeout = 120.0
+excluded-modules = []
+test-command = "$command"
+[cosmic-ray.distributor]
+name = "local"
+END
+  session=$aside/$(basename "$module").sqlite
+  "$aside/tool/bin/cosmic-ray" init "$aside/config.toml" "$session"
+  cp "$module" "$aside/original.py"
+  # Annotations are never evaluated, so no test could tell that one was changed.
+  "$python" - "$module" "$session" <<'END'
+import ast, sqlite3, sys
+spans = []
+for node in ast.walk(ast.parse(open(sys.argv[1]).read())):
+    for name in ("annotation", "returns"):
+        found = getattr(node, name, None)
+        if found is not None:
+            spans.append(((found.lineno, found.col_offset), (found.end_lineno, found.end_col_offset)))
+with sqlite3.connect(sys.argv[2]) as db:
+    for job, line, column in db.execute("select job_id, start_pos_row, start_pos_col from mutation_specs").fetchall():
+        if any(start <= (line, column) <= end for start, end in spans):
+            db.execute("delete from mutation_specs where job_id = ?", (job,))
+            db.execute("delete from work_items where job_id = ?", (job,))
+END
+  timeout "${SECONDS_EACH:-600}" "$aside/tool/bin/cosmic-ray" exec "$aside/config.toml" "$session" || true
+  cp "$aside/original.py" "$module"  # a mutant may be left where the time was up
+  "$python" - "$module" "$session" <<'END'
+import sqlite3, sys
+db = sqlite3.connect(sys.argv[2])
+counts = dict(db.execute("select test_outcome, count(*) from work_results where worker_outcome = 'NORMAL' group by test_outcome"))
+whole, tried = db.execute("select count(*) from work_items").fetchone()[0], sum(counts.values())
+for (diff,) in db.execute("select diff from work_results where test_outcome = 'SURVIVED'"):
+    print("\n".join(line for line in diff.splitlines() if line[:1] in "+-@" and line[:3] not in ("+++", "---")))
+print(f"{sys.argv[1]}: {counts.get('KILLED', 0)} of {tried} mutants found, of {whole} in all")
+END
+done
