@@ -21,6 +21,8 @@ from rlsys.voting.verdict import NO_VERDICT, best, tied
 
 CELLS = 1 << 20
 """Scores aggregated at a time: bounds the memory of what a strategy computes on the way."""
+LARGEST = 1e100
+"""Score, reward or log-probability that a sample may have: sums and products of many are still numbers."""
 
 Row = dict[str, Any]
 _NAN = float("nan")
@@ -104,7 +106,7 @@ class SampleTable:
             return None
         if not isinstance(scores, list) or len(scores) != n:
             raise wrong(key, f"a list of {n}, one score per place of order, or null", scores)
-        return [as_number(score, f"{key}[{place}]") for place, score in enumerate(scores)]
+        return [_addable(score, f"{key}[{place}]") for place, score in enumerate(scores)]
 
     def _optional(self, sample: Row, name: str, prefix: str, needed: bool) -> float:
         """The number under `name`, NaN where it is not known."""
@@ -114,7 +116,7 @@ class SampleTable:
         if value is None:
             key = prefix + name
             raise DataError(f"{key}: the strategy needs a number here in every sample that parsed, found nothing.", key=key)
-        return as_integer(value, prefix + name, 0, 1 << 40) if name == "tokens" else as_number(value, prefix + name)
+        return as_integer(value, prefix + name, 0, 1 << 40) if name == "tokens" else _addable(value, prefix + name)
 
     def __len__(self) -> int:
         """Samples in the table."""
@@ -190,3 +192,11 @@ def decide(table: SampleTable, strategy: Strategy, options: Options, k: int | No
             "parsed": parsed,
             "tokens": None if tokens != tokens else int(tokens),
         }
+
+
+def _addable(value: Any, key: str) -> float:
+    """A number so small that no sum over samples leaves the numbers there are."""
+    number = as_number(value, key)
+    if abs(number) > LARGEST:
+        raise wrong(key, f"a number up to {LARGEST:g}", value)
+    return number

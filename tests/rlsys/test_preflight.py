@@ -144,6 +144,7 @@ QUANTIZED = '{"model_type": "llama", "quantization_config": {"quant_method": "gp
         (lambda place: (place / "config.json").write_text("{}"), "model_type"),
         (lambda place: (place / "config.json").write_text('{"model_type": "bart", "is_encoder_decoder": true}'), "expected a decoder"),
         (lambda place: (place / "config.json").write_text(QUANTIZED), "quantized (gptq)"),
+        (lambda place: (place / "config.json").write_text('{"model_type": "llama", "hidden_size": 65}'), "not a multiple"),
         (lambda place: (place / "config.json").unlink(), "config.json"),
         (lambda place: (place / "model.safetensors").unlink(), "no weights"),
         (lambda place: (place / "model.safetensors").write_bytes((place / "model.safetensors").read_bytes()[:-100]), "cut off"),

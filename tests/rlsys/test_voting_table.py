@@ -158,6 +158,7 @@ def test_a_failed_sample_needs_no_meta_reward() -> None:
         ({"scores": [3, True]}, r"scores\[1\]: expected a finite number, found boolean True"),
         ({"scores": [3, None]}, r"scores\[1\]: expected a finite number, found null"),
         ({"scores": [math.nan, 3]}, r"scores\[0\]: expected a finite number, found number nan"),
+        ({"scores": [3, 1e308]}, r"scores\[1\]: expected a number up to 1e\+100, found number 1e\+308"),
         ({"scores": [3, 10**400]}, r"scores\[1\]: expected a finite number, found number a huge integer"),
         ({"meta_reward": "high"}, "meta_reward: expected a finite number, found text 'high'"),
         ({"meta_reward": None}, "meta_reward: the strategy needs a number here in every sample that parsed, found nothing"),
