@@ -12,9 +12,16 @@ from rlsys.readers.fields import DataError, Row, as_list, as_text, optional_text
 from rlsys.readers.messages import MEDIA, Messages, as_messages, ask, conversation, is_message, read_back, written_out
 
 _TURN = re.compile(r"(?:\A\s*|\n\n)(Human|Assistant):")
+_ASKS = "human|user|instruction|question|q|customer|client|student|patient|input|prompt|post|article|title|context|document|passage|system"
+_TAGGED = "assistant|ai|bot|chatbot|gpt|chatgpt|model|response|reply|answer"
+_ANSWERS = rf"{_TAGGED}|a|output|completion|solution|summary|tl;?dr|agent|teacher|tutor|doctor|therapist|expert"
 _SPEAKER = re.compile(
-    r"(?:^|\n)[ \t]*(?:#+ *|\*\*|\[|<\|?)?(?:(?P<asks>human|user|instruction|question|q)|assistant|ai|bot|gpt|model|response|answer|a)"
-    r"(?:\*\*)?(?::|\]|\|?>)|<\|im_start\|>(?P<role>\w+)|\[/INST\]",
+    rf"(?:^|\n)[ \t]*(?:\#+\ *|\*\*)?(?:(?P<line>{_ASKS})|{_ANSWERS})(?:\*\*)?:"
+    rf"|(?:<[|\uff5c]?|\[)(?:(?P<tag>{_ASKS})|{_TAGGED})(?:[|\uff5c]?>|\])"
+    r"|(?<=\s)(?-i:(?P<inline>USER|User|HUMAN|Human|Q)|ASSISTANT|Assistant|AI|A):"
+    r"|(?:<\|im_start\|>|<start_of_turn>|<\|start_header_id\|>|<\|turn>)(?:(?P<role>user|human|system|developer|tool)|\w+)"
+    r"(?:<\|end_header_id\|>)?"
+    r"|\[/INST\]",
     re.IGNORECASE,
 )
 """Marks by which texts say who speaks."""
@@ -172,7 +179,7 @@ def _like_prompt(name: Any, value: Any) -> bool:
 def _inside_answer(prompt: str) -> bool:
     """Whether the last mark of a speaker in the text is the assistant's, with something behind it."""
     *_, last = (None, *_SPEAKER.finditer(prompt))
-    if last is None or last["asks"] or (last["role"] or "assistant").lower() != "assistant":
+    if last is None or any(last.groupdict().values()):
         return False
     return bool(prompt[last.end() :].strip(" \t\n*"))
 

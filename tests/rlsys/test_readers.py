@@ -708,6 +708,33 @@ def test_a_prompt_is_not_guessed_where_it_stands_elsewhere_or_ends_in_an_answer(
     assert not records and message in report.malformed[0][1]
 
 
+@pytest.mark.parametrize(
+    "opening",
+    [
+        "USER: Q ASSISTANT:",
+        "<|user|>\nQ<|assistant|>\n",
+        "<start_of_turn>user\nQ<end_of_turn>\n<start_of_turn>model\n",
+        "<|start_header_id|>user<|end_header_id|>\n\nQ<|eot_id|><|start_header_id|>assistant<|end_header_id|>\n\n",
+        "<\uff5cUser\uff5c>Q<\uff5cAssistant\uff5c>",
+        "<user>Q</user><assistant>",
+        "Q: why A:",
+        "Customer: why\nAgent:",
+        "SUBREDDIT: r/x\nPOST: long\nTL;DR:",
+        "**User:** Q\n**Assistant:**",
+    ],
+)
+def test_transcripts_of_any_spelling_that_part_inside_an_answer_are_refused(tmp_path, opening):
+    inside, before = ({"chosen": f"{opening} {more}one", "rejected": f"{opening} {more}two"} for more in ("it is ", ""))
+    (record,), report = load(write(tmp_path / "f.jsonl", [inside, before]), "trl_preference")
+    assert report.malformed_count == 1 and record.context[0]["content"] == opening.rstrip()
+
+
+@pytest.mark.parametrize("prompt", ["Which, [A] red or [B] blue?", "See <a> and </a> in HTML.", "Title: Birds\nPost: They sing."])
+def test_other_tags_and_labels_are_no_speakers(tmp_path, prompt):
+    (record,), _ = load(write(tmp_path / "f.jsonl", [{"chosen": f"{prompt} one", "rejected": f"{prompt} two"}]), "trl_preference")
+    assert record.context[0]["content"] == prompt
+
+
 @pytest.mark.parametrize("more", [{}, {"source": "magpie"}, {"id": 3}, {"prompt_id": "ab12"}, {"score": 0.5}, {"question": None}])
 def test_a_prompt_is_what_texts_share_where_nothing_speaks_against_it(tmp_path, more):
     row = {"chosen": f"{OPENING} lark", "rejected": f"{OPENING} spoon"} | more
