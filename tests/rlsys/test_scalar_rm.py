@@ -89,13 +89,13 @@ def test_a_prompt_is_encoded_once_for_all_of_its_texts():
 
 
 def test_scores_are_finer_than_bfloat16(classifier):
-    """Sixty-four texts that differ hardly still get an order; products in bfloat16 would tie."""
+    """Hundreds of texts that differ hardly still get an order; products in bfloat16 would tie."""
     model = load_scalar_model(classifier, torch.bfloat16)
     generator = np.random.default_rng(1)
     prompt = numbers(generator, 20)
-    scores = score_texts(model, [prompt] * 64, [numbers(generator, 3) for _ in range(64)], 4096)
-    assert len(set(scores.tolist())) == 64
-    assert len(set(torch.tensor(scores).bfloat16().tolist())) < 64
+    scores = score_texts(model, [prompt] * 256, [numbers(generator, 3) for _ in range(256)], 4096)
+    assert len(set(scores.tolist())) == 256
+    assert len(set(torch.tensor(scores).bfloat16().tolist())) < 256
 
 
 def test_a_new_head_depends_on_the_seed_alone_and_a_trained_one_stays(tmp_path, classifier):
