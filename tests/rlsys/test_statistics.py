@@ -78,3 +78,79 @@ def test_few_changed_rows_are_too_few():
 def test_pairing_refuses_other_rows():
     with pytest.raises(ValueError, match="same rows"):
         paired_difference([1.0], [1.0, 2.0])
+
+
+def test_changes_of_one_size_have_bonett_and_prices_interval():
+    """40 rows, 10 up and 3 down: half a row that rises and half a row that falls are added, so 41 rows and 14 changes."""
+    after = [1.0] * 10 + [0.0] * 30
+    before = [0.0] * 10 + [1.0] * 3 + [0.0] * 27
+    centre = 7 / 41
+    half = 1.959963984540054 * math.sqrt((14 / 41 - centre**2) / 41)
+    result = paired_difference(after, before)
+    assert result == {"mean": 7 / 40, "changed": 13, "ci95": pytest.approx([centre - half, centre + half])}
+    doubled = paired_difference([2 * value for value in after], [2 * value for value in before], reach=2.0)
+    assert doubled["ci95"] == pytest.approx([2 * bound for bound in result["ci95"]])
+    swapped = paired_difference(before, after)
+    assert swapped["ci95"] == pytest.approx([-bound for bound in reversed(result["ci95"])])
+
+
+def test_changes_of_several_sizes_have_students_quantile():
+    """Changes .1, -.2, .3 ten times and 2 rows without: the typical size is the sum of squares over the sum of sizes."""
+    difference = [0.1, -0.2, 0.3] * 10 + [0.0, 0.0]
+    size = (0.01 + 0.04 + 0.09) / 0.6
+    centre = 2.0 / 33
+    variance = (10 * 0.14 + size**2) / 33 - centre**2
+    half = 2.0395134464 * math.sqrt(variance / 33)  # t of 31 degrees of freedom, 97.5%
+    result = paired_difference(difference, [0.0] * 32)
+    assert result["changed"] == 30 and result["mean"] == pytest.approx(2 / 32)
+    assert result["ci95"] == pytest.approx([centre - half, centre + half])
+
+
+def test_a_difference_reaches_no_farther_than_it_can():
+    after, before = [1.0] * 12, [0.0] * 12
+    assert paired_difference(after, before)["ci95"][1] == 1.0 and paired_difference(before, after)["ci95"][0] == -1.0
+    assert paired_difference(after, before, reach=2.0)["ci95"][1] >= 1.0
+    assert paired_difference([1.0] * 9, [0.0] * 9)["ci95"] is None and paired_difference([1.0] * 10, [0.0] * 10)["ci95"] is not None
+    sizes = [0.5 + i / 100 for i in range(20)]
+    assert paired_difference(sizes[:19], [0.0] * 19)["ci95"] is None and paired_difference(sizes, [0.0] * 20)["ci95"] is not None
+    assert paired_difference([0.0] * 30, [0.0] * 30) == {"mean": 0.0, "ci95": None, "changed": 0}
+
+
+def test_a_mean_without_a_bound_has_students_interval_of_its_logarithm():
+    values, weights = [1.0, 2.0, 4.0] * 8, [1.0, 1.0, 2.0] * 8
+    share = [weight / 32 for weight in weights]
+    mean = sum(w * v for w, v in zip(share, values))
+    variance = sum((w * (v - mean)) ** 2 for w, v in zip(share, values)) * 24 / 23
+    reach = 2.0686576104 * math.sqrt(variance) / mean  # t of 23 degrees of freedom, 97.5%
+    assert mean == 11 / 4 and 1 / sum(w * w for w in share) > 20
+    assert positive_mean_ci(values, weights) == pytest.approx([mean * math.exp(-reach), mean * math.exp(reach)])
+    assert positive_mean_ci([0.0] * 30, [1.0] * 30) is None
+
+
+def test_a_span_and_the_size_of_weights_do_not_matter():
+    rng = np.random.default_rng(4)
+    values, weights = rng.beta(2, 1, 60), rng.uniform(0.5, 1.5, 60)
+    low, high = mean_ci(values, weights)
+    assert mean_ci(6 * values - 2, weights, span=(-2.0, 4.0)) == pytest.approx([6 * low - 2, 6 * high - 2])
+    assert mean_ci(values, 7 * weights) == pytest.approx([low, high])
+    assert mean_ci(1 - values, weights) == pytest.approx([1 - high, 1 - low])
+    order = rng.permutation(60)
+    assert mean_ci(values[order], weights[order]) == pytest.approx([low, high])
+    assert low < weights @ values / weights.sum() < high
+
+
+def test_rows_of_little_weight_are_no_more_rows():
+    """20 rows are enough; 40 of which 2 carry almost everything are not, as those say no more than two."""
+    assert mean_ci([0.25, 0.75] * 10) is not None
+    assert mean_ci([0.25, 0.75] * 20, [1000.0, 1000.0] + [1.0] * 38) is None
+    assert mean_ci([1.0, 0.0] * 3, ones=True) is not None and mean_ci([1.0, 0.0] * 3) is None
+
+
+def test_an_area_of_weighted_texts_counts_pairs_by_weight():
+    scores, positive = np.array([2.0, 1.0, 1.0, 0.0]), np.array([True, False, True, False])
+    weights = np.array([3.0, 2.0, 1.0, 2.0])
+    wins = [(0, 1, 1.0), (0, 3, 1.0), (2, 1, 0.5), (2, 3, 1.0)]
+    expected = sum(weights[i] * weights[j] * win for i, j, win in wins) / sum(weights[i] * weights[j] for i, j, _ in wins)
+    assert roc_area(scores, positive, None, weights) == (pytest.approx(expected), None)
+    assert roc_area(np.stack([scores, -scores]), positive, None, weights)[0] == pytest.approx(0.5)  # the mean over draws
+    assert roc_area(scores, np.ones(4, bool)) == roc_area(scores, np.zeros(4, bool)) == (None, None)
