@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from rlsys.statistics import mean_ci, paired_difference, positive_mean_ci, proportion_ci, roc_area
+from rlsys.statistics import _variance, mean_ci, paired_difference, positive_mean_ci, proportion_ci, roc_area
 
 
 def wilson_by_hand(k: int, n: int) -> tuple[float, float]:
@@ -154,3 +154,14 @@ def test_an_area_of_weighted_texts_counts_pairs_by_weight():
     assert roc_area(scores, positive, None, weights) == (pytest.approx(expected), None)
     assert roc_area(np.stack([scores, -scores]), positive, None, weights)[0] == pytest.approx(0.5)  # the mean over draws
     assert roc_area(scores, np.ones(4, bool)) == roc_area(scores, np.zeros(4, bool)) == (None, None)
+
+
+def test_a_stratums_variance_is_its_own_and_that_of_all_rows_as_one_degree_of_freedom_more():
+    """Strata 1 0 0, 1 1 and 0 of six equal rows: the first varies by 1/54 within, each by 1/144 more for the 1/4 that all rows vary by."""
+    values, strata = np.array([1.0, 0, 0, 1, 1, 0]), np.array([0, 0, 0, 1, 1, 2])
+    first, other = 1 / 54 + 1 / 144, 1 / 144
+    variance, freedom = _variance(values, np.full(6, 1 / 6), strata, 0.5)
+    assert variance == pytest.approx(first + 2 * other)
+    assert freedom == pytest.approx((first + 2 * other) ** 2 / (first**2 / 2 + other**2 + other**2))
+    skewed = np.array([1.0, 0, 0, 0, 0, 0])  # of one row each, the strata have nothing but what all rows vary by
+    assert _variance(skewed, np.full(6, 1 / 6), np.arange(6), 1 / 6)[0] == pytest.approx(5 / 36 / 6)
