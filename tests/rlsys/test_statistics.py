@@ -165,3 +165,12 @@ def test_a_stratums_variance_is_its_own_and_that_of_all_rows_as_one_degree_of_fr
     assert freedom == pytest.approx((first + 2 * other) ** 2 / (first**2 / 2 + other**2 + other**2))
     skewed = np.array([1.0, 0, 0, 0, 0, 0])  # of one row each, the strata have nothing but what all rows vary by
     assert _variance(skewed, np.full(6, 1 / 6), np.arange(6), 1 / 6)[0] == pytest.approx(5 / 36 / 6)
+
+
+def test_an_area_of_turned_scores_has_the_turned_interval():
+    """Two of thirty right texts stand among the wrong ones: few rows tell, on whichever side of one half the area lies."""
+    scores, positive = np.concatenate([np.arange(100.0, 128), [3.5, 7.5], np.arange(30.0)]), np.repeat([True, False], 30)
+    area, (low, high) = roc_area(scores, positive)
+    turned, interval = roc_area(-scores, positive)
+    assert area == pytest.approx((28 * 30 + 4 + 8) / 900) and turned == pytest.approx(1 - area)
+    assert interval == pytest.approx([1 - high, 1 - low]) and low < area < high
