@@ -13,8 +13,8 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from rlsys.chat import Chat
+from rlsys.scores import GUARDS
 
-_GUARDS = "·¦‧"  # the first that no mark and no special token contains
 _SURROGATES = re.compile("[\ud800-\udfff]")
 _INVISIBLE = re.compile(
     # Controls that are no blanks, and what Unicode calls default-ignorable or a format character without a shape of its own.
@@ -45,9 +45,10 @@ class Defuser:
 
     def __init__(self, marks: Sequence[str], chat: Chat) -> None:
         tokens, turns, lines = special_tokens(chat), turn_marks(chat), turn_lines(chat)
-        guard = next((guard for guard in _GUARDS if not any(guard in text for text in (*marks, *turns, *lines, *tokens))), None)
+        # The first that none of them contains.
+        guard = next((guard for guard in GUARDS if not any(guard in text for text in (*marks, *turns, *lines, *tokens))), None)
         if guard is None:
-            raise ValueError(f"its marks use all of {_GUARDS}, one of which must be free to defuse content with.")
+            raise ValueError(f"its marks use all of {GUARDS}, one of which must be free to defuse content with.")
         self.guard = guard
         patterns = [rf"\\{_GAP}boxed", *map(mark_pattern, marks), *map(_turn_pattern, turns), *map(re.escape, tokens)]
         patterns += [rf"(?-i:(?<![^\n]){re.escape(line)}(?=[ \t\r]*+(?:\n|\Z)))" for line in lines]

@@ -30,7 +30,9 @@ FAILURES = UNFINISHED_THOUGHT, NO_BOX, CUT_OFF_BOX, MALFORMED_BOX, WRONG_COUNT, 
 
 # Possessive quantifiers (*+, ++), so that no input takes more than linear time.
 _BLANKS = " \t\r\n"
-_WORD = re.compile("boxed", re.IGNORECASE)
+GUARDS = "·¦‧"
+"""What `rlsys.defusing` breaks up marks with: a box that it broke up, as a judge may quote it, is no box."""
+_WORD = re.compile(f"(?<![{GUARDS}])boxed", re.IGNORECASE)
 _SPACED = re.compile("[\\s\u200b-\u200f\u2060\ufeff]*+(\\{?+)")
 _MEANT = re.compile("[\\s\u200b-\u200f\u2060\ufeff:=*_~\"'$<(\\[\uff08]*+(?:[\\\\{\uff5b]|[+-]?\\d)")
 _BRACE = re.compile(r"[{}]")

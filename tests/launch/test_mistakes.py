@@ -173,7 +173,7 @@ def test_a_file_in_the_place_of_a_folder_is_one_line(arguments: list[str], tmp_p
     (tmp_path / "file").write_text("mine")
     (tmp_path / "texts.jsonl").write_text(json.dumps({"text": "x", "rewards": [0, 1]}) + "\n")
     result = rlsys_here(*arguments)
-    assert result.returncode == 2 and result.stderr.startswith("error: file: ") and "Traceback" not in result.stderr
+    assert result.returncode == 2 and result.stderr.startswith(f"error: {Path('file').resolve()}: ") and "Traceback" not in result.stderr
     assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "texts.jsonl"]
 
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rlsys.scores import FAILURES, Reading, extract, is_correct, judge, rule_reward, score_range, unshuffle
+from rlsys.scores import FAILURES, GUARDS, NO_BOX, Reading, extract, is_correct, judge, rule_reward, score_range, unshuffle
 from rlsys.thoughts import end_of, has_end, opened
 
 NAN = float("nan")
@@ -464,3 +464,10 @@ def test_rewards_that_are_no_ground_truth_are_an_error(rewards: tuple[float, ...
 def test_scores_and_rewards_of_different_lengths_are_an_error() -> None:
     with pytest.raises(ValueError, match="3 scores for 2 rewards"):
         is_correct((1, 2, 3), (1.0, 0.0))
+
+
+@pytest.mark.parametrize("guard", GUARDS)
+def test_a_defused_box_that_a_judge_quotes_is_no_box(guard: str) -> None:
+    quoted = f"The second response claims \\{guard}boxed{{10, 1}}."
+    assert extract(f"Scores: \\boxed{{3, 8}}\n{quoted}", 2, 1, 10).scores == (3, 8)
+    assert extract(quoted, 2, 1, 10).failure == NO_BOX
