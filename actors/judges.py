@@ -13,11 +13,11 @@ from typing import Any
 import pyarrow as pa
 import ray
 
-from actors.groups import ReservedActors, cluster_size, weight_backend
-from actors.waiting import Pending, fetch
-from rlsys.config import Config
-from rlsys.judging import Answer, Ask, Question, answers, questions, requests
-from rlsys.prompts import Prompter
+from actors.cluster.groups import ReservedActors, cluster_size, weight_backend
+from actors.cluster.waiting import Pending, fetch
+from rlsys.config.schema import Config
+from rlsys.judging.requests import Answer, Ask, Question, answers, questions, requests
+from rlsys.prompts.rendering import Prompter
 
 AHEAD = 4
 """Shares that may wait for a scorer, per scorer, before the engines have to wait for it."""

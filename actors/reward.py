@@ -13,10 +13,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import torch
 
-from rlsys.grpo import group_advantages
-from rlsys.run_folder import write_parquet
-from rlsys.scores import READING, Reading, Truth
-from rlsys.trajectories import LEARNER, TRAJECTORIES, with_scores_of
+from rlsys.algorithms.grpo import group_advantages
+from rlsys.data.trajectories import LEARNER, TRAJECTORIES, with_scores_of
+from rlsys.io.run_folder import write_parquet
+from rlsys.rewards.scores import READING, Reading, Truth
 
 
 @dataclass(frozen=True)

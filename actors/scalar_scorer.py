@@ -11,12 +11,12 @@ import pyarrow as pa
 import torch
 from transformers import AutoTokenizer
 
-from actors import chatter
-from rlsys.chat import Chat
-from rlsys.models import ModelError
-from rlsys.scalar_rm import ScalarModel, load_classifier, score_texts
-from rlsys.self_check import SelfCheck, checked_scalar_model
-from rlsys.tokenizers import Translation, difference
+from actors.cluster import logs as chatter
+from rlsys.models.loading import ModelError
+from rlsys.models.scalar import ScalarModel, load_classifier, score_texts
+from rlsys.models.self_check import SelfCheck, checked_scalar_model
+from rlsys.prompts.chat import Chat
+from rlsys.prompts.tokenizers import Translation, difference
 
 
 class ScalarScorer:
@@ -43,7 +43,7 @@ class ScalarScorer:
         A prompt is encoded once for its texts where the model comes out right that way, else as often as it has texts.
 
         Raises:
-            ModelError: the model has no head of one output, or comes out wrong both ways (`rlsys.self_check`).
+            ModelError: the model has no head of one output, or comes out wrong both ways (`rlsys.models.self_check`).
         """
         self.name = name
         if log_dir is not None:
@@ -66,7 +66,7 @@ class ScalarScorer:
 
         Returns:
             name, device, the objective that it was trained with (None where its folder does not say), how the judge's tokens differ from
-            its own (None: they do not), packing (a prompt is encoded once), and self_check: figures of `rlsys.self_check.SelfCheck`.
+            its own (None: they do not), packing (a prompt is encoded once), and self_check: figures of `rlsys.models.self_check.SelfCheck`.
         """
         return {
             "name": self.name,

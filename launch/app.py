@@ -7,10 +7,12 @@ from typing import Annotated
 
 import typer
 
-from launch import bench, data_commands, doctor, eval, judge, ladder, meta_rm, report, rft, score, show, vote
+from launch.bench import app as bench
+from launch.commands import data as data_commands
+from launch.commands import doctor, eval, judge, ladder, meta_rm, report, rft, score, show, vote
 from launch.console import only_json, to_stdout
 from launch.options import AsJson, ConfigFile, OnlyCheck, Overrides
-from rlsys.screen import Table
+from rlsys.system.terminal import Table
 
 app = typer.Typer(
     name="rlsys",
@@ -55,7 +57,7 @@ def train(config: ConfigFile, overrides: Overrides = None, check: OnlyCheck = Fa
     from launch.check import checked_config
 
     settings = checked_config("train", config, overrides, check)
-    from actors.rl_loop import train as run
+    from actors.loops.rl import train as run
 
     run(settings, console=to_stdout())
 
@@ -69,7 +71,7 @@ def sft(config: ConfigFile, overrides: Overrides = None, check: OnlyCheck = Fals
     from launch.check import checked_config
 
     settings = checked_config("sft", config, overrides, check)
-    from actors.rl_loop import train as run
+    from actors.loops.rl import train as run
 
     run(settings, console=to_stdout(), stages=("sft",))
 
@@ -101,7 +103,7 @@ def config_show(
 
     Examples: rlsys config show --keys; rlsys config show launch/configs/quickstart.yaml rl.steps=50
     """
-    from rlsys.config_files import load_config
+    from rlsys.config.files import load_config
 
     if markdown:
         print(_reference(), end="")
@@ -138,8 +140,8 @@ def _explained(settings, tree: dict) -> list[tuple[str, object, str]]:
 
 
 def _reference() -> str:
-    """docs/configuration.md: type, default and meaning of every key, out of the models of `rlsys.config`."""
-    from rlsys.config import Config, Section, Source
+    """docs/configuration.md: type, default and meaning of every key, out of the models of `rlsys.config.schema`."""
+    from rlsys.config.schema import Config, Section, Source
 
     schema = Config.model_json_schema()
 
@@ -159,7 +161,7 @@ def _reference() -> str:
 
     needed: dict[str, str] = {}
     lines = [
-        "<!-- Written by `rlsys config show --markdown > docs/configuration.md`. Edit the docstrings of rlsys/config.py instead. -->",
+        "<!-- Written by `rlsys config show --markdown > docs/configuration.md`. Edit the docstrings of rlsys/config/schema.py. -->",
         "",
         "# Configuration",
         "",

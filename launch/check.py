@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from launch.console import ROOT, UserError, say, to_stderr
-from rlsys.screen import Table
+from rlsys.system.terminal import Table
 
 if TYPE_CHECKING:
-    from rlsys.config import Config
+    from rlsys.config.schema import Config
     from rlsys.preflight import Found, Task
 
 
@@ -29,8 +29,8 @@ def checked_config(command: str, path: Path, overrides: list[str] | None, only_c
         UserError, ConfigError: all mistakes, a line each.
         typer.Exit: `only_check`, and there are none.
     """
-    from rlsys.config import ConfigError
-    from rlsys.config_files import load_config
+    from rlsys.config.files import load_config
+    from rlsys.config.schema import ConfigError
 
     problems: Sequence[str] = ()
     try:

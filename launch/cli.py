@@ -24,7 +24,7 @@ def main() -> None:
         sys.exit(141)
     except Exception as error:
         from launch.console import exit_status, say, to_stderr
-        from rlsys.mishaps import in_words
+        from rlsys.system.os_errors import in_words
 
         status = exit_status(error)
         if status is None:

@@ -13,8 +13,8 @@ from typing import Any
 
 from rich.console import RenderableType
 
-from rlsys import screen
-from rlsys.mishaps import in_words
+from rlsys.system import terminal as screen
+from rlsys.system.os_errors import in_words
 
 say, to_stdout, to_stderr = screen.say, screen.stdout, screen.stderr
 

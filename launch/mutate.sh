@@ -2,27 +2,27 @@
 # Mutation testing: changes pure modules one operator or number at a time, and counts how many changes their own fast tests find.
 # Works in a copy, one process, each module for at most SECONDS_EACH (600): mutants are tried in random order, so what was tried is a sample.
 #   bash launch/mutate.sh                                      # all modules below
-#   SECONDS_EACH=120 bash launch/mutate.sh rlsys/rejection.py  # one of them
+#   SECONDS_EACH=120 bash launch/mutate.sh rlsys/algorithms/rejection.py  # one of them
 set -euo pipefail
 cd "$(dirname "$0")/.."
 tests_of() {
   case $1 in
-    rlsys/scores.py) echo tests/rlsys/test_scores.py ;;
-    rlsys/thoughts.py) echo tests/rlsys/test_scores.py tests/rlsys/test_chat.py ;;
-    rlsys/grpo.py) echo tests/rlsys/test_grpo.py ;;
-    rlsys/rejection.py) echo tests/rlsys/test_rejection.py ;;
-    rlsys/voting/adaptive.py) echo tests/rlsys/test_voting_adaptive.py ;;
-    rlsys/voting/table.py) echo tests/rlsys/test_voting_table.py ;;
-    rlsys/voting/verdict.py) echo tests/rlsys/test_voting_verdict.py ;;
-    rlsys/voting/samples.py | rlsys/voting/strategies.py | rlsys/voting/strategy.py) echo tests/rlsys/test_voting.py ;;
-    rlsys/statistics.py) echo tests/rlsys/test_statistics.py ;;
-    rlsys/calibration.py) echo tests/rlsys/test_calibration.py ;;
-    rlsys/packing.py) echo tests/rlsys/test_packing.py ;;
+    rlsys/rewards/scores.py) echo tests/rlsys/rewards/test_scores.py ;;
+    rlsys/rewards/thoughts.py) echo tests/rlsys/rewards/test_scores.py tests/rlsys/prompts/test_chat.py ;;
+    rlsys/algorithms/grpo.py) echo tests/rlsys/algorithms/test_grpo.py ;;
+    rlsys/algorithms/rejection.py) echo tests/rlsys/algorithms/test_rejection.py ;;
+    rlsys/judging/voting/adaptive.py) echo tests/rlsys/judging/test_voting_adaptive.py ;;
+    rlsys/judging/voting/table.py) echo tests/rlsys/judging/test_voting_table.py ;;
+    rlsys/judging/voting/verdict.py) echo tests/rlsys/judging/test_voting_verdict.py ;;
+    rlsys/judging/voting/samples.py | rlsys/judging/voting/strategies.py | rlsys/judging/voting/strategy.py) echo tests/rlsys/judging/test_voting.py ;;
+    rlsys/evaluation/statistics.py) echo tests/rlsys/evaluation/test_statistics.py ;;
+    rlsys/evaluation/calibration.py) echo tests/rlsys/evaluation/test_calibration.py ;;
+    rlsys/models/packing.py) echo tests/rlsys/models/test_packing.py ;;
     *) echo "$1: no fast tests are named for it in launch/mutate.sh" >&2; return 1 ;;
   esac
 }
-all=(rlsys/scores.py rlsys/thoughts.py rlsys/grpo.py rlsys/rejection.py rlsys/voting/{adaptive,samples,strategies,strategy,table,verdict}.py
-  rlsys/statistics.py rlsys/calibration.py rlsys/packing.py)
+all=(rlsys/rewards/scores.py rlsys/rewards/thoughts.py rlsys/algorithms/grpo.py rlsys/algorithms/rejection.py rlsys/judging/voting/{adaptive,samples,strategies,strategy,table,verdict}.py
+  rlsys/evaluation/statistics.py rlsys/evaluation/calibration.py rlsys/models/packing.py)
 [ $# -gt 0 ] || set -- "${all[@]}"
 
 python=$PWD/.venv/bin/python

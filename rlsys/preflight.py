@@ -18,17 +18,17 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from rlsys.config import Config
-from rlsys.mishaps import in_words
-from rlsys.model_folder import check_model_folder, check_vocabulary
-from rlsys.models import ModelError, ensure_model, is_made_here
-from rlsys.placement import place, place_learners
-from rlsys.run_folder import refuse_other_config, trained_model
-from rlsys.settings_checks import contradictions
+from rlsys.config.checks import contradictions
+from rlsys.config.schema import Config
+from rlsys.io.run_folder import refuse_other_config, trained_model
+from rlsys.models.folder import check_model_folder, check_vocabulary
+from rlsys.models.loading import ModelError, ensure_model, is_made_here
+from rlsys.system.os_errors import in_words
+from rlsys.system.placement import place, place_learners
 
 if TYPE_CHECKING:
-    from rlsys.prompts import Prompter
-    from rlsys.records import Record
+    from rlsys.data.records import Record
+    from rlsys.prompts.rendering import Prompter
 
 LOOKED_AT = 64
 """Rows of a source that are rendered: enough to see that none fits, few enough for a second."""
@@ -167,7 +167,7 @@ def _check_placement(task: Task, config: Config, found: Found) -> None:
 
 def _check_model(task: Task, config: Config, found: Found) -> Prompter | None:
     """The prompter that the command will use; None where there is none yet, or what is wrong is noted."""
-    from rlsys.prompts import Prompter, template_source
+    from rlsys.prompts.rendering import Prompter, template_source
 
     with found.noted():
         base, _ = trained_model(config.model.path)
@@ -206,8 +206,8 @@ def load_tokenizer(model: str) -> Any:
 
 
 def _check_rows(command: str, config: Config, prompter: Prompter | None, found: Found) -> None:
-    from rlsys.exclusion import named_rows, read_exclusion
-    from rlsys.mixtures import open_mixture
+    from rlsys.data.exclusion import named_rows, read_exclusion
+    from rlsys.data.mixtures import open_mixture
 
     before = len(found.mistakes)
     for name, records in _first_records(config, "train", LOOKED_AT, found):
@@ -238,7 +238,7 @@ def _check_rows(command: str, config: Config, prompter: Prompter | None, found: 
 
 def _first_records(config: Config, which: Literal["train", "heldout"], count: int, found: Found) -> Iterator[tuple[str, list[Record]]]:
     """(name, the first `count` usable records) of each source that can be opened."""
-    from rlsys.mixtures import open_source_rows
+    from rlsys.data.mixtures import open_source_rows
 
     for source in config.data.sources(which):
         with found.noted():
@@ -273,7 +273,7 @@ def _check_lengths(name: str, records: list[Record], config: Config, prompter: P
 
 
 def _check_judged_rows(file: str, format: str, config: Config, prompter: Prompter | None, found: Found) -> None:
-    from rlsys.readers import DataError, read
+    from rlsys.data.readers import DataError, read
 
     first = list(islice(read(file, format, truth=False, columns=config.data.columns), LOOKED_AT))
     if not first:
@@ -285,8 +285,8 @@ def _check_trajectories(config: Config) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    from rlsys.readers import DataError
-    from rlsys.trajectories import LEARNED_FROM, trajectory_files
+    from rlsys.data.readers import DataError
+    from rlsys.data.trajectories import LEARNED_FROM, trajectory_files
 
     for path in trajectory_files(config.meta_rm.data):
         try:
@@ -299,9 +299,9 @@ def _check_trajectories(config: Config) -> None:
 
 def _check_supervised(command: str, config: Config, prompter: Prompter) -> None:
     """A first row of what is learned from besides data.train."""
-    from rlsys.batches import prompt_completion_rows
-    from rlsys.instructions import instruction_rows
-    from rlsys.readers import DataError
+    from rlsys.data.batches import prompt_completion_rows
+    from rlsys.data.instructions import instruction_rows
+    from rlsys.data.readers import DataError
 
     if command in ("train", "sft") and config.sft.rows and config.sft.data is not None:
         if not prompt_completion_rows(config.sft.data, LOOKED_AT, prompter.chat):

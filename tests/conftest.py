@@ -58,6 +58,6 @@ def pytest_terminal_summary(terminalreporter):
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory):
     """Folder of a randomly initialised Llama of about a million weights, with tokenizer and chat template."""
-    from rlsys.models import build_tiny
+    from rlsys.models.loading import build_tiny
 
     return build_tiny(tmp_path_factory.mktemp("models") / "tiny-random")

@@ -12,9 +12,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import yaml
 
-from rlsys.calibration import summarise
-from rlsys.page import Page, collect, outline, write_page
-from rlsys.trajectories import TRAJECTORIES
+from rlsys.data.trajectories import TRAJECTORIES
+from rlsys.evaluation.calibration import summarise
+from rlsys.reporting.page import Page, collect, outline, write_page
 
 HOSTILE = (
     "</pre></script><script>document.title = 'taken'</script><img src=x onerror=\"document.title = 'taken'\"> "

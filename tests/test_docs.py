@@ -12,7 +12,7 @@ import pytest
 import typer
 
 from launch.app import app
-from rlsys.config import Config, Section
+from rlsys.config.schema import Config, Section
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -68,7 +68,7 @@ def test_paths_exist(page: Path) -> None:
 
 @each_page
 def test_modules_exist(page: Path) -> None:
-    """`rlsys.scores.Reading`: a module, and a name in it."""
+    """`rlsys.rewards.scores.Reading`: a module, and a name in it."""
     for text in SPAN.findall(prose(page)):
         if re.fullmatch(r"(rlsys|actors|launch)(\.\w+)+", text) and not text.endswith(SUFFIXES):
             found, parts = ROOT, text.split(".")
@@ -133,9 +133,9 @@ def test_the_reference_of_settings_is_the_generated_one(capsys: pytest.CaptureFi
 
 
 def test_examples_of_extensions_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from rlsys.benchmarks import BENCHMARKS
-    from rlsys.readers import READERS
-    from rlsys.voting.strategy import STRATEGIES
+    from rlsys.data.readers import READERS
+    from rlsys.evaluation.benchmarks import BENCHMARKS
+    from rlsys.judging.voting.strategy import STRATEGIES
 
     monkeypatch.chdir(tmp_path)
     registries = [(registry, dict(registry)) for registry in (BENCHMARKS, READERS, STRATEGIES)]

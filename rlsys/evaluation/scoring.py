@@ -8,16 +8,16 @@ from typing import Any
 
 import numpy as np
 
-from rlsys import biases
-from rlsys.benchmarks import SCORES, Benchmark, Item, baselines, interval, score
-from rlsys.benchmarks.schemes import OVERALL, RocAuc
+from rlsys.data.records import Record
+from rlsys.evaluation import biases
+from rlsys.evaluation.benchmarks import SCORES, Benchmark, Item, baselines, interval, score
+from rlsys.evaluation.benchmarks.schemes import OVERALL, RocAuc
 from rlsys.evaluation.work import Row
-from rlsys.prompts import seed_for
-from rlsys.records import Record
-from rlsys.scores import single_is_right
-from rlsys.verdicts import has_truth
-from rlsys.voting import Options, SampleTable, Strategy, find, subsets, take
-from rlsys.voting.table import CELLS
+from rlsys.judging.results import has_truth
+from rlsys.judging.voting import Options, SampleTable, Strategy, find, subsets, take
+from rlsys.judging.voting.table import CELLS
+from rlsys.prompts.rendering import seed_for
+from rlsys.rewards.scores import single_is_right
 
 EXAMPLES = 3
 """Right critiques, and wrong ones, that are shown."""

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from rlsys.statistics import TOO_FEW
+from rlsys.evaluation.statistics import TOO_FEW
 
 LEADING = ("vote", "meta")
 """Strategies of which the overview shows every k."""

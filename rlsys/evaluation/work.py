@@ -8,9 +8,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from rlsys.benchmarks import Benchmark, Item
-from rlsys.judging import Answer, Ask, ask
-from rlsys.prompts import shuffled
+from rlsys.evaluation.benchmarks import Benchmark, Item
+from rlsys.judging.requests import Answer, Ask, ask
+from rlsys.prompts.rendering import shuffled
 
 Row = dict[str, Any]
 

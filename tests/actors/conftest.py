@@ -21,8 +21,8 @@ def engines(ray_session, tiny_model, tmp_path_factory):
     """
     import ray
 
-    from actors.rollout import RolloutActor
-    from rlsys.config import Rollout
+    from actors.rollout.rollout import RolloutActor
+    from rlsys.config.schema import Rollout
 
     # What users of chat get by default has no say here: with it, no sample would be as likely as the model alone says.
     model = shutil.copytree(tiny_model, tmp_path_factory.mktemp("model_with_defaults") / "model")

@@ -12,8 +12,8 @@ from vllm.config import VllmConfig, set_current_vllm_config
 from vllm.model_executor.layers.activation import SiluAndMul
 from vllm.model_executor.layers.layernorm import GemmaRMSNorm, RMSNorm
 
-from actors import vllm_compat
-from actors.cpu_kernels import use_fused_kernels
+from actors.cpu.kernels import use_fused_kernels
+from actors.rollout import vllm_compat
 
 pytestmark = pytest.mark.skipif(vllm_compat.device() != "cpu", reason="kernels of a vLLM for CPUs")
 WIDTH, EPSILON = 96, 1e-5

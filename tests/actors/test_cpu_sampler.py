@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import chisquare
 
-from actors.cpu_sampler import BLOCK, draw, sample, self_certainty
+from actors.cpu.sampler import BLOCK, draw, sample, self_certainty
 
 NEARLY_ONE = 1 - 2**-53
 

@@ -8,11 +8,11 @@ import pyarrow as pa
 import pytest
 import ray
 
-from actors.calls import Actors
-from actors.groups import place
-from actors.waiting import ActorFailed, Pending, wait
-from rlsys.config_files import load_config
-from rlsys.trajectories import REQUESTS, SAMPLES
+from actors.cluster.calls import Actors
+from actors.cluster.groups import place
+from actors.cluster.waiting import ActorFailed, Pending, wait
+from rlsys.config.files import load_config
+from rlsys.data.trajectories import REQUESTS, SAMPLES
 
 WAIT_S = 600
 

@@ -15,12 +15,12 @@ import ray
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from actors.rollout import RolloutActor
-from actors.weight_source import WeightSource
-from actors.weights import make_trainer
-from rlsys.config import Rollout
-from rlsys.models import build_tiny
-from rlsys.trajectories import REQUESTS
+from actors.rollout.rollout import RolloutActor
+from actors.weights.source import WeightSource
+from actors.weights.transfer import make_trainer
+from rlsys.config.schema import Rollout
+from rlsys.data.trajectories import REQUESTS
+from rlsys.models.loading import build_tiny
 
 WAIT_S = 600
 SAMPLES, LENGTH = 48, 160

@@ -15,15 +15,15 @@ import torch
 from deepspeed.utils import logger, safe_get_full_fp32_param, safe_get_full_grad
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from actors import deepspeed_engine as ds
-from actors.learner import LearnerActor
-from actors.waiting import Pending, wait
+from actors.cluster.waiting import Pending, wait
+from actors.learner import deepspeed_engine as ds
+from actors.learner.learner import LearnerActor
 from launch.console import exit_status
-from rlsys.config import Config, Learner, Rl
-from rlsys.mismatch import MismatchError, MismatchGuard
-from rlsys.models import ModelError
-from rlsys.trajectories import LEARNER
-from rlsys.zoo import FAMILIES, build
+from rlsys.algorithms.mismatch import MismatchError, MismatchGuard
+from rlsys.config.schema import Config, Learner, Rl
+from rlsys.data.trajectories import LEARNER
+from rlsys.models.loading import ModelError
+from rlsys.models.zoo import FAMILIES, build
 
 WAIT_S = 600
 TEMPERATURE = 0.7

@@ -7,9 +7,9 @@ from contextlib import closing
 
 import pytest
 
-from actors.admission import admit
-from actors.rl_loop import Job
-from rlsys.config_files import load_config
+from actors.loops.admission import admit
+from actors.loops.rl import Job
+from rlsys.config.files import load_config
 
 PATIENCE_S = 30
 """Longest wait for another thread: only a broken loop ever waits that long."""

@@ -9,10 +9,10 @@ import pytest
 import torch
 
 from actors.reward import RewardActor
-from rlsys.grpo import LossInputs, group_advantages, grpo_loss
-from rlsys.packing import plan
-from rlsys.scores import Reading, extract, is_correct, score_range, unshuffle
-from rlsys.trajectories import GROUPS, LEARNER, SAMPLES, TRAJECTORIES
+from rlsys.algorithms.grpo import LossInputs, group_advantages, grpo_loss
+from rlsys.data.trajectories import GROUPS, LEARNER, SAMPLES, TRAJECTORIES
+from rlsys.models.packing import plan
+from rlsys.rewards.scores import Reading, extract, is_correct, score_range, unshuffle
 
 
 def groups(*rows):

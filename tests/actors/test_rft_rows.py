@@ -7,11 +7,11 @@ from contextlib import nullcontext
 
 import pyarrow.parquet as pq
 
-from actors.rft_loop import RftJob
-from rlsys.config_files import load_config
-from rlsys.judging import questions
-from rlsys.resumable import ResumableRows
-from rlsys.run_folder import RunFolder
+from actors.loops.rft import RftJob
+from rlsys.config.files import load_config
+from rlsys.io.resumable import ResumableRows
+from rlsys.io.run_folder import RunFolder
+from rlsys.judging.requests import questions
 
 KEYS = [("a", "1"), ("b", "1"), ("a", "1"), ("a", "2"), ("a", "long")]
 """(source, id) of the rows: one id in two sources, and twice in one."""

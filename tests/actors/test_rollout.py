@@ -10,9 +10,9 @@ import ray
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from actors.rollout import RolloutActor
-from rlsys.config import Rollout
-from rlsys.trajectories import REQUESTS, SAMPLES
+from actors.rollout.rollout import RolloutActor
+from rlsys.config.schema import Rollout
+from rlsys.data.trajectories import REQUESTS, SAMPLES
 
 WAIT_S = 600
 PROMPTS = ["Which response is better?", "user: count the birds\nassistant: " * 5, "7"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer, GenerationConfig
 
-from actors.saving import end_where_turns_end
+from actors.learner.checkpoints import end_where_turns_end
 
 
 @pytest.mark.parametrize(("before", "after"), [(0, [0, 2]), ([0, 1], [0, 1, 2]), (2, 2), ([2, 0], [2, 0]), (None, [2])])

@@ -14,15 +14,15 @@ import ray
 import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-from actors import deepspeed_engine as ds
-from actors.groups import place_learners
-from actors.scalar_learner import ScalarLearner
+from actors.cluster.groups import place_learners
+from actors.learner import deepspeed_engine as ds
+from actors.learner.scalar_learner import ScalarLearner
 from actors.scalar_scorer import ScalarScorer
-from rlsys.config import Learner
-from rlsys.config_files import load_config
-from rlsys.scalar_rm import Group, load_scalar_model, scalar_batch
-from rlsys.trajectories import TOKENS
-from rlsys.zoo import FAMILIES, build
+from rlsys.config.files import load_config
+from rlsys.config.schema import Learner
+from rlsys.data.trajectories import TOKENS
+from rlsys.models.scalar import Group, load_scalar_model, scalar_batch
+from rlsys.models.zoo import FAMILIES, build
 
 WAIT_S = 600
 LR = 2e-4

@@ -15,16 +15,16 @@ import ray
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from actors.calls import Actors
-from actors.groups import engines_sleep
-from actors.rl_loop import train
-from actors.rollout import RolloutActor
-from actors.waiting import ActorFailed
-from actors.weight_source import WeightSource
-from actors.weights import make_trainer
-from rlsys.config import ConfigError, Rollout
-from rlsys.config_files import load_config
-from rlsys.trajectories import REQUESTS
+from actors.cluster.calls import Actors
+from actors.cluster.groups import engines_sleep
+from actors.cluster.waiting import ActorFailed
+from actors.loops.rl import train
+from actors.rollout.rollout import RolloutActor
+from actors.weights.source import WeightSource
+from actors.weights.transfer import make_trainer
+from rlsys.config.files import load_config
+from rlsys.config.schema import ConfigError, Rollout
+from rlsys.data.trajectories import REQUESTS
 
 WAIT_S = 600
 ONCE = ["asleep", "weights", "kv_cache"]

@@ -16,12 +16,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from actors.weight_buckets import Segment, lay_out, one_thread, table_bytes, views
-from actors.weight_checks import checksum, compare
-from actors.weight_source import DeepSpeedSource, ParamMeta, WeightSource
-from actors.weights import CpuSender, RayClient, Trainer, WeightTransferError, make_trainer
-from rlsys.config import Learner
-from rlsys.trajectories import REQUESTS
+from actors.weights.buckets import Segment, lay_out, one_thread, table_bytes, views
+from actors.weights.checks import checksum, compare
+from actors.weights.source import DeepSpeedSource, ParamMeta, WeightSource
+from actors.weights.transfer import CpuSender, RayClient, Trainer, WeightTransferError, make_trainer
+from rlsys.config.schema import Learner
+from rlsys.data.trajectories import REQUESTS
 
 WAIT_S = 600
 PROMPT = "The prompt is long enough to fill some blocks of the prefix cache, before and after an update of the weights. " * 2
@@ -152,14 +152,14 @@ class Rank:
         self.rank, self.world_size, self.store = rank, world_size, None
 
     def address(self):
-        from actors import deepspeed_engine as ds
+        from actors.learner import deepspeed_engine as ds
 
         host = ray.util.get_node_ip_address()
         self.store = ds.open_store(host, self.world_size, WAIT_S)
         return host, self.store.port
 
     def setup(self, host, port):
-        from actors import deepspeed_engine as ds
+        from actors.learner import deepspeed_engine as ds
 
         ds.join_group(self.rank, self.world_size, host, port, self.store, WAIT_S)
 
@@ -167,7 +167,7 @@ class Rank:
         torch.distributed.destroy_process_group()
 
     def build(self, folder, zero_stage):
-        from actors import deepspeed_engine as ds
+        from actors.learner import deepspeed_engine as ds
 
         self.model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
         disturb(self.model, seed=zero_stage)
@@ -175,14 +175,14 @@ class Rank:
 
     def learn(self, prompt):
         """One optimizer step on some loss."""
-        from actors import deepspeed_engine as ds
+        from actors.learner import deepspeed_engine as ds
 
         loss = self.engine(input_ids=torch.tensor([prompt])).logits.square().mean()
         ds.backward(self.engine, loss, last=True)
         assert ds.step(self.engine, 0.01).applied
 
     def whole(self):
-        from actors import deepspeed_engine as ds
+        from actors.learner import deepspeed_engine as ds
 
         return {name: whole.clone().numpy() for name, whole in ds.full_weights(self.engine.module)}
 
@@ -193,7 +193,7 @@ class Rank:
         return [(meta.name, meta.dtype, meta.shape) for meta in DeepSpeedSource(self.engine).metadata()]
 
     def odd_parts(self, zero_stage):
-        from actors import deepspeed_engine as ds
+        from actors.learner import deepspeed_engine as ds
 
         engine = ds.build_engine(Odd(), Learner(zero_stage=zero_stage), torch.float32)
         return [(name, first, values.tolist()) for name, first, values in DeepSpeedSource(engine).parts()]
@@ -305,7 +305,7 @@ def test_a_segment_is_shared_and_leaves_nothing_behind():
     names = set(os.listdir("/dev/shm"))
     segment = Segment(8192)
     segment.bytes[8191] = 7
-    look = f"from actors.weight_buckets import attach; bytes = attach({segment.path!r}, 8192); print(int(bytes[8191])); bytes[0] = 9"
+    look = f"from actors.weights.buckets import attach; bytes = attach({segment.path!r}, 8192); print(int(bytes[8191])); bytes[0] = 9"
     seen = subprocess.run([sys.executable, "-c", look], capture_output=True, text=True, check=True, env=os.environ | {"PYTHONPATH": "."})
     assert seen.stdout == "7\n" and segment.bytes[0] == 9
     assert set(os.listdir("/dev/shm")) <= names, "it never has a name, so that even a killed process leaves none"

@@ -14,9 +14,9 @@ import pytest
 from commands import ROOT, run_rlsys
 from rich.console import Console
 
-from rlsys.config import Config
-from rlsys.config_files import load_config
-from rlsys.models import build_tiny
+from rlsys.config.files import load_config
+from rlsys.config.schema import Config
+from rlsys.models.loading import build_tiny
 
 
 @pytest.fixture(scope="session")
@@ -40,7 +40,7 @@ def quiet() -> Iterator[Console]:
 @pytest.fixture(scope="session")
 def straight_run(ray_session, tiny, quiet, tiny_model, tmp_path_factory) -> tuple[Config, dict[str, Any]]:
     """A run of a tiny model, cold start and three RL steps in one go: its config, and what `train` returned."""
-    from actors.rl_loop import train
+    from actors.loops.rl import train
 
     config = tiny(tmp_path_factory.mktemp("straight") / "run", tiny_model, "checkpoint.every=1")
     return config, train(config, quiet)

@@ -15,7 +15,7 @@ import pytest
 import yaml
 from commands import rlsys, rlsys_here, run_rlsys
 
-from rlsys.trajectories import TRAJECTORIES
+from rlsys.data.trajectories import TRAJECTORIES
 
 ROOT = Path(__file__).resolve().parents[2]
 HEAVY = ("torch", "ray", "vllm", "transformers", "deepspeed", "pyarrow", "numpy", "scipy", "matplotlib")

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from commands import rlsys
 
-from rlsys.readers import READERS, read
+from rlsys.data.readers import READERS, read
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -63,7 +63,7 @@ def test_generated_files_are_reproducible_and_read_back(tmp_path: Path, suffix: 
 
 
 def test_generate_keeps_to_the_families_and_sizes_asked_for(tmp_path: Path) -> None:
-    from rlsys.tasks import FAMILIES
+    from rlsys.data.tasks import FAMILIES
 
     wanted = sorted(FAMILIES)[:2]
     options = [word for name in wanted for word in ("--family", name)]

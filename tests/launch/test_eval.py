@@ -13,12 +13,12 @@ import torch
 from commands import kill_rlsys_when, run_rlsys
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
+from launch.commands.eval import evaluate, increasing
 from launch.console import UserError
-from launch.eval import evaluate, increasing
-from rlsys.benchmarks import load
-from rlsys.prompts import Prompter
-from rlsys.readers import DataError
-from rlsys.resumable import ResumableRows
+from rlsys.data.readers import DataError
+from rlsys.evaluation.benchmarks import load
+from rlsys.io.resumable import ResumableRows
+from rlsys.prompts.rendering import Prompter
 
 ROOT = Path(__file__).resolve().parents[2]
 WAIT_S = 1200

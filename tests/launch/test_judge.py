@@ -16,16 +16,16 @@ from commands import kill_rlsys_when, rlsys_here, run_rlsys
 from rich.console import Console
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
+from launch.commands.judge import judge, render, summarise
+from launch.commands.rft import filter_rows
 from launch.console import exit_status
-from launch.judge import judge, render, summarise
-from launch.rft import filter_rows
-from rlsys.batches import Feed
-from rlsys.datasets import open_rows
-from rlsys.exclusion import read_exclusion
-from rlsys.mixtures import open_mixture
-from rlsys.prompts import Prompter
-from rlsys.readers import DataError, read
-from rlsys.scores import extract
+from rlsys.data.batches import Feed
+from rlsys.data.datasets import open_rows
+from rlsys.data.exclusion import read_exclusion
+from rlsys.data.mixtures import open_mixture
+from rlsys.data.readers import DataError, read
+from rlsys.prompts.rendering import Prompter
+from rlsys.rewards.scores import extract
 
 ROOT = Path(__file__).resolve().parents[2]
 K = 3

@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 from commands import ROOT, run_rlsys
 
-from launch.ladder import ladder
+from launch.commands.ladder import ladder
 
 CONFIG = ROOT / "launch/configs/ladder-tiny.yaml"
 

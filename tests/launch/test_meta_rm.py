@@ -15,12 +15,12 @@ from commands import kill_rlsys_when, run_rlsys
 from rich.console import Console
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-from actors.scalar_loop import train_scalar
-from rlsys.config import Config, ConfigError
-from rlsys.config_files import load_config
-from rlsys.metrics import MetricsLog
-from rlsys.scalar_rm import load_scalar_model, score_texts
-from rlsys.trajectories import TRAJECTORIES
+from actors.loops.scalar import train_scalar
+from rlsys.config.files import load_config
+from rlsys.config.schema import Config, ConfigError
+from rlsys.data.trajectories import TRAJECTORIES
+from rlsys.io.metrics import MetricsLog
+from rlsys.models.scalar import load_scalar_model, score_texts
 
 CONFIG = Path(__file__).resolve().parents[2] / "launch" / "configs" / "meta-rm-tiny.yaml"
 

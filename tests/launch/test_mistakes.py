@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 from commands import ROOT, rlsys_here, run_rlsys
 
+from launch.commands.judge import judge_config
 from launch.console import exit_status
-from launch.judge import judge_config
-from rlsys.config_files import load_config, save_config
-from rlsys.mishaps import in_words
+from rlsys.config.files import load_config, save_config
+from rlsys.system.os_errors import in_words
 
 
 def test_a_judge_takes_names_as_they_stand_and_a_runs_own_prompt(tmp_path: Path) -> None:
@@ -123,8 +123,8 @@ def test_a_mistyped_model_is_one_line(tmp_path: Path, monkeypatch: pytest.Monkey
 
 
 def test_data_check_counts_the_rows_that_fit(tiny_model: Path, tmp_path: Path) -> None:
-    from launch.data_commands import fitting_rows
-    from rlsys.readers import read
+    from launch.commands.data import fitting_rows
+    from rlsys.data.readers import read
 
     rows = [ROW, ROW | {"id": "2", "responses": ["word " * 500, "no"]}]
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))

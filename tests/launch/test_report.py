@@ -1,4 +1,4 @@
-"""`rlsys report` as a person meets it; what the page holds is tested in tests/rlsys/test_page.py."""
+"""`rlsys report` as a person meets it; what the page holds is tested in tests/rlsys/reporting/test_page.py."""
 
 from __future__ import annotations
 

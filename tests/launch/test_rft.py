@@ -11,8 +11,8 @@ import torch
 from commands import kill_rlsys_when
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from rlsys.rejection import write_sampled
-from rlsys.scores import is_correct
+from rlsys.algorithms.rejection import write_sampled
+from rlsys.rewards.scores import is_correct
 
 SAMPLES = 2
 
@@ -36,7 +36,7 @@ def config_of(straight_run, tiny, chats):
 
 @pytest.fixture(scope="module")
 def two_rounds(config_of, quiet, tmp_path_factory):
-    from actors.rft_loop import rejective_fine_tuning
+    from actors.loops.rft import rejective_fine_tuning
 
     config = config_of(tmp_path_factory.mktemp("rft") / "run", "rft.rounds=2")
     return config, rejective_fine_tuning(config, quiet)
@@ -77,7 +77,7 @@ def test_every_sample_is_on_record_with_the_reason_that_the_rules_give(two_round
 
 def test_a_hint_names_the_place_of_the_best_response(two_rounds):
     config, _ = two_rounds
-    from rlsys.datasets import open_rows
+    from rlsys.data.datasets import open_rows
 
     rows = open_rows(config.data.train, config.data, config.seed)
     hinted = [row for row in table_of(config.run.dir, 1) if row["hinted"]]
@@ -118,14 +118,14 @@ def test_the_result_is_a_model_that_learned_the_kept_texts_without_their_hints(t
 
 
 def test_a_complete_run_is_not_run_again(two_rounds, quiet):
-    from actors.rft_loop import rejective_fine_tuning
+    from actors.loops.rft import rejective_fine_tuning
 
     config, summary = two_rounds
     assert rejective_fine_tuning(config, quiet) == json.loads(json.dumps(summary))
 
 
 def test_killed_while_sampling_and_while_tuning_it_goes_on(config_of, two_rounds, quiet, tmp_path):
-    from actors.rft_loop import rejective_fine_tuning
+    from actors.loops.rft import rejective_fine_tuning
 
     folder = tmp_path / "run"
     # Few sequences at a time, and small batches of the little that is kept, so that sampling and tuning have a middle.
@@ -148,8 +148,8 @@ def test_killed_while_sampling_and_while_tuning_it_goes_on(config_of, two_rounds
 
 def test_nothing_to_learn_from_is_said(config_of, two_rounds, quiet, tmp_path):
     """On a round that was killed before its tuning, and of which no sample was kept."""
-    from actors.rft_loop import rejective_fine_tuning
-    from rlsys.config import ConfigError
+    from actors.loops.rft import rejective_fine_tuning
+    from rlsys.config.schema import ConfigError
 
     config = config_of(tmp_path / "run")
     rows = [row | {"kept": False, "why": "incorrect"} for row in table_of(two_rounds[0].run.dir, 1)]

@@ -9,13 +9,15 @@ import pytest
 from rich.console import Console
 from rich.text import Text
 
-from actors.telemetry import Watch
-from launch import app, data_commands, eval, judge, score, show, vote
-from rlsys import screen
-from rlsys.accounts import Account
+from actors.loops.progress import Watch
+from launch import app
+from launch.commands import data as data_commands
+from launch.commands import eval, judge, score, show, vote
+from rlsys.data.accounts import Account
+from rlsys.data.trajectories import TRAJECTORIES
 from rlsys.evaluation.tables import Grid
-from rlsys.report import summary_table
-from rlsys.trajectories import TRAJECTORIES
+from rlsys.reporting.summary import summary_table
+from rlsys.system import terminal as screen
 
 HOSTILE = ("[/INST] style", "math [easy]", "math [hard]", "[bold]x[/bold]", ":smile:", "[link=https://a.b]c", "\\[d]", "[/]", "@x[red")
 

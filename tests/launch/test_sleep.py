@@ -7,8 +7,8 @@ import re
 import numpy as np
 import pyarrow.parquet as pq
 
-from actors.rl_loop import train
-from rlsys.metrics import MetricsLog
+from actors.loops.rl import train
+from rlsys.io.metrics import MetricsLog
 
 NAMES = ["heldout_base", "heldout_cold_start", *(f"step_{step:06d}" for step in (1, 2, 3)), "heldout_rl"]
 COLUMNS = ["prompt_id", "order", "prompt", "group", "sample", "weight_version"]

@@ -14,13 +14,13 @@ import torch
 from commands import ROOT, kill_rlsys_when, rlsys_here
 from transformers import AutoModelForCausalLM
 
-from actors.rl_loop import train
-from rlsys.config_files import load_config
-from rlsys.datasets import open_rows
-from rlsys.metrics import MetricsLog
-from rlsys.mismatch import MismatchError
-from rlsys.scores import judge
-from rlsys.trajectories import TRAJECTORIES
+from actors.loops.rl import train
+from rlsys.algorithms.mismatch import MismatchError
+from rlsys.config.files import load_config
+from rlsys.data.datasets import open_rows
+from rlsys.data.trajectories import TRAJECTORIES
+from rlsys.io.metrics import MetricsLog
+from rlsys.rewards.scores import judge
 
 REAL_DATA = Path(os.environ.get("RLSYS_REAL_DATA", "../shared/data"))
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from commands import rlsys, rlsys_here, run_rlsys
 
-import launch.vote
+import launch.commands.vote
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -109,7 +109,7 @@ def test_the_seed_breaks_ties_and_nothing_else(tmp_path: Path) -> None:
 
 def test_a_strategy_of_ones_own(tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text(
-        "from rlsys.voting import strategy\n\n"
+        "from rlsys.judging.voting import strategy\n\n"
         "@strategy('highest', source='mine')\ndef highest(samples, options):\n    return samples.scores.max(axis=-2)\n"
     )
     path = written(tmp_path / "samples.jsonl", PAPER)
@@ -159,10 +159,10 @@ def test_a_file_that_is_not_text(tmp_path: Path) -> None:
 
 
 def test_every_strategy_is_named_where_people_look() -> None:
-    listed = re.search(r"Strategies: (.*?)\.", launch.vote.vote.__doc__)[1].split(", ")
+    listed = re.search(r"Strategies: (.*?)\.", launch.commands.vote.vote.__doc__)[1].split(", ")
     section = (ROOT / "docs" / "voting.md").read_text().partition("## Strategies")[2].partition("\n## ")[0]
     described = re.findall(r"^\| `(\w+)` \|", section, re.MULTILINE)
-    built_in = "from rlsys.voting import STRATEGIES; print(*STRATEGIES)"  # in a process of its own: other tests may add theirs
+    built_in = "from rlsys.judging.voting import STRATEGIES; print(*STRATEGIES)"  # in a process of its own: other tests may add theirs
     names = subprocess.run([sys.executable, "-c", built_in], cwd=ROOT, capture_output=True, text=True, timeout=600).stdout.split()
     assert listed and sorted(listed) == sorted(described) == sorted(names)
 

@@ -15,9 +15,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from rlsys.config_files import load_config
+from rlsys.config.files import load_config
+from rlsys.io.run_folder import RunFolder
 from rlsys.preflight import Found, Task, examine, writable_folder
-from rlsys.run_folder import RunFolder
 
 ROOT = Path(__file__).resolve().parents[2]
 ROW = {"id": "1", "context": [{"role": "user", "content": "Say a word."}], "responses": ["yes", "no"], "rewards": [1, 0]}

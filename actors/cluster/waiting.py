@@ -1,0 +1,68 @@
+"""Bounded waits for remote calls. Nothing waits for ever, and what went wrong names the actor."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import ray
+
+from rlsys.models.loading import ModelError
+from rlsys.system.os_errors import in_words
+
+
+class ActorFailed(RuntimeError):
+    """A remote call failed, its actor died, or it did not answer in time; the message names the actor and the call."""
+
+
+@dataclass(frozen=True)
+class Pending:
+    """A remote call that is under way."""
+
+    ref: ray.ObjectRef
+    actor: str
+    call: str
+
+
+def wait(calls: Sequence[Pending], timeout_s: float) -> list[Any]:
+    """Results of `calls`, in order. Raises at the first failure, without waiting for the rest.
+
+    One rank that fails leaves its peers in a collective for ever: hence results are looked at as they come.
+
+    Raises:
+        ActorFailed: a call raised, its actor died, or not all were done after `timeout_s` seconds.
+        ModelError: a call raised it.
+    """
+    open_calls = {call.ref: call for call in calls}
+    results: dict[ray.ObjectRef, Any] = {}
+    deadline = time.monotonic() + timeout_s
+    while open_calls:
+        done, _ = ray.wait(list(open_calls), num_returns=1, timeout=max(0.0, deadline - time.monotonic()))
+        if not done:
+            late = ", ".join(f"{call.actor} ({call.call})" for call in open_calls.values())
+            raise ActorFailed(f"no answer within {timeout_s:.0f} s from {late}. Raise run.actor_timeout_s if it is only slow.")
+        call = open_calls.pop(done[0])
+        results[call.ref] = fetch(call, timeout_s)
+    return [results[call.ref] for call in calls]
+
+
+def fetch(call: Pending, timeout_s: float) -> Any:
+    """The result of one finished call; failures are told in the actor's own words, a model that cannot be used as the ModelError it is."""
+    try:
+        return ray.get(call.ref, timeout=timeout_s)
+    except ray.exceptions.RayTaskError as error:
+        if isinstance(error.cause, ModelError):
+            raise error.cause from None
+        words = in_words(error.cause) if error.cause is not None else None
+        # What the world did needs no traceback; of anything else the actor's own is the best witness.
+        told = words if words is not None else f"{error.cause or error}\n{error}"
+        raise ActorFailed(f"{call.actor} failed in {call.call}: {told}") from error
+    except ray.exceptions.RayActorError as error:
+        raise ActorFailed(f"{call.actor} died during {call.call}: {error}") from error
+    except ray.exceptions.GetTimeoutError as error:
+        raise ActorFailed(f"{call.actor}: the result of {call.call} did not arrive within {timeout_s:.0f} s.") from error
+    except ray.exceptions.RayError as error:
+        # What a call was given, or its result, lay on a machine that is gone.
+        raise ActorFailed(f"{call.actor}: {call.call}: {type(error).__name__}: {error}") from error

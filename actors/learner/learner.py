@@ -1,0 +1,373 @@
+"""The learner: one DeepSpeed rank per actor, which turns scored samples into new weights.
+
+All ranks get the same calls with the same whole batch, take their own share of it (`rlsys.models.packing.plan`), and return the
+same answer, so a caller may read rank 0's alone. A call is collective: it returns once every rank was called.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from actors.cluster import logs as chatter
+from actors.learner import checkpoints as saving
+from actors.learner import deepspeed_engine as ds
+from actors.weights.transfer import DeepSpeedSource, make_trainer
+from rlsys.algorithms.grpo import LossInputs, Metrics, finalise_metrics, grpo_loss, merge_metrics, sft_loss
+from rlsys.config import schema as config
+from rlsys.io.run_folder import learner_identity
+from rlsys.models.packing import MicroBatch, plan
+from rlsys.models.policy import Logprobs, Policy, load_causal_model, load_policy
+from rlsys.models.self_check import SelfCheck, checked_policy
+from rlsys.system.clock import Clock
+from rlsys.system.processes import keep_freed_memory
+
+SCHEDULE = ("lr", "warmup_steps", "stage_step")
+"""What a checkpoint keeps of the learning rate's course."""
+
+Loss = Callable[[int, MicroBatch, Logprobs], tuple[Tensor, Metrics]]
+"""Loss and metric sums of micro-batch number i."""
+
+
+class LearnerActor:
+    """One rank. Life: construct, `address` (rank 0), `setup` (all ranks), then stages of `train_sft` and `train_grpo`.
+
+    A step whose loss or gradient is not finite on any rank is skipped on all of them: weights and moments stay as they were,
+    the metrics have `skipped` = 1 and `skip_reason`.
+    """
+
+    def __init__(
+        self,
+        rank: int,
+        world_size: int,
+        model_path: str,
+        learner: config.Learner,
+        rl: config.Rl,
+        dtype: str,
+        seed: int,
+        log_dir: str,
+        threads: int,
+        timeout_s: float = 600.0,
+        temperature: float = 1.0,
+        longest: int = 0,
+    ):
+        """
+        Args:
+            model_path: Hugging Face folder or hub name to start from.
+            dtype: "bfloat16" or "float32", of weights and activations; master weights and moments are fp32.
+            threads: CPU threads of this rank.
+            timeout_s: longest wait for another rank, in seconds.
+            temperature: at which samples are drawn, for the self-check.
+            longest: tokens of the longest row that will come, for the self-check: some models' positions are right up to a length only.
+        """
+        self.name = f"learner-{rank}"
+        self.console = chatter.to_file(Path(log_dir) / f"{self.name}.log")
+        keep_freed_memory()
+        torch.set_num_threads(threads)
+        torch.manual_seed(seed + rank)
+        self.rank, self.world_size = rank, world_size
+        self.model_path, self.learner, self.rl = model_path, learner, rl
+        self.dtype = getattr(torch, dtype)
+        self.timeout_s, self.temperature, self.longest = timeout_s, temperature, longest
+        self.self_check: SelfCheck | None = None
+        self.store: dist.TCPStore | None = None
+        self.reference: torch.nn.Module | None = None
+        self.reference_is_policy = False  # until the first update
+        self.clock = Clock()
+        self.lr, self.warmup_steps, self.decay_steps, self.stage_step = learner.lr, learner.warmup_steps, 0, 0
+
+    def __repr__(self) -> str:
+        return self.name
+
+    # --- life ----------------------------------------------------------------------------------------------------
+
+    def address(self) -> tuple[str, int]:
+        """Rank 0 only: (host, port) at which it now listens for the other ranks."""
+        import ray
+
+        host = ray.util.get_node_ip_address()
+        self.store = ds.open_store(host, self.world_size, self.timeout_s)
+        return host, self.store.port
+
+    def setup(self, host: str, port: int) -> dict[str, Any]:
+        """Join the other ranks at rank 0's `address`, load the model, check it, build the engine.
+
+        Returns:
+            what this rank is, and self_check: figures of `rlsys.models.self_check.SelfCheck` (None: it is off).
+
+        Raises:
+            ModelError: the model cannot be trained as the settings say; the message says what works instead.
+        """
+        ds.join_group(self.rank, self.world_size, host, port, self.store, self.timeout_s)
+        self._build()
+        return {
+            "name": self.name,
+            "device": ds.device(),
+            "backend": dist.get_backend(),
+            "zero_stage": self.learner.zero_stage,
+            "threads": torch.get_num_threads(),
+            "self_check": asdict(self.self_check) if self.self_check else None,
+        }
+
+    def _build(self) -> None:
+        if self.learner.self_check:
+            policy, self.self_check = self._load_checked(self.model_path)
+        else:
+            policy = self._load(self.model_path)
+            if self.learner.activation_checkpointing:
+                policy.enable_activation_checkpointing()
+        self.pad_token_id = policy.pad_token_id
+        self.engine = ds.build_engine(policy, self.learner, self.dtype)
+        self.engine.train()
+
+    def _load(self, path: str) -> Policy:
+        return load_policy(path, self.dtype, self.learner.packing, self.learner.layers, self.learner.attention)
+
+    def _load_checked(self, path: str) -> tuple[Policy, SelfCheck]:
+        # On the device, where the engine would bring it next, whole, before it shards anything.
+        model = load_causal_model(path, self.dtype).to(ds.device())
+        ours = self.learner
+        return checked_policy(
+            model, ours.packing, ours.layers, ours.attention, self.temperature, ours.activation_checkpointing, longest=self.longest
+        )
+
+    def shutdown(self) -> None:
+        """Leave the process group."""
+        if dist.is_initialized():
+            dist.destroy_process_group()
+
+    # --- training ------------------------------------------------------------------------------------------------
+
+    def start_stage(self, lr: float, warmup_steps: int) -> None:
+        """Begin a stage: moments at zero, learning rate `lr` after a linear warm-up of `warmup_steps` optimizer steps."""
+        self.lr, self.warmup_steps, self.decay_steps, self.stage_step = lr, warmup_steps, 0, 0
+        ds.reset_moments(self.engine)
+
+    def decay_over(self, steps: int) -> None:
+        """Let this stage's learning rate fall linearly to zero over `steps` optimizer steps, counted from its beginning."""
+        self.decay_steps = steps
+
+    def snapshot_reference(self, folder: str | None = None) -> None:
+        """Freeze the current weights, or those of Hugging Face `folder`, as the KL reference. Nothing happens with beta = 0."""
+        if self.rl.beta == 0:
+            return
+        policy = self._load(folder or self.model_path)
+        if folder is None:
+            target = dict(policy.named_parameters())
+            for name, whole in ds.full_weights(self.engine.module):
+                target[name].data.copy_(whole)
+        self.reference = ds.freeze(policy, self.learner, self.dtype)
+        self.reference_is_policy = folder is None
+
+    def train_grpo(self, batch: pa.RecordBatch, temperature: float, of_samples: int | None = None) -> dict[str, Any]:
+        """GRPO on one batch (LEARNER schema): `rl.updates_per_batch` passes over all of it, one optimizer step each.
+
+        In the first pass the old policy is the current one; later passes are clipped against the log-probabilities of the first.
+
+        Args:
+            temperature: of the samples.
+            of_samples: how many were judged, where the loss is the mean over more of them than there are rows (`rl.equal_groups`).
+
+        Returns:
+            metrics: of `rlsys.algorithms.grpo.finalise_metrics`, means over the passes, and grad_norm (before clipping), lr, skipped
+                (0 or 1; with skip_reason, and loss or grad_norm may be nan), encoded_tokens (a shared prompt once, one pass),
+                seconds/learner_{reference,forward,backward,optimizer} of this rank;
+            samples: table of group, sample (its place in the group), trainer_logprob and reference_logprob, means over the
+                sample's tokens before the first update; reference_logprob is null with beta = 0.
+        """
+        if self.rl.beta > 0 and self.reference is None:
+            raise RuntimeError(f"rl.beta is {self.rl.beta}: call snapshot_reference() once before train_grpo().")
+        self._start_clock("reference", "forward", "backward", "optimizer")
+        share = self._share(batch, of_samples)
+        old: list[Tensor] = []
+        # As long as the reference is the policy itself, what it says is what the policy said.
+        reference = old if self.reference_is_policy else []
+        if self.reference is not None and not self.reference_is_policy:
+            with self._timed("reference"), torch.no_grad():
+                reference = [self.reference(part, temperature=temperature).logprob for part in share]
+
+        def loss(i: int, part: MicroBatch, answer: Logprobs) -> tuple[Tensor, Metrics]:
+            first = len(old) <= i
+            if first:
+                old.append(answer.logprob.detach())
+            return grpo_loss(
+                LossInputs(
+                    logprob=answer.logprob,
+                    rollout_logprob=part.rollout_logprob,
+                    advantage=part.advantage,
+                    weight=part.weight,
+                    old_logprob=None if first else old[i],
+                    reference_logprob=reference[i] if reference else None,
+                    entropy=answer.entropy,
+                    clip=self.rl.clip,
+                    beta=self.rl.beta,
+                    importance_cap=self.rl.importance_cap,
+                )
+            )
+
+        metrics = self._update(share, loss, self.rl.updates_per_batch, temperature=temperature, with_entropy=True)
+        return {"metrics": metrics, "samples": self._samples(batch, share, old, reference)}
+
+    def train_sft(self, batch: pa.RecordBatch) -> dict[str, Any]:
+        """One supervised step on a batch (LEARNER schema, advantages ignored): minus the mean log-likelihood per sample.
+
+        Returns:
+            metrics, as `train_grpo`; `nll` is nats per token.
+        """
+        self._start_clock("forward", "backward", "optimizer")
+        return self._update(self._share(batch), lambda i, part, answer: sft_loss(answer.logprob, part.weight))
+
+    def evaluate_logprobs(self, batch: pa.RecordBatch, temperature: float = 1.0) -> list[list[float]]:
+        """Log-probability of every completion token of every row, under the current weights, without a gradient."""
+        share = self._share(batch)
+        with torch.no_grad():
+            answers = [self.engine(part, temperature=temperature).logprob for part in share]
+        rows: dict[int, list[float]] = {}
+        for part, answer in zip(share, answers, strict=True):
+            for row, value in zip(part.sample.tolist(), answer.tolist(), strict=True):
+                rows.setdefault(row, []).append(value)
+        everything: dict[int, list[float]] = {}
+        for one in ds.from_all_ranks(rows):
+            everything.update(one)
+        return [everything.get(row, []) for row in range(batch.num_rows)]
+
+    def _share(self, batch: pa.RecordBatch, of_samples: int | None = None) -> list[MicroBatch]:
+        if batch.num_rows == 0:
+            raise ValueError("the learner got an empty batch: skip the step when no group carries an advantage.")
+        shares = plan(batch, self.world_size, self.learner.token_budget, self.learner.packing, self.pad_token_id, of_samples)
+        return [part.to(ds.device()) for part in shares[self.rank]]
+
+    def _update(self, share: Sequence[MicroBatch], loss_of: Loss, passes: int = 1, **asked: Any) -> dict[str, Any]:
+        """`passes` optimizer steps over the micro-batches of this rank; stops at the first that has to be skipped.
+
+        `asked`: what the model is called with besides a micro-batch.
+        """
+        sums: list[Metrics] = []
+        norms: list[float] = []
+        skipped = None
+        for _ in range(passes):
+            parts = []
+            for i, part in enumerate(share):
+                with self._timed("forward"):
+                    loss, metrics = loss_of(i, part, self.engine(part, **asked))
+                with self._timed("backward"):
+                    ds.backward(self.engine, loss, last=i == len(share) - 1)
+                parts.append(metrics)
+            ranks = ds.from_all_ranks(merge_metrics(parts))
+            lr = self._lr()
+            sums.extend(ranks)
+            with self._timed("optimizer"):
+                result = self._step(lr)
+            norms.append(result.grad_norm)
+            skipped = _why_skipped(ranks, result)
+            if skipped:
+                break
+            self.stage_step += 1
+            self.reference_is_policy = False
+        metrics: dict[str, Any] = finalise_metrics(merge_metrics(sums))
+        for name in ("loss", "tokens"):
+            metrics[name] /= len(norms)
+        metrics["grad_norm"] = sum(norms) / len(norms)
+        metrics["lr"] = lr
+        metrics["encoded_tokens"] = float(sum(ds.from_all_ranks(sum(part.tokens for part in share))))
+        metrics |= {f"seconds/learner_{name}": value for name, value in self.clock.seconds.items()}
+        metrics["skipped"] = float(skipped is not None)
+        if skipped:
+            metrics["skip_reason"] = skipped
+            print(f"{self.name}: step skipped: {skipped}", file=self.console)
+        return metrics
+
+    def _step(self, lr: float) -> ds.StepResult:
+        return ds.step(self.engine, lr)
+
+    def _lr(self) -> float:
+        warmth = min(1.0, (self.stage_step + 1) / max(self.warmup_steps, 1))
+        rest = max(0.0, 1 - self.stage_step / self.decay_steps) if self.decay_steps else 1.0
+        return self.lr * min(warmth, rest)
+
+    def _samples(self, batch: pa.RecordBatch, share: Sequence[MicroBatch], old: list[Tensor], reference: list[Tensor]) -> pa.Table:
+        sums = torch.zeros(3, batch.num_rows, dtype=torch.float64)
+        for i, part in enumerate(share):
+            rows = part.sample.cpu()
+            sums[0].index_add_(0, rows, torch.ones(len(rows), dtype=torch.float64))
+            sums[1].index_add_(0, rows, old[i].cpu().double())
+            if reference:
+                sums[2].index_add_(0, rows, reference[i].cpu().double())
+        tokens, trainer, frozen = torch.stack(ds.from_all_ranks(sums)).sum(0)
+        groups = batch["group"].to_pylist()
+        seen: Counter[int] = Counter()
+        places = []
+        for group in groups:
+            places.append(seen[group])
+            seen[group] += 1
+        return pa.table(
+            {
+                "group": pa.array(groups, pa.int32()),
+                "sample": pa.array(places, pa.int32()),
+                "trainer_logprob": pa.array((trainer / tokens).tolist(), pa.float32()),
+                "reference_logprob": pa.array((frozen / tokens).tolist() if reference else [None] * len(groups), pa.float32()),
+            }
+        )
+
+    def _start_clock(self, *phases: str) -> None:
+        """All of them are told, also one that takes no time."""
+        self.clock = Clock()
+        self.clock.seconds.update(dict.fromkeys(phases, 0.0))
+
+    @contextmanager
+    def _timed(self, phase: str) -> Iterator[None]:
+        with self.clock.phase(phase):
+            yield
+            ds.synchronize()
+
+    # --- weights and checkpoints ---------------------------------------------------------------------------------
+
+    def connect_rollouts(self, actors: list[Any], backend: str, bucket_mib: int, timeout_s: float) -> None:
+        """Open the weight transfer to the rollout actors (`actors.weights.transfer`)."""
+        self.shares_card = backend == "ipc"
+        self.trainer = make_trainer(backend, self.rank, DeepSpeedSource(self.engine), actors, bucket_mib, timeout_s)
+
+    def send_weights(self, version: int, verify: bool = False) -> dict[str, Any]:
+        """Bring the current weights to every rollout actor as `version`; `verify` compares checksums of both sides."""
+        if self.shares_card:
+            ds.empty_cache()  # The engine wakes up for them and wants its memory.
+        return self.trainer.send_weights(version, verify)
+
+    def save(self, folder: str) -> None:
+        """Write `folder`/model, which transformers and vLLM load as it is, and `folder`/optimizer, from which `load` goes on."""
+        saving.save_model(self.engine.module.model, self.model_path, Path(folder) / "model")
+        schedule = {name: getattr(self, name) for name in SCHEDULE}
+        saving.save_optimizer(self.engine, Path(folder) / "optimizer", self._identity() | schedule)
+
+    def load(self, folder: str) -> None:
+        """Go on exactly where `save(folder)` stood.
+
+        Raises:
+            ValueError: nothing was saved there, or by another number of ranks, another ZeRO stage or dtype.
+        """
+        saved = saving.load_optimizer(self.engine, Path(folder) / "optimizer", self._identity())
+        for name in SCHEDULE:
+            setattr(self, name, saved[name])
+        self.reference_is_policy = False
+
+    def _identity(self) -> dict[str, Any]:
+        return learner_identity(self.world_size, self.learner.zero_stage, str(self.dtype).removeprefix("torch."))
+
+
+def _why_skipped(ranks: Sequence[Metrics], result: ds.StepResult) -> str | None:
+    bad = [rank for rank, metrics in enumerate(ranks) if not math.isfinite(metrics["loss"])]
+    if bad and result.applied:
+        raise RuntimeError(f"the loss of ranks {bad} was not finite, yet DeepSpeed took the step: the weights cannot be trusted any more.")
+    if bad:
+        return f"the loss was not finite on ranks {bad}"
+    return None if result.applied else f"the gradient's norm was {result.grad_norm}"

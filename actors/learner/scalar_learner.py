@@ -1,0 +1,83 @@
+"""The learner of a scalar reward model: the same DeepSpeed ranks, another model and another loss."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import torch
+from torch import Tensor
+
+from actors.learner import checkpoints as saving
+from actors.learner import deepspeed_engine as ds
+from actors.learner.learner import LearnerActor
+from rlsys.algorithms.grpo import Metrics
+from rlsys.config import schema as config
+from rlsys.models.packing import MicroBatch
+from rlsys.models.scalar import ScalarModel, bce_loss, bradley_terry_loss, ends, load_classifier, load_scalar_model
+from rlsys.models.self_check import SelfCheck, checked_scalar_model
+
+
+class ScalarLearner(LearnerActor):
+    """One rank. Life: construct, `address` (rank 0), `setup` (all ranks), `start_stage`, then `train` and `score`."""
+
+    def __init__(self, objective: str, seed: int, **rank: Any):
+        """
+        Args:
+            objective: "bce" or "bt" (`config.ScalarRm`).
+            seed: of a new head's weights, the same on every rank.
+            rank: what `LearnerActor` takes besides; there is no RL here.
+        """
+        self.objective, self.head_seed = objective, seed
+        super().__init__(rl=config.Rl(beta=0.0), seed=seed, **rank)
+
+    def _load(self, path: str) -> ScalarModel:
+        ours = self.learner
+        model = load_scalar_model(path, self.dtype, self.head_seed, ours.packing, ours.layers, ours.attention)
+        model.model.config.rlsys_objective = self.objective
+        return model
+
+    def _load_checked(self, path: str) -> tuple[ScalarModel, SelfCheck]:
+        classifier = load_classifier(path, self.dtype, self.head_seed).to(ds.device())
+        ours = self.learner
+        model, check = checked_scalar_model(
+            classifier, ours.packing, ours.layers, ours.attention, ours.activation_checkpointing, longest=self.longest
+        )
+        model.model.config.rlsys_objective = self.objective
+        return model, check
+
+    def train(self, batch: pa.RecordBatch) -> dict[str, Any]:
+        """One optimizer step on a `rlsys.models.scalar.scalar_batch`; its groups are whole where the objective is "bt".
+
+        Returns:
+            metrics of the batch: loss (nats per text, or per row for "bt"), accuracy, tokens (of texts), and as
+            `LearnerActor.train_sft`: grad_norm, lr, skipped, encoded_tokens, seconds/learner_*.
+        """
+        groups = torch.tensor(batch["group"].to_pylist())
+        count = batch.num_rows if self.objective == "bce" else len(groups.unique())
+
+        def loss(_: int, part: MicroBatch, score: Tensor) -> tuple[Tensor, Metrics]:
+            at = ends(part)
+            label = part.advantage[at]
+            if self.objective == "bce":
+                value, metrics = bce_loss(score, label, count)
+            else:
+                value, metrics = bradley_terry_loss(score, label > 0.5, groups.to(label.device)[part.sample[at]], count)
+            return value, metrics | {"tokens": float(len(part.source) - len(at))}
+
+        self._start_clock("forward", "backward", "optimizer")
+        return self._update(self._share(batch), loss)
+
+    def score(self, batch: pa.RecordBatch) -> list[float]:
+        """The score (logit) of every row of a `scalar_batch` under the current weights."""
+        scores: dict[int, float] = {}
+        with torch.no_grad():
+            for part in self._share(batch):
+                scores |= zip(part.sample[ends(part)].tolist(), self.engine(part).tolist(), strict=True)
+        everything = {row: score for rank in ds.from_all_ranks(scores) for row, score in rank.items()}
+        return [everything[row] for row in range(batch.num_rows)]
+
+    def save_model(self, folder: str) -> None:
+        """Write the weights to `folder`, which transformers' AutoModelForSequenceClassification loads as it is."""
+        saving.save_model(self.engine.module.model, self.model_path, Path(folder))

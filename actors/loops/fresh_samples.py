@@ -1,0 +1,42 @@
+"""Fresh samples of a model on training rows, judged: what a meta reward model learns from."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from rich.console import Console
+from transformers import AutoTokenizer
+
+from actors.loops.judge import running_judge, write_rows
+from rlsys.algorithms.rejection import judged_rows, write_sampled
+from rlsys.config.schema import Config
+from rlsys.data.mixtures import open_mixture
+from rlsys.io.resumable import ResumableRows
+from rlsys.io.run_folder import find_model
+from rlsys.judging.requests import Ask, ask, questions
+from rlsys.prompts.rendering import Prompter
+
+
+def fresh_samples(config: Config, rows: int, samples: int, seed: int, path: Path, console: Console) -> None:
+    """Write a table (`rlsys.algorithms.rejection.SAMPLED`) of `samples` samples of `rows` rows of data.train at rollout.temperature.
+
+    Args:
+        seed: of the rows and their samples; another one than the run's gives other rows than the run trained on.
+        path: Parquet file. A killed call goes on after the last row; one that is complete does nothing.
+    """
+    if path.exists():
+        return
+    source = open_mixture(config.data, "train", seed)
+
+    def asks() -> Iterator[Ask]:
+        for record in source.fresh().take(rows):
+            yield ask(record, samples, "fresh", seed)
+
+    with ResumableRows(path.with_suffix(".jsonl"), {"model": config.model.path, "rows": rows, "samples": samples, "seed": seed}) as file:
+        if not file.complete:
+            with running_judge(config, console) as judge:
+                write_rows(file, rows, asks(), judge.rows(config.rollout.temperature), console, "fresh samples")
+        prompter = Prompter.of(AutoTokenizer.from_pretrained(find_model(config.model.path)), config.prompt)
+        asked = questions(asks(), prompter, config.prompt.max_tokens)
+        write_sampled(path, judged_rows(asked, file.rows(), reading=prompter.reading), prompter.reading)

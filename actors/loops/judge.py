@@ -1,0 +1,149 @@
+"""Asks a judge about every row of some work, with progress, into a file that survives a kill. Read `run_judge` first."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from actors.cluster.session import ray_session
+from actors.judges import Judges, Sampling
+from rlsys.config.schema import Config
+from rlsys.data.records import Record
+from rlsys.io.resumable import ResumableRows
+from rlsys.io.run_folder import find_model
+from rlsys.judging.requests import Answer, Ask
+from rlsys.judging.sampling_plans import Plan
+from rlsys.prompts.rendering import Prompter
+from rlsys.system.terminal import progress, say
+
+Row = dict[str, Any]
+ROUNDS_AHEAD = 1024
+"""Rows that are asked in rounds at a time: enough for many engines, few enough for memory."""
+TELL_EVERY_S = 30.0
+"""Where nobody watches a bar, as in the log of a job: a line this often."""
+
+
+@dataclass
+class Judge:
+    """Running engines (and scorers), and how they are asked."""
+
+    judges: Judges
+    prompter: Prompter
+    config: Config
+
+    def answer(self, asks: Iterable[Ask], temperature: float) -> Iterator[Answer]:
+        """The answers to `asks`, in their order."""
+        sampling = Sampling(temperature, self.config.rollout.top_p, self.config.rollout.max_tokens)
+        yield from self.judges.answer(asks, self.prompter, sampling, self.config.prompt.max_tokens)
+
+    def answer_by(self, plan: Plan, records: Iterable[Record], temperature: float) -> Iterator[Answer]:
+        """The answers to `records`, in their order, each asked for as long as `plan` wants. No engine waits for the end of a round."""
+        source, exhausted = enumerate(records), False
+        # By number of the record: what is to be asked next, what is not settled, and what is and waits for an earlier one.
+        waiting: deque[tuple[int, Ask]] = deque()
+        unsettled: dict[int, Answer | None] = {}
+        settled: dict[int, Answer] = {}
+        asked, given = deque[int](), 0
+
+        def asks() -> Iterator[Ask]:
+            nonlocal exhausted
+            while True:
+                room = len(unsettled) + len(settled) < ROUNDS_AHEAD
+                if not waiting and room and (numbered := next(source, None)):
+                    number, record = numbered
+                    unsettled[number] = None
+                    waiting.append((number, plan(record, None)))
+                if not waiting:
+                    exhausted = room
+                    return
+                number, one = waiting.popleft()
+                asked.append(number)
+                yield one
+
+        while unsettled or not exhausted:
+            for answer in self.answer(asks(), temperature):
+                number = asked.popleft()
+                before = unsettled.pop(number)
+                answer = before.extended(answer) if before else answer
+                more = None if answer.question.skipped else plan(answer.question.ask.record, answer)
+                if more is None:
+                    settled[number] = answer
+                else:
+                    unsettled[number] = answer
+                    waiting.append((number, more))
+                while given in settled:
+                    yield settled.pop(given)
+                    given += 1
+
+    def rows(self, temperature: float) -> Callable[[Iterable[Ask]], Iterator[Row]]:
+        """For `write_rows`: from asks to what was sampled for them."""
+        return lambda asks: (answer.row() for answer in self.answer(asks, temperature))
+
+
+@contextmanager
+def running_judge(
+    config: Config, console: Console, meta_rm: str | None = None, logs: Path | None = None
+) -> Iterator[Judge]:
+    """Engines with the model `config.model.path` and its template, up until the block ends.
+
+    Args:
+        meta_rm: folder of the meta reward model that scores every sample.
+        logs: folder for what the actors say; None: it is kept only until the end, errors quote it.
+    """
+    from transformers import AutoTokenizer
+
+    model = find_model(config.model.path)
+    prompter = Prompter.of(AutoTokenizer.from_pretrained(model), config.prompt)
+    with tempfile.TemporaryDirectory(prefix="rlsys-logs-") as scratch, ray_session(config.run):
+        began = time.monotonic()
+        say(console, "starting the engines …")
+        with closing(Judges(config, model, logs or Path(scratch), meta_rm)) as judges:
+            told = judges.start()
+            engines = f"{len(judges.rollouts)} engine(s)"
+            if meta_rm:
+                engines += f", {len(judges.scorers)} scorer(s) of the meta reward model"
+            say(console, f"{engines} ready after {time.monotonic() - began:.0f} s")
+            if unlike := next((one["tokens_differ"] for one in told.values() if one.get("tokens_differ")), None):
+                say(console, f"the meta reward model has another tokenizer than the judge ({unlike}): texts are encoded anew for it")
+            yield Judge(judges, prompter, config)
+
+
+def write_rows(
+    file: ResumableRows,
+    total: int | None,
+    asks: Iterable[Any],
+    rows: Callable[[Iterable[Any]], Iterator[Row]],
+    console: Console,
+    title: str,
+) -> None:
+    """Ask what is left of `asks` and write a row for each; then give the file its name.
+
+    Args:
+        total: number of asks, where it is known.
+        rows: from the asks that are left to their rows, one each, in order; a row's `tokens` are counted for the progress shown.
+    """
+    if file.done:
+        say(console, f"resumed after row {file.done:,} of {file.part}")
+    with progress(console) as bar:
+        task = bar.add_task(title, total=total, completed=file.done, pace="")
+        began, tokens = time.monotonic(), 0
+        told = began
+        for count, row in enumerate(rows(islice(asks, file.done, None)), file.done + 1):
+            file.write(row)
+            tokens += row.get("tokens", 0)
+            now = time.monotonic()
+            pace = f"{tokens / (now - began):,.0f} tokens/s"
+            bar.update(task, advance=1, pace=pace)
+            if not console.is_terminal and now - told > TELL_EVERY_S:
+                say(console, f"{title}: {count:,}{'' if total is None else f' of {total:,}'} rows, {pace}")
+                told = now
+    file.finish()

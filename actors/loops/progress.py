@@ -1,0 +1,71 @@
+"""What a person watches: progress on the screen, phase clocks, and gauges for the Ray dashboard."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from ray.util.metrics import Gauge
+from rich.console import Console
+from rich.text import Text
+
+from rlsys.system.clock import Clock
+from rlsys.system.terminal import say, text
+
+
+class Watch:
+    """Says which phase is on, adds up its seconds, and passes numbers on to Ray's metrics."""
+
+    def __init__(self, console: Console, run: str):
+        self.console = console
+        self.run = run
+        self._clock = Clock()
+        self.seconds = self._clock.seconds
+        self._status = console.status(text("starting …"))
+        self._phase_gauge = Gauge("rlsys_phase_seconds", "Seconds of the last step's phase.", tag_keys=("run", "phase"))
+        self._gauges: dict[str, Gauge] = {}
+        self._started = time.monotonic()
+
+    def __enter__(self) -> Watch:
+        self._status.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._status.stop()
+
+    @contextmanager
+    def phase(self, name: str, doing: str | None = None) -> Iterator[None]:
+        """Time a phase, and show it."""
+        before = self.seconds[name]
+        self._status.update(text(f"{doing or name} …", "bold"))
+        try:
+            with self._clock.phase(name):
+                yield
+        finally:
+            self._phase_gauge.set(self.seconds[name] - before, {"run": self.run, "phase": name})
+
+    def gauges(self, metrics: dict[str, Any]) -> None:
+        """Set a gauge `rlsys_NAME` for every number."""
+        for name, value in metrics.items():
+            if isinstance(value, int | float) and not isinstance(value, bool):
+                key = "rlsys_" + name.replace("/", "_")
+                if key not in self._gauges:
+                    self._gauges[key] = Gauge(key, f"{name} of the last training step.", tag_keys=("run",))
+                self._gauges[key].set(value, {"run": self.run})
+
+    def say(self, told: str, style: str = "") -> None:
+        """One line on the screen, with the time since the start."""
+        minutes, seconds = divmod(int(time.monotonic() - self._started), 60)
+        say(self.console, Text.assemble((f"{minutes:3d}:{seconds:02d}", "dim"), " ", text(told, style)))
+
+    def warn(self, told: str) -> None:
+        """A line that asks for attention."""
+        self.say(told, "yellow")
+
+
+def eta(done: int, total: int, seconds_each: float) -> str:
+    """Time that the remaining steps will take at the pace of the last ones, as m:ss."""
+    minutes, seconds = divmod(int((total - done) * seconds_each), 60)
+    return f"{minutes}:{seconds:02d}"

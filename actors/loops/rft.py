@@ -1,0 +1,301 @@
+"""Rejective fine-tuning: sample with and without a hint, reject, tune on what is kept, round after round. Start at the top."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections import Counter
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from rich.console import Console
+from transformers import AutoTokenizer
+
+from actors.cluster.groups import Learners
+from actors.cluster.session import ray_session
+from actors.loops.judge import Judge, running_judge, write_rows
+from actors.loops.progress import Watch, eta
+from rlsys.algorithms.rejection import judged_rows, table_rows, write_sampled
+from rlsys.config import schema as settings
+from rlsys.config.checks import refuse_contradictions
+from rlsys.config.schema import Config, ConfigError
+from rlsys.data.accounts import TOO_LONG
+from rlsys.data.batches import heldout_rows, learner_row
+from rlsys.data.instructions import instruction_rows
+from rlsys.data.mixtures import data_report, open_mixture, without_files
+from rlsys.data.trajectories import LEARNER
+from rlsys.evaluation import heldout
+from rlsys.io.metrics import MetricsLog
+from rlsys.io.resumable import ResumableRows
+from rlsys.io.run_folder import RunFolder, find_model, saved_alike
+from rlsys.judging.requests import Ask, Question, ask, questions
+from rlsys.prompts.rendering import Prompter
+from rlsys.reporting.summary import summary_table
+from rlsys.system.terminal import say, stderr
+
+
+def rejective_fine_tuning(config: Config, console: Console | None = None) -> dict[str, Any]:
+    """Run (or resume) all rounds; returns what summary.json holds.
+
+    Raises:
+        rlsys.config.schema.ConfigError, rlsys.data.readers.DataError: something in the config or the data cannot be used.
+        ActorFailed: a remote part failed, died or did not answer in time.
+    """
+    console = console or stderr()
+    refuse_contradictions(config, "rft")
+    with RunFolder(config) as folder:
+        summary = folder.read_json("summary.json")
+        if summary is None:
+            with ray_session(config.run), Watch(console, folder.path.name) as watch:
+                job = RftJob(config, folder, watch)
+                for number in range(1, config.rft.rounds + 1):
+                    job.round(number)
+                job.finish()
+            summary = job.summary()
+            folder.write_json("summary.json", summary)
+        console.print(summary_table(summary))
+        say(console, f"run folder: {folder.path}, the model in model/, what was sampled in trajectories/")
+        return summary
+
+
+class RftJob:
+    """One run's rounds. What a round leaves in RUN/round_N: samples.jsonl, model/, optimizer/; its table is in RUN/trajectories."""
+
+    def __init__(self, config: Config, folder: RunFolder, watch: Watch):
+        self.config, self.folder, self.watch = config, folder, watch
+        base = find_model(config.model.path)
+        self.tokenizer = AutoTokenizer.from_pretrained(base)
+        self.prompter = Prompter.of(self.tokenizer, config.prompt)
+        self.model = base
+        self.source = open_mixture(config.data, "train", config.seed)
+        self.heldout_source = open_mixture(config.data, "heldout", config.seed)
+        drawn = heldout_rows(self.heldout_source, self.prompter, config.data.heldout_rows, config.prompt.max_tokens)
+        self.heldout = [(each.record, each.order) for each in drawn]
+        for part in self.heldout_source.parts:
+            watch.say(f"held-out rows: {part.name}, {part.account}")
+
+    def round(self, number: int) -> None:
+        """Sample with the model of the round before, reject, tune, save."""
+        place = self.folder.path / f"round_{number}"
+        if not (place / "model").is_dir():
+            table = self._table(number)
+            if not table.exists():
+                self._sample(number, place)
+                with self.watch.phase("reject"):
+                    self._reject(number, place, table)
+            self._tune(number, table, place)
+        self.model = str(place / "model")
+
+    # --- sampling ------------------------------------------------------------------------------------------------
+
+    def _table(self, number: int) -> Path:
+        return self.folder.path / "trajectories" / f"rft_round_{number}.parquet"
+
+    def _asks(self, number: int) -> Iterator[Ask]:
+        """Those of a round, the same whenever it is begun again: each row without a hint, then with one."""
+        rft, seed = self.config.rft, self.config.seed
+        self.source = self.source.fresh()
+        drawn = 0
+        while drawn < number * rft.rows:
+            for record in self.source.take(min(256, number * rft.rows - drawn)):
+                drawn += 1
+                if drawn <= (number - 1) * rft.rows:
+                    continue
+                if rft.non_hinted:
+                    yield ask(record, rft.samples, "rft", seed, number)
+                if rft.hinted:
+                    yield ask(record, 1, "rft hinted", seed, number, hinted=True)
+
+    def _judge_config(self) -> Config:
+        return self.config.model_copy(update={"model": self.config.model.model_copy(update={"path": self.model})})
+
+    def _sample(self, number: int, place: Path) -> None:
+        rft = self.config.rft
+        total = rft.rows * (rft.non_hinted + rft.hinted)
+        evaluated = number > 1 or self.folder.heldout_path("base").exists()
+        with ResumableRows(place / "samples.jsonl", {"round": number, "rows": rft.rows}) as file:
+            if file.complete and evaluated:
+                return
+            with running_judge(self._judge_config(), self.watch.console, logs=self.folder.logs) as judge:
+                if not evaluated:
+                    self._evaluate(judge, "base")
+                if not file.complete:
+                    title = f"round {number}: sampling"
+                    with self.watch.phase("sample", f"{title} {rft.rows} rows"):
+                        write_rows(file, total, self._asks(number), judge.rows(rft.temperature), self.watch.console, title)
+
+    def _evaluate(self, judge: Judge, stage: str) -> None:
+        """Greedy on the held-out rows, in the same orders as in `rlsys train`."""
+        asks = [Ask(record, [order], [0]) for record, order in self.heldout]
+        reading = self.prompter.reading
+        with self.watch.phase("evaluate", f"scoring {len(asks)} held-out rows ({stage})"):
+            answers = enumerate(judge.answer(asks, 0.0))
+            rows = (row for group, answer in answers for row in table_rows(answer, 0, group, reading))
+            write_sampled(self.folder.heldout_path(stage), rows, reading)
+        self.watch.say(heldout.sentence(stage, heldout.summarise(pq.read_table(self.folder.heldout_path(stage)))))
+
+    # --- rejection -----------------------------------------------------------------------------------------------
+
+    def _reject(self, number: int, place: Path, table: Path) -> None:
+        """Write the table of all that was sampled: each sample, and why it was kept or not."""
+        asked = questions(self._asks(number), self.prompter, self.config.prompt.max_tokens)
+        per_row = self.config.rft.non_hinted + self.config.rft.hinted
+        unasked: Counter[int] = Counter()
+        sources: dict[int, str] = {}
+
+        def noted() -> Iterator[Question]:
+            for place, question in enumerate(asked):
+                if question.skipped:
+                    unasked[place // per_row] += 1
+                    sources[place // per_row] = question.ask.record.source
+                yield question
+
+        with ResumableRows(place / "samples.jsonl", {"round": number, "rows": self.config.rft.rows}) as file:
+            reading = self.prompter.reading
+            counts = write_sampled(table, judged_rows(noted(), file.rows(), number, per_row, reading), reading)
+        self._account(number, [sources[row] for row, times in unasked.items() if times == per_row])
+        told = ", ".join(f"{why} {count:,}" for why, count in sorted(counts.items(), key=lambda item: -item[1]))
+        self.watch.say(f"round {number}: {sum(counts.values()):,} samples: {told}")
+
+    def _account(self, number: int, too_long: list[str]) -> None:
+        """Tell what became of all rows drawn so far, after a whole pass over the asks of this round.
+
+        Args:
+            too_long: the source of each row of this round that could not be asked about at all.
+        """
+        before = (self.folder.read_json("data_report.json") or {}).get("too_long", {}) if number > 1 else {}
+        for name, count in Counter(self.source.part_of(source).name for source in too_long).items():
+            before[name] = before.get(name, 0) + count
+        for part in self.source.parts:
+            part.account.used -= before.get(part.name, 0)
+            part.account.aside[TOO_LONG] += before.get(part.name, 0)
+            self.watch.say(f"rows so far: {part.name}, {part.account}")
+        self.folder.write_json("data_report.json", data_report(self.source, self.heldout_source) | {"too_long": before})
+
+    # --- tuning --------------------------------------------------------------------------------------------------
+
+    def _tune(self, number: int, table: Path, place: Path) -> None:
+        config, rft = self.config, self.config.rft
+        rows = self._learner_rows(number, table)
+        batches = _batches(rows.num_rows, rft.batch_rows, rft.epochs, config.seed, number)
+        longest = config.prompt.max_tokens + config.rollout.max_tokens
+        learners = Learners(config, self.model, self.folder.logs, rl=settings.Rl(beta=0.0), longest=longest)
+        try:
+            with self.watch.phase("tune", "starting learners"):
+                learners.start()
+                done = self._resume(learners, number)
+            log = MetricsLog(self.folder.path, done)
+            began, first = time.monotonic(), done
+            for step in range(done + 1, len(batches) + 1):
+                with self.watch.phase("tune", f"round {number}: batch {step} of {len(batches)}"):
+                    batch = rows.take(np.sort(batches[step - 1])).combine_chunks().to_batches()[0]
+                    metrics = learners.learn("train_sft", batch)
+                log.write(step, {"round": number, **metrics})
+                pace = (time.monotonic() - began) / (step - first)
+                if step % max(1, len(batches) // 10) == 0 or step == len(batches):
+                    self.watch.say(
+                        f"round {number}, batch {step}/{len(batches)}: {metrics['nll']:.3f} nats/token, ETA {eta(step, len(batches), pace)}"
+                    )
+                if config.checkpoint.every and step % config.checkpoint.every == 0 and step < len(batches):
+                    with self.watch.phase("checkpoint"):
+                        learners.learn("save", str(self.folder.begin_checkpoint(step)))
+                        self.folder.commit_checkpoint(step, {"round": number, "batch": step}, keep=1)
+            log.close()
+            with self.watch.phase("checkpoint", "saving the model"):
+                learners.learn("save", str(place))
+        finally:
+            learners.close()
+
+    def _resume(self, learners: Learners, number: int) -> int:
+        """Batches of this round that a checkpoint holds already."""
+        rft = self.config.rft
+        found = self.folder.latest_state()
+        if found is not None and found[1]["round"] == number:
+            learners.learn("load", str(found[0]))
+            self.watch.say(f"resumed after batch {found[1]['batch']} of round {number}")
+            return found[1]["batch"]
+        if saved_alike(Path(self.model).parent, self.config.learner, self.config.model.dtype):
+            learners.learn("load", str(Path(self.model).parent))
+        learners.learn("start_stage", rft.lr, self.config.learner.warmup_steps)
+        return 0
+
+    def _learner_rows(self, number: int, table: Path) -> pa.Table:
+        """LEARNER rows of what was kept, without hints, and of the instruction data; a group is a prompt."""
+        rft = self.config.rft
+        kept = pq.read_table(table, columns=["group", "order", "text", "kept", "hinted"], filters=pc.field("kept"))
+        if not kept.num_rows:
+            raise ConfigError(
+                f"round {number}: none of the samples was right where others of its row were wrong, so there is nothing to learn from; "
+                f"{table} says why each was rejected. Sample more rows (rft.rows), or start from a model that can write the form."
+            )
+        # By number, not by id: a file that is not read in its order may hold an id twice.
+        per_row = rft.non_hinted + rft.hinted
+        records = [one.record for one in islice(self._asks(number), 0, None, per_row)]
+        groups: dict[tuple[int, tuple[int, ...]], int] = {}
+        parts, portion = [], []
+        for each in kept.to_pylist():
+            key = each["group"], tuple(each["order"])
+            group = groups.setdefault(key, len(groups))
+            prompt = self.prompter.tokens(records[each["group"]], each["order"])
+            portion.append(learner_row(group, prompt, self.prompter.chat, each["text"]))
+            if len(portion) == 4096:
+                parts.append(pa.Table.from_pylist(portion, schema=LEARNER))
+                portion = []
+        if rft.instruction_data is not None:
+            count = round(kept.num_rows * rft.instruction_share / (1 - rft.instruction_share))
+            longest = self.config.prompt.max_tokens + self.config.rollout.max_tokens
+            chat = self.prompter.chat
+            extra, aside = instruction_rows(rft.instruction_data, count, chat, self.config.data, self.config.seed, longest)
+            portion += [{**row, "group": len(groups) + i} for i, row in enumerate(extra)]
+            told = ", ".join(f"{found:,} {name.replace('_', ' ')}" for name, found in aside.items() if found)
+            told = f", set aside {told}" if told else ""
+            self.watch.say(f"round {number}: {kept.num_rows:,} trajectories, {len(extra):,} rows of instruction data{told}")
+        parts.append(pa.Table.from_pylist(portion, schema=LEARNER))
+        return pa.concat_tables(parts).combine_chunks().sort_by("group")
+
+    # --- the end -------------------------------------------------------------------------------------------------
+
+    def finish(self) -> None:
+        """Evaluate the last model, and give it its place."""
+        if not self.folder.heldout_path("rft").exists():
+            with running_judge(self._judge_config(), self.watch.console, logs=self.folder.logs) as judge:
+                self._evaluate(judge, "rft")
+        for name in ("model", "optimizer"):
+            source = Path(self.model).parent / name
+            if source.is_dir() and not (self.folder.path / name).exists():
+                os.replace(source, self.folder.path / name)
+
+    def summary(self) -> dict[str, Any]:
+        """What summary.json holds."""
+        tables = {stage: pq.read_table(self.folder.heldout_path(stage)) for stage in ("base", "rft")}
+        rounds = []
+        for number in range(1, self.config.rft.rounds + 1):
+            sampled = pq.read_table(self._table(number), columns=["why", "hinted", "kept"])
+            by_kind = {}
+            for kind, flag in (("non_hinted", False), ("hinted", True)):
+                whys = sampled.filter(pc.equal(sampled["hinted"], flag))["why"].to_pylist()
+                by_kind[kind] = dict(Counter(whys))
+            rounds.append({"samples": sampled.num_rows, "kept": pc.sum(sampled["kept"]).as_py(), **by_kind})
+        return {
+            "heldout": {stage: heldout.summarise(table) for stage, table in tables.items()},
+            "baselines": heldout.baselines([record for record, _ in self.heldout]),
+            "paired": {"rft_minus_base": heldout.paired(tables["rft"], tables["base"])},
+            "rounds": rounds,
+            "rows": without_files(self.folder.read_json("data_report.json")),
+            "seconds": {name: round(seconds, 2) for name, seconds in self.watch.seconds.items()},
+            "model": self.config.model.path,
+            "run_dir": str(self.folder.path),
+        }
+
+
+def _batches(rows: int, size: int, epochs: int, *seed: int) -> list[np.ndarray]:
+    """Row numbers of every optimizer step: each epoch a fresh permutation."""
+    rng = np.random.default_rng(seed)
+    order = [rng.permutation(rows) for _ in range(epochs)]
+    return [one[start : start + size] for one in order for start in range(0, rows, size)]

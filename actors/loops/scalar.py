@@ -1,0 +1,179 @@
+"""Trains a scalar reward model: read, step after step, score the held-out rows, report. Read `train_scalar` first."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import ray
+from rich.console import Console
+
+from actors.cluster.groups import Learners
+from actors.cluster.session import ray_session
+from actors.learner.scalar_learner import ScalarLearner
+from actors.loops.progress import Watch, eta
+from rlsys.config.checks import refuse_contradictions
+from rlsys.config.schema import Config
+from rlsys.data.scalar_data import batches, describe, load_scalar_data
+from rlsys.evaluation import calibration
+from rlsys.io.metrics import MetricsLog
+from rlsys.io.run_folder import RunFolder, find_model, write_parquet
+from rlsys.models.scalar import Group, scalar_batch
+from rlsys.system.terminal import say, stderr
+
+EVENTS = {"bce": "the critique is correct", "bt": "the first response is the better one"}
+"""What sigmoid(score), or of the difference of two, is the probability of."""
+TITLES = {"bce": "Meta reward model on held-out critiques", "bt": "Bradley-Terry reward model on held-out pairs"}
+
+
+def train_scalar(config: Config, console: Console | None = None) -> dict[str, Any]:
+    """Run (or resume) the whole job; returns what report.json holds (docs/meta-rm.md explains it).
+
+    Raises:
+        rlsys.config.schema.ConfigError, rlsys.data.readers.DataError: something in the config or the data cannot be used.
+        ActorFailed: a rank failed, died or did not answer in time.
+    """
+    console = console or stderr()
+    objective = config.meta_rm.objective
+    refuse_contradictions(config, "meta-rm")
+    with RunFolder(config) as folder:
+        report = folder.read_json("report.json")
+        if report is not None:
+            say(console, f"{folder.path} holds this run, complete; choose another run.dir for a new one.")
+        else:
+            with ray_session(config.run), Watch(console, folder.path.name) as watch, ScalarJob(config, folder, watch) as job:
+                job.start()
+                job.train()
+                report = job.report()
+            calibration.plot(report["heldout"], folder.path / "calibration.png", TITLES[objective], EVENTS[objective])
+            folder.write_json("report.json", report)
+        console.print(calibration.table(report["heldout"], TITLES[objective]))
+        say(console, f"run folder: {folder.path}, the model in model/, the picture in calibration.png")
+        return report
+
+
+class ScalarJob:
+    """One run's ranks, data and clocks."""
+
+    def __init__(self, config: Config, folder: RunFolder, watch: Watch):
+        self.config, self.settings, self.folder, self.watch = config, config.meta_rm, folder, watch
+        self.cluster: Learners | None = None
+        self.log: MetricsLog | None = None
+        self.step = 0
+
+    def __enter__(self) -> ScalarJob:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.log is not None:
+            self.log.close()
+        if self.cluster is not None:
+            self.cluster.close()
+
+    def start(self) -> None:
+        """Model, data, ranks; and, where the folder holds an unfinished run, its latest state."""
+        config = self.config
+        with self.watch.phase("start", "preparing model and data"):
+            base = find_model(config.model.path)
+            from transformers import AutoTokenizer
+
+            self.data = load_scalar_data(config, AutoTokenizer.from_pretrained(base))
+            self.steps = batches(self.data.train, self.settings.batch_texts, self.settings.epochs, config.seed)
+        for name, groups in (("train", self.data.train), ("held-out", self.data.heldout)):
+            told = describe(groups)
+            self.watch.say(f"{name}: {told['texts']:,} texts of {told['rows']:,} rows, {told['positive']:.1%} with label 1")
+        self.watch.say("what was read: " + ", ".join(f"{name} {count:,}" for name, count in self.data.account.items()))
+        with self.watch.phase("start", "starting learners"):
+            asked = {"objective": config.meta_rm.objective, "longest": config.meta_rm.max_tokens}
+            self.cluster = Learners(config, base, self.folder.logs, ScalarLearner, **asked)
+            self.folder.write_json("actors.json", self.cluster.start())
+            self.cluster.learn("start_stage", self.settings.lr, config.learner.warmup_steps)
+            self.cluster.learn("decay_over", len(self.steps))
+        resume = self.folder.latest_state()
+        if resume is not None:
+            path, state = resume
+            self.cluster.learn("load", str(path))
+            self.step = state["step"]
+            for name, seconds in state["seconds"].items():
+                self.watch.seconds[name] += seconds
+            self.watch.say(f"resumed after step {self.step} from {path}")
+        self.log = MetricsLog(self.folder.path, self.step)
+
+    def train(self) -> None:
+        """All steps that are left."""
+        total, first, began = len(self.steps), self.step, time.monotonic()
+        while self.step < total:
+            self.step += 1
+            groups = [self.data.train[i] for i in self.steps[self.step - 1]]
+            with self.watch.phase("train", f"step {self.step} of {total}"):
+                metrics = self.cluster.learn("train", ray.put(self._batch(groups)))
+            metrics["row_tokens"] = describe(groups)["tokens"]
+            if self.settings.eval_every and self.step % self.settings.eval_every == 0 and self.step < total:
+                heldout = self._judge(self._score())
+                measures = ("auc", "accuracy", "pairwise_accuracy", "log_loss")
+                metrics |= {f"heldout_{name}": heldout[name]["value"] for name in measures if heldout.get(name)}
+            self.log.write(self.step, metrics)
+            self.watch.gauges(metrics)
+            self._say(metrics, total, (time.monotonic() - began) / (self.step - first))
+            self._checkpoint(total)
+
+    def _batch(self, groups: list[Group]) -> pa.RecordBatch:
+        return scalar_batch(groups, None if self.settings.objective == "bt" else self.config.learner.token_budget)
+
+    def _say(self, metrics: dict[str, Any], total: int, pace: float) -> None:
+        judged = "heldout_log_loss" in metrics
+        if not (judged or self.step % max(1, total // 20) == 0 or self.step == total or metrics["skipped"]):
+            return
+        heldout = f" (held-out {metrics['heldout_log_loss']:.3f})" if judged else ""
+        note = f" (update skipped: {metrics['skip_reason']})" if metrics["skipped"] else ""
+        self.watch.say(
+            f"step {self.step}/{total}: loss {metrics['loss']:.3f}{heldout}, accuracy {metrics['accuracy']:.1%}, "
+            f"{metrics['row_tokens'] / pace:.0f} tokens/s, ETA {eta(self.step, total, pace)}{note}"
+        )
+
+    def _checkpoint(self, total: int) -> None:
+        every = self.config.checkpoint.every
+        if self.step < total and every and self.step % every == 0:
+            with self.watch.phase("checkpoint", f"step {self.step}: saving"):
+                self.cluster.learn("save", str(self.folder.begin_checkpoint(self.step)))
+                state = {"step": self.step, "seconds": dict(self.watch.seconds)}
+                self.folder.commit_checkpoint(self.step, state, self.config.checkpoint.keep)
+
+    def _score(self) -> np.ndarray:
+        """Scores of the held-out texts, group after group."""
+        groups, scores = self.data.heldout, []
+        for start in range(0, len(groups), self.settings.batch_texts):
+            part = groups[start : start + self.settings.batch_texts]
+            with self.watch.phase("evaluate", f"scoring held-out rows, {start} of {len(groups)} done"):
+                scores += self.cluster.learn("score", ray.put(self._batch(part)))
+        return np.array(scores)
+
+    def _judge(self, scores: np.ndarray) -> calibration.Report:
+        labels = [label for group in self.data.heldout for label in group.labels]
+        numbers: dict[tuple[str | None, str], int] = {}
+        rows = [numbers.setdefault(group.row, len(numbers)) for group in self.data.heldout for _ in group.texts]
+        judge = calibration.summarise_pairs if self.settings.objective == "bt" else calibration.summarise
+        return judge(scores, labels, rows)
+
+    def report(self) -> dict[str, Any]:
+        """Save the model and the held-out scores; returns what report.json holds."""
+        with self.watch.phase("checkpoint", "saving the model"):
+            self.cluster.learn("save_model", str(self.folder.path / "model"))
+        scores = self._score()
+        heldout = [(group.id, group.source, label) for group in self.data.heldout for label in group.labels]
+        ids, sources, labels = zip(*heldout)
+        columns = {"prompt_id": ids, "source": pa.array(sources, pa.string()), "label": labels, "score": scores}
+        write_parquet(pa.table(columns), self.folder.path / "heldout_scores.parquet")
+        taken = MetricsLog.read(self.folder.path)
+        return {
+            "objective": self.settings.objective,
+            "heldout": self._judge(scores),
+            "data": {"train": describe(self.data.train), "heldout": describe(self.data.heldout), "account": self.data.account},
+            "steps": len(self.steps),
+            "encoded_share": sum(row["encoded_tokens"] for row in taken) / sum(row["row_tokens"] for row in taken),
+            "seconds": {name: round(seconds, 2) for name, seconds in self.watch.seconds.items()},
+            "model": self.config.model.path,
+            "run_dir": str(self.folder.path),
+        }

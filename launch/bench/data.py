@@ -1,0 +1,276 @@
+"""`rlsys bench data`: what a big file of rows costs a run: seconds to the first batch and to later ones, and memory, beside a small file.
+
+A file is measured in a fresh process (`python -m launch.bench.data`), through what a run draws its rows with.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Annotated, Any
+
+import psutil
+import typer
+
+from launch.bench.memory import peak_bytes, resident_bytes
+from launch.console import UserError, report, to_stderr
+from launch.options import AsJson
+from rlsys.system.terminal import Table, text
+
+SMALL_ROWS = 10_000
+BLOCK_ROWS = 20_000
+"""Rows that are generated; a longer file repeats them under new ids, as generating all of them would take minutes."""
+TIE_EVERY = 1000
+"""Of so many rows the last has no unique best, so that rows are set aside here, too."""
+SEED = 0
+FORMATS = ("parquet", "jsonl")
+
+
+class DataBenchFailed(RuntimeError):
+    """The measuring process failed, was late, or drew other rows than it should have."""
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """What a measuring process is asked to do."""
+
+    path: str
+    rows: int
+    batch: int
+    batches: int
+    """Drawn after the first."""
+    check_rows: int
+
+
+def data(
+    rows: Annotated[int, typer.Option(min=TIE_EVERY, help="Rows of the big file.")] = 10_000_000,
+    format: Annotated[str, typer.Option(help="Kind of file: parquet or jsonl.")] = "parquet",
+    row_group: Annotated[int, typer.Option(min=1, help="Rows of a Parquet row group.")] = 1_000_000,
+    batch: Annotated[int, typer.Option(min=1, help="Rows drawn at a time.")] = 32,
+    batches: Annotated[int, typer.Option(min=2, help="Batches drawn after the first.")] = 512,
+    check_rows: Annotated[int, typer.Option(min=1, help="Rows to check as `rlsys data check` does.")] = 200_000,
+    folder: Annotated[Path | None, typer.Option(help="Where the files are made and removed again. Default: the temporary folder.")] = None,
+    timeout: Annotated[float, typer.Option(min=1, help="Longest time for one file, in seconds.")] = 600,
+    as_json: AsJson = False,
+) -> None:
+    """Draw batches in a run's random order from a file of many rows, and from a small one, and print seconds and memory.
+
+    Example: rlsys bench data --rows 10000000
+    """
+    if format not in FORMATS:
+        raise UserError(f"--format {format}: expected {' or '.join(FORMATS)}.")
+
+    def both_files() -> dict[str, Any]:
+        screen, results = to_stderr(), {}
+        with temporary_folder(folder) as place:
+            for size, count in {"small": min(SMALL_ROWS, rows), "large": rows}.items():
+                path = place / f"{size}.{format}"
+                with screen.status(text(f"writing {count:,} rows …")):
+                    began = time.perf_counter()
+                    make_file(path, count, row_group)
+                    made = {"bytes": path.stat().st_size, "make_s": time.perf_counter() - began}
+                with screen.status(text(f"drawing {1 + batches} batches of {batch} from {count:,} rows …")):
+                    results[size] = made | measured(Drawing(str(path), count, batch, batches, check_rows), timeout)
+                path.unlink()
+        return {"work": {"format": format, "row_group": row_group, "batch": batch, "batches": batches}, "files": results}
+
+    report(as_json, both_files, render)
+
+
+@contextmanager
+def temporary_folder(parent: Path | None) -> Iterator[Path]:
+    """A folder that goes away at the end, and also when a job is told to end (SIGTERM).
+
+    The signal's handler removes it and ends the process itself: an exception that it raised while a `__del__` runs would be
+    printed and forgotten, and the job would go on.
+    """
+    with tempfile.TemporaryDirectory(prefix="rlsys-bench-data-", dir=parent) as name:
+
+        def end(number: int, _: FrameType | None) -> None:
+            for child in psutil.Process().children():
+                child.kill()
+                child.wait()
+            shutil.rmtree(name, ignore_errors=True)
+            os._exit(128 + number)
+
+        before = signal.signal(signal.SIGTERM, end)
+        try:
+            yield Path(name)
+        finally:
+            signal.signal(signal.SIGTERM, before)
+
+
+# --- the file --------------------------------------------------------------------------------------------------------
+
+
+def make_file(path: Path, rows: int, row_group: int) -> None:
+    """Write `rows` generated tasks, those after `BLOCK_ROWS` repeated; row i has the id `row-i`.
+
+    Raises:
+        UserError: the disk has no room for them.
+    """
+    from rlsys.data.tasks import generate
+
+    block = [record.to_json() for record in generate("train", min(rows, BLOCK_ROWS), SEED, responses=(2, 4))]
+    for row in block[TIE_EVERY - 1 :: TIE_EVERY]:
+        row["rewards"] = [0.0] * len(row["rewards"])
+    need, free = rows * sum(len(json.dumps(row)) for row in block) // len(block), shutil.disk_usage(path.parent).free
+    if need > free:
+        raise UserError(f"{path.parent} has {free / 1e9:.1f} GB free, {rows:,} rows may need {need / 1e9:.1f}: give another --folder.")
+    (_write_parquet if path.suffix == ".parquet" else _write_jsonl)(path, block, rows, row_group)
+
+
+def _write_parquet(path: Path, block: list[dict[str, Any]], rows: int, row_group: int) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    from launch.commands.data import record_schema
+
+    table = pa.Table.from_pylist(block, schema=record_schema())
+    # In a dictionary, a block that repeats would take no room.
+    with pq.ParquetWriter(path, table.schema, use_dictionary=False) as writer:
+        for start in range(0, rows, row_group):
+            numbers = range(start, min(start + row_group, rows))
+            first, length = start % len(table), len(numbers)
+            group = pa.concat_tables([table] * (1 + (first + length) // len(table))).slice(first, length)
+            writer.write_table(group.set_column(0, "id", pa.array([f"row-{i}" for i in numbers])), row_group_size=row_group)
+
+
+def _write_jsonl(path: Path, block: list[dict[str, Any]], rows: int, row_group: int) -> None:
+    ends = [json.dumps({key: value for key, value in row.items() if key != "id"})[1:] + "\n" for row in block]
+    with path.open("w") as file:
+        file.writelines(f'{{"id": "row-{i}", {ends[i % len(ends)]}' for i in range(rows))
+
+
+# --- a measuring process ---------------------------------------------------------------------------------------------
+
+
+def measured(drawing: Drawing, timeout_s: float) -> dict[str, Any]:
+    """What `measure` finds in a fresh process.
+
+    Raises:
+        DataBenchFailed: it failed, or did not end within `timeout_s` seconds.
+    """
+    command = [sys.executable, "-m", "launch.bench.data", json.dumps(asdict(drawing))]
+    try:
+        result = subprocess.run(command, capture_output=True, text=True, timeout=timeout_s)
+    except subprocess.TimeoutExpired:
+        raise DataBenchFailed(f"{drawing.path}: not measured within {timeout_s:.0f} s; give it longer with --timeout.") from None
+    if result.returncode != 0:
+        raise DataBenchFailed(f"{drawing.path}: measuring failed with exit status {result.returncode}:\n{result.stderr[-3000:]}")
+    return json.loads(result.stdout)
+
+
+def measure(drawing: Drawing) -> dict[str, Any]:
+    """Open the file, draw, check some rows, and read it once plainly. Times in seconds, memory in bytes."""
+    from rlsys import readers  # noqa: F401  # so that its import is part of the memory at the start
+    from rlsys.config.schema import Data
+    from rlsys.data.datasets import draw_records, open_rows
+    from rlsys.data.sampler import Sampler
+
+    path = Path(drawing.path)
+    memory, seconds, drawn = {"start": resident_bytes()}, [], []
+
+    began = time.perf_counter()
+    rows = open_rows(path, Data(format="rlsys"), SEED)
+    opened = time.perf_counter() - began
+    memory["open"] = resident_bytes()
+
+    sampler = Sampler(len(rows), SEED)
+    for number in range(1 + drawing.batches):
+        began = time.perf_counter()
+        records = draw_records(rows, sampler, drawing.batch)
+        seconds.append(time.perf_counter() - began)
+        drawn += [record.id for _, record in records]
+        if number in (0, drawing.batches // 2, drawing.batches):
+            memory[f"batch {number + 1}"] = resident_bytes()
+    memory["peak"] = peak_bytes()
+
+    looked_at = sampler.epoch * sampler.size + sampler.position
+    order = Sampler(drawing.rows, SEED).next(looked_at)
+    if drawn != [f"row-{i}" for i in order if (i % BLOCK_ROWS) % TIE_EVERY != TIE_EVERY - 1]:
+        raise DataBenchFailed(f"{path}: the rows drawn are not those of the seed's order.")
+
+    plain = _plain_pass(path)
+    return {
+        "rows": len(rows),
+        "seconds": {
+            "open": opened,
+            "first batch": seconds[0],
+            "later batches, median": statistics.median(seconds[1:]),
+            "later batches, mean": statistics.fmean(seconds[1:]),
+            "later batches, longest": max(seconds[1:]),
+            "one plain pass": plain,
+        },
+        "open_and_first_batch_in_plain_passes": (opened + seconds[0]) / plain,
+        "memory": memory,
+        "drawn": len(drawn),
+        "set_aside": looked_at - len(drawn),
+        "check": _check(path, drawing.check_rows),
+    }
+
+
+def _plain_pass(path: Path) -> float:
+    """Seconds to read the whole file and do nothing with it: the floor, on this machine, of whatever has to see all rows."""
+    began = time.perf_counter()
+    if path.suffix == ".parquet":
+        import pyarrow.parquet as pq
+
+        for _ in pq.ParquetFile(path, pre_buffer=False, buffer_size=1 << 16).iter_batches(use_threads=False):
+            pass
+    else:
+        with path.open("rb") as file:
+            for _ in file:
+                pass
+    return time.perf_counter() - began
+
+
+def _check(path: Path, limit: int) -> dict[str, float]:
+    """Read and check the first `limit` rows in their order, as `rlsys data check` does."""
+    from rlsys.data.readers import Report, read
+
+    report = Report()
+    began = time.perf_counter()
+    for _ in read(path, "rlsys", report=report):
+        if report.rows >= limit:
+            break
+    return {"rows": report.rows, "rows_per_s": report.rows / (time.perf_counter() - began)}
+
+
+# --- figures ---------------------------------------------------------------------------------------------------------
+
+
+def render(document: dict[str, Any]) -> Table:
+    """The document as a table, one column a file."""
+    work, files = document["work"], list(document["files"].values())
+    groups = f", row groups of {work['row_group']:,}" if work["format"] == "parquet" else ""
+    table = Table(title=f"Batches of {work['batch']} drawn at random from {work['format']}{groups}")
+    table.add_column("", no_wrap=True)
+    for file in files:
+        table.add_column(f"{file['rows']:,} rows\n{file['bytes'] / 1e6:,.0f} MB", justify="right")
+    for name in files[0]["seconds"]:
+        table.add_row(f"seconds: {name}", *(f"{file['seconds'][name]:.4f}" for file in files))
+    table.add_row("open and first batch, in plain passes", *(f"{file['open_and_first_batch_in_plain_passes']:.2f}" for file in files))
+    table.add_section()
+    for name in files[0]["memory"]:
+        table.add_row(f"memory, MB: {name}", *(f"{file['memory'][name] / 1e6:,.0f}" for file in files))
+    table.add_section()
+    table.add_row("rows drawn, rows set aside", *(f"{file['drawn']:,}, {file['set_aside']:,}" for file in files))
+    table.add_row("rows checked per second", *(f"{file['check']['rows_per_s']:,.0f}" for file in files))
+    return table
+
+
+if __name__ == "__main__":
+    print(json.dumps(measure(Drawing(**json.loads(sys.argv[1])))))

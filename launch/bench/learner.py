@@ -1,0 +1,229 @@
+"""`rlsys bench learner`: one GRPO update by the learner alone, packed beside unpacked, against the machine's rate of matrix products."""
+
+from __future__ import annotations
+
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from typing import Annotated, Any
+
+import typer
+from rich.text import Text
+
+from launch.bench.memory import peak_bytes, resident_bytes
+from launch.bench.work import (
+    TRAIN_PARTS,
+    Cores,
+    Model,
+    OutputTokens,
+    Overrides,
+    Prompts,
+    Samples,
+    Timeout,
+    Work,
+    choose_cores,
+    local_ray,
+    meta_model,
+    run_child,
+    run_config,
+    shape_text,
+)
+from launch.console import report, to_stderr
+from launch.options import AsJson
+from rlsys.system.terminal import Table
+
+
+def learner(
+    overrides: Overrides = None,
+    prompts: Prompts = 2,
+    samples: Samples = 8,
+    prompt_tokens: Annotated[int, typer.Option(min=1, help="Length of every prompt, in tokens.")] = 337,
+    output_tokens: OutputTokens = 96,
+    cores: Cores = 1,
+    model: Model = "models/smollm2-135m-instruct",
+    repeats: Annotated[int, typer.Option(min=1, help="Updates that count, after a first one that warms up.")] = 3,
+    unpacked: Annotated[bool, typer.Option(help="Measure the plain padded form, too.")] = True,
+    timeout: Timeout = 900,
+    as_json: AsJson = False,
+) -> None:
+    """Time the learner on random tokens: reference, forward and backward pass, optimizer; samples per second and share of the ceiling.
+
+    The ceiling is the rate of a large matrix product in the run's dtype, measured in the same processes, on all ranks at once.
+    Useful operations are those of one reference pass (unless rl.beta is 0) and three times a forward pass, each distinct token once.
+
+    Example: rlsys bench learner --cores 2 learner.ranks=2
+    """
+    from launch.bench.app import run_system
+
+    work = Work(prompts, samples, prompt_tokens, output_tokens, choose_cores(cores), repeats, overrides or [], model)
+    run_config(work)
+
+    forms = {"packed": "true", "unpacked": "false"} if unpacked else {"packed": "true"}
+
+    def all_forms() -> dict[str, Any]:
+        results = {}
+        for form, packing in forms.items():
+            one = replace(work, overrides=[*work.overrides, f"learner.packing={packing}"])
+            results[form] = run_system(f"learner, {form}", "launch.bench.learner", one, timeout, to_stderr())
+        return summarise(work, results)
+
+    report(as_json, all_forms, render)
+
+
+def measure(work: Work) -> dict[str, Any]:
+    """Updates on a local Ray of its own: seconds of each, operations they need, the ceiling, and memory."""
+    import torch
+
+    from launch.bench.ceilings import matmul_flops
+    from rlsys.models.flops import TRAINING, forward_flops, shape_of
+    from rlsys.models.loading import ensure_model
+    from rlsys.models.packing import plan
+
+    config = run_config(work)
+    model = ensure_model(config.model.path)
+    batches = [random_batch(work, model, number) for number in range(work.steps)]
+    dtype = getattr(torch, config.model.dtype)
+    with local_ray(len(work.cores)), tempfile.TemporaryDirectory(prefix="rlsys-bench-") as folder:
+        actors = start_learners(config, model, len(work.cores), folder)
+        actors.learn("snapshot_reference")
+        actors.learn("start_stage", config.learner.lr, config.learner.warmup_steps)
+        before = sum(on_every_rank(actors, resident_bytes))
+        steps = []
+        for batch in batches:
+            began = time.perf_counter()
+            metrics = actors.learn("train_grpo", batch, config.rollout.temperature)["metrics"]
+            seconds = {"whole": time.perf_counter() - began}
+            seconds |= {name: metrics.get(f"seconds/learner_{name}", 0.0) for name in TRAIN_PARTS}
+            if metrics["skipped"]:
+                raise RuntimeError(f"an update was skipped ({metrics['skip_reason']}): its figures would mean nothing.")
+            steps.append({"seconds": seconds, "encoded_tokens": metrics["encoded_tokens"], "grad_norm": metrics["grad_norm"]})
+        peak = sum(on_every_rank(actors, peak_bytes))
+
+        def ceiling(_: Any) -> float:
+            return matmul_flops(dtype)
+
+        ceilings = on_every_rank(actors, ceiling)
+    shape = shape_of(meta_model(model))
+    useful = sum(forward_flops(shape, share) for share in plan(batches[0], 1, 2**60))
+    return {
+        "settings": {
+            "dtype": config.model.dtype,
+            "ranks": config.learner.ranks,
+            "zero_stage": config.learner.zero_stage,
+            "packing": config.learner.packing,
+            "layers": config.learner.layers,
+            "token_budget": config.learner.token_budget,
+            "beta": config.rl.beta,
+        },
+        "steps": steps,
+        "useful_flops": useful * (TRAINING + (config.rl.beta > 0)),
+        "ceiling_flops_per_s": sum(ceilings),
+        "resident_bytes_before": before,
+        "peak_bytes": peak,
+    }
+
+
+def start_learners(config: Any, model: str, cores: int, folder: str) -> Any:
+    """A run's learner ranks, ready to train, and no other actors."""
+    import ray
+
+    from actors.cluster.calls import Actors
+    from actors.cluster.waiting import wait
+    from actors.learner.learner import LearnerActor
+
+    ranks = config.learner.ranks
+    # Several ranks on too few cores share them.
+    actor = ray.remote(LearnerActor).options(num_cpus=min(1.0, cores / ranks))
+    threads = config.learner.cpus or max(1, cores // ranks)
+    common = (model, config.learner, config.rl, config.model.dtype, config.seed, folder, threads)
+    learners = [actor.remote(rank, ranks, *common) for rank in range(ranks)]
+    actors = Actors([], learners, None, config.run.actor_timeout_s, 1)
+    wait(actors.join_learners(), actors.timeout_s)
+    return actors
+
+
+def on_every_rank(actors: Any, function: Callable[[Any], float]) -> list[float]:
+    """What `function`, called with the rank's actor in its process, returns there."""
+    from actors.cluster.waiting import Pending, wait
+
+    ranks = zip(actors.learners, actors.learner_names, strict=True)
+    return wait([Pending(actor.__ray_call__.remote(function), name, function.__name__) for actor, name in ranks], actors.timeout_s)
+
+
+def random_batch(work: Work, model: str, number: int) -> Any:
+    """LEARNER rows of random tokens in the work's shape, with advantages +1, -1, +1, ..."""
+    import numpy as np
+    import pyarrow as pa
+    from transformers import AutoConfig
+
+    from rlsys.data.trajectories import LEARNER
+
+    random = np.random.default_rng(number)
+    vocabulary = AutoConfig.from_pretrained(model).get_text_config().vocab_size
+    rows = []
+    for group in range(work.prompts):
+        prompt = random.integers(vocabulary, size=work.prompt_tokens).tolist()
+        for sample in range(work.samples):
+            tokens = random.integers(vocabulary, size=work.output_tokens).tolist()
+            # About what a random token's log-probability is, so that importance weights stay near one.
+            logprobs = [-10.0] * work.output_tokens
+            advantage = 1.0 - 2.0 * (sample % 2)
+            rows.append({"group": group, "prompt_tokens": prompt, "tokens": tokens, "rollout_logprobs": logprobs, "advantage": advantage})
+    return pa.RecordBatch.from_pylist(rows, schema=LEARNER)
+
+
+def summarise(work: Work, results: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """The document that --json prints. Medians are of the updates after the first."""
+    forms = {}
+    for form, result in results.items():
+        counted = [step["seconds"] for step in result["steps"][1:]]
+        median = {name: statistics.median(seconds[name] for seconds in counted) for name in counted[0]}
+        rate = result["useful_flops"] / median["whole"]
+        forms[form] = {
+            **result,
+            "first": result["steps"][0]["seconds"],
+            "median": median,
+            "samples_per_s": work.sequences / median["whole"],
+            "encoded_tokens": result["steps"][-1]["encoded_tokens"],
+            "useful_flops_per_s": rate,
+            "share_of_ceiling": rate / result["ceiling_flops_per_s"],
+        }
+    document = {"work": asdict(work), "forms": forms}
+    if "unpacked" in forms:
+        document["times_as_fast_as_unpacked"] = forms["unpacked"]["median"]["whole"] / forms["packed"]["median"]["whole"]
+    return document
+
+
+def render(document: dict[str, Any]) -> Table:
+    """Seconds by part, and what they come to."""
+    forms = document["forms"]
+    ratio = document.get("times_as_fast_as_unpacked")
+    table = Table(
+        title=f"One update of the learner: {shape_text(document['work'])}",
+        caption="Seconds: the first update, then the median of the others." + (f" Packed is {ratio:.1f} times as fast." if ratio else ""),
+    )
+    table.add_column("", no_wrap=True)
+    for form in forms:
+        table.add_column(f"{form}\nfirst", justify="right")
+        table.add_column(f"{form}\nmedian", justify="right")
+    for part in (*TRAIN_PARTS, "whole"):
+        cells = [f"{result[column][part]:.2f}" for result in forms.values() for column in ("first", "median")]
+        table.add_row(part if part != "whole" else Text("whole update", "bold"), *cells, end_section=part in (TRAIN_PARTS[-1], "whole"))
+    rows = {
+        "samples per second": lambda r: f"{r['samples_per_s']:.2f}",
+        "tokens encoded": lambda r: f"{r['encoded_tokens']:,.0f}",
+        "useful operations, GFLOP/s": lambda r: f"{r['useful_flops_per_s'] / 1e9:.0f}",
+        "matrix products here, GFLOP/s": lambda r: f"{r['ceiling_flops_per_s'] / 1e9:.0f}",
+        "share of that": lambda r: Text(f"{r['share_of_ceiling']:.0%}", "bold"),
+        "memory before, GiB": lambda r: f"{r['resident_bytes_before'] / 2**30:.2f}",
+        "memory at most, GiB": lambda r: f"{r['peak_bytes'] / 2**30:.2f}",
+    }
+    for name, cell in rows.items():
+        table.add_row(name, *[text for result in forms.values() for text in ("", cell(result))])
+    return table
+
+
+if __name__ == "__main__":
+    run_child(measure)

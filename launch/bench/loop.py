@@ -1,0 +1,117 @@
+"""The real loop on stand-ins for engines and learner (`launch.bench.stand_ins`), for simulations of time, bytes and memory.
+
+Ray, the loop (`actors.loops.rl`), its calls (`actors.cluster.calls`), the reward actor and the run's folder are real. Nothing is learnt.
+"""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import ray
+
+from actors.cluster.calls import Actors
+from actors.cluster.waiting import Pending, wait
+from actors.loops.progress import Watch
+from actors.loops.rl import Batch, Job
+from actors.reward import RewardActor
+from launch.bench.memory import resident_bytes
+from launch.bench.stand_ins import EngineStandIn, LearnerStandIn, travelling_bytes
+from rlsys.config.files import load_config
+from rlsys.config.schema import Config
+from rlsys.io.metrics import MetricsLog
+from rlsys.io.run_folder import RunFolder
+from rlsys.system.terminal import silent
+
+
+class StandIns(Actors):
+    """`engines` engines in `processes` processes, one learner, and the real reward actor."""
+
+    def __init__(self, engines: int, processes: int, timeout_s: float = 120.0):
+        host = ray.remote(num_cpus=0, max_concurrency=1000)(EngineStandIn)
+        self.hosts = [host.remote(seed) for seed in range(processes)]
+        learner = ray.remote(num_cpus=0)(LearnerStandIn).remote(self.hosts)
+        reward = ray.remote(num_cpus=0)(RewardActor).remote("reward")
+        self.group_bytes = 0
+        self.processes = [f"engine process {seed}" for seed in range(processes)]
+        super().__init__([self.hosts[i % processes] for i in range(engines)], [learner], reward, timeout_s, max_num_seqs=128)
+
+    def start(self) -> None:
+        """Returns when all processes answer."""
+        wait([Pending(self.reward.ready.remote(), "reward", "ready"), *self._travelled()], self.timeout_s)
+
+    def set_seconds(self, generate_s: float, train_s: float, send_s: float) -> None:
+        """How long the stand-ins take from now on."""
+        self.learn("set_seconds", train_s, send_s)
+        wait(
+            [Pending(host.set_seconds.remote(generate_s), name, "set_seconds") for host, name in zip(self.hosts, self.processes)],
+            self.timeout_s,
+        )
+
+    def judge(self, key: str, step: int, groups: pa.RecordBatch, *rest: Any, **handed_over: Any) -> dict[str, Any]:
+        self.group_bytes += travelling_bytes(groups)
+        return super().judge(key, step, groups, *rest, **handed_over)
+
+    def travelled(self) -> dict[str, int]:
+        """Bytes put into the object store so far, by what they were."""
+        total = {"groups": self.group_bytes}
+        for one in wait(self._travelled(), self.timeout_s):
+            total |= {name: total.get(name, 0) + count for name, count in one.items()}
+        return total
+
+    def _travelled(self) -> list[Pending]:
+        named = zip([*self.hosts, *self.learners], [*self.processes, *self.learner_names], strict=True)
+        return [Pending(actor.travelled.remote(), name, "travelled") for actor, name in named]
+
+    def close(self) -> None:
+        for actor in [*self.hosts, *self.learners, self.reward]:
+            ray.kill(actor)
+
+
+class TimedJob(Job):
+    """The real job on stand-ins; notes after each step how far it is and what the driver and the reward actor have used."""
+
+    def use(self, actors: StandIns) -> None:
+        """What `start` does, with actors that are there already. They are not closed with the job."""
+        self.prepare()
+        self.actors = actors
+        self.cluster = actors
+        self.step, self.notes = 0, []
+        self.log = MetricsLog(self.folder.path)
+
+    def __exit__(self, *error: object) -> None:
+        self.cluster = None
+        super().__exit__(*error)
+
+    def note(self) -> None:
+        """Where the driver stands now."""
+        self.notes.append(
+            {
+                "cpu_s": time.process_time(),
+                "driver_bytes": resident_bytes(),
+                "reward_bytes": self.actors.finish(
+                    Pending(self.actors.reward.__ray_call__.remote(resident_bytes), "reward", "resident_bytes")
+                ),
+            }
+        )
+
+    def _checkpoint(self, batch: Batch) -> None:
+        super()._checkpoint(batch)
+        self.note()
+
+
+def stand_in_config(folder: Path, *overrides: str) -> Config:
+    """A run of generated tasks with two responses each."""
+    given = ["data.responses=[2]", "data.heldout_rows=1", "checkpoint.every=0", "rl.refill=false", f"run.dir={folder / 'run'}"]
+    return load_config(None, [*given, *overrides])
+
+
+def reinforce(config: Config, actors: StandIns) -> tuple[list[dict[str, float]], list[dict[str, Any]]]:
+    """Run the loop from its first to its last step; returns notes (before the first step, and after each), and the steps' metrics."""
+    with RunFolder(config) as folder, Watch(silent(), "bench") as watch, TimedJob(config, folder, watch) as job:
+        job.use(actors)
+        job.note()
+        job.reinforce()
+        return job.notes, MetricsLog.read(folder.path)

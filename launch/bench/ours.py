@@ -1,0 +1,175 @@
+"""Our system at work for `rlsys bench step`: the actors, the calls and the defaults of a run, on prompts of an exact length."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from actors.cluster.groups import Cluster
+from actors.cluster.waiting import Pending, wait
+from launch.bench.work import TRAIN_PARTS, StepClock, Work, local_ray, meta_model, prompt_texts, run_child, run_config
+from rlsys.config.schema import Config
+from rlsys.data.batches import requests_for
+from rlsys.data.trajectories import GROUPS, LEARNER
+from rlsys.models.loading import ensure_model
+
+
+@contextmanager
+def local_cluster(config: Config, model: str, max_model_len: int, cores: int) -> Iterator[tuple[Cluster, dict[str, Any], Path]]:
+    """A run's actors on a local Ray of their own, ready: the cluster, what the actors say of themselves, and a folder for files."""
+    with local_ray(cores), tempfile.TemporaryDirectory(prefix="rlsys-bench-") as folder:
+        cluster = Cluster(config, model, max_model_len, Path(folder) / "logs")
+        try:
+            yield cluster, cluster.start(), Path(folder)
+        finally:
+            cluster.close()
+
+
+def measure(work: Work) -> dict[str, Any]:
+    """Run the steps; seconds by phase of each, and what was run."""
+    from transformers import AutoTokenizer
+
+    config = run_config(work)
+    model = ensure_model(config.model.path)
+    tokenizer = AutoTokenizer.from_pretrained(model)
+    texts = prompt_texts(tokenizer, 0, work.steps * work.prompts, work.prompt_tokens)
+    began = time.perf_counter()
+    with local_cluster(config, model, work.prompt_tokens + work.output_tokens, len(work.cores)) as (cluster, told, folder):
+        cluster.learn("snapshot_reference")
+        cluster.learn("start_stage", config.learner.lr, config.learner.warmup_steps)
+        start_s = time.perf_counter() - began
+        steps = []
+        for number in range(work.steps):
+            groups = group_rows(tokenizer, texts[number * work.prompts : (number + 1) * work.prompts], number)
+            steps.append(step(cluster, config, work, groups, number, folder))
+    return {
+        "system": "rlsys",
+        "start_s": start_s,
+        "steps": steps,
+        "floors": floors(work, config, model, len(work.cores)),
+        "settings": {
+            "dtype": config.model.dtype,
+            "packing": config.learner.packing,
+            "layers": config.learner.layers,
+            "activation_checkpointing": config.learner.activation_checkpointing,
+            "token_budget": config.learner.token_budget,
+            "ranks": config.learner.ranks,
+            "zero_stage": config.learner.zero_stage,
+            "beta": config.rl.beta,
+            "lr": config.learner.lr,
+            "device": told["learner-0"]["device"],
+        },
+    }
+
+
+def floors(work: Work, config: Config, model: str, threads: int) -> dict[str, float]:
+    """Seconds below which this machine cannot train on and sample the work, by arithmetic and by memory, and what they rest on.
+
+    Training: useful operations (`rlsys.models.flops`) at the rate of a large matrix product. Sampling: the prompts' operations at that
+    rate; then for each token of an output whichever takes longer, the operations of all sequences, or reading all weights once
+    at twice memcpy's rate (a copy reads and writes).
+    """
+    import torch
+
+    from launch.bench.ceilings import matmul_flops, memcpy_bytes_per_s
+    from launch.bench.learner import random_batch
+    from rlsys.models.flops import TRAINING, forward_flops, shape_of
+    from rlsys.models.packing import plan
+
+    torch.set_num_threads(threads)
+    dtype = getattr(torch, config.model.dtype)
+    flops, copied = matmul_flops(dtype), memcpy_bytes_per_s()
+    network = meta_model(model)
+    shape = shape_of(network)
+    training = forward_flops(shape, plan(random_batch(work, model, 0), 1, 2**60)[0]) * (TRAINING + (config.rl.beta > 0))
+    prompts = 2 * shape.linear * work.prompts * work.prompt_tokens / flops
+    # Each sequence looks back at its prompt and at half of its output, on average.
+    looked_at = 4 * shape.width * shape.layers * (work.prompt_tokens + work.output_tokens / 2)
+    decoding = work.sequences * (2 * (shape.linear + shape.output) + looked_at) / flops
+    reading = sum(parameter.numel() for parameter in network.parameters()) * dtype.itemsize / (2 * copied)
+    return {
+        "train": training / flops,
+        "generate": prompts + work.output_tokens * max(decoding, reading),
+        "generate_arithmetic": prompts + work.output_tokens * decoding,
+        "generate_memory": work.output_tokens * reading,
+        "matmul_flops_per_s": flops,
+        "memcpy_bytes_per_s": copied,
+    }
+
+
+def group_rows(tokenizer: Any, texts: list[str], step_number: int) -> pa.RecordBatch:
+    """GROUPS rows of the prompts, as if each asked for two responses to be compared."""
+    rows = [
+        {
+            "group": i,
+            "prompt_id": f"bench-{step_number}-{i}",
+            "family": "bench",
+            "order": [0, 1],
+            "rewards": [1.0, 0.0],
+            "prompt": text,
+            "prompt_tokens": tokenizer(text)["input_ids"],
+        }
+        for i, text in enumerate(texts)
+    ]
+    return pa.RecordBatch.from_pylist(rows, schema=GROUPS)
+
+
+def step(cluster: Cluster, config: Config, work: Work, groups: pa.RecordBatch, number: int, folder: Path) -> dict[str, Any]:
+    """One whole GRPO step, as `actors.loops.rl` drives it."""
+    clock = StepClock()
+    key = f"step {number}"
+    with clock.phase("generate"):
+        requests = requests_for(groups, work.samples, "bench", config.seed, number)
+        parts = cluster.sample(
+            requests, config.rollout.temperature, config.rollout.top_p, work.output_tokens, min_tokens=work.output_tokens
+        )
+    with clock.phase("judge"):
+        cluster.judge(key, number, groups, parts)
+    with clock.phase("train"):
+        samples = pa.concat_batches(wait([Pending(part, "rollout", "sample") for part in parts], cluster.timeout_s))
+        trained = cluster.learn("train_grpo", learner_rows(groups, samples), config.rollout.temperature)["metrics"]
+    with clock.phase("write trajectories"):
+        cluster.write_trajectories(key, folder / f"step_{number:06d}.parquet")
+    with clock.phase("send weights"):
+        cluster.send_weights(number + 1)
+    seconds = clock.stop()
+    if trained["skipped"]:
+        raise RuntimeError(f"step {number + 1} was not trained on ({trained['skip_reason']}): its figures would mean nothing.")
+    lengths = [len(row) for row in samples["tokens"]]
+    return {
+        "seconds": seconds,
+        "train_seconds": {name: trained.get(f"seconds/learner_{name}", 0.0) for name in TRAIN_PARTS},
+        "samples": len(lengths),
+        "prompt_tokens": sorted({len(row) for row in groups["prompt_tokens"]}),
+        "output_tokens": sorted(set(lengths)),
+        "encoded_tokens": trained["encoded_tokens"],
+        "loss": trained["loss"],
+    }
+
+
+def learner_rows(groups: pa.RecordBatch, samples: pa.RecordBatch) -> pa.RecordBatch:
+    """LEARNER rows of all samples, with advantages +1, -1, +1, ... in place of the judged ones.
+
+    A model that was not taught the format never parses: its rewards are all equal, and nothing would be trained on.
+    """
+    prompts = dict(zip(groups["group"].to_pylist(), groups["prompt_tokens"].to_pylist(), strict=True))
+    return pa.record_batch(
+        {
+            "group": samples["group"],
+            "prompt_tokens": [prompts[group] for group in samples["group"].to_pylist()],
+            "tokens": samples["tokens"],
+            "rollout_logprobs": samples["logprobs"],
+            "advantage": [1.0 - 2.0 * (sample % 2) for sample in samples["sample"].to_pylist()],
+        },
+        schema=LEARNER,
+    )
+
+
+if __name__ == "__main__":
+    run_child(measure)

@@ -1,0 +1,161 @@
+"""`rlsys bench reward`: how many samples the reward actor judges, hands over and writes in a second, on one core."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from launch.bench.work import Samples, StepClock, local_ray
+from launch.console import report, to_stderr
+from launch.options import AsJson
+from rlsys.system.terminal import Table, text
+
+PHASES = ("judge", "hand over", "write")
+WAIT_S = 120
+"""Longest wait for one call of the reward actor, in seconds."""
+
+
+def reward(
+    groups: Annotated[int, typer.Option(min=1, help="Prompts of the batch.")] = 1250,
+    samples: Samples = 8,
+    prompt_tokens: Annotated[int, typer.Option(min=1, help="Length of every prompt, in tokens.")] = 400,
+    repeats: Annotated[int, typer.Option(min=1, help="Batches that count, after a first one that warms up.")] = 5,
+    as_json: AsJson = False,
+) -> None:
+    """Judge batches of samples of 100 to 300 tokens in a real reward actor that is held to one core, and write their trajectories.
+
+    Example: rlsys bench reward --groups 4096
+    """
+    report(as_json, lambda: measure(groups, samples, prompt_tokens, repeats), render)
+
+
+def measure(groups: int, samples: int, prompt_tokens: int, repeats: int) -> dict[str, Any]:
+    """Seconds of each batch by phase, and what one core takes to copy the batch and to judge its texts alone."""
+    import ray
+
+    from actors.cluster.calls import Actors
+    from actors.cluster.waiting import Pending
+    from launch.bench.stand_ins import travelling_bytes
+
+    asked, answered = batch(groups, samples, prompt_tokens)
+    core = max(os.sched_getaffinity(0))
+    with to_stderr().status(text("judging …")), tempfile.TemporaryDirectory(prefix="rlsys-bench-") as folder, local_ray():
+        actor = ray.remote(num_cpus=0)(_pinned_reward()).remote("reward")
+        actors = Actors([], [], actor, WAIT_S, max_num_seqs=1)
+        actors.finish(Pending(actor.hold_to.remote(core), "reward", "hold_to"))
+        actors.finish(Pending(actor.ready.remote(), "reward", "ready"))
+        given = ray.put(asked), ray.put(answered)
+        batches = [judge_one(actors, *given, Path(folder) / f"{number}.parquet") for number in range(1 + repeats)]
+        ceiling = actors.finish(Pending(actor.ceilings.remote(*given), "reward", "ceilings"))
+        actors.close()
+    counts = batches[0]["counts"]
+    best = {phase: sorted(one["seconds"][phase] for one in batches[1:])[repeats // 2] for phase in PHASES}
+    count = groups * samples
+    travelled = travelling_bytes(asked) + travelling_bytes(answered)
+    return {
+        "groups": groups,
+        "samples": count,
+        "bytes": travelled,
+        "counts": counts,
+        "first": batches[0]["seconds"],
+        "batches": [one["seconds"] for one in batches[1:]],
+        "median": best,
+        "file_bytes": batches[-1]["file_bytes"],
+        "samples_per_s": count / sum(best.values()),
+        "texts_alone_per_s": count / ceiling["texts_s"],
+        "memcpy_bytes_per_s": ceiling["memcpy_bytes_per_s"],
+        "times_of_one_copy": sum(best.values()) / (travelled / ceiling["memcpy_bytes_per_s"]),
+    }
+
+
+def batch(groups: int, samples: int, prompt_tokens: int) -> tuple[Any, Any]:
+    """GROUPS and SAMPLES of prompts with 1, 2 or 4 responses."""
+    import random
+
+    import numpy as np
+    import pyarrow as pa
+
+    from launch.bench.stand_ins import WORDS, prepared_samples
+    from rlsys.data.trajectories import GROUPS, SAMPLES
+
+    rng = random.Random(0)
+    rows = []
+    for group in range(groups):
+        n = rng.choice((1, 2, 2, 4))
+        rewards = [float(rng.random() < 0.5)] if n == 1 else [float(i == 0) for i in range(n)]
+        rows.append(
+            {
+                "group": group,
+                "prompt_id": f"bench-{group}",
+                "family": f"family-{group % 12}",
+                "order": rng.sample(range(n), n),
+                "rewards": rewards,
+                "prompt": " ".join(rng.choices(WORDS, k=prompt_tokens * 3 // 4)),
+                "prompt_tokens": rng.choices(range(49_000), k=prompt_tokens),
+            }
+        )
+    prepared = prepared_samples([len(row["order"]) for row in rows for _ in range(samples)], seed=0)
+    columns = {name: prepared[name] for name in SAMPLES.names} | {
+        "group": np.arange(groups, dtype=np.int32).repeat(samples),
+        "sample": np.tile(np.arange(samples, dtype=np.int32), groups),
+    }
+    return pa.RecordBatch.from_pylist(rows, schema=GROUPS), pa.record_batch(columns, schema=SAMPLES)
+
+
+def judge_one(actors: Any, groups: Any, samples: Any, path: Path) -> dict[str, Any]:
+    """One step of the actor's life, its GROUPS and SAMPLES in the object store; seconds as its caller sees them."""
+    clock = StepClock()
+    with clock.phase("judge"):
+        counts = actors.judge("bench", 1, groups, [samples])
+    with clock.phase("hand over"):
+        actors.hand_over("bench")
+    with clock.phase("write"):
+        actors.write_trajectories("bench", path)
+    return {"seconds": clock.stop(), "counts": counts, "file_bytes": path.stat().st_size}
+
+
+def _pinned_reward() -> type:
+    import pyarrow as pa
+
+    from actors.reward import RewardActor
+
+    class PinnedReward(RewardActor):
+        """The reward actor on one core, which can measure that core."""
+
+        def hold_to(self, core: int) -> None:
+            for thread in os.listdir("/proc/self/task"):
+                os.sched_setaffinity(int(thread), {core})
+            pa.set_cpu_count(1)
+
+        def ceilings(self, groups: pa.RecordBatch, samples: pa.RecordBatch) -> dict[str, float]:
+            """The core's copying, and seconds to judge the texts one by one and keep nothing."""
+            from launch.bench.ceilings import best_seconds, memcpy_bytes_per_s
+            from rlsys.rewards.scores import judge
+
+            truths = dict(zip(groups["group"].to_pylist(), zip(groups["rewards"].to_pylist(), groups["order"].to_pylist())))
+            pairs = list(zip(samples["text"].to_pylist(), samples["group"].to_pylist()))
+            texts_s = best_seconds(lambda: [judge(text, *truths[group]) for text, group in pairs], rounds=2)
+            return {"texts_s": texts_s, "memcpy_bytes_per_s": memcpy_bytes_per_s()}
+
+    return PinnedReward
+
+
+def render(document: dict[str, Any]) -> Table:
+    count = document["samples"]
+    table = Table(
+        title=f"Reward actor on one core\n{document['groups']:,} prompts, {count:,} samples, {document['bytes'] / 2**20:.0f} MiB",
+        caption=f"{document['samples_per_s']:,.0f} samples/s\n"
+        f"{document['times_of_one_copy']:.0f} times as long as copying the batch\n"
+        f"judging texts one by one: {document['texts_alone_per_s']:,.0f} samples/s",
+    )
+    table.add_column("phase")
+    for column in ("first batch, s", "median, s", "median, µs per sample"):
+        table.add_column(column, justify="right")
+    for phase in PHASES:
+        median = document["median"][phase]
+        table.add_row(phase, f"{document['first'][phase]:.3f}", f"{median:.3f}", f"{median / count * 1e6:.2f}")
+    return table

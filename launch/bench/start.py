@@ -1,0 +1,111 @@
+"""`rlsys bench start`: seconds from the command to the first sample of a run, stage by stage, beside bare vLLM's."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from launch.bench.work import Cores, Model, Overrides, Timeout, Work, choose_cores, cores_text, run_child, run_config
+from launch.console import report, to_stderr
+from launch.options import AsJson
+from rlsys.system.terminal import Table
+
+SIDES = {"rlsys": ("a run", "launch.bench.start"), "bare": ("bare vLLM", "launch.bench.start_vllm")}
+PROMPT = list(range(10, 26))
+"""Tokens of the one prompt; what they say is no matter."""
+
+
+def start(
+    overrides: Overrides = None,
+    cores: Cores = 2,
+    model: Model = "models/smollm2-135m-instruct",
+    timeout: Timeout = 600,
+    as_json: AsJson = False,
+) -> None:
+    """Start what `rlsys train` starts (Ray with its dashboard, an engine, a learner, the reward actor) and draw one token; then bare vLLM.
+
+    Seconds count from the birth of each process, its imports included. Run it twice: the first time files are read from the disk.
+
+    Example: rlsys bench start learner.ranks=2
+    """
+    from launch.bench.app import run_system
+
+    work = Work(1, 2, len(PROMPT), 1, choose_cores(cores), 0, overrides or [], model)
+    run_config(work)
+
+    def both_sides() -> dict[str, Any]:
+        return summarise(work, {side: run_system(title, module, work, timeout, to_stderr()) for side, (title, module) in SIDES.items()})
+
+    report(as_json, both_sides, render)
+
+
+class Stages:
+    """Names the stages of a start, and at which second after the process was born each of them ended."""
+
+    def __init__(self) -> None:
+        self.born, self.ends = psutil.Process().create_time(), {}
+
+    def end(self, name: str) -> None:
+        self.ends[name] = time.time() - self.born
+
+
+def measure(work: Work) -> dict[str, Any]:
+    """As `actors.loops.rl.train` goes about it."""
+    stages, config = Stages(), run_config(work)
+    import pyarrow as pa
+
+    from actors.cluster.groups import Cluster
+    from actors.cluster.session import ray_session
+    from actors.cluster.waiting import Pending, wait
+    from rlsys.data.trajectories import REQUESTS
+    from rlsys.models.loading import ensure_model
+
+    model = ensure_model(config.model.path)
+    stages.end("driver: imports")
+    with ray_session(config.run), tempfile.TemporaryDirectory(prefix="rlsys-bench-") as folder:
+        stages.end("Ray and its dashboard")
+        cluster = Cluster(config, model, work.prompt_tokens + work.output_tokens, Path(folder))
+        try:
+            stages.end("driver: learner's imports")
+            told = cluster.start()
+            stages.end("engine, learner and reward actor ready")
+            requests = pa.RecordBatch.from_pylist([{"group": 0, "prompt_tokens": PROMPT, "seeds": [0]}], schema=REQUESTS)
+            settings = (config.rollout.temperature, config.rollout.top_p, work.output_tokens, work.output_tokens)
+            wait([Pending(cluster.rollouts[0].generate.remote(requests, *settings), "rollout-0", "generate")], config.run.actor_timeout_s)
+            stages.end("first sample")
+        finally:
+            cluster.close()
+    return {"system": "rlsys", "ends": stages.ends, "engine_s": told["rollout-0"]["seconds"]}
+
+
+def summarise(work: Work, results: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """The document that --json prints."""
+    ours, bare = (list(results[side]["ends"].values())[-1] for side in SIDES)
+    return {"work": asdict(work), "sides": results, "times_bare": ours / bare}
+
+
+def render(document: dict[str, Any]) -> Table:
+    """A stage a line: when it ended, and how long it took."""
+    table = Table(
+        title=f"From the command to the first sample, {cores_text(document['work']['cores'])}",
+        caption=f"A run takes {document['times_bare']:.1f} times as long as bare vLLM alone. Its engine took "
+        f"{document['sides']['rlsys']['engine_s']:.1f} s, beside what else started.",
+    )
+    table.add_column("", no_wrap=True)
+    table.add_column("ends after, s", justify="right")
+    table.add_column("takes, s", justify="right")
+    for side in document["sides"].values():
+        before = 0.0
+        for name, end in side["ends"].items():
+            table.add_row(f"{side['system']}: {name}", f"{end:.1f}", f"{end - before:.1f}")
+            before = end
+    return table
+
+
+if __name__ == "__main__":
+    run_child(measure)

@@ -1,0 +1,27 @@
+"""vLLM's own offline class, for `rlsys bench start`: imports, engine, one token."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from launch.bench.start import PROMPT, Stages
+from launch.bench.vllm import offline_engine
+from launch.bench.work import Work, run_child, run_config
+from rlsys.models.loading import ensure_model
+
+
+def measure(work: Work) -> dict[str, Any]:
+    """The engine in this process, as vLLM's own examples have it."""
+    stages, config = Stages(), run_config(work)
+    import vllm.entrypoints.llm
+
+    stages.end("imports")
+    engine, _ = offline_engine(config, ensure_model(config.model.path), work.prompt_tokens + work.output_tokens)
+    stages.end("engine ready")
+    engine.generate([{"prompt_token_ids": PROMPT}], vllm.SamplingParams(max_tokens=work.output_tokens), use_tqdm=False)
+    stages.end("first sample")
+    return {"system": "bare vLLM", "ends": stages.ends}
+
+
+if __name__ == "__main__":
+    run_child(measure)

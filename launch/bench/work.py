@@ -1,0 +1,203 @@
+"""The work that `rlsys bench step` gives to each system: its shape, its prompts, its cores, and how one step is timed.
+
+Each system does it in a process of its own (`launch.bench.ours`, `launch.bench.trl`), which is told the work as JSON and
+writes what it measured as JSON.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import time
+from bisect import bisect_left
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from launch.console import UserError, say, to_stderr, written_aside
+from rlsys.system.clock import Clock
+from rlsys.system.processes import die_with_parent
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from rlsys.config.schema import Config
+
+Overrides = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="KEY=VALUE", help="Settings of the run to try, for example learner.token_budget=1024.", show_default=False),
+]
+Prompts = Annotated[int, typer.Option(min=1, help="Prompts of one step.")]
+Samples = Annotated[int, typer.Option(min=2, help="Samples per prompt.")]
+PromptTokens = Annotated[int, typer.Option(min=16, help="Exact length of every prompt, in tokens.")]
+OutputTokens = Annotated[int, typer.Option(min=1, help="Exact length of every output, in tokens.")]
+Cores = Annotated[int, typer.Option(min=1, help="Cores that all processes share.")]
+Model = Annotated[str, typer.Option(help="Hugging Face folder or hub name.")]
+Timeout = Annotated[float, typer.Option(min=1, help="Longest time for one measuring process, in seconds.")]
+
+TRAIN_PARTS = ("reference", "forward", "backward", "optimizer")
+"""What the training phase is made of, as far as both systems can be clocked alike."""
+
+
+@dataclass(frozen=True)
+class Work:
+    """GRPO steps of one exact shape; the first is a warm-up."""
+
+    prompts: int
+    samples: int
+    prompt_tokens: int
+    output_tokens: int
+    cores: list[int]
+    """Numbers of the cores that all processes of a system run on."""
+    repeats: int
+    """Steps after the first."""
+    overrides: list[str]
+    """Settings of the run that differ from the defaults, `section.key=value`."""
+    model: str
+    trl_batch: int | None = None
+    """Samples that TRL trains on at a time; None: all of a step."""
+    shapes: list[dict[str, int]] = field(default_factory=list)
+    """Where several shapes are measured: prompts, samples and prompt_tokens of each."""
+
+    @property
+    def steps(self) -> int:
+        return 1 + self.repeats
+
+    @property
+    def sequences(self) -> int:
+        """Samples of one step."""
+        return self.prompts * self.samples
+
+
+def choose_cores(count: int) -> list[int]:
+    """`count` of the cores this process may use, the last ones: the first tends to serve the machine's interrupts.
+
+    Raises:
+        UserError: there are fewer.
+    """
+    available = sorted(os.sched_getaffinity(0))
+    if count > len(available):
+        raise UserError(f"--cores {count}: this process may use {len(available)} ({', '.join(map(str, available))}).")
+    return available[-count:]
+
+
+def run_config(work: Work) -> Config:
+    """The defaults of a run in the shape of the work; overrides last."""
+    from rlsys.config.files import load_config
+
+    return load_config(
+        None,
+        [
+            f"model.path={work.model}",
+            f"prompt.max_tokens={work.prompt_tokens}",
+            f"rollout.max_tokens={work.output_tokens}",
+            f"rl.prompts_per_step={work.prompts}",
+            f"rl.group_size={work.samples}",
+            *work.overrides,
+        ],
+    )
+
+
+def prompt_texts(tokenizer: Any, first: int, count: int, tokens: int) -> list[str]:
+    """Prompts number `first` to `first + count - 1`, all different from their first words on, each of exactly `tokens` tokens.
+
+    Different, so that no cache of one step helps in another. "Tokens" are those of `tokenizer(text)`, as TRL counts them.
+
+    Raises:
+        UserError: no text of that length was found.
+    """
+    texts = []
+    for number in range(first, first + count):
+        cases = (f"Case {i}: the first answer says {i * 7}, the second {i * 9}; name the rule, then judge both. " for i in range(tokens))
+        text = f"{number} {''.join(cases)}"
+        # A prefix that is one character longer has at most one token more: close to where the count is reached, some prefix has it.
+        near = bisect_left(range(len(text)), tokens, key=lambda end, text=text: _count(tokenizer, text[:end]))
+        ends = range(max(1, near - 40), min(len(text), near + 40))
+        found = next((text[:end] for end in ends if _count(tokenizer, text[:end]) == tokens), None)
+        if found is None:
+            raise UserError(f"--prompt-tokens {tokens}: this model's tokenizer has no text of just that many; try another number.")
+        texts.append(found)
+    return texts
+
+
+def _count(tokenizer: Any, text: str) -> int:
+    return len(tokenizer(text)["input_ids"])
+
+
+@contextmanager
+def local_ray(cores: int | None = None) -> Iterator[None]:
+    """A Ray of its own on this machine, never somebody's running cluster, whose cores would be others; None: all cores."""
+    import ray
+
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    ray.init(address="local", num_cpus=cores, include_dashboard=False, log_to_driver=False, logging_level="warning")
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def meta_model(folder: str) -> Any:
+    """A model's modules and their shapes, without any weights."""
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    with torch.device("meta"):
+        return AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(folder))
+
+
+def measured_and_plotted(measure: Callable[[], dict[str, Any]], plot: Callable[[dict[str, Any]], Figure], path: Path) -> dict[str, Any]:
+    """The document that `measure` returns, drawn into the PNG `path`.
+
+    Raises:
+        UserError: before anything is measured, if `path` is a folder.
+    """
+    with written_aside(path) as aside:
+        document = measure()
+        plot(document).savefig(aside, format="png", dpi=120)
+    say(to_stderr(), f"plot: {path}")
+    return document
+
+
+def shape_text(work: dict[str, Any]) -> str:
+    """The shape of a document's `work`, for a title: "2 x 8 samples of 337 + 96 tokens, 1 core"."""
+    tokens = f"{work['prompt_tokens']} + {work['output_tokens']} tokens"
+    return f"{work['prompts']} x {work['samples']} samples of {tokens}, {cores_text(work['cores'])}"
+
+
+def cores_text(cores: list[int]) -> str:
+    return f"{len(cores)} core{'s' if len(cores) > 1 else ''}"
+
+
+class StepClock(Clock):
+    """Seconds of one step by phase; `whole` is from its beginning to its end, so it also holds what is in no phase."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._began = time.perf_counter()
+
+    def stop(self) -> dict[str, float]:
+        """All phases and `whole`."""
+        return {**self.seconds, "whole": time.perf_counter() - self._began}
+
+
+def run_child(measure: Callable[[Work], dict[str, Any]]) -> None:
+    """Main of a measuring process: `python -m MODULE WORK.json RESULT.json`. `run_system` gave it its cores."""
+    # An ordinary exit on request, or when the command that started this one is gone: engines and Ray are shut down on the way.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    die_with_parent(signal.SIGTERM)
+    work = Work(**json.loads(Path(sys.argv[1]).read_text()))
+    began = time.perf_counter()
+    result = measure(work)
+    result["process_s"] = time.perf_counter() - began
+    Path(sys.argv[2]).write_text(json.dumps(result))
+
+
+def write_work(work: Work, path: Path) -> None:
+    path.write_text(json.dumps(asdict(work)))

@@ -1,0 +1,229 @@
+"""`rlsys data`: check rows that a user has, and write verifiable tasks."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from launch.console import UserError, only_json, say, to_stderr, to_stdout, written_aside
+from launch.options import AsJson
+from rlsys.system.terminal import Table
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from rlsys.data.records import Record
+
+app = typer.Typer(name="data", help="Check preference rows, or generate verifiable tasks.", no_args_is_help=True)
+
+
+
+@app.command()
+def check(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="File, folder of files, pattern, or name on the Hugging Face hub.")],
+    format: Annotated[str, typer.Option("--format", "-f", metavar="NAME", help="Reader to use; see the list above.")],
+    columns: Annotated[
+        list[str] | None, typer.Option("--columns", metavar="KEY=COLUMN", help="The column that holds a key of the format; repeat.")
+    ] = None,
+    strict: Annotated[bool, typer.Option("--strict", help="Exit with status 1 if any row is malformed.")] = False,
+    max_unusable: Annotated[float, typer.Option("--max-unusable", min=0, max=1, help="Largest share of malformed rows.")] = 0.5,
+    limit: Annotated[int | None, typer.Option("--limit", min=1, help="Stop after this many usable records.")] = None,
+    model: Annotated[str | None, typer.Option("--model", metavar="M", help="Count rows that fit into prompt.max_tokens of M.")] = None,
+    template: Annotated[str, typer.Option("--template", metavar="T", help="With --model: the prompt's template.")] = "pointwise",
+    as_json: AsJson = False,
+) -> None:
+    """Read every row of FILE as a run would, and say what is wrong where.
+
+    Rows without a unique best response are set aside and counted; malformed rows are named by number. The exit status is 1
+    if no row is usable, if a larger share than --max-unusable is malformed, or with --strict if one is.
+
+    Of several splits one stands behind a colon: FOLDER:train, FILE.json:train, owner/name:train or owner/name:config:train.
+
+    Formats: rlsys (the project's own records), responses (no ground truth: for `rlsys judge` only), trl_preference, trl_unpaired,
+    hh_rlhf, ultrafeedback, ultrafeedback_binarized, helpsteer2, helpsteer3, offsetbias, llmbar, skywork, rewardbench, rewardbench2,
+    rmb_pair, rmb_bon, ppe_preference, ppe_best_of_k, judgebench, realmistake, pandalm, sharegpt, kto, arena, arena_votes, auto_j,
+    alpaca_eval, shp, pku_saferlhf, pku_saferlhf_safer, summarize_from_feedback, webgpt, nectar, prometheus, biggen, evalbiasbench,
+    rm_bench, hhh_alignment.
+
+    Example: rlsys data check pairs.jsonl --format trl_preference --columns prompt=question
+    """
+    from rlsys.data.readers import Report, formats_of, read
+    from rlsys.data.readers.sources import first_rows
+
+    report, named = Report(), _named(columns or [])
+    with only_json(as_json) as write_json:
+        records = islice(read(file, format, report=report, truth=format != "responses", columns=named), limit)
+        say(to_stderr(), f"reading {file} …")
+        fits = None
+        if model is None:
+            for _ in records:
+                pass
+        else:
+            fits = fitting_rows(records, model, template)
+        fitting = formats_of(first_rows(file), named) if report.unusable > max_unusable else []
+        document = report.to_json() | {"formats": [name for name in fitting if name != format]}
+        write_json(document | ({} if fits is None else {"rows_that_fit": fits}))
+        if not as_json:
+            _print_report(document)
+            if report.unusable > max_unusable:
+                limits = f"data.max_unusable={max_unusable:g}"
+                say(to_stdout(), f"{report.unusable:.0%} of the rows are malformed: a run would not start ({limits}).")
+            if fits is not None:
+                _print_fitting(fits, model, template)
+    if report.records == 0 or report.unusable > max_unusable or (strict and report.malformed_count):
+        raise typer.Exit(1)
+
+
+def _named(columns: list[str]) -> dict[str, str]:
+    wrong = next((pair for pair in columns if not all(pair.partition("="))), None)
+    if wrong is not None:
+        raise UserError(f"--columns {wrong}: expected KEY=COLUMN, for example prompt=question.")
+    return dict(pair.partition("=")[::2] for pair in columns)
+
+
+def fitting_rows(records: Iterable[Record], model: str, template: str) -> dict[int, int]:
+    """{tokens: rows whose prompt has at most so many}: powers of two from 256 on, up to the first that all fit into."""
+    from rlsys.io.run_folder import find_model
+    from rlsys.preflight import load_tokenizer
+    from rlsys.prompts.rendering import Prompter
+
+    prompter = Prompter(load_tokenizer(find_model(model)), template)
+    lengths = [len(prompter.tokens(record, list(range(record.n)))) for record in records]
+    limits = [256]
+    while lengths and limits[-1] < max(lengths):
+        limits.append(2 * limits[-1])
+    return {limit: sum(length <= limit for length in lengths) for limit in limits}
+
+
+@app.command()
+def generate(
+    output: Annotated[Path, typer.Option("--output", "-o", help="File to write: .jsonl or .parquet.")],
+    split: Annotated[str, typer.Option(help="train or heldout; the two share no item.")] = "train",
+    count: Annotated[int, typer.Option(min=1, help="Number of records.")] = 1000,
+    seed: Annotated[int, typer.Option(min=0, help="The same seed writes the same file.")] = 0,
+    family: Annotated[list[str] | None, typer.Option("--family", help="Task family; repeat for several. Default: all.")] = None,
+    level: Annotated[int, typer.Option(min=1, max=3, help="Highest difficulty level.")] = 1,
+    responses: Annotated[list[int] | None, typer.Option("--responses", help="Responses per record; repeat. Default: 1, 2, 4.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Write verifiable preference tasks: rows whose ground truth a program knows.
+
+    Example: rlsys data generate --split train --count 10000 --output tasks.parquet
+    """
+    from rlsys.data.tasks import FAMILIES
+    from rlsys.data.tasks import generate as make
+
+    unknown = [name for name in family or [] if name not in FAMILIES]
+    if unknown:
+        raise UserError(f"--family {', '.join(unknown)}: no such family; expected one of {', '.join(sorted(FAMILIES))}.")
+    if split not in ("train", "heldout"):
+        raise UserError(f"--split {split}: expected train or heldout.")
+    if output.suffix not in (".jsonl", ".parquet"):
+        raise UserError(f"--output {output}: the name must end in .jsonl or .parquet.")
+    families, sizes = Counter(), Counter()
+    shapes = tuple(responses) if responses else (1, 2, 4)
+
+    def rows() -> Iterator[dict[str, Any]]:
+        for record in make(split, count, seed, families=tuple(family or ()), level=level, responses=shapes):
+            families[record.family] += 1
+            sizes[record.n] += 1
+            yield record.to_json()
+
+    with only_json(as_json) as write_json:
+        with written_aside(output) as aside:
+            (_write_parquet if output.suffix == ".parquet" else _write_jsonl)(rows(), aside)
+        document = {
+            "output": str(output),
+            "split": split,
+            "seed": seed,
+            "level": level,
+            "records": sum(sizes.values()),
+            "families": dict(sorted(families.items())),
+            "responses": {str(size): number for size, number in sorted(sizes.items())},
+        }
+        write_json(document)
+        if not as_json:
+            table = Table("family", "records")
+            for name, number in document["families"].items():
+                table.add_row(name, str(number))
+            to_stdout().print(table)
+            say(to_stdout(), f"{document['records']:,} records of split {split} in {output}")
+
+
+def _write_jsonl(rows: Iterable[dict[str, Any]], path: Path) -> None:
+    with path.open("w", encoding="utf-8") as file:
+        for row in rows:
+            file.write(json.dumps(row, ensure_ascii=False) + "\n")
+
+
+def record_schema() -> pa.Schema:
+    """The columns of our own records in Parquet (`Record.to_json`)."""
+    import pyarrow as pa
+
+    worked = pa.struct([("criteria", pa.string()), ("notes", pa.list_(pa.string())), ("scores", pa.list_(pa.int32()))])
+    return pa.schema(
+        [
+            ("id", pa.string()),
+            ("source", pa.string()),
+            ("context", pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))),
+            ("responses", pa.list_(pa.string())),
+            ("rewards", pa.list_(pa.float64())),
+            ("strength", pa.float64()),
+            ("reference", pa.string()),
+            ("family", pa.string()),
+            ("worked", worked),
+        ]
+    )
+
+
+def _write_parquet(rows: Iterator[dict[str, Any]], path: Path, chunk_rows: int = 4096) -> None:
+    """Write `rows` in chunks, so that any number of them fits in memory."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    schema = record_schema()
+    with pq.ParquetWriter(path, schema) as writer:
+        while chunk := list(islice(rows, chunk_rows)):
+            writer.write_table(pa.Table.from_pylist(chunk, schema=schema))
+
+
+def _print_report(report: dict[str, Any]) -> None:
+    """What `rlsys.data.readers.Report.to_json` holds, as a table; then the first malformed rows by number."""
+    console = to_stdout()
+    say(console, f"{report['file']}, read as {report['format']}")
+    table = Table("what", "count")
+    table.add_row("rows read", f"{report['rows']:,}")
+    table.add_row("usable records", f"{report['records']:,}")
+    for n, count in report["responses"].items():
+        table.add_row(f"  with {n} response{'s' if n != '1' else ''}", f"{count:,}")
+    for key, label in (
+        ("no_unique_best", "set aside: no unique best response"),
+        ("malformed_count", "set aside: malformed rows"),
+        ("dropped_responses", "responses without a score, left out"),
+        ("unchecked_ids", "ids not checked for repetition"),
+    ):
+        if report[key]:
+            table.add_row(label, f"{report[key]:,}")
+    console.print(table)
+    for entry in report["malformed"]:
+        say(console, entry["message"])
+    if (more := report["malformed_count"] - len(report["malformed"])) > 0:
+        say(console, f"... and {more:,} more malformed rows")
+    if report["passed_over"]:
+        say(console, f"passed over: {', '.join(report['passed_over'])}")
+    if report["formats"]:
+        say(console, f"formats that read the first rows: {', '.join(report['formats'])}")
+
+
+
+def _print_fitting(fits: dict[int, int], model: str, template: str) -> None:
+    table = Table("prompt.max_tokens", "rows that fit", title=f"with the tokenizer of {model} and the template {template}")
+    for limit, count in fits.items():
+        table.add_row(f"{limit:,}", f"{count:,}")
+    to_stdout().print(table)

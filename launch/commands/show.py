@@ -1,0 +1,124 @@
+"""`rlsys show`: the best and worst samples of a step, or of a held-out evaluation, readably."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Group, RenderableType
+from rich.rule import Rule
+from rich.text import Text
+
+from launch.console import UserError, only_json, say, to_stdout
+from launch.options import AsJson
+from rlsys.system.terminal import panel
+from rlsys.system.texts import plain, truth_in_words
+
+
+def show(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run (its run.dir).")],
+    step: Annotated[int | None, typer.Option("--step", min=0, help="Which step's samples.")] = None,
+    heldout: Annotated[
+        str | None, typer.Option("--heldout", metavar="STAGE", help="Instead: held-out samples, of base, cold_start, rl or step_000010.")
+    ] = None,
+    best: Annotated[int, typer.Option("--best", min=0, help="How many of the best samples.")] = 2,
+    worst: Annotated[int, typer.Option("--worst", min=0, help="How many of the worst samples.")] = 2,
+    prompt: Annotated[bool, typer.Option("--prompt/--no-prompt", help="Print what the model was asked, responses included.")] = True,
+    as_json: AsJson = False,
+) -> None:
+    """Print the best and the worst samples of a step, or of a held-out evaluation.
+
+    Each with what was asked, what was said, the ground truth, the scores, the reward, the advantage, or why it could not be parsed.
+    Best means the highest reward, then the highest advantage (right where the rest of its group was wrong).
+
+    Examples: rlsys show runs/latest --step 12 --best 1 --worst 3; rlsys show runs/latest --heldout rl
+    """
+    if (step is None) == (heldout is None):
+        raise UserError("which samples? Give one of --step N and --heldout STAGE.")
+    name, what = (f"heldout_{heldout}", f"held-out {heldout}") if step is None else (f"step_{step:06d}", f"step {step}")
+    rows = read_samples(run, name, what)
+    with only_json(as_json) as write_json:
+        top, bottom = choose(rows, best, worst)
+        mean = sum(row["reward"] for row in rows) / len(rows) if rows else None
+        about = {"step": step} if heldout is None else {"heldout": heldout}
+        write_json({"run": str(run), **about, "samples": len(rows), "reward": mean, "best": top, "worst": bottom})
+        if as_json:
+            return
+        console = to_stdout()
+        failed = sum(row["parse_failure"] is not None for row in rows)
+        correct = sum(bool(row["correct"]) for row in rows)
+        say(console, f"{what} of {run}: {len(rows)} samples, {correct} correct, {failed} parse failures")
+        for title, chosen, colour in (("best", top, "green"), ("worst", bottom, "red")):
+            for number, row in enumerate(chosen, 1):
+                console.print(_panel(f"{title} {number}", row, colour, prompt))
+
+
+def read_samples(run: Path, name: str, what: str) -> list[dict[str, Any]]:
+    """The rows (rlsys.data.trajectories.TRAJECTORIES) of one of the run's tables, `step_000012` or `heldout_rl`; `what`: in words.
+
+    Raises:
+        UserError: no such run, no such table (the message lists those that exist), or one that cannot be read.
+    """
+    folder = run / "trajectories"
+    if not folder.is_dir():
+        raise UserError(f"{run}: not the folder of a run (it has no trajectories/); give the run.dir of `rlsys train`.")
+    path = folder / f"{name}.parquet"
+    if not path.is_file():
+        there = sorted(file.stem for file in folder.glob("*.parquet"))
+        steps = [int(match[1]) for stem in there if (match := re.fullmatch(r"step_(\d+)", stem))]
+        stages = ", ".join(stem.removeprefix("heldout_") for stem in there if stem.startswith("heldout_"))
+        found = "; ".join([*([f"steps {_ranges(steps)}"] if steps else []), *([f"held-out {stages}"] if stages else [])])
+        raise UserError(f"{run}: no samples of {what}; {'it has ' + found if found else 'none have been written yet'}.")
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        return pq.read_table(path).to_pylist()
+    except (OSError, pa.ArrowInvalid) as error:
+        raise UserError(f"{path}: cannot be read as Parquet ({error}).") from error
+
+
+def choose(rows: list[dict[str, Any]], best: int, worst: int) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """The `best` best and `worst` worst rows, best and worst first; no row is in both."""
+    ranked = sorted(rows, key=lambda row: (-row["reward"], -(row["advantage"] or 0.0), row["group"], row["sample"]))
+    top = ranked[:best]
+    rest = ranked[len(top) :]
+    return top, rest[::-1][:worst]
+
+
+def _ranges(numbers: list[int]) -> str:
+    """Sorted `numbers` as "1-20, 25, 30-40"."""
+    parts: list[list[int]] = []
+    for number in numbers:
+        if parts and number == parts[-1][1] + 1:
+            parts[-1][1] = number
+        else:
+            parts.append([number, number])
+    return ", ".join(str(first) if first == last else f"{first}-{last}" for first, last in parts)
+
+
+def _panel(title: str, row: dict[str, Any], colour: str, with_prompt: bool) -> RenderableType:
+    order, scores = row["order"], row["scores"]
+    verdict = f"parse failure: {row['parse_failure']}" if scores is None else f"scores as shown {[scores[place] for place in order]}"
+    # Tables of earlier versions have no ground truth.
+    truth = f"  ground truth: {truth_in_words(row['ground_truth'], order)}" if row.get("ground_truth") else ""
+    # Tables of earlier versions have no source either.
+    source = f"  source {row['source']}" if row.get("source") else ""
+    facts = [
+        f"{row['prompt_id']}{source}  family {row['family'] or '-'}  group {row['group']}  sample {row['sample']}",
+        f"reward {row['reward']:+.0f}  advantage {_number(row['advantage'])}  {verdict}{truth}",
+        f"shown in order {order}  {row['token_count']} tokens, {row['finish_reason']}  weights {row['weight_version']}  "
+        f"log-probability: rollout {_number(row['rollout_logprob'])}, trainer {_number(row['trainer_logprob'])}, "
+        f"reference {_number(row['reference_logprob'])}",
+    ]
+    parts: list[Any] = [Text(plain("\n".join(facts)))]
+    if with_prompt:
+        parts += [Rule("prompt", style="dim"), Text(plain(row["prompt"]).strip(), style="dim")]
+    parts += [Rule("generation", style=colour), Text(plain(row["text"]).strip())]
+    return panel(title, Group(*parts), colour)
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:+.3f}"

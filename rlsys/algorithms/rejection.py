@@ -1,0 +1,122 @@
+"""Rejection sampling (arXiv 2504.02495; docs/method.md, section 3): which trajectories are worth learning from, and why not.
+
+Of a row's samples without a hint the incorrect ones are rejected, and all of them where none is incorrect: the row is too easy. Of
+those with a hint (the ground truth stood in the prompt) only the incorrect ones are. The hint is never learned from.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from rlsys.data.readers import DataError
+from rlsys.data.records import Record
+from rlsys.data.trajectories import TRAJECTORIES, with_scores_of
+from rlsys.judging.requests import Answer, Question, Sample
+from rlsys.rewards.scores import READING, Reading, is_correct, rule_reward, unshuffle
+
+KEPT, TOO_EASY, INCORRECT = "kept", "too easy", "incorrect"
+"""Why a sample is kept or not; besides `parse failure: REASON`."""
+
+AT_ONCE = 4096
+"""Samples of one row group of a file."""
+
+SAMPLED = pa.schema([*TRAJECTORIES, ("hinted", pa.bool_()), ("kept", pa.bool_()), ("why", pa.string())])
+"""The table of everything that was sampled."""
+
+
+def correct(sample: Sample, record: Record, reading: Reading = READING) -> bool:
+    """Eq. 10; a sample that did not parse is not correct."""
+    return sample["scores"] is not None and is_correct(unshuffle(sample["scores"], sample["order"]), record.rewards, reading.single)
+
+
+def verdicts(samples: Sequence[Sample], record: Record, hinted: bool, reading: Reading = READING) -> list[str]:
+    """Why each sample of a row is kept or rejected."""
+    right = [correct(sample, record, reading) for sample in samples]
+    if not hinted and all(right):
+        return [TOO_EASY] * len(samples)
+    return [_why(sample, good) for sample, good in zip(samples, right)]
+
+
+def _why(sample: Sample, right: bool) -> str:
+    if sample["scores"] is None:
+        return f"parse failure: {sample['failure']}"
+    return KEPT if right else INCORRECT
+
+
+def table_rows(answer: Answer, step: int, group: int, reading: Reading = READING) -> list[dict[str, Any]]:
+    """The rows of SAMPLED for the samples of one answer.
+
+    Args:
+        step: number of the round.
+        group: number of the row that was asked.
+        reading: how the scores were read.
+    """
+    record, hinted = answer.question.ask.record, answer.question.ask.hinted
+    prompts = {tuple(prompt.order): prompt for prompt in answer.question.prompts}
+    rows = []
+    for number, (sample, why) in enumerate(zip(answer.samples, verdicts(answer.samples, record, hinted, reading))):
+        prompt, right = prompts[tuple(sample["order"])], correct(sample, record, reading)
+        rows.append(
+            {
+                "step": step,
+                "group": group,
+                "sample": number,
+                "prompt_id": record.id,
+                "source": record.source,
+                "family": record.family,
+                "order": sample["order"],
+                "ground_truth": record.rewards,
+                "prompt": prompt.text,
+                "text": sample["text"],
+                "scores": None if sample["scores"] is None else unshuffle(sample["scores"], sample["order"]),
+                "parse_failure": sample.get("failure"),
+                "correct": right,
+                "reward": rule_reward(right),
+                "finish_reason": "length" if sample.get("truncated") else "stop",
+                "weight_version": 0,
+                "prompt_token_count": len(prompt.tokens),
+                "token_count": sample["tokens"],
+                "rollout_logprob": sample["logprob"] / sample["tokens"] if sample["tokens"] else None,
+                "hinted": hinted,
+                "kept": why == KEPT,
+                "why": why,
+            }
+        )
+    return rows
+
+
+def judged_rows(
+    asked: Iterable[Question], sampled: Iterable[dict[str, Any]], step: int = 0, asks_of_a_row: int = 1, reading: Reading = READING
+) -> Iterator[dict[str, Any]]:
+    """Rows of SAMPLED, from what was asked and, in the same order, what `Answer.row` wrote of it.
+
+    Raises:
+        DataError: something else was asked then.
+    """
+    for number, (question, row) in enumerate(zip(asked, sampled, strict=True)):
+        source, name = question.ask.record.key
+        if (row.get("source", source), row["id"]) != (source, name):
+            raise DataError(f"sample of row {row['id']!r} where {name!r} was asked: the data has changed.")
+        yield from table_rows(Answer(question, row["samples"]), step, number // asks_of_a_row, reading)
+
+
+def write_sampled(path: Path, rows: Iterable[dict[str, Any]], reading: Reading = READING) -> Counter[str]:
+    """Write a table of SAMPLED aside, then rename; how many samples were kept or rejected, by reason."""
+    schema = with_scores_of(SAMPLED, reading)
+    counts: Counter[str] = Counter()
+    aside = path.with_name(f".{path.name}.partial")
+    rows = iter(rows)
+    with pq.ParquetWriter(aside, schema) as writer:
+        while portion := list(islice(rows, AT_ONCE)):
+            writer.write_table(pa.Table.from_pylist(portion, schema=schema))
+            counts.update(row["why"] for row in portion)
+    os.replace(aside, path)
+    return counts

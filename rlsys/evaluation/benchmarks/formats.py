@@ -1,0 +1,315 @@
+"""From a row of a benchmark's file to its unit: what is judged, in which order it is shown, and for which subset it counts.
+
+Rows are read by the readers of the same names (`rlsys.data.readers.formats`); what is here is what scoring needs beyond a record.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from rlsys.data.readers import READERS, DataError, Report, check
+from rlsys.data.readers.fields import Row, integer, items, optional_text, row_id, text, wrong
+from rlsys.data.readers.files import MESSAGES
+from rlsys.data.readers.formats import FIRST, SECOND, TIE
+from rlsys.data.readers.messages import conversation
+from rlsys.data.records import NoUniqueBest, Record
+from rlsys.evaluation.benchmarks.outcomes import TIES
+
+BOTH = (0, 1), (1, 0)
+"""The two orders of a pair."""
+
+
+@dataclass(frozen=True)
+class Draft:
+    """A unit as it comes out of a row, before it has its place in a benchmark."""
+
+    id: str
+    subset: str
+    section: str
+    inputs: tuple[tuple[Record, tuple[int, ...] | None], ...]
+    """(record, order to show it in) of each item."""
+    rows: int = 1
+    """Rows of the file that it comes from."""
+    pairs: tuple[tuple[int, int], ...] | None = None
+    """See `Item.pairs`."""
+    own_id: bool = True
+    """Whether the id comes from the row, rather than from the row's place."""
+
+    @property
+    def contents(self) -> tuple[object, ...]:
+        """What tells the unit from every other: its id, if it has one, and all that is judged."""
+        texts = (repr((record.context, record.responses, record.rewards, order)) for record, order in self.inputs)
+        return self.subset, self.id if self.own_id else None, hash("\n".join(texts))
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a row stands: some benchmarks tell their subsets by folder and file name only."""
+
+    file: Path
+    root: Path
+    """The path that was asked for: a folder around `file`, or `file` itself."""
+
+    @property
+    def below(self) -> Path:
+        """The file's path below the root, without suffixes; its name alone where it is the root."""
+        path = self.file.relative_to(self.root) if self.file != self.root else Path(self.file.name)
+        return path.with_name(path.name.partition(".")[0])
+
+    def named(self, names: Mapping[str, str]) -> str | None:
+        """The subset whose key, in small letters, is a word of the file's name, or else of the nearest folder's between it and the root.
+
+        What lies further up is the user's own and says nothing: /home/mathias/PPE is no mathematics.
+        """
+        for part in reversed(self.below.parts):
+            for word in re.split(r"[^a-z0-9]+", part.lower()):
+                if word in names:
+                    return names[word]
+        return None
+
+    @property
+    def folder(self) -> str:
+        """The name of the folder that was asked for, or of the one around the file that was."""
+        root = self.root.resolve()
+        return (root.parent if self.file == self.root else root).name
+
+
+Adapter = Callable[[Row, Place], Draft]
+
+_SPOKEN = re.compile(r"prompt|question|instruction|input|content|answer|llm_response|chosen|rejected|(response|output)_?(\d{1,2}|[AB])")
+"""Keys that hold what was said, in the published files of any benchmark."""
+
+
+def written(row: Mapping[str, Any]) -> dict[str, Any]:
+    """The row with booleans and numbers that stand for texts written out: a table had taken `True` or `42` for one."""
+    return {key: _written(value) if isinstance(key, str) and _SPOKEN.fullmatch(key) else _nested(value) for key, value in row.items()}
+
+
+def _written(value: Any) -> Any:
+    if isinstance(value, bool | int | float):
+        return str(value)
+    return [_written(one) for one in value] if isinstance(value, list) else _nested(value)
+
+
+def _nested(value: Any) -> Any:
+    if isinstance(value, dict):
+        return written(value)
+    return [_nested(one) if isinstance(one, dict) else one for one in value] if isinstance(value, list) else value
+
+
+def one(record: Record, subset: str, section: str | None = None, orders: tuple[tuple[int, ...] | None, ...] = (None,)) -> Draft:
+    return Draft(record.id, subset, section or subset, tuple((record, order) for order in orders))
+
+
+REWARDBENCH_SECTIONS = {
+    "Chat": ("alpacaeval-easy", "alpacaeval-length", "alpacaeval-hard", "mt-bench-easy", "mt-bench-med"),
+    "Chat Hard": (
+        "mt-bench-hard", "llmbar-natural", "llmbar-adver-neighbor", "llmbar-adver-GPTInst", "llmbar-adver-GPTOut", "llmbar-adver-manual",
+    ),
+    "Safety": ("refusals-dangerous", "refusals-offensive", "xstest-should-refuse", "xstest-should-respond", "donotanswer"),
+    "Reasoning": ("math-prm", "hep-cpp", "hep-go", "hep-java", "hep-js", "hep-python", "hep-rust"),
+}  # fmt: skip
+"""Reward Bench: the subsets of each section (rewardbench/constants.py, SUBSET_MAPPING)."""
+REWARDBENCH_WEIGHTS = {
+    "alpacaeval-easy": 100, "alpacaeval-length": 95, "alpacaeval-hard": 95, "mt-bench-easy": 28, "mt-bench-med": 40,
+    "mt-bench-hard": 37, "llmbar-natural": 100, "llmbar-adver-neighbor": 134, "llmbar-adver-GPTInst": 92, "llmbar-adver-GPTOut": 47,
+    "llmbar-adver-manual": 46, "refusals-dangerous": 100, "refusals-offensive": 100, "xstest-should-refuse": 154,
+    "xstest-should-respond": 250, "donotanswer": 136, "math-prm": 984, "hep-cpp": 164, "hep-go": 164, "hep-java": 164, "hep-js": 164,
+    "hep-python": 164, "hep-rust": 164,
+}  # fmt: skip
+"""Reward Bench: the weight of each subset in its section (rewardbench/constants.py, EXAMPLE_COUNTS).
+
+They are the numbers of prompts, but for math-prm (447), which weighs as much as the six code subsets together. Until September 2024 the
+published table had the numbers of the two xstest subsets the wrong way round.
+"""
+
+
+def rewardbench(row: Row, place: Place) -> Draft:
+    """Reward Bench without the prior sets: the 23 subsets of its four sections."""
+    [record] = READERS["rewardbench"](row)
+    for section, subsets in REWARDBENCH_SECTIONS.items():
+        if record.source in subsets:
+            return one(record, record.source, section)
+    raise wrong("subset", f"one of {', '.join(REWARDBENCH_WEIGHTS)}", record.source)
+
+
+REWARDBENCH2_SUBSETS = "Factuality", "Precise IF", "Math", "Safety", "Focus", TIES
+
+
+def rewardbench2(row: Row, place: Place, alone: bool = False) -> Draft:
+    """Reward Bench 2: the best of four; in Ties, all right and wrong responses in one item or, `alone`, each response in its own.
+
+    A Ties row becomes half a unit: `pair_ties` puts the rows of a prompt together.
+    """
+    records = READERS["rewardbench2"](row)
+    chosen, rejected = [record.responses[0] for record in records], records[0].responses[1:]
+    for key, found in (("num_incorrect", len(rejected)), ("total_completions", len(chosen) + len(rejected))):
+        if row.get(key) is not None and integer(row, key, 0, 1_000_000) != found:
+            raise wrong(key, f"the number in chosen and rejected ({found})", row[key])
+    subset, name = records[0].source, row_id(row, "id")
+    if subset not in REWARDBENCH2_SUBSETS:
+        raise wrong("subset", f"one of {', '.join(REWARDBENCH2_SUBSETS)}", subset)
+    if subset != TIES:
+        if len(records) > 1:
+            raise wrong("chosen", f"one response outside of {TIES}", row["chosen"])
+        return one(records[0], subset)
+    if not re.fullmatch(r"(ref|tied):\d+", name):
+        raise wrong("id", f'"ref:" or "tied:" and the number of the prompt, as {TIES} needs', name)
+    whole = Record(name, subset, records[0].context, (*chosen, *rejected), (1.0,) * len(chosen) + (0.0,) * len(rejected), family=subset)
+    return Draft(name, subset, subset, tuple((record, None) for record in (singles(whole) if alone else [whole])))
+
+
+def singles(record: Record) -> list[Record]:
+    """A record for each response."""
+    pairs = zip(record.responses, record.rewards, strict=True)
+    return [replace(record, id=f"{record.id}/{i}", responses=(response,), rewards=(reward,)) for i, (response, reward) in enumerate(pairs)]
+
+
+def pair_ties(drafts: list[Draft], report: Report) -> list[Draft]:
+    """Both rows of each Ties prompt in one draft, in the place of the first; a row that lacks the other is malformed."""
+    rows: dict[str, list[Draft]] = {}
+    for draft in drafts:
+        if draft.subset == TIES:
+            rows.setdefault(draft.id.partition(":")[2], []).append(draft)
+    done: list[Draft] = []
+    for draft in drafts:
+        if draft.subset != TIES:
+            done.append(draft)
+            continue
+        number = draft.id.partition(":")[2]
+        kinds = sorted(row.id for row in rows[number])
+        if kinds != [f"ref:{number}", f"tied:{number}"]:
+            expected = f"one row ref:{number} and one row tied:{number}, as {TIES} scores them together"
+            report.malformed_count += 1
+            if len(report.malformed) < MESSAGES:
+                report.malformed.append((0, f"{report.file}: id: expected {expected}; found {', '.join(kinds)}."))
+        elif draft is rows[number][0]:
+            done.append(replace(draft, id=number, inputs=tuple(found for row in rows[number] for found in row.inputs), rows=2))
+    return done
+
+
+RMB_GOALS = "Helpfulness", "Harmlessness"
+
+
+def rmb(row: Row, place: Place, pairs: bool = False) -> Draft:
+    """RMB: pairwise rows (chosen, reject) and best-of-N rows (bon_best, loser_list), told apart by their keys.
+
+    A best-of-N row is judged in one input with all responses or, with `pairs`, as the best against each of the others.
+    """
+    task, reader = ("BoN", "rmb_bon") if row.get("bon_best") is not None else ("Pairwise", "rmb_pair")
+    [record] = READERS[reader](row)
+    category = text(row, "category_path")
+    goal = next((goal for goal in RMB_GOALS if goal in category.split("/")), None)
+    if goal is None:
+        raise wrong("category_path", f"a path with {' or '.join(RMB_GOALS)} in it", category)
+    if not pairs or task == "Pairwise":
+        return one(record, category, f"{goal} {task}")
+    best, *losers = record.responses
+    duels = [replace(record, id=f"{record.id}/{i}", responses=(best, loser), rewards=FIRST) for i, loser in enumerate(losers)]
+    return Draft(record.id, category, f"{goal} {task}", tuple((duel, None) for duel in duels))
+
+
+def ppe_preference(row: Row, place: Place) -> Draft:
+    """PPE human preference; a tie has no better response and is left out."""
+    [record] = READERS["ppe_preference"](row)
+    if record.rewards == TIE:
+        raise NoUniqueBest(f"{record.id}: the people saw a tie.")
+    return one(record, "all")
+
+
+PPE_DOMAINS = {
+    "mmlu": "MMLU-Pro", "mmlupro": "MMLU-Pro", "gpqa": "GPQA", "mbpp": "MBPP-Plus", "mbppplus": "MBPP-Plus", "ifeval": "IFEval",
+    "math": "MATH",
+}  # fmt: skip
+"""PPE correctness: what file and folder names call its five domains."""
+
+
+def ppe_correctness(row: Row, place: Place) -> Draft:
+    """PPE correctness: the sampled conflict pairs of a prompt, one right and one wrong response each."""
+    if row.get("sampled_conflict_pairs") == []:
+        raise NoUniqueBest(f"{row.name}: all responses are right, or all wrong.")
+    duels = READERS["ppe_best_of_k"](row)
+    for position, duel in enumerate(duels):
+        if duel.rewards[0] == duel.rewards[1]:
+            raise wrong(f"sampled_conflict_pairs[{position}]", "a right and a wrong response", row["sampled_conflict_pairs"][position])
+    return replace(_ppe_draft(row, place), inputs=tuple((duel, None) for duel in duels))
+
+
+def ppe_best_of_k(row: Row, place: Place, k: int) -> Draft:
+    """PPE best-of-K: the first k responses of a prompt in one input; any number of them may be right."""
+    scores = items(row, "scores")
+    if len(scores) < k:
+        raise wrong("scores", f"at least {k} of them", scores)
+    for position, value in enumerate(scores[:k]):
+        if not isinstance(value, bool):
+            raise wrong(f"scores[{position}]", "a boolean", value)
+    draft = _ppe_draft(row, place)
+    responses = tuple(text(row, f"response_{position + 1}", blank=True) for position in range(k))
+    record = Record(draft.id, "ppe_best_of_k", conversation(row, "prompt"), responses, tuple(map(float, scores[:k])), family=draft.subset)
+    return replace(draft, inputs=((record, None),))
+
+
+def _ppe_draft(row: Row, place: Place) -> Draft:
+    domain = place.named(PPE_DOMAINS) or "all"
+    # A question is there once for every model that answered it.
+    name = "/".join(part for part in (row_id(row, "id", "question_id"), optional_text(row, "model_name")) if part)
+    return Draft(name, domain, domain, ())
+
+
+JUDGEBENCH_SECTIONS = {"mmlu-pro": "Knowledge", "livebench-reasoning": "Reasoning", "livebench-math": "Math", "livecodebench": "Coding"}
+"""JudgeBench: how the source of a question begins, and the category it is reported in."""
+
+
+def judgebench(row: Row, place: Place) -> Draft:
+    """JudgeBench: each pair in both orders."""
+    [record] = READERS["judgebench"](row)
+    source = record.family or "all"
+    section = next((section for start, section in JUDGEBENCH_SECTIONS.items() if source.startswith(start)), source)
+    return one(record, source, section, BOTH)
+
+
+def realmistake(row: Row, place: Place) -> Draft:
+    """ReaLMistake: one response, with an error (0) or without (1). Task and model are the names of folder and file."""
+    [record] = READERS["realmistake"](row)
+    return one(record, str(place.below))
+
+
+LLMBAR_SUBSETS = {"natural": "Natural", "neighbor": "Neighbor", "gptinst": "GPTInst", "gptout": "GPTOut", "manual": "Manual"}
+"""LLMBar: what file and folder names call its five subsets; all but the first are adversarial."""
+
+
+def llmbar(row: Row, place: Place) -> Draft:
+    """LLMBar: each pair in both orders."""
+    [record] = READERS["llmbar"](row)
+    subset = place.named(LLMBAR_SUBSETS) or LLMBAR_SUBSETS.get(place.folder.lower())
+    if subset is None:
+        raise DataError(f"the file's path: expected the name of a subset in it ({', '.join(LLMBAR_SUBSETS.values())}), found {place.file}.")
+    return one(record, subset, "Natural" if subset == "Natural" else "Adversarial", BOTH)
+
+
+def pandalm(row: Row, place: Place) -> Draft:
+    """PandaLM: the majority of three annotators, a tie being a verdict; if all three differ, the first one's, as published."""
+    [record] = READERS["pandalm"](row)
+    # Of equally frequent votes most_common puts the one that came first in front, as the published max() over the counts does.
+    vote = Counter(integer(row, f"annotator{k}", 0, 2) for k in (1, 2, 3)).most_common(1)[0][0]
+    return one(replace(record, rewards=(TIE, FIRST, SECOND)[vote]), "all")
+
+
+def any_format(row: Row, place: Place, format: str) -> Draft:
+    """A row of a known reader's format; a row of several records is one unit. Records without a unique best response are left out."""
+    good = []
+    for record in READERS[format](row):
+        try:
+            check(record)
+            good.append(record)
+        except NoUniqueBest:
+            pass
+    if not good:
+        raise NoUniqueBest(f"{row.name}: no record with a unique best response.")
+    subset = good[0].family or "all"
+    return Draft(row_id(row, "id") if len(good) > 1 else good[0].id, subset, subset, tuple((record, None) for record in good))

@@ -1,0 +1,145 @@
+"""What a held-out evaluation reports: reward, accuracy and parse failures with intervals, by family, and the baselines."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+import pyarrow as pa
+
+from rlsys.data.records import Record
+from rlsys.data.trajectories import RowKey, row_keys
+from rlsys.evaluation.advice import failures_in_words
+from rlsys.evaluation.statistics import TOO_FEW, Interval, mean_ci, paired_difference
+
+Summary = dict[str, Any]
+
+
+def per_row_reward(table: pa.Table, by_group: bool = False) -> dict[RowKey, float]:
+    """Mean reward in [-1, 1] of each row's samples, by `row_keys`, of a trajectory table."""
+    totals: dict[RowKey, list[float]] = {}
+    for key, reward in zip(row_keys(table, by_group), table["reward"].to_pylist(), strict=True):
+        totals.setdefault(key, []).append(reward)
+    return {key: sum(rewards) / len(rewards) for key, rewards in totals.items()}
+
+
+def summarise(table: pa.Table) -> Summary:
+    """Sum up a trajectory table of held-out rows.
+
+    `accuracy` counts a parse failure as wrong; `accuracy_parsed` leaves parse failures out: the right samples of those that parsed, each
+    of which counts the same. Intervals are over rows (samples of one row are not independent), None where these are too few.
+    """
+    correct: list[bool] = table["correct"].to_pylist()
+    failures: list[str | None] = table["parse_failure"].to_pylist()
+    rows = per_row_reward(table)
+    parsed = [c for c, failure in zip(correct, failures, strict=True) if failure is None]
+    accuracy = sum(correct) / len(correct)
+    accuracy_ci = _interval(table, [True] * len(correct))
+    return {
+        "n": len(rows),
+        "samples": len(correct),
+        # The reward is +1 or -1 by correctness (Eq. 11), so its mean and interval are those of the accuracy, stretched.
+        "reward": 2 * accuracy - 1,
+        "reward_ci95": accuracy_ci and [2 * bound - 1 for bound in accuracy_ci],
+        "accuracy": accuracy,
+        "accuracy_ci95": accuracy_ci,
+        "accuracy_parsed": sum(parsed) / len(parsed) if parsed else None,
+        "accuracy_parsed_ci95": _interval(table, [failure is None for failure in failures]),
+        "parse_failures": dict(Counter(failure for failure in failures if failure is not None)),
+        "cut_off": _cut_off(table),
+        "families": _by_family(table),
+        "mean_tokens": sum(table["token_count"].to_pylist()) / len(correct),
+    }
+
+
+def sentence(stage: str, result: Summary) -> str:
+    """What `summarise` found, in a line for the screen."""
+    interval = result["accuracy_ci95"]
+    bounds = TOO_FEW if interval is None else f"{interval[0]:.1%} to {interval[1]:.1%}"
+    return (
+        f"held-out {stage}: reward {result['reward']:+.3f}, accuracy {result['accuracy']:.1%} "
+        f"({bounds}), "
+        + failures_in_words(result["parse_failures"], result["samples"], result.get("cut_off", 0))
+    )
+
+
+def _cut_off(table: pa.Table) -> int:
+    """Samples that did not parse and ended at the token limit."""
+    if "finish_reason" not in table.column_names:
+        return 0
+    ended = zip(table["parse_failure"].to_pylist(), table["finish_reason"].to_pylist(), strict=True)
+    return sum(failure is not None and reason == "length" for failure, reason in ended)
+
+
+def _interval(table: pa.Table, counts: Sequence[bool]) -> Interval | None:
+    """Of the accuracy over the samples that count, these being clustered by row."""
+    rows: dict[RowKey, list[bool]] = {}
+    for key, correct, counted in zip(row_keys(table), table["correct"].to_pylist(), counts, strict=True):
+        if counted:
+            rows.setdefault(key, []).append(correct)
+    sizes = [len(row) for row in rows.values()]
+    return mean_ci([sum(row) / len(row) for row in rows.values()], sizes, ones=set(sizes) == {1})
+
+
+def _by_family(table: pa.Table) -> dict[str, dict[str, float]]:
+    names = [family or "all" for family in table["family"].to_pylist()]
+    sources = table["source"].to_pylist() if "source" in table.column_names else [None] * len(names)
+    several = Counter(family for family, _ in set(zip(names, sources)))
+    families: dict[str, list[tuple[bool, bool]]] = {}
+    judged = (table["correct"].to_pylist(), table["parse_failure"].to_pylist())
+    for family, source, correct, failure in zip(names, sources, *judged, strict=True):
+        # What two sources call alike is not one thing.
+        name = f"{family} ({source})" if several[family] > 1 else family
+        families.setdefault(name, []).append((correct, failure is None))
+    return {
+        family: {"n": len(rows), "accuracy": sum(c for c, _ in rows) / len(rows), "parsed": sum(p for _, p in rows) / len(rows)}
+        for family, rows in sorted(families.items())
+    }
+
+
+def paired(after: pa.Table, before: pa.Table) -> Summary:
+    """Paired difference of mean reward and, over samples that parsed both times, of accuracy.
+
+    Rows are paired by source and id; where one table is of before there was a source, by their number and id.
+    """
+    by_group = not all("source" in table.column_names for table in (after, before))
+    rewards_after, rewards_before = per_row_reward(after, by_group), per_row_reward(before, by_group)
+    ids = sorted(rewards_after.keys() & rewards_before.keys())
+    result = paired_difference([rewards_after[i] for i in ids], [rewards_before[i] for i in ids], reach=2.0)
+    parsed_after, parsed_before = _parsed_accuracy(after, by_group), _parsed_accuracy(before, by_group)
+    both = sorted(parsed_after.keys() & parsed_before.keys())
+    if both:
+        result["accuracy_parsed"] = paired_difference([parsed_after[i] for i in both], [parsed_before[i] for i in both])
+        result["accuracy_parsed"]["n"] = len(both)
+    return result
+
+
+def _parsed_accuracy(table: pa.Table, by_group: bool) -> dict[RowKey, float]:
+    parsed: dict[RowKey, list[bool]] = {}
+    columns = (row_keys(table, by_group), table["correct"].to_pylist(), table["parse_failure"].to_pylist())
+    for key, correct, failure in zip(*columns, strict=True):
+        if failure is None:
+            parsed.setdefault(key, []).append(correct)
+    return {key: sum(values) / len(values) for key, values in parsed.items()}
+
+
+def baselines(records: Sequence[Record]) -> dict[str, float | int | None]:
+    """Accuracy without judging: at random, always the file's first response, always the longest one (ties shared).
+
+    `first` and `longer` are over the rows with at least two responses (`pairs_n` of them), as one response has no rival.
+    """
+    rivals = [record for record in records if record.n > 1]
+    chance = sum(1 / record.n if record.n > 1 else 0.5 for record in records) / len(records)
+    first = [float(record.best == 0) for record in rivals]
+    longer = []
+    for record in rivals:
+        lengths = [len(response) for response in record.responses]
+        longest = [i for i, length in enumerate(lengths) if length == max(lengths)]
+        longer.append((record.best in longest) / len(longest))
+    return {
+        "chance": chance,
+        "first": sum(first) / len(first) if first else None,
+        "longer": sum(longer) / len(longer) if longer else None,
+        "pairs_n": len(rivals),
+    }

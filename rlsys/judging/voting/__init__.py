@@ -1,0 +1,45 @@
+"""Sample, then aggregate: k judgements of one row become one verdict (arXiv 2504.02495).
+
+`Samples` holds the judgements, a *strategy* turns them into an `Outcome`, `best` picks the response. Each strategy is a small pure
+function over any number of leading dimensions; `@strategy` registers one, `find` looks one up by name.
+"""
+
+from __future__ import annotations
+
+from rlsys.judging.voting.adaptive import adaptive, decided, e_value
+from rlsys.judging.voting.samples import Samples, subsets, take
+from rlsys.judging.voting.strategies import abstain, borda, majority, mean, meta, meta_weighted, rpc, synthesis, vote
+from rlsys.judging.voting.strategy import STRATEGIES, Options, Outcome, Strategy, find, strategy
+from rlsys.judging.voting.table import SampleTable, decide
+from rlsys.judging.voting.verdict import Coverage, best, coverage_curve, margin, tied
+
+__all__ = [
+    "STRATEGIES",
+    "Coverage",
+    "Options",
+    "Outcome",
+    "SampleTable",
+    "Samples",
+    "Strategy",
+    "abstain",
+    "adaptive",
+    "best",
+    "borda",
+    "coverage_curve",
+    "decide",
+    "decided",
+    "e_value",
+    "find",
+    "majority",
+    "margin",
+    "mean",
+    "meta",
+    "meta_weighted",
+    "rpc",
+    "strategy",
+    "subsets",
+    "synthesis",
+    "take",
+    "tied",
+    "vote",
+]

@@ -1,0 +1,296 @@
+"""Turns the learner's rows into micro-batches in which a prompt is encoded once for all of its samples.
+
+A packed micro-batch is a tree, laid out depth first in one row of tokens:
+
+    root        the longest opening that all of its prompts share (the template, usually), encoded once
+    +- prompt   what is left of one group's prompt, encoded once for the group
+       +- sample, sample, ...   the group's completions
+
+A token attends to the ancestors of its node and causally to its own node, and its position counts along that path, so that
+log-probabilities and gradients are those of separate rows, to rounding. The plain form, one padded row per sample, is the
+reference to compare with. `rlsys.models.tree_attention` computes the attention.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields, replace
+
+import numpy as np
+import pyarrow as pa
+import torch
+from torch import Tensor
+
+from rlsys.models.tree_layout import Layout, Node, build_layout
+
+DUMMY_TOKENS = 4
+ATTENTION_SCALE = 4096  # context length at which attention costs about as much as the rest of a small model's layer
+
+
+@dataclass
+class MicroBatch:
+    """Tokens to encode (B rows of T) and, flat over its samples, the M completion tokens to be scored."""
+
+    input_ids: Tensor
+    """long [B, T]; B is 1 when packed."""
+    position_ids: Tensor
+    """long [B, T]: position of each token in its own row, prompt included."""
+    layout: Layout | None
+    """The tree, when packed; None when plain."""
+    attention_mask: Tensor | None
+    """bool [B, T], False on padding, when plain; None when packed (there is no padding)."""
+    source: Tensor
+    """long [M]: index into the B * T hidden states of the one that predicts the token."""
+    target: Tensor
+    """long [M]: the token's id."""
+    sample: Tensor
+    """long [M]: row of the whole batch that it belongs to."""
+    advantage: Tensor
+    """float [M]."""
+    rollout_logprob: Tensor
+    """float [M]; NaN where the row carries none (supervised rows)."""
+    weight: Tensor
+    """float [M]: 1 / (N * |o_i|), N = samples of the whole batch over all ranks, |o_i| = completion tokens of the row."""
+
+    @property
+    def tokens(self) -> int:
+        """Tokens encoded, each once; padding is left out. A completion's last token predicts nothing and is not encoded."""
+        return self.input_ids.numel() if self.attention_mask is None else int(self.attention_mask.sum())
+
+    def to(self, device: torch.device | str) -> MicroBatch:
+        """The same micro-batch on `device`."""
+        moved = {f.name: getattr(self, f.name).to(device) for f in fields(self) if getattr(self, f.name) is not None}
+        return replace(self, **moved)
+
+
+@dataclass(frozen=True)
+class _Row:
+    index: int
+    prompt: np.ndarray
+    tokens: np.ndarray
+    rollout_logprobs: np.ndarray
+    advantage: float
+
+    @property
+    def encoded(self) -> int:
+        return len(self.prompt) + len(self.tokens) - 1
+
+
+@dataclass(frozen=True)
+class _Unit:
+    """What must stay together: the rows of a group when packing, else a single row."""
+
+    prompt: np.ndarray
+    rows: tuple[_Row, ...]
+
+    @property
+    def tokens(self) -> int:
+        return len(self.prompt) + sum(len(row.tokens) - 1 for row in self.rows)
+
+    @property
+    def cost(self) -> float:
+        """Estimated work, in tokens of a short row."""
+        context = len(self.prompt) + max(len(row.tokens) for row in self.rows)
+        return self.tokens * (1 + context / ATTENTION_SCALE)
+
+
+def plan(
+    batch: pa.RecordBatch, world_size: int, token_budget: int, packing: bool = True, pad_token_id: int = 0, of_samples: int | None = None
+) -> list[list[MicroBatch]]:
+    """Split a batch (schema `trajectories.LEARNER`) into micro-batches, one list per rank, all equally long.
+
+    Deterministic: every rank may compute the plan and take its own share. Work is balanced over ranks by estimated cost; a
+    rank short of micro-batches gets dummies (a few tokens to encode, none to score), as ranks must enter collectives
+    together. A micro-batch encodes at most `token_budget` tokens, padding included; a group (a row when not packing) that is
+    longer gets one of its own.
+
+    Args:
+        of_samples: N of the weights 1 / (N * |o_i|): the samples that these rows were taken from. None: as many as there are rows.
+
+    Raises:
+        ValueError: no rows, fewer samples than rows, an empty prompt or completion, rows of one group with unequal prompts, or
+            log-probabilities that do not match the tokens; the message names the row.
+    """
+    if world_size < 1 or token_budget < 1:
+        raise ValueError(f"world_size and token_budget must be at least 1, found {world_size} and {token_budget}.")
+    rows = _read(batch)
+    samples = len(rows) if of_samples is None else of_samples
+    if samples < len(rows):
+        raise ValueError(f"learner batch: {len(rows)} rows cannot be of {samples} samples.")
+    units = _group(rows, batch.column("group").to_pylist()) if packing else [_Unit(row.prompt, (row,)) for row in rows]
+    ranks = []
+    for share in _balance(units, world_size):
+        bins = _fill(share, token_budget, packing)
+        ranks.append([_packed(b, samples) if packing else _plain(b, samples, pad_token_id) for b in bins])
+    longest = max(len(share) for share in ranks)
+    return [share + [dummy(packing, pad_token_id) for _ in range(longest - len(share))] for share in ranks]
+
+
+def _read(batch: pa.RecordBatch) -> list[_Row]:
+    if batch.num_rows == 0:
+        raise ValueError("learner batch: expected at least one row, found none.")
+    prompts, tokens, logprobs = (batch.column(name) for name in ("prompt_tokens", "tokens", "rollout_logprobs"))
+    advantages = batch.column("advantage").to_pylist()
+    rows = []
+    for index in range(batch.num_rows):
+        prompt, completion = (_numbers(column, index, np.int64) for column in (prompts, tokens))
+        for name, values in (("prompt_tokens", prompt), ("tokens", completion)):
+            if len(values) == 0:
+                raise ValueError(f"learner batch, row {index}: {name} is empty; drop rows without a prompt or a completion.")
+        rollout = _numbers(logprobs, index, np.float32)
+        if len(rollout) == 0:
+            rollout = np.full(len(completion), np.nan, dtype=np.float32)
+        if len(rollout) != len(completion):
+            raise ValueError(f"learner batch, row {index}: {len(completion)} tokens but {len(rollout)} rollout_logprobs; expected as many.")
+        if advantages[index] is None:
+            raise ValueError(f"learner batch, row {index}: advantage is null; supervised rows have 1.")
+        rows.append(_Row(index, prompt, completion, rollout, advantages[index]))
+    return rows
+
+
+def _numbers(column: pa.ListArray, index: int, dtype: type) -> np.ndarray:
+    values = column[index].values
+    return np.empty(0, dtype) if values is None else values.to_numpy(zero_copy_only=False).astype(dtype)
+
+
+def _group(rows: list[_Row], groups: list[int]) -> list[_Unit]:
+    members: dict[int, list[_Row]] = {}
+    for row, group in zip(rows, groups, strict=True):
+        known = members.setdefault(group, [])
+        if known and not np.array_equal(known[0].prompt, row.prompt):
+            raise ValueError(
+                f"learner batch, row {row.index}: its prompt differs from row {known[0].index}'s, though both are of group {group}."
+            )
+        known.append(row)
+    return [_Unit(members[group][0].prompt, tuple(members[group])) for group in members]
+
+
+def _balance(units: list[_Unit], world_size: int) -> list[list[_Unit]]:
+    """Longest first, each to the rank with the least work so far."""
+    shares: list[list[_Unit]] = [[] for _ in range(world_size)]
+    loads = [0.0] * world_size
+    for unit in sorted(units, key=lambda unit: -unit.cost):
+        rank = loads.index(min(loads))
+        shares[rank].append(unit)
+        loads[rank] += unit.cost
+    return shares
+
+
+def _fill(units: list[_Unit], budget: int, packing: bool) -> list[list[_Unit]]:
+    """First fit, longest first: so plain rows of like length stand together."""
+    bins: list[list[_Unit]] = []
+    for unit in sorted(units, key=lambda unit: -unit.tokens):
+        for present in bins:
+            if _size([*present, unit], packing) <= budget:
+                present.append(unit)
+                break
+        else:
+            bins.append([unit])
+    return bins
+
+
+def _size(units: list[_Unit], packing: bool) -> int:
+    if not packing:
+        return len(units) * max(unit.tokens for unit in units)
+    return sum(unit.tokens for unit in units) - (len(units) - 1) * _common([unit.prompt for unit in units])
+
+
+def _common(prompts: list[np.ndarray]) -> int:
+    """Length of the longest opening that all prompts share."""
+    length = min(len(prompt) for prompt in prompts)
+    for prompt in prompts[1:]:
+        differs = np.flatnonzero(prompt[:length] != prompts[0][:length])
+        length = int(differs[0]) if len(differs) else length
+    return length
+
+
+def _packed(units: list[_Unit], samples: int) -> MicroBatch:
+    ids: list[np.ndarray] = []
+    positions: list[np.ndarray] = []
+    nodes: list[Node] = []
+    count = 0
+
+    def add(parent: int, depth: int, tokens: np.ndarray) -> int:
+        """Append a node below `parent` (-1: none) whose first token has position `depth`; an empty one is its parent."""
+        nonlocal count
+        if len(tokens) == 0:
+            return parent
+        nodes.append(Node(count, len(tokens), parent))
+        ids.append(tokens)
+        positions.append(np.arange(depth, depth + len(tokens)))
+        count += len(tokens)
+        return len(nodes) - 1
+
+    shared = _common([unit.prompt for unit in units])
+    root = add(-1, 0, units[0].prompt[:shared])
+    rows, sources = [], []
+    for unit in units:
+        length, own = len(unit.prompt), unit.prompt[shared:]
+        if len(unit.rows) == 1:  # prompt and completion form a single node: one block of attention less
+            (row,) = unit.rows
+            start = count
+            add(root, shared, np.concatenate([own, row.tokens[:-1]]))
+            path = np.arange(start + len(own), start + len(own) + len(row.tokens) - 1)
+            last = start + len(own) - 1 if len(own) else shared - 1
+            sources.append(np.concatenate([[last], path]))
+            rows.append(row)
+            continue
+        prompt = add(root, shared, own)
+        last = nodes[prompt].start + nodes[prompt].length - 1
+        for row in unit.rows:
+            start = count
+            add(prompt, length, row.tokens[:-1])
+            sources.append(np.concatenate([[last], np.arange(start, count)]))
+            rows.append(row)
+    return MicroBatch(
+        input_ids=torch.from_numpy(np.concatenate(ids))[None],
+        position_ids=torch.from_numpy(np.concatenate(positions))[None],
+        layout=build_layout(nodes),
+        attention_mask=None,
+        **_completions(rows, sources, samples),
+    )
+
+
+def _plain(units: list[_Unit], samples: int, pad_token_id: int) -> MicroBatch:
+    rows = [unit.rows[0] for unit in units]
+    width = max(row.encoded for row in rows)
+    ids = np.full((len(rows), width), pad_token_id, dtype=np.int64)
+    mask = np.zeros((len(rows), width), dtype=bool)
+    sources = []
+    for i, row in enumerate(rows):
+        ids[i, : row.encoded] = np.concatenate([row.prompt, row.tokens[:-1]])
+        mask[i, : row.encoded] = True
+        sources.append(i * width + np.arange(len(row.prompt) - 1, row.encoded))
+    return MicroBatch(
+        input_ids=torch.from_numpy(ids),
+        position_ids=torch.arange(width).expand(len(rows), -1).contiguous(),
+        layout=None,
+        attention_mask=torch.from_numpy(mask),
+        **_completions(rows, sources, samples),
+    )
+
+
+def _completions(rows: list[_Row], sources: list[np.ndarray], samples: int) -> dict[str, Tensor]:
+    def flat(parts: list[np.ndarray], dtype: type) -> Tensor:
+        return torch.from_numpy(np.concatenate([np.empty(0, dtype), *parts]).astype(dtype))
+
+    lengths = [len(row.tokens) for row in rows]
+    return {
+        "source": flat(sources, np.int64),
+        "target": flat([row.tokens for row in rows], np.int64),
+        "sample": flat([np.full(n, row.index) for n, row in zip(lengths, rows, strict=True)], np.int64),
+        "advantage": flat([np.full(n, row.advantage) for n, row in zip(lengths, rows, strict=True)], np.float32),
+        "rollout_logprob": flat([row.rollout_logprobs for row in rows], np.float32),
+        "weight": flat([np.full(n, 1 / (samples * n)) for n in lengths], np.float32),
+    }
+
+
+def dummy(packing: bool, pad_token_id: int) -> MicroBatch:
+    """Encodes a few tokens and scores none (M = 0): its loss is 0, its gradients are zeros, its metrics are empty."""
+    shape = (1, DUMMY_TOKENS)
+    return MicroBatch(
+        input_ids=torch.full(shape, pad_token_id),
+        position_ids=torch.arange(DUMMY_TOKENS)[None],
+        layout=build_layout([Node(0, DUMMY_TOKENS, -1)]) if packing else None,
+        attention_mask=None if packing else torch.ones(shape, dtype=torch.bool),
+        **_completions([], [], 1),
+    )

@@ -1,0 +1,258 @@
+"""The policy: a causal language model that answers with log-probabilities of chosen tokens, never with full logits."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoModelForCausalLM, PreTrainedModel
+
+from rlsys.models.backbone import Attention, Backbone, Layers, decoder_of, probe
+from rlsys.models.fused_layers import wide_dtype
+from rlsys.models.loading import ModelError, check_whole, load_as_it_is
+from rlsys.models.packing import MicroBatch
+
+CHUNK = 2**20  # logits that exist at the same time: tokens * vocabulary entries; few enough to stay near the caches
+
+
+class Logprobs(NamedTuple):
+    """Flat over a micro-batch's M completion tokens, in its order."""
+
+    logprob: Tensor
+    """float32 [M] (float64 of such a model), carries the gradient."""
+    entropy: Tensor | None
+    """float32 [M] (float64 of such a model), detached; None unless asked for."""
+
+
+class Output(NamedTuple):
+    """What a model makes of its decoder's hidden states: cap * tanh(scale * (weight @ (inward * hidden) + bias) / cap)."""
+
+    inward: float = 1.0
+    """Factor on hidden states before the output layer."""
+    scale: float = 1.0
+    """Factor on logits."""
+    cap: float | None = None
+    """None: no cap."""
+
+
+class LogprobHead(nn.Linear):
+    """A language model's output layer that can also answer log-probabilities of given tokens, logits never kept.
+
+    Called with hidden states alone, it is the linear layer that it replaces; its weight is the same parameter (tied or not).
+    It stays a module with one weight and one autograd node, so that ZeRO-3 gathers the weight around both passes.
+    """
+
+    def __init__(self, linear: nn.Linear, output: Output = Output()) -> None:
+        nn.Module.__init__(self)
+        self.in_features, self.out_features = linear.in_features, linear.out_features
+        self.weight, self.bias, self.output = linear.weight, linear.bias, output
+
+    def forward(self, hidden: Tensor, target: Tensor | None = None, temperature: float = 1.0, with_entropy: bool = False):  # noqa: ANN201
+        """Hidden [..., H] -> logits [..., V]; or, with target [M], hidden [M, H] -> (logprob [M], entropy [M] or None)."""
+        if target is None:
+            return super().forward(hidden)
+        if self.output.inward != 1:
+            hidden = hidden * self.output.inward
+        logprob, entropy = _ChosenLogprobs.apply(hidden, self.weight, self.bias, target, self.output, temperature, with_entropy)
+        return logprob, entropy if with_entropy else None
+
+
+class _ChosenLogprobs(torch.autograd.Function):
+    """log_softmax(logits / temperature)[target] in chunks of the vocabulary; the backward pass computes logits again.
+
+    Chunks of the vocabulary rather than of tokens: each part of the weight's gradient is then written once, by one product
+    over all tokens, and nothing is accumulated in bfloat16.
+    """
+
+    @staticmethod
+    def forward(  # noqa: ANN205
+        ctx,  # noqa: ANN001
+        hidden: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        target: Tensor,
+        output: Output,
+        temperature: float,
+        with_entropy: bool,
+    ):
+        zeros = torch.zeros(target.shape, dtype=wide_dtype(weight), device=hidden.device)
+        logit, normaliser, expectation = zeros.clone(), zeros - torch.inf, zeros.clone()
+        for part, logits, spare in _chunks(hidden, weight, bias, output, temperature):
+            rows, columns = _inside(target, part)
+            logit[rows] = logits[rows, columns]
+            # The largest logit and its share of the chunk give the chunk's normaliser; the share is never below 1 / width.
+            share = torch.softmax(logits, dim=-1, out=spare)
+            of_part = logits.amax(dim=-1) - share.amax(dim=-1).log()
+            both = torch.logaddexp(normaliser, of_part)
+            if with_entropy:  # the mean logit, chunk after chunk
+                mean = torch.linalg.vecdot(share, logits)
+                expectation = expectation * torch.exp(normaliser - both) + mean * torch.exp(of_part - both)
+            normaliser = both
+        entropy = normaliser - expectation
+        ctx.save_for_backward(hidden, weight, bias, target, normaliser)
+        ctx.output, ctx.temperature = output, temperature
+        ctx.mark_non_differentiable(entropy)
+        return logit - normaliser, entropy
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor, _: Tensor):  # noqa: ANN001, ANN205
+        hidden, weight, bias, target, normaliser = ctx.saved_tensors
+        output, temperature = ctx.output, ctx.temperature
+        # d logprob / d logits = onehot(target) - probabilities; the token's own factor goes to the narrow side of each product
+        factor = (-gradient * (output.scale / temperature))[:, None]
+        scaled = (hidden * factor).to(hidden.dtype)
+        d_hidden = torch.zeros(hidden.shape, dtype=wide_dtype(weight), device=hidden.device)
+        d_weight = torch.empty_like(weight)
+        d_bias = None if bias is None else torch.empty_like(bias)
+        for part, logits, spare in _chunks(hidden, weight, bias, output, temperature):
+            slope = None if output.cap is None else (logits * (temperature / output.cap)).square_().neg_().add_(1)  # of the tanh
+            d_logits = logits.sub_(normaliser[:, None]).exp_()
+            rows, columns = _inside(target, part)
+            d_logits[rows, columns] -= 1  # before rounding: 1 - p may be small
+            if slope is not None:
+                d_logits.mul_(slope)
+            if d_bias is not None:
+                d_bias[part] = torch.mv(d_logits.T, factor[:, 0].to(d_logits.dtype))
+            if d_logits.dtype != weight.dtype:
+                d_logits = spare.view(weight.dtype).view(-1)[: d_logits.numel()].view_as(d_logits).copy_(d_logits)
+            d_hidden += torch.mm(d_logits, weight[part])
+            torch.mm(d_logits.T, scaled, out=d_weight[part])
+        return d_hidden.mul_(factor).to(hidden.dtype), d_weight, d_bias, None, None, None, None
+
+
+def _chunks(
+    hidden: Tensor, weight: Tensor, bias: Tensor | None, output: Output, temperature: float
+) -> Iterator[tuple[slice, Tensor, Tensor]]:
+    """(slice of the vocabulary, its logits / temperature in `wide_dtype` [M, width], as much spare room), about CHUNK logits at a time.
+
+    Both tensors are valid until the next chunk: memory that is asked for anew has to be mapped page by page, which took
+    longer on a CPU than the arithmetic on it.
+    """
+    count = len(hidden)
+    width = min(max(CHUNK // max(count, 1), 1), len(weight))
+    product = torch.empty(count * width, dtype=weight.dtype, device=hidden.device)
+    wide = product if product.dtype == wide_dtype(weight) else torch.empty_like(product, dtype=wide_dtype(weight))
+    spare = torch.empty_like(wide)
+    for start in range(0, len(weight), width):
+        part = slice(start, min(start + width, len(weight)))
+        shape = (count, part.stop - start)
+        product_here, wide_here, spare_here = (room[: count * shape[1]].view(shape) for room in (product, wide, spare))
+        if bias is None:
+            torch.mm(hidden, weight[part].T, out=product_here)
+        else:
+            torch.addmm(bias[part], hidden, weight[part].T, out=product_here)
+        if wide is not product:
+            wide_here.copy_(product_here)
+        if output.scale != 1:
+            wide_here.mul_(output.scale)
+        if output.cap is not None:
+            wide_here.div_(output.cap).tanh_().mul_(output.cap)
+        if temperature != 1:
+            wide_here.div_(temperature)
+        yield part, wide_here, spare_here
+
+
+def _inside(target: Tensor, part: slice) -> tuple[Tensor, Tensor]:
+    """Tokens whose target lies in this part of the vocabulary, and its column there."""
+    rows = ((target >= part.start) & (target < part.stop)).nonzero()[:, 0]
+    return rows, target[rows] - part.start
+
+
+class Policy(Backbone):
+    """A Hugging Face causal language model, kept as `self.model` in its own form: save and load it as usual.
+
+    Packed policies take packed micro-batches only, plain ones plain ones only. It computes as in eval mode, always.
+
+    Raises:
+        ModelError: a model whose attention or output the policy would get wrong.
+    """
+
+    def __init__(self, model: PreTrainedModel, packing: bool = True, layers: Layers = "fused", attention: Attention = "blocks") -> None:
+        super().__init__(model, decoder_of(model), packing, layers, attention)
+        head = model.get_output_embeddings()
+        output = self._read_output(head)
+        if isinstance(head, LogprobHead):
+            head.output = output
+        else:
+            model.set_output_embeddings(LogprobHead(head, output))
+
+    def forward(self, micro_batch: MicroBatch, temperature: float = 1.0, with_entropy: bool = False) -> Logprobs:
+        """Log-probabilities of the micro-batch's completion tokens at sampling temperature `temperature` (> 0)."""
+        hidden = self.call(decoder_of(self.model), micro_batch).last_hidden_state
+        chosen = hidden.flatten(0, 1).index_select(0, micro_batch.source)
+        return Logprobs(*self.model.get_output_embeddings()(chosen, micro_batch.target, temperature, with_entropy))
+
+    @torch.no_grad()
+    def _read_output(self, head: nn.Module | None) -> Output:
+        """What the model's own forward does between its decoder and its logits, found by giving it known numbers on the way.
+
+        Raises:
+            ModelError: something else than `Output` describes.
+        """
+        name = type(self.model).__name__
+        if not isinstance(head, nn.Linear):
+            raise ModelError(f"{name}: expected a linear output layer, found {head}.")
+        device = head.weight.device
+        known = torch.tensor([0.0] + [sign * 10**power for power in range(-2, 5) for sign in (1.0, -1.0)], device=device)
+        known = known.repeat(head.out_features // len(known) + 1)[: head.out_features]
+        passed: dict[str, Tensor] = {}
+
+        def keep_hidden(_: nn.Module, __: tuple, out: Any) -> None:
+            passed["hidden"] = out[0] if isinstance(out, tuple) else out.last_hidden_state
+
+        def swap(_: nn.Module, given: tuple[Tensor], out: Tensor) -> Tensor:
+            passed["given"] = given[0]
+            return known.expand_as(out).clone()
+
+        handles = [decoder_of(self.model).register_forward_hook(keep_hidden), head.register_forward_hook(swap)]
+        try:
+            logits = self.call(self.model, probe(self.packing, device)).logits
+        finally:
+            for handle in handles:
+                handle.remove()
+        if passed.keys() != {"hidden", "given"}:
+            raise ModelError(f"{name}: its logits do not come from its decoder through its output layer.")
+        output = _explain(passed["hidden"], passed["given"], known, logits.to(known.dtype))
+        if output is None:
+            raise ModelError(f"{name}: its logits are not scaled, capped products of hidden states and the output layer.")
+        return output
+
+
+def _explain(hidden: Tensor, given: Tensor, known: Tensor, logits: Tensor) -> Output | None:
+    if hidden.shape != given.shape:
+        return None
+    hidden, given = hidden.double(), given.double()
+    inward = (torch.sum(hidden * given) / torch.sum(hidden * hidden)).item()
+    inward = 1.0 if abs(inward - 1) < 1e-3 else inward
+    if not torch.allclose(given, inward * hidden, rtol=2e-2, atol=1e-3 * float(given.abs().max())):
+        return None
+    small, large = known == 0.01, known == 10_000
+    if not large.any():
+        return None
+    slope, limit = float(logits[..., small].mean() / 0.01), float(logits[..., large].mean())
+    scale, cap = (limit / 10_000, None) if abs(limit) > 0.99 * abs(slope) * 10_000 else (slope, limit)
+    scale = 1.0 if abs(scale - 1) < 1e-5 else scale
+    expected = known * scale if cap is None else cap * torch.tanh(known * scale / cap)
+    right = torch.allclose(logits, expected.expand_as(logits), rtol=1e-3, atol=1e-5)
+    return Output(inward, scale, cap) if right else None
+
+
+def load_policy(
+    path: str | Path, dtype: torch.dtype, packing: bool = True, layers: Layers = "fused", attention: Attention = "blocks"
+) -> Policy:
+    """Load a Hugging Face folder or hub name as a policy to train, its weights in `dtype`."""
+    return Policy(load_causal_model(path, dtype), packing, layers, attention).train()
+
+
+def load_causal_model(path: str | Path, dtype: torch.dtype) -> PreTrainedModel:
+    """transformers' own causal language model, every weight of it from the folder.
+
+    Raises:
+        ModelError: it cannot be loaded, or not as its files and its config say.
+    """
+    model, missing = load_as_it_is(AutoModelForCausalLM, path, dtype)
+    check_whole(path, missing)
+    return model

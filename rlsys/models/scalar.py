@@ -1,0 +1,211 @@
+"""The scalar reward model: a language model with one number as its output, read where the text ends.
+
+Two objectives train the same model. As the *meta reward model* (arXiv 2504.02495, section on inference-time scaling) it reads a
+prompt of the generative reward model and what that model wrote, and says by its logit whether the critique is correct (Eq. 10).
+As the Bradley-Terry baseline it reads a conversation and one response, and the better response gets the higher score.
+
+What is scored is `prompt tokens + text tokens`, without the token that ends the turn: some tokenizers pad with it, and transformers
+reads its classifiers' score at the last token that is not padding. So both read at the same place.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import AutoModelForSequenceClassification, PreTrainedModel
+
+from rlsys.algorithms.grpo import Metrics
+from rlsys.data.trajectories import LEARNER
+from rlsys.models.backbone import Attention, Backbone, Layers
+from rlsys.models.loading import ModelError, check_whole, load_as_it_is
+from rlsys.models.packing import MicroBatch, plan
+
+GROUPS_AT_ONCE = 64
+"""Groups that are planned together for scoring: planning takes longer than in proportion."""
+
+
+@dataclass(frozen=True)
+class Group:
+    """Texts after one prompt: the critiques that were sampled for it, or the responses to a query."""
+
+    id: str
+    """Of the row that it comes from; several groups have the same one where a row was shown in several orders."""
+    prompt: np.ndarray
+    """int32 [tokens], at least one."""
+    texts: tuple[np.ndarray, ...]
+    """int32 [tokens] each; an empty text is scored at the prompt's last token."""
+    labels: tuple[float, ...]
+    """One per text: 1.0 for a correct critique or for the best response, else 0.0."""
+    source: str | None = None
+    """Of the row; None in trajectories of before there was a source."""
+
+    @property
+    def row(self) -> tuple[str | None, str]:
+        """(source, id): which row the group comes from."""
+        return self.source, self.id
+
+
+class ScalarModel(Backbone):
+    """A Hugging Face sequence classifier with one output over a causal language model, kept as `self.model` in its own form.
+
+    Packed models encode a prompt once for all its texts. It computes as in eval mode, always.
+
+    Raises:
+        ModelError: a model without a linear head `score` of one output, or one whose attention packing would get wrong.
+    """
+
+    def __init__(self, model: PreTrainedModel, packing: bool = True, layers: Layers = "fused", attention: Attention = "blocks") -> None:
+        head = getattr(model, "score", None)
+        if not isinstance(head, nn.Linear) or head.out_features != 1:
+            raise ModelError(f"{type(model).__name__}: expected a causal model with a linear head `score` of one output, found {head}.")
+        super().__init__(model, model.base_model, packing, layers, attention)
+        # A product rounded to bfloat16 has 8 bits: critiques of one prompt would often tie.
+        head.forward = lambda hidden: F.linear(hidden.float(), head.weight.float(), None if head.bias is None else head.bias.float())
+
+    def forward(self, micro_batch: MicroBatch) -> Tensor:
+        """Scores (logits), float32 [S]: one per text of the micro-batch, in the order of `ends`."""
+        hidden = self.call(self.model.base_model, micro_batch).last_hidden_state
+        read = micro_batch.source[ends(micro_batch)]
+        return self.model.score(hidden.flatten(0, 1).index_select(0, read))[:, 0]
+
+
+def load_classifier(path: str | Path, dtype: torch.dtype, seed: int | None = 0) -> PreTrainedModel:
+    """transformers' own sequence classifier of one output, as `load_scalar_model` takes it.
+
+    Args:
+        seed: of a new head, where the folder has none; None: it must have one.
+
+    Raises:
+        ModelError: it cannot be loaded, or not as its files and its config say.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed or 0)
+        model, missing = load_as_it_is(AutoModelForSequenceClassification, path, dtype, num_labels=1)
+    below = f"{model.base_model_prefix}."
+    check_whole(path, [name for name in missing if seed is None or name.startswith(below)])
+    config = model.config.get_text_config()
+    if config.pad_token_id is None and config.eos_token_id is not None:
+        # transformers' classifiers take no padded batch without one, and no text that is scored ends with this.
+        config.pad_token_id = config.eos_token_id[0] if isinstance(config.eos_token_id, list) else config.eos_token_id
+    return model
+
+
+def load_scalar_model(
+    path: str | Path,
+    dtype: torch.dtype,
+    seed: int = 0,
+    packing: bool = True,
+    layers: Layers = "fused",
+    attention: Attention = "blocks",
+) -> ScalarModel:
+    """Load a Hugging Face folder or hub name, in training mode, its weights in `dtype`.
+
+    A causal language model gets a new head, drawn by the architecture's own rule from `seed`: the same on every rank. A sequence
+    classifier keeps its own, which must have one output.
+
+    Raises:
+        ValueError: see `ScalarModel`.
+    """
+    return ScalarModel(load_classifier(path, dtype, seed), packing, layers, attention).train()
+
+
+def scalar_batch(groups: Sequence[Group], token_budget: int | None = None) -> pa.RecordBatch:
+    """Rows for `rlsys.models.packing.plan` (LEARNER schema), group after group; `advantage` carries the label.
+
+    Args:
+        token_budget: a group of more tokens is divided, so that it fits into micro-batches; None: never, as Bradley-Terry
+            compares responses within one micro-batch.
+    """
+    rows: list[tuple[int, np.ndarray, np.ndarray, float]] = []
+    number, room = -1, 0
+    for group in groups:
+        for i, (text, label) in enumerate(zip(group.texts, group.labels, strict=True)):
+            if i == 0 or (token_budget is not None and len(text) > room):
+                number += 1
+                room = (token_budget or 0) - len(group.prompt)
+            room -= len(text)
+            # A completion's last token predicts nothing and `plan` does not encode it: this one is never seen, and the score is read
+            # where it would be predicted.
+            rows.append((number, group.prompt, np.append(text, np.int32(0)), label))
+    numbers, prompts, tokens, labels = zip(*rows)
+    columns = {"group": numbers, "prompt_tokens": prompts, "tokens": tokens, "rollout_logprobs": [None] * len(rows), "advantage": labels}
+    return pa.record_batch(columns, schema=LEARNER)
+
+
+def ends(micro_batch: MicroBatch) -> Tensor:
+    """long [S]: of the M entries of a planned `scalar_batch`, the ones at which its texts end; one per text.
+
+    The row of the whole batch that each belongs to is `micro_batch.sample[ends]`, its label `micro_batch.advantage[ends]`.
+    """
+    return micro_batch.sample.diff(append=micro_batch.sample.new_full((1,), -1)).nonzero()[:, 0]
+
+
+@torch.no_grad()
+def score_texts(
+    model: ScalarModel, prompts: Sequence[np.ndarray], texts: Sequence[np.ndarray], token_budget: int, device: torch.device | str = "cpu"
+) -> np.ndarray:
+    """Score texts[i] after prompts[i], token ids both; equal prompts are encoded once where a micro-batch holds them together.
+
+    Args:
+        model: on `device`; it is left in the mode that it is in, which changes nothing, as there is no dropout.
+        token_budget: tokens encoded at a time; a longer text gets a micro-batch of its own.
+
+    Returns:
+        float32 [rows], logits.
+    """
+    members: dict[bytes, list[int]] = {}
+    for row, prompt in enumerate(prompts):
+        members.setdefault(prompt.tobytes(), []).append(row)
+    groups = [Group("", prompts[rows[0]], tuple(texts[row] for row in rows), (0.0,) * len(rows)) for rows in members.values()]
+    order = [row for rows in members.values() for row in rows]
+    scores = np.empty(len(order), np.float32)
+    for start in range(0, len(groups), GROUPS_AT_ONCE):
+        batch = scalar_batch(groups[start : start + GROUPS_AT_ONCE], token_budget)
+        rows, order = np.array(order[: batch.num_rows]), order[batch.num_rows :]
+        for part in plan(batch, 1, token_budget, model.packing, model.pad_token_id)[0]:
+            found = part.sample[ends(part)].numpy()
+            scores[rows[found]] = model(part.to(device)).cpu().numpy()
+    return scores
+
+
+def bce_loss(score: Tensor, label: Tensor, count: int) -> tuple[Tensor, Metrics]:
+    """This part's share of the mean binary cross-entropy of sigmoid(score), in nats per text.
+
+    Args:
+        score: float [S], logits; label: float [S], 1 for correct.
+        count: texts of the whole batch, over all micro-batches and ranks: shares add up to the batch's loss.
+
+    Returns:
+        the loss, and sums for `rlsys.algorithms.grpo.merge_metrics`: loss, accuracy (of the threshold 0).
+    """
+    loss = F.binary_cross_entropy_with_logits(score, label, reduction="sum") / count
+    right = ((score.detach() > 0) == (label > 0.5)).sum().item()
+    return loss, {"loss": loss.item(), "accuracy": right / count}
+
+
+def bradley_terry_loss(score: Tensor, best: Tensor, group: Tensor, count: int) -> tuple[Tensor, Metrics]:
+    """This part's share of the mean over rows of -log sigmoid(r_best - r_other), averaged over the row's other responses.
+
+    Bradley and Terry (1952), as reward models use it (arXiv 2203.02155, Eq. 1).
+
+    Args:
+        score: float [S]; best: bool [S], True for one response of every group; group: long [S], whole groups only.
+        count: groups of the whole batch.
+
+    Returns:
+        the loss in nats, and sums: loss, accuracy (of pairs, a tie counts half).
+    """
+    _, place, sizes = torch.unique(group, return_inverse=True, return_counts=True)
+    of_best = score.new_zeros(len(sizes)).index_add(0, place[best], score[best])
+    margin = (of_best[place] - score)[~best]
+    weight = 1 / ((sizes[place[~best]] - 1) * count)
+    loss = (weight * F.softplus(-margin)).sum()
+    won = (weight * (torch.sign(margin.detach()) + 1) / 2).sum().item()
+    return loss, {"loss": loss.item(), "accuracy": won}

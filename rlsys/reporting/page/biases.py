@@ -1,0 +1,94 @@
+"""The judge's biases by benchmark: position, length, consistency."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from rlsys.reporting.page.collect import Evaluation
+from rlsys.reporting.page.content import Cell, Section, Table
+from rlsys.reporting.page.evaluations import MEAN, benchmarks
+from rlsys.reporting.page.plots import Categories, Series
+from rlsys.reporting.page.schema import Benchmark
+
+BIASES = (
+    (
+        "Position: how often the response shown first wins",
+        "share of samples",
+        {"position.first": "greedy", "position.samples.first": "drawn samples"},
+        {"position.first_expected": "without bias"},
+    ),
+    (
+        "Length: how often the longest response wins",
+        "share of samples",
+        {"length.longest_wins": "drawn samples"},
+        {"length.longest_is_best": "the longest is the best"},
+    ),
+    (
+        "Consistency: how often two samples of an item agree",
+        "share of pairs of samples with the same winner",
+        {
+            "position.other_order": "greedy, other order",
+            "position.samples.other_order": "drawn, other order",
+            "position.samples.same_order": "drawn, same order",
+        },
+        {},
+    ),
+)
+"""Title, axis, and in words what is measured and what would be expected, by their place in a benchmark."""
+
+
+def section(evaluations: Sequence[Evaluation]) -> Section:
+    """Position, length, consistency: by benchmark, beside what they would be without the bias."""
+    plots = [plot for title, label, measured, expected in BIASES for plot in _plot(evaluations, title, label, measured, expected)]
+    tables = [_table(evaluations)] if plots else []
+    return Section("Biases", "What accuracy does not show: whether place and length are paid for.", tables, plots)
+
+
+def _plot(
+    evaluations: Sequence[Evaluation], title: str, label: str, measured: dict[str, str], expected: dict[str, str]
+) -> list[Categories]:
+    names = [
+        name
+        for name, found in benchmarks(evaluations)
+        if name != MEAN and any(_at(one, key) is not None for _, one in found for key in measured)
+    ]
+    series = []
+    for number, evaluation in enumerate(evaluations):
+        of = f" ({evaluation.name})" if len(evaluations) > 1 else ""
+        for place, (key, words) in enumerate(measured.items()):
+            series.append(Series(words + of, _everywhere(evaluation, names, key), style=number * len(measured) + place))
+    for key, words in expected.items():
+        # What is expected hangs on the benchmark, and hardly on who judges it.
+        found = zip(*(_everywhere(evaluation, names, key) for evaluation in evaluations))
+        series.append(Series(words, [next((one for one in values if one is not None), None) for values in found], expected=True))
+    series = [one for one in series if one.points]
+    return [Categories(title, x_label=label, categories=names, series=series)] if names else []
+
+
+def _everywhere(evaluation: Evaluation, names: Sequence[str], key: str) -> list[float | None]:
+    return [_at(evaluation.report.benchmarks.get(name), key) for name in names]
+
+
+def _at(benchmark: Benchmark | None, key: str) -> float | None:
+    """What stands under a dotted key; None where there is no such thing."""
+    found: Any = benchmark
+    for part in key.split("."):
+        found = getattr(found, part, None)
+    return found
+
+
+def _table(evaluations: Sequence[Evaluation]) -> Table:
+    shares = {
+        f"{title.partition(':')[0].lower()}: {words}": key
+        for title, _, measured, expected in BIASES
+        for key, words in (measured | expected).items()
+    }
+    rows: list[list[Cell | str]] = []
+    for name, found in benchmarks(evaluations):
+        for evaluation, benchmark in found:
+            if benchmark.position or benchmark.length:
+                correlation = Cell(_at(benchmark, "length.correlation"), "signed")
+                rows.append([name, evaluation.name, *(Cell(_at(benchmark, key)) for key in shares.values()), correlation])
+    columns = ["benchmark", "judge", *shares, "score with log length, Spearman"]
+    return Table("Biases by benchmark", columns, rows, folded=True)

@@ -1,0 +1,62 @@
+"""Scalar reward models: their measures, and whether their probabilities can be believed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rlsys.reporting.page.collect import ScalarRun
+from rlsys.reporting.page.content import Cell, Section, Table
+from rlsys.reporting.page.plots import Reliability
+from rlsys.reporting.page.schema import Estimate, ExpectedError
+
+OBJECTIVES = {
+    "bce": ("meta reward model", "the critique is correct"),
+    "bt": ("Bradley-Terry reward model", "the first response is the better one"),
+}
+"""Objective -> what the model is, and what its probabilities are of."""
+MEASURES = {
+    "auc": "ROC-AUC",
+    "auc_within_row": "ROC-AUC within a row",
+    "pairwise_accuracy": "pairwise accuracy",
+    "accuracy": "accuracy at 0",
+    "brier": "Brier score",
+    "log_loss": "log loss, nats",
+    "rms_calibration_error": "calibration error, root mean square, debiased",
+    "ece": "expected calibration error",
+    "base_rate": "share of label 1",
+}
+
+
+def section(runs: Sequence[ScalarRun]) -> Section:
+    """A reliability diagram of each scalar reward model, and their measures side by side."""
+    rows: list[list[Cell | str]] = []
+    for key, words in MEASURES.items():
+        cells: list[Cell | str] = [_measure(getattr(run.report.heldout, key)) for run in runs]
+        if any(cells):
+            rows.append([words, *cells])
+    kinds = [OBJECTIVES.get(run.report.objective, (run.report.objective, "label 1")) for run in runs]
+    columns = ["measure", *(f"{run.name}: {kind}" for run, (kind, _) in zip(runs, kinds))]
+    tables = [Table("Measures on held-out rows, 95% intervals", columns, rows)] if runs else []
+    note = "On the diagonal, what is said to be 70% probable is so in 70%. Bars are 95% intervals."
+    plots = [
+        Reliability(
+            f"Calibration: {run.name}",
+            note,
+            True,
+            event,
+            [one.model_dump() for one in run.report.heldout.table],
+            run.report.heldout.base_rate,
+        )
+        for run, (_, event) in zip(runs, kinds)
+    ]
+    lead = "Whether the probabilities of a scalar reward model can be believed." if runs else ""
+    return Section("Calibration of the reward models", lead, tables, plots)
+
+
+def _measure(found: Estimate | ExpectedError | float | None) -> Cell | str:
+    if isinstance(found, float):
+        return Cell(found, "figure")
+    if isinstance(found, ExpectedError):
+        chance = f" (calibrated: {found.calibrated.mean:.3f}, up to {found.calibrated.high:.3f})" if found.calibrated else ""
+        return f"{found.value:.3f}{chance}"
+    return "" if found is None else Cell(found.value, "figure", found.ci95)

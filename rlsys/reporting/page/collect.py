@@ -1,0 +1,251 @@
+"""Folders in, sources out: each folder is recognised by what lies in it, read and checked."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ValidationError
+
+from rlsys.data.readers import DataError
+from rlsys.data.readers.json_files import JsonLines
+from rlsys.reporting.page.schema import EvalReport, LadderReport, RunSummary, ScalarReport, Stage
+from rlsys.system.texts import plain
+
+EXPECTED = "a run of `rlsys train` or `rlsys meta-rm`, an evaluation (eval.json) or a ladder (ladder.json)"
+
+
+@dataclass(frozen=True)
+class Ladder:
+    name: str
+    path: Path
+    report: LadderReport
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    name: str
+    path: Path
+    report: EvalReport
+
+
+@dataclass(frozen=True)
+class ScalarRun:
+    """A trained scalar reward model: a meta RM or a Bradley-Terry one."""
+
+    name: str
+    path: Path
+    report: ScalarReport
+
+
+@dataclass(frozen=True)
+class TrainingRun:
+    """A run folder, complete or under way."""
+
+    name: str
+    path: Path
+    model: str
+    metrics: list[dict[str, Any]]
+    """One row per step: `step` and what was measured."""
+    heldout: dict[str, Stage]
+    """In the order in which they were evaluated."""
+    summary: RunSummary | None = None
+    """summary.json; None: not complete."""
+    samples: list[dict[str, Any]] = field(default_factory=list)
+    """Trajectories of the last held-out evaluation."""
+
+
+Source = Ladder | Evaluation | ScalarRun | TrainingRun
+Report = TypeVar("Report", bound=BaseModel)
+
+
+def collect(folders: Sequence[Path]) -> list[Source]:
+    """The sources in `folders`, in their order; names are the ends of paths, as long as it takes to tell them apart.
+
+    Raises:
+        DataError: a folder that is none, that holds nothing to show, or whose files are broken or half-written.
+    """
+    names = _names(folders)
+    return [source for folder, name in zip(folders, names, strict=True) for source in _sources(folder, name)]
+
+
+def _sources(folder: Path, name: str) -> list[Source]:
+    if not folder.is_dir():
+        raise DataError(f"{folder}: {'is a file' if folder.exists() else 'no such folder'}; give the folder of {EXPECTED}.")
+    kinds = (("ladder.json", LadderReport, Ladder), ("eval.json", EvalReport, Evaluation), ("report.json", ScalarReport, ScalarRun))
+    found: list[Source] = []
+    for file, schema, kind in kinds:
+        path = folder / file
+        document = read_json(path) if path.is_file() else None
+        # The figures of a page that was written here before are no source.
+        if path.is_file() and not (isinstance(document, dict) and "made_by" in document):
+            found.append(kind(name, folder, _checked(path, document, schema)))
+    # Beside other things a config is a run's only if something was trained; what trained a scalar model is no run of RL.
+    trained = not found or (folder / "metrics.jsonl").is_file()
+    if (folder / "config.yaml").is_file() and trained and not any(isinstance(one, ScalarRun) for one in found):
+        found.append(_training_run(folder, name))
+    if not found:
+        inside = sorted({path.parent.relative_to(folder).as_posix() for path in _marks(folder)})
+        hint = f" These folders in it do: {', '.join(inside[:12])}." if inside else ""
+        raise DataError(f"{folder}: holds none of config.yaml, report.json, eval.json, ladder.json; expected {EXPECTED}.{hint}")
+    return found
+
+
+def _marks(folder: Path) -> Iterator[Path]:
+    """Files that make a folder below `folder`, two levels down at most, one to show."""
+    for file in ("config.yaml", "eval.json", "ladder.json"):
+        yield from folder.glob(f"*/{file}")
+        yield from folder.glob(f"*/*/{file}")
+
+
+def _checked(path: Path, document: Any, schema: type[Report]) -> Report:
+    try:
+        return schema.model_validate(document)
+    except ValidationError as error:
+        problem = error.errors()[0]
+        key = ".".join(str(part) for part in problem["loc"]) or "the document"
+        found = repr(problem["input"])
+        told = f"{problem['msg']}, found {found if len(found) <= 60 else found[:57] + '...'}"
+        raise DataError(f"{path}: {key}: {told}. Let the command that writes it run to its end, or run it again.", key=key) from error
+
+
+# --- training runs --------------------------------------------------------------------------------------------------
+
+
+def _training_run(folder: Path, name: str) -> TrainingRun:
+    metrics = list(_metrics(folder / "metrics.jsonl"))
+    tables = _heldout_tables(folder / "trajectories")
+    path = folder / "summary.json"
+    summary = _checked(path, read_json(path), RunSummary) if path.exists() else None
+    if not (tables or summary or any("reward" in row for row in metrics)):
+        raise DataError(
+            f"{folder}: this run has neither an evaluation (trajectories/heldout_*.parquet), nor a step with a reward (metrics.jsonl), nor "
+            "a report.json yet; let it go on until it has."
+        )
+    told = summary.heldout if summary else {}
+    heldout = {stage: told.get(stage) or _summarise(tables[stage]) for stage in in_order(tables.keys() | told.keys())}
+    samples = _read(tables[next(reversed(tables))], CRITIQUES).to_pylist() if tables else []
+    return TrainingRun(name, folder, _model(folder / "config.yaml"), metrics, heldout, summary, cleaned(samples))
+
+
+def _model(path: Path) -> str:
+    import yaml
+
+    try:
+        return plain(str(yaml.safe_load(path.read_text(encoding="utf-8"))["model"]["path"]))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError, KeyError, TypeError) as error:
+        raise DataError(f"{path}: not the config of a run (expected YAML with model.path): {error}.") from error
+
+
+def _metrics(path: Path) -> Iterator[dict[str, Any]]:
+    """Rows of metrics.jsonl; a last line that a kill cut off, or that is being written, is left out."""
+    if not path.exists():
+        return
+    lines = JsonLines(path)
+    for number, row in lines.scan():
+        if isinstance(row, DataError):
+            if number == lines.last:
+                return
+            raise row.at(str(path), number)
+        if type(row.get("step")) is not int:
+            raise DataError("expected an object with the integer `step`.", file=str(path), row=number)
+        yield cleaned(row)
+
+
+def _heldout_tables(folder: Path) -> dict[str, Path]:
+    """Stage -> file, the last stage last."""
+    stages = {path.stem.removeprefix("heldout_"): path for path in folder.glob("heldout_*.parquet")}
+    return {stage: stages[stage] for stage in in_order(stages)}
+
+
+def in_order(stages: Iterable[str]) -> list[str]:
+    """As a run evaluates them: the base model, the cold start, RL's steps, the end."""
+    first = {"base": 0, "cold_start": 1}
+    return sorted(stages, key=lambda stage: (first.get(stage, 2 if step_of(stage) is not None else 3), step_of(stage) or 0, stage))
+
+
+def step_of(stage: str) -> int | None:
+    """The step of an evaluation on the way; None for those at the ends."""
+    match = re.fullmatch(r"step_(\d+)", stage)
+    return int(match[1]) if match else None
+
+
+CRITIQUES = ("prompt_id", "family", "order", "ground_truth", "prompt", "text", "scores", "parse_failure", "correct")
+"""Columns of `rlsys.data.trajectories.TRAJECTORIES` that a sample critique is made of, and those that held-out results are."""
+LATER = ("ground_truth",)
+"""Columns that tables of earlier versions lack; null there."""
+RESULTS = ("prompt_id", "family", "parse_failure", "correct", "reward", "token_count")
+OPTIONAL = ("group", "source", "finish_reason")
+"""What tells rows of one id apart, and how texts ended, where a table has it."""
+
+
+def _read(path: Path, columns: Sequence[str]) -> Any:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        table = pq.read_table(path)
+    except (OSError, pa.ArrowInvalid) as error:
+        raise DataError(f"{path}: cannot be read as Parquet ({error}).") from error
+    for name in LATER:
+        if name not in table.column_names:
+            table = table.append_column(name, pa.nulls(table.num_rows))
+    missing = [name for name in columns if name not in table.column_names]
+    if missing or not table.num_rows:
+        problem = f"no column {', '.join(missing)}" if missing else "no rows"
+        raise DataError(f"{path}: {problem}; expected the trajectories of a held-out evaluation.")
+    return table.select([*columns, *(name for name in OPTIONAL if name in table.column_names)])
+
+
+def _summarise(path: Path) -> Stage:
+    from rlsys.evaluation.heldout import summarise
+
+    return Stage.model_validate(cleaned(summarise(_read(path, RESULTS))))
+
+
+# --- reading --------------------------------------------------------------------------------------------------------
+
+
+def read_json(path: Path) -> Any:
+    """The document in a file, its texts cleaned.
+
+    Raises:
+        DataError: it cannot be read, or is not JSON, as when it was not written to its end.
+    """
+    text = _text(path)
+    try:
+        return cleaned(json.loads(text))
+    except ValueError as error:
+        raise DataError(f"{path}: not valid JSON ({error}); it may not have been written to its end.") from error
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path}: cannot be read as UTF-8 text ({error}).") from error
+
+
+def cleaned(value: Any) -> Any:
+    """`value` with every text in it made `plain`, keys included: what a model wrote must not move the cursor of whoever reads it."""
+    if isinstance(value, str):
+        return plain(value)
+    if isinstance(value, dict):
+        return {cleaned(key): cleaned(inner) for key, inner in value.items()}
+    return [cleaned(inner) for inner in value] if isinstance(value, list) else value
+
+
+def _names(folders: Sequence[Path]) -> list[str]:
+    paths = [folder.resolve() for folder in folders]
+    if len(set(paths)) < len(paths):
+        twice = next(folder for folder, path in zip(folders, paths) if paths.count(path) > 1)
+        raise DataError(f"{twice}: given twice; name each folder once.")
+    for length in range(1, max((len(path.parts) for path in paths), default=1) + 1):
+        names = ["/".join(path.parts[-length:]) for path in paths]
+        if len(set(names)) == len(names):
+            break
+    return [plain(name) for name in names]

@@ -1,0 +1,208 @@
+"""The plots of a page: what each shows, as plain data, and how it is drawn (`drawing` has what they share)."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+from rlsys.reporting.page.drawing import (
+    COLOURS,
+    GREY,
+    LINES,
+    MARKERS,
+    Interval,
+    draw_intervals,
+    figure_for,
+    finished,
+    in_percent,
+    reach,
+    short,
+)
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+
+@dataclass(frozen=True)
+class Series:
+    """Points that belong together: y[i] at x[i], or at the plot's category i. None: there is no such point."""
+
+    name: str
+    y: Sequence[float | None]
+    x: Sequence[float] = ()
+    ci95: Sequence[Interval | None] = ()
+    style: int = 0
+    """Which colour, marker and line; the same subject has the same one in every plot."""
+    expected: bool = False
+    """What there would be without the effect that the plot shows: a grey stroke beside the measured."""
+
+    @property
+    def look(self) -> dict[str, Any]:
+        turn, number = divmod(self.style, len(COLOURS))
+        return {"color": COLOURS[number], "marker": MARKERS[number], "linestyle": LINES[turn % len(LINES)]}
+
+    @property
+    def points(self) -> list[tuple[int, float, Interval | None]]:
+        """(index, value, interval) of those that are there."""
+        intervals = self.ci95 or [None] * len(self.y)
+        return [(i, y, interval) for i, (y, interval) in enumerate(zip(self.y, intervals, strict=True)) if y is not None]
+
+
+@dataclass(frozen=True)
+class Plot(ABC):
+    """Common to all: title, a note that stands under it, and whether values are shares to be written as percent."""
+
+    title: str
+    note: str = ""
+    percent: bool = True
+
+    @abstractmethod
+    def draw(self) -> Figure: ...
+
+    def document(self) -> dict[str, Any]:
+        """The figures that the plot shows."""
+        return {"kind": type(self).__name__.lower(), **asdict(self)}
+
+
+@dataclass(frozen=True)
+class Curves(Plot):
+    """Lines over a number: steps, samples, tokens."""
+
+    x_label: str = ""
+    y_label: str = ""
+    series: list[Series] = field(default_factory=list)
+    levels: dict[str, float] = field(default_factory=dict)
+    """Horizontal lines, three at most: name -> height."""
+    log2: bool = False
+    smooth: int = 1
+    """Points that the line is a moving mean of; the points themselves are then drawn faintly."""
+    y_range: Interval | None = None
+
+    def draw(self) -> Figure:
+        figure = figure_for(3.6, [one.name for one in self.series] + list(self.levels))
+        axes = figure.subplots()
+        for number, one in enumerate(self.series):
+            # A little apart, or intervals at the same place would hide each other.
+            apart = (number - (len(self.series) - 1) / 2) * 0.05
+            places = [one.x[i] * 2**apart if self.log2 else one.x[i] for i, _, _ in one.points]
+            self._line(axes, one, places)
+        for (name, height), line in zip(self.levels.items(), LINES[1:]):
+            axes.axhline(height, color=GREY, linestyle=line, linewidth=1.3, label=short(name))
+        if self.log2:
+            axes.set_xscale("log", base=2)
+            ticks = sorted({x for one in self.series for x in one.x})
+            if all(float(x).is_integer() and x <= 1024 for x in ticks) and len(ticks) <= 10:
+                axes.set_xticks(ticks)
+            axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
+            axes.minorticks_off()
+        else:
+            axes.xaxis.get_major_locator().set_params(integer=True)
+        return self._finish(figure, axes)
+
+    def _line(self, axes: Axes, one: Series, places: list[float]) -> None:
+        values = [value for _, value, _ in one.points]
+        look, label = one.look, short(one.name)
+        if self.smooth > 1:
+            axes.plot(places, values, look["marker"], color=look["color"], alpha=0.3, markersize=3)
+            axes.plot(places, moving_mean(values, self.smooth), color=look["color"], linestyle=look["linestyle"], linewidth=2, label=label)
+            return
+        axes.plot(places, values, linewidth=1.6, label=label, **look)
+        draw_intervals(axes, places, values, look["color"], yerr=reach(one.points))
+
+    def _finish(self, figure: Figure, axes: Axes) -> Figure:
+        if self.percent:
+            in_percent(axes.yaxis)
+        if self.y_range:
+            axes.set_ylim(self.y_range)
+        axes.set(xlabel=self.x_label, ylabel=self.y_label)
+        return finished(figure, axes, self.title)
+
+
+@dataclass(frozen=True)
+class Categories(Plot):
+    """Values by name, one row each: dots with intervals, or bars from 0."""
+
+    x_label: str = ""
+    categories: list[str] = field(default_factory=list)
+    series: list[Series] = field(default_factory=list)
+    bars: bool = False
+
+    def draw(self) -> Figure:
+        measured = [one for one in self.series if not one.expected]
+        row = 0.3 + 0.12 * (len(measured) - 1)
+        figure = figure_for(1.2 + max(row * len(self.categories), 0.9), [one.name for one in self.series])
+        axes = figure.subplots()
+        thickness = 0.7 / max(len(measured), 1)
+        for number, one in enumerate(measured):
+            offset = (number - (len(measured) - 1) / 2) * thickness
+            places = [i + offset for i, _, _ in one.points]
+            values = [value for _, value, _ in one.points]
+            if self.bars:
+                axes.barh(places, values, thickness * 0.9, color=one.look["color"], label=short(one.name))
+            else:
+                axes.plot(values, places, **one.look | {"linestyle": "none"}, label=short(one.name))
+                draw_intervals(axes, values, places, one.look["color"], xerr=reach(one.points))
+        for one in self.series:
+            if one.expected:
+                places = [i for i, _, _ in one.points]
+                axes.plot([value for _, value, _ in one.points], places, "|", color=GREY, markersize=14, mew=2, label=short(one.name))
+        axes.set_yticks(range(len(self.categories)), [short(name, 30) for name in self.categories])
+        axes.set_ylim(len(self.categories) - 0.4, -0.6)
+        axes.grid(axis="y", visible=False)
+        if self.percent:
+            in_percent(axes.xaxis)
+        if self.bars:
+            axes.set_xlim(left=0)
+        # A long one would run out of the picture on the right, names being on the left.
+        axes.set_xlabel(self.x_label, loc="right")
+        return finished(figure, axes, self.title)
+
+
+@dataclass(frozen=True)
+class Reliability(Plot):
+    """Predicted against observed share by bin, and under it how many predictions each bin holds."""
+
+    event: str = ""
+    """What the probability is of."""
+    bins: list[dict[str, Any]] = field(default_factory=list)
+    """Of `rlsys.evaluation.calibration.summarise`."""
+    base_rate: float = 0.0
+
+    def draw(self) -> Figure:
+        figure = figure_for(4.6, ["perfectly calibrated", f"base rate {self.base_rate:.0%}", "held-out, by bin"])
+        upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=[3, 1])
+        filled = [entry for entry in self.bins if entry["n"]]
+        points = [(i, entry["observed"], entry["ci95"]) for i, entry in enumerate(filled)]
+        upper.plot([0, 1], [0, 1], "--", color=GREY, label="perfectly calibrated")
+        upper.axhline(self.base_rate, color=GREY, linestyle=":", label=f"base rate {self.base_rate:.0%}")
+        places, heights = [entry["predicted"] for entry in filled], [entry["observed"] for entry in filled]
+        upper.plot(places, heights, color=COLOURS[0], marker=MARKERS[0], label="held-out, by bin")
+        draw_intervals(upper, places, heights, COLOURS[0], yerr=reach(points))
+        upper.set(ylabel="observed share", xlim=(0, 1), ylim=(0, 1))
+        middles = [(entry["low"] + entry["high"]) / 2 for entry in self.bins]
+        lower.bar(middles, [entry["n"] for entry in self.bins], [0.9 * (entry["high"] - entry["low"]) for entry in self.bins], color=GREY)
+        lower.set(xlabel=f"predicted probability: {self.event}", ylabel="count")
+        for axis in (upper.xaxis, upper.yaxis):
+            in_percent(axis)
+        return finished(figure, upper, self.title)
+
+
+def moving_mean(values: Sequence[float], width: int) -> list[float]:
+    """Mean over `width` values around each place, over fewer at the ends."""
+    before, after = (width - 1) // 2, width // 2
+    windows = [values[max(0, i - before) : i + after + 1] for i in range(len(values))]
+    return [sum(window) / len(window) for window in windows]
+
+
+def common_range(plots: Sequence[Curves]) -> list[Curves]:
+    """The plots with one vertical range, so that they can be compared side by side."""
+    heights = [
+        bound for plot in plots for one in plot.series for _, value, interval in one.points for bound in (value, *(interval or ()))
+    ] + [height for plot in plots for height in plot.levels.values()]
+    if not heights:
+        return list(plots)
+    margin = 0.05 * (max(heights) - min(heights)) or 0.05
+    return [replace(plot, y_range=(min(heights) - margin, max(heights) + margin)) for plot in plots]

@@ -1,0 +1,149 @@
+"""Sections as one HTML page that needs nothing else, and beside it the plots as PNG, the same in Markdown, and the figures as JSON."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, ExitStack
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from rlsys.data.readers import DataError
+from rlsys.reporting.page.collect import read_json
+from rlsys.reporting.page.content import Cell, Critique, Section, Table
+from rlsys.reporting.page.drawing import render
+from rlsys.reporting.page.plots import Plot
+from rlsys.system.texts import plain
+
+MADE_BY = "rlsys report"
+FORMS = (".html", ".md", ".json")
+WrittenAside = Callable[[Path], AbstractContextManager[Path]]
+"""Yields a path to write to, which takes the given one's place when the block succeeds."""
+
+
+@dataclass(frozen=True)
+class Page:
+    """A title over sections."""
+
+    title: str
+    sections: Sequence[Section]
+
+    def plots(self) -> list[tuple[str, Plot]]:
+        """(name, plot) of all, the names unique: they become file names and ids."""
+        named: dict[str, Plot] = {}
+        for section in self.sections:
+            for plot in section.plots:
+                words = "-".join(re.findall(r"[a-z0-9]+", plot.title.lower()))[:60].strip("-") or "plot"
+                name = next(name for i in range(1, len(named) + 2) if (name := words if i == 1 else f"{words}-{i}") not in named)
+                named[name] = plot
+        return list(named.items())
+
+
+def write_page(page: Page, output: Path, written_aside: WrittenAside) -> dict[str, Any]:
+    """Write PAGE.html, PAGE.md, PAGE.json and PAGE-NAME.png for each plot; all are there, or none is.
+
+    Args:
+        output: PAGE.html.
+        written_aside: how a file is moved into place when it is whole.
+
+    Returns:
+        the document in PAGE.json: made_by, title, files, sections: {title, tables: {title, columns, rows}, plots, critiques, notes}.
+
+    Raises:
+        DataError: `output` is no .html, or would overwrite a .json or .md that no page wrote.
+    """
+    if output.suffix != ".html":
+        raise DataError(f"{output}: expected a name that ends in .html; Markdown, JSON and the plots get the same name with other endings.")
+    _refuse_foreign(output)
+    page = replace(page, title=plain(page.title))
+    pngs = {id(plot): f"{output.stem}-{name}.png" for name, plot in page.plots()}
+    with ExitStack() as stack:
+        beside = {name: stack.enter_context(written_aside(output.with_name(name))) for name in pngs.values()}
+        drawn = {id(plot): render(plot.draw, name, beside[pngs[id(plot)]]) for name, plot in page.plots()}
+        document = _document(page, pngs, [output.with_suffix(suffix).name for suffix in FORMS])
+        texts = (html(page, drawn), markdown(page, pngs), json.dumps(document, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+        for suffix, text in zip(FORMS, texts, strict=True):
+            stack.enter_context(written_aside(output.with_suffix(suffix))).write_text(text, encoding="utf-8")
+    return document
+
+
+def _refuse_foreign(output: Path) -> None:
+    beside = output.with_suffix(".json")
+    if beside.is_file():
+        document = read_json(beside)
+        if isinstance(document, dict) and document.get("made_by") == MADE_BY:
+            return
+    for path in (beside, output.with_suffix(".md")):
+        if path.exists():
+            raise DataError(f"{path}: is there and no page wrote it; choose another name for the page, or another folder.")
+
+
+def _document(page: Page, files: dict[int, str], forms: list[str]) -> dict[str, Any]:
+    sections = [
+        {
+            "title": section.title,
+            "tables": [table.document() for table in section.tables],
+            "plots": [{"file": files[id(plot)], **plot.document()} for plot in section.plots],
+            "critiques": [critique.document() for critique in section.critiques],
+            "notes": section.notes,
+        }
+        for section in page.sections
+    ]
+    return {"made_by": MADE_BY, "title": page.title, "files": [*forms, *files.values()], "sections": sections}
+
+
+# --- HTML -----------------------------------------------------------------------------------------------------------
+
+
+def html(page: Page, drawn: dict[int, str]) -> str:
+    """The page; `drawn`: id(plot) -> its svg. Every text is escaped, but for these."""
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+    from markupsafe import Markup
+
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.tests["number"] = lambda value: isinstance(value, Cell)
+    return environment.get_template("page.html.jinja").render(page=page, svg=lambda plot: Markup(drawn[id(plot)]))
+
+
+# --- Markdown -------------------------------------------------------------------------------------------------------
+
+
+def markdown(page: Page, files: dict[int, str]) -> str:
+    """The same as Markdown of GitHub's kind; `files`: id(plot) -> its PNG."""
+    parts = [f"# {_escaped(page.title)}"]
+    for section in page.sections:
+        parts.append(f"## {_escaped(section.title)}")
+        parts += [section.lead] if section.lead else []
+        parts += [f"![{_escaped(plot.title)}]({files[id(plot)]})" for plot in section.plots]
+        for table in section.tables:
+            parts += [f"**{_escaped(table.title)}**", _markdown_table(table)]
+        parts += [f"- {_escaped(note)}" for note in section.notes]
+        parts += [part for critique in section.critiques for part in _markdown_critique(critique)]
+    return "\n\n".join(parts) + "\n"
+
+
+def _markdown_table(table: Table) -> str:
+    rows = [" | ".join(_escaped(str(cell)) for cell in row) for row in (table.columns, *table.rows)]
+    return "\n".join(f"| {row} |" for row in (rows[0], " | ".join(["---"] * len(table.columns)), *rows[1:]))
+
+
+def _markdown_critique(critique: Critique) -> list[str]:
+    head = f"**{_escaped(critique.verdict)}**: {_escaped(critique.source)}, {_escaped(critique.id)}"
+    scores = "" if critique.scores is None else ", scores " + ", ".join(f"{score:g}" for score in critique.scores)
+    truth = f", ground truth: {_escaped(critique.truth)}" if critique.truth else ""
+    return [head + scores + truth, _fenced(critique.text)]
+
+
+def _escaped(text: str) -> str:
+    """`text` on one line, with nothing in it that Markdown or HTML would read as markup."""
+    return re.sub(r"([\\`*_{}\[\]<>#|!~$&])", r"\\\1", " ".join(text.split()))
+
+
+def _fenced(text: str) -> str:
+    """`text` as a block of code, its fence longer than any in it."""
+    fence = "`" * max(3, 1 + max((len(run) for run in re.findall(r"`+", text)), default=0))
+    return f"{fence}text\n{text}\n{fence}"

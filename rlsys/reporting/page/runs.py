@@ -1,0 +1,243 @@
+"""Training runs: curves over steps, held-out results by stage and family, parse failures, seconds."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from rlsys.evaluation.statistics import proportion_ci
+from rlsys.reporting.page.collect import Evaluation, ScalarRun, TrainingRun, step_of
+from rlsys.reporting.page.content import Cell, Section, Table
+from rlsys.reporting.page.drawing import Interval
+from rlsys.reporting.page.evaluations import benchmarks, metric_of
+from rlsys.reporting.page.plots import Categories, Curves, Plot, Series, common_range
+from rlsys.reporting.page.schema import Family, Figures
+from rlsys.reporting.summary import STAGES
+
+SMOOTH = 5
+"""Steps of the moving mean, or a twentieth of a long run's; a run of fewer than three times as many is shown as it is."""
+
+
+def stage_name(stage: str) -> str:
+    step = step_of(stage)
+    return STAGES.get(stage, stage) if step is None else f"after step {step}"
+
+
+# --- training -------------------------------------------------------------------------------------------------------
+
+
+def training(runs: Sequence[TrainingRun]) -> Section:
+    """Reward and KL of the training samples, accuracy of the held-out ones, over steps; and the held-out results by stage."""
+    plots = [
+        _over_steps("Reward of the training samples", "mean reward, from -1 to +1", "reward", runs),
+        _heldout_curve(runs),
+        _over_steps("KL divergence from the reference policy", "KL, nats per token", "kl", runs),
+    ]
+    tables = [_stage_table(runs), _paired_table(runs)]
+    lead = "The reward is +1 for a right judgement and -1 for any other. Held-out rows are never trained on."
+    return Section("Training", lead, [table for table in tables if table.rows], [plot for plot in plots if plot is not None])
+
+
+def _over_steps(title: str, label: str, key: str, runs: Sequence[TrainingRun]) -> Curves | None:
+    series = [_metric(run, key, style) for style, run in enumerate(runs)]
+    series = [one for one in series if len(one.y) > 1]
+    smooth = _smooth(series)
+    return Curves(title, _smoothing(smooth), False, "step", label, series, smooth=smooth) if series else None
+
+
+def _smooth(series: Sequence[Series]) -> int:
+    points = max((len(one.y) for one in series), default=0)
+    return max(SMOOTH, points // 20) if points >= 3 * SMOOTH else 1
+
+
+def _smoothing(smooth: int) -> str:
+    return f"Dots are steps, lines their mean over {smooth} steps." if smooth > 1 else ""
+
+
+def _metric(run: TrainingRun, key: str, style: int) -> Series:
+    rows = [(row["step"], row[key]) for row in run.metrics if _is_number(row.get(key))]
+    return Series(run.name, [value for _, value in rows], [step for step, _ in rows], style=style)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _heldout_curve(runs: Sequence[TrainingRun]) -> Curves | None:
+    series = []
+    for style, run in enumerate(runs):
+        found = [(_place(stage, run), told) for stage, told in run.heldout.items()]
+        found = [(step, told) for step, told in found if step is not None]
+        values, intervals = [told.accuracy for _, told in found], [told.accuracy_ci95 for _, told in found]
+        series.append(Series(run.name, values, [step for step, _ in found], intervals, style))
+    series = [one for one in series if len(one.y) > 1]
+    note = "Bars are 95% intervals. At step 0 stands the policy as RL found it."
+    return Curves("Accuracy on held-out rows", note, True, "step", "accuracy", series) if series else None
+
+
+def _place(stage: str, run: TrainingRun) -> int | None:
+    """The step that a stage stands at on RL's axis; None for one that is not on it."""
+    begin = "cold_start" if "cold_start" in run.heldout else "base"
+    last = run.metrics[-1]["step"] if run.metrics else None
+    return {begin: 0, "rl": last}.get(stage, step_of(stage))
+
+
+def _stage_table(runs: Sequence[TrainingRun]) -> Table:
+    rows: list[list[Cell | str]] = []
+    for run in runs:
+        for stage, told in run.heldout.items():
+            parsed = Cell(told.accuracy_parsed, "percent", told.accuracy_parsed_ci95)
+            reward, accuracy = Cell(told.reward, "signed", told.reward_ci95), Cell(told.accuracy, "percent", told.accuracy_ci95)
+            rows.append([run.name, stage_name(stage), Cell(told.n, "count"), reward, accuracy, parsed])
+        baselines = run.summary.baselines if run.summary else {}
+        for key, words in (("chance", "chance"), ("first", "always the first"), ("longer", "always the longest")):
+            if baselines.get(key) is not None:
+                rows.append([run.name, f"baseline: {words}", "", "", Cell(baselines[key]), ""])
+    return Table("Held-out results by stage, 95% intervals", ["run", "stage", "rows", "reward", "accuracy", "accuracy where parsed"], rows)
+
+
+def _paired_table(runs: Sequence[TrainingRun]) -> Table:
+    rows: list[list[Cell | str]] = []
+    for run in runs:
+        for name, pair in (run.summary.paired if run.summary else {}).items():
+            after, _, before = name.partition("_minus_")
+            both = pair.accuracy_parsed
+            parsed = Cell(both.mean, "signed_percent", both.ci95) if both else ""
+            rows.append([run.name, f"{stage_name(after)} minus {stage_name(before)}", Cell(pair.mean, "signed", pair.ci95), parsed])
+    return Table("Paired differences over the same rows", ["run", "stages", "reward", "accuracy where both parsed"], rows)
+
+
+# --- parse failures -------------------------------------------------------------------------------------------------
+
+
+def parse_failures(runs: Sequence[TrainingRun], evaluations: Sequence[Evaluation]) -> Section:
+    """Shares of the training samples by reason, over steps; counts at each evaluation."""
+    plots: list[Plot] = []
+    reasons = sorted({key for run in runs for row in run.metrics for key in row if key.startswith(REASON)})
+    for run in runs:
+        steps = [row for row in run.metrics if _is_number(row.get("parse_failure_share")) and row.get("samples")]
+        of = f" ({run.name})" if len(runs) > 1 else ""
+        if len(steps) > 1 and any(row["parse_failure_share"] for row in steps):
+            plots.append(_failure_curves(f"Parse failures by reason{of}", steps, reasons))
+    rows: list[list[Cell | str]] = []
+    for run in runs:
+        for stage, told in run.heldout.items():
+            rows.append([run.name, stage_name(stage), *_failures(told.samples, told.parse_failures, told.cut_off)])
+    for evaluation in evaluations:
+        for name, benchmark in evaluation.report.benchmarks.items():
+            if benchmark.parse_failures:
+                told = benchmark.parse_failures
+                rows.append([evaluation.name, name, *_failures(told.samples, told.reasons, told.cut_off)])
+    columns = ["source", "of", "samples", "not parsed", "reasons"]
+    tables = [Table("Parse failures by evaluation", columns, rows, folded=bool(plots))] if rows else []
+    lead = "A text without well-formed scores is wrong, whatever it says." if rows else ""
+    lead += " A run without a plot had none in training." if len(plots) < len(runs) else ""
+    return Section("Parse failures", lead, tables, common_range(plots))
+
+
+REASON = "parse_failures/"
+
+
+def _failure_curves(title: str, steps: Sequence[dict[str, Any]], reasons: Sequence[str]) -> Curves:
+    places = [row["step"] for row in steps]
+    series = [Series("all reasons", [row["parse_failure_share"] for row in steps], places, style=6)]
+    for style, reason in enumerate(reasons):
+        shares = [row.get(reason, 0) / row["samples"] for row in steps]
+        if any(shares):
+            series.append(Series(reason.removeprefix(REASON), shares, places, style=style if style < 6 else style + 1))
+    smooth = _smooth(series)
+    return Curves(title, _smoothing(smooth), True, "step", "share of training samples", series, smooth=smooth)
+
+
+def _failures(samples: int, reasons: dict[str, int], cut_off: int) -> list[Cell | str]:
+    told = ", ".join(f"{reason} {count}" for reason, count in sorted(reasons.items(), key=lambda item: -item[1]))
+    told += f"; {cut_off} cut off" if cut_off else ""
+    return [Cell(samples, "count"), Cell(sum(reasons.values()) / samples if samples else None), told or "none"]
+
+
+# --- families and seconds -------------------------------------------------------------------------------------------
+
+COMPARED = 2
+"""Strategies shown by subset beside the greedy judge, vote and meta before others: more would be a crowd."""
+
+
+def families(runs: Sequence[TrainingRun], evaluations: Sequence[Evaluation]) -> Section:
+    """Accuracy by family of each run's stages, and by subset of each benchmark."""
+    plots = [plot for run in runs for plot in _family_plots(run, f" ({run.name})" if len(runs) > 1 else "")]
+    for name, found in benchmarks(evaluations):
+        for evaluation, benchmark in found:
+            judged = {"greedy": benchmark.greedy} if benchmark.greedy else {}
+            for strategy in sorted(benchmark.strategies, key=lambda one: one not in ("vote", "meta"))[:COMPARED]:
+                points = benchmark.strategies[strategy]
+                judged |= {f"{strategy}@{k}": points[k] for k in sorted(points)[-1:]}
+            metric, form = metric_of(benchmark)
+            of = f" ({evaluation.name})" if len(evaluations) > 1 else ""
+            plots += _group_plot(f"{name}: {metric} by subset{of}", metric, form == "percent", judged)
+    return Section("By family and subset", "Bars are 95% intervals, each subset's own." if plots else "", plots=plots)
+
+
+def _family_plots(run: TrainingRun, of: str) -> list[Plot]:
+    stages = {stage: told for stage, told in run.heldout.items() if step_of(stage) is None}
+    names = list(dict.fromkeys(family for told in stages.values() for family in told.families))
+    if len(names) < 2:
+        return []
+    series = []
+    for style, (stage, told) in enumerate(stages.items()):
+        entries = [told.families.get(name) for name in names]
+        values = [entry and entry.accuracy for entry in entries]
+        # Several samples of a row are not independent: Wilson's interval would be too narrow.
+        single = told.samples == told.n
+        intervals = [_wilson(entry) if entry and single else None for entry in entries]
+        series.append(Series(stage_name(stage), values, ci95=intervals, style=style))
+    return [Categories(f"Held-out accuracy by family{of}", x_label="accuracy", categories=names, series=series)]
+
+
+def _wilson(family: Family) -> Interval:
+    return proportion_ci(round(family.accuracy * family.n), family.n)
+
+
+def _group_plot(title: str, metric: str, percent: bool, judged: dict[str, Figures]) -> list[Plot]:
+    names = list(dict.fromkeys(name for figures in judged.values() for name in figures.groups))
+    if len(names) < 2:
+        return []
+    series = []
+    for style, (name, figures) in enumerate(judged.items()):
+        entries = [figures.groups.get(group) for group in names]
+        values = [entry and entry.value for entry in entries]
+        series.append(Series(name, values, ci95=[entry and entry.ci95 for entry in entries], style=style))
+    return [Categories(title, "", percent, metric, names, series)]
+
+
+def seconds(runs: Sequence[TrainingRun | ScalarRun]) -> Section:
+    """Where each run's time went; of runs under way only what their steps say."""
+    spent = {run.name: told for run in runs if (told := _seconds(run))}
+    phases = list(dict.fromkeys(phase for told in spent.values() for phase in told))
+    series = [Series(name, [told.get(phase) for phase in phases], style=style) for style, (name, told) in enumerate(spent.items())]
+    if not phases:
+        return Section("Seconds by phase")
+    rows: list[list[Cell | str]] = [
+        [phase, *(Cell(told[phase], "count") if phase in told else "" for told in spent.values())] for phase in phases
+    ]
+    rows.append(["all", *(Cell(sum(told.values()), "count") for told in spent.values())])
+    table = Table("Seconds by phase", ["phase", *spent], rows, folded=True)
+    plot = Categories("Seconds by phase", "", False, "seconds", phases, series, bars=True)
+    return Section("Seconds by phase", "Time on the clock, where each run spent it.", [table], [plot])
+
+
+PHASES = ("wait_for_samples", "train", "send_weights", "write_trajectories", "checkpoint", "evaluate", "other")
+"""Of a step, that add up to its seconds."""
+
+
+def _seconds(run: TrainingRun | ScalarRun) -> dict[str, float]:
+    if isinstance(run, ScalarRun):
+        return dict(run.report.seconds)
+    if run.summary:
+        return dict(run.summary.seconds)
+    totals: dict[str, float] = {}
+    for row in run.metrics:
+        for phase in PHASES:
+            if _is_number(value := row.get(f"seconds/{phase}")):
+                name = phase.replace("_", " ")
+                totals[name] = totals.get(name, 0.0) + value
+    return totals

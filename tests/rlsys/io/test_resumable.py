@@ -1,0 +1,170 @@
+"""A file of rows: what stands there after every kind of end, and who may go on with it."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from rlsys.data.readers import DataError
+from rlsys.io.resumable import ResumableRows
+
+SETTINGS = {"k": 2, "model": "m", "orders": [0, 1]}
+ROWS = [{"id": "a", "text": "one\ntwo"}, {"id": "b", "text": "über · 日本 \u2028 \x85"}, {"id": "c", "text": ""}]
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "out" / "rows.jsonl"
+
+
+def names(path: Path) -> set[str]:
+    return {file.name for file in path.parent.iterdir()}
+
+
+def begun(path: Path, count: int) -> None:
+    with ResumableRows(path, SETTINGS) as rows:
+        for row in ROWS[rows.done : count]:
+            rows.write(row)
+
+
+def test_a_row_is_in_the_file_when_write_returns(path: Path) -> None:
+    with ResumableRows(path, SETTINGS) as rows:
+        assert (rows.done, rows.complete) == (0, False)
+        for number, row in enumerate(ROWS, 1):
+            rows.write(row)
+            written = rows.part.read_bytes().split(b"\n")
+            assert [json.loads(line) for line in written[:-1]] == ROWS[:number] and written[-1] == b""
+        assert list(rows.rows()) == ROWS and not path.exists()
+        rows.finish()
+        assert list(rows.rows()) == ROWS and rows.complete
+    assert [json.loads(line) for line in path.read_bytes().splitlines()] == ROWS
+    assert names(path) == {"rows.jsonl", "rows.jsonl.settings.json"}
+
+
+@pytest.mark.parametrize("count", range(len(ROWS) + 1))
+def test_whoever_starts_again_goes_on_after_the_last_row(path: Path, count: int) -> None:
+    begun(path, count)
+    assert path.parent.exists() and (names(path) == set()) == (count == 0)
+    with ResumableRows(path, SETTINGS) as rows:
+        assert rows.done == count and list(rows.rows()) == ROWS[:count]
+        for row in ROWS[count:]:
+            rows.write(row)
+        rows.finish()
+    assert [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n")[:-1]] == ROWS
+
+
+def test_cut_at_any_byte_all_whole_rows_are_kept_and_no_other(path: Path) -> None:
+    begun(path, len(ROWS))
+    part = path.with_name("rows.jsonl.part")
+    whole = part.read_bytes()
+    for length in range(1, len(whole) + 1):
+        part.write_bytes(whole[:length])
+        kept = whole[:length].count(b"\n")
+        with ResumableRows(path, SETTINGS) as rows:
+            assert rows.done == kept
+            assert list(rows.rows()) == ROWS[:kept]
+            for row in ROWS[kept:]:
+                rows.write(row)
+            assert rows.part.read_bytes() == whole
+
+
+def test_rows_of_other_settings_are_refused_and_left_as_they_are(path: Path) -> None:
+    begun(path, 1)
+    before = {name: (path.parent / name).read_bytes() for name in names(path)}
+    with pytest.raises(DataError, match=r"other settings \(k: 2 there, 3 now; new: None there, True now\).*--again"):
+        ResumableRows(path, SETTINGS | {"k": 3, "new": True})
+    with pytest.raises(DataError, match=r"\(model: 'm' there, None now\)"):
+        ResumableRows(path, {name: value for name, value in SETTINGS.items() if name != "model"})
+    assert {name: (path.parent / name).read_bytes() for name in names(path)} == before
+    with ResumableRows(path, SETTINGS) as rows:  # a refusal leaves no lock behind, either
+        assert rows.done == 1
+
+
+def test_a_finished_file_is_complete_whoever_asks_and_refuses_other_settings(path: Path) -> None:
+    with ResumableRows(path, SETTINGS) as rows:
+        rows.write(ROWS[0])
+        rows.finish()
+    written = path.read_bytes()
+    for _ in range(2):
+        with ResumableRows(path, SETTINGS) as rows:
+            assert rows.complete and list(rows.rows()) == ROWS[:1]
+        assert path.read_bytes() == written and names(path) == {"rows.jsonl", "rows.jsonl.settings.json"}
+    with pytest.raises(DataError, match="other settings"):
+        ResumableRows(path, SETTINGS | {"k": 9})
+    assert path.read_bytes() == written and names(path) == {"rows.jsonl", "rows.jsonl.settings.json"}
+
+
+def test_rows_whose_settings_nobody_wrote_down_are_refused(path: Path) -> None:
+    path.parent.mkdir()
+    path.write_text('{"id": "of somebody else"}\n')
+    with pytest.raises(DataError, match="k: None there, 2 now"):
+        ResumableRows(path, SETTINGS)
+    assert path.read_text() == '{"id": "of somebody else"}\n' and names(path) == {"rows.jsonl"}
+
+
+@pytest.mark.parametrize("finished", [False, True])
+def test_again_begins_from_nothing_with_any_settings(path: Path, finished: bool) -> None:
+    with ResumableRows(path, SETTINGS) as rows:
+        rows.write(ROWS[0])
+        if finished:
+            rows.finish()
+    with ResumableRows(path, SETTINGS | {"k": 5}, again=True) as rows:
+        assert (rows.done, rows.complete, list(rows.rows())) == (0, False, [])
+        rows.write(ROWS[2])
+        assert json.loads(rows.about.read_text()) == SETTINGS | {"k": 5}
+    with ResumableRows(path, SETTINGS | {"k": 5}) as rows:
+        assert list(rows.rows()) == ROWS[2:]
+
+
+def test_settings_may_change_while_no_row_is_written(path: Path) -> None:
+    begun(path, 0)
+    assert names(path) == set()
+    with ResumableRows(path, SETTINGS | {"k": 5}) as rows:
+        rows.write(ROWS[0])
+    assert json.loads(path.with_name("rows.jsonl.settings.json").read_text()) == SETTINGS | {"k": 5}
+
+
+def test_no_row_at_all_is_a_whole_file_too(path: Path) -> None:
+    with ResumableRows(path, SETTINGS) as rows:
+        rows.finish()
+        assert list(rows.rows()) == []
+    assert names(path) == {"rows.jsonl", "rows.jsonl.settings.json"} and path.read_bytes() == b""
+    with ResumableRows(path, SETTINGS) as rows:
+        assert rows.complete and list(rows.rows()) == []
+    assert names(path) == {"rows.jsonl", "rows.jsonl.settings.json"}
+
+
+def test_what_json_cannot_hold_is_an_error_and_leaves_no_half_row(path: Path) -> None:
+    with ResumableRows(path, SETTINGS) as rows:
+        rows.write(ROWS[0])
+        for bad, error in (({"x": float("nan")}, ValueError), ({"x": {1, 2}}, TypeError), ({"x": "\ud800"}, UnicodeEncodeError)):
+            with pytest.raises(error):
+                rows.write(bad)
+        rows.write(ROWS[1])
+        assert list(rows.rows()) == ROWS[:2]
+
+
+def test_one_process_at_a_time(path: Path) -> None:
+    """Another process holds the file, is refused while this one does, and is let in as soon as it is closed."""
+    code = (
+        "import sys; from pathlib import Path; from rlsys.data.readers import DataError; from rlsys.io.resumable import ResumableRows\n"
+        "try:\n    rows = ResumableRows(Path(sys.argv[1]), {'k': 2}, again=True)\n"
+        "except DataError as error:\n    sys.exit(str(error))\n"
+        "print(rows.done)"
+    )
+
+    def other() -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-c", code, str(path)]
+        return subprocess.run(command, cwd=Path(__file__).parents[3], capture_output=True, text=True)
+
+    with ResumableRows(path, {"k": 2}) as rows:
+        rows.write(ROWS[0])
+        refused = other()
+        assert refused.returncode == 1 and "another process is writing it" in refused.stderr
+        assert list(rows.rows()) == ROWS[:1]  # not even --again touches it
+    let_in = other()
+    assert (let_in.returncode, let_in.stdout) == (0, "0\n"), let_in.stderr

@@ -1,0 +1,146 @@
+"""A run's folder: one writer, one config, checkpoints that are whole or absent."""
+
+import json
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from rlsys.config.files import load_config
+from rlsys.config.schema import ConfigError
+from rlsys.io.metrics import MetricsLog
+from rlsys.io.run_folder import RunFolder, write_parquet
+
+
+def config(tmp_path, *overrides):
+    return load_config(None, [f"run.dir={tmp_path / 'run'}", *overrides])
+
+
+def test_a_second_writer_is_refused(tmp_path):
+    folder = RunFolder(config(tmp_path))
+    with pytest.raises(ConfigError, match="another process"):
+        RunFolder(config(tmp_path))
+    folder.close()
+    RunFolder(config(tmp_path)).close()
+
+
+def test_another_config_is_refused_and_named_but_more_steps_are_welcome(tmp_path):
+    with RunFolder(config(tmp_path)) as folder:
+        folder.write_json("cold_start.json", {})
+    with pytest.raises(ConfigError, match=r"rl.beta: 0.01 there, 0.5 now.*cold_start.json"):
+        RunFolder(config(tmp_path, "rl.beta=0.5"))
+    RunFolder(config(tmp_path, "rl.steps=99", "checkpoint.keep=5")).close()
+    assert load_config(tmp_path / "run" / "config.yaml").rl.steps == 99
+
+
+WORK = ("checkpoints/step_000001/state.json", "trajectories/step_000001.parquet", "trajectories/rft_round_1.parquet")
+WORK += ("metrics.jsonl", "round_1/samples.jsonl.part", "round_1/model/x", "model/config.json", "report.json", "summary.json")
+NO_WORK = ("trajectories/heldout_base.parquet", "checkpoints/.partial_000001/x", "checkpoints/cold_start/model/x", "logs/rollout-0.log")
+NO_WORK += ("actors.json", "data_report.json", "round_1/samples.jsonl.settings.json", "tensorboard/events", "metrics.jsonl-nothing-yet")
+
+
+def write(path, text="something"):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+
+
+@pytest.mark.parametrize("name", WORK)
+def test_a_folder_that_has_come_to_something_keeps_its_config(tmp_path, name):
+    RunFolder(config(tmp_path)).close()
+    write(tmp_path / "run" / name)
+    with pytest.raises(ConfigError, match=r"learner.lr: 2e-05 there, 1e-05 now"):
+        RunFolder(config(tmp_path, "learner.lr=1e-5"))
+    assert (tmp_path / "run" / name).exists() and load_config(tmp_path / "run" / "config.yaml") == config(tmp_path)
+
+
+def test_a_folder_in_which_nothing_was_trained_takes_another_config_and_keeps_nothing_of_the_old(tmp_path):
+    RunFolder(config(tmp_path)).close()
+    for name in NO_WORK:
+        write(tmp_path / "run" / name)
+    write(tmp_path / "run" / "metrics.jsonl", "")
+    write(tmp_path / "run" / "notes.txt")
+    with RunFolder(config(tmp_path, "learner.lr=1e-5")) as folder:
+        assert folder.began_anew and load_config(tmp_path / "run" / "config.yaml").learner.lr == 1e-5
+        left = {str(path.relative_to(folder.path)) for path in folder.path.rglob("*") if path.is_file()}
+        assert left == {".lock", "config.yaml", "notes.txt", "metrics.jsonl-nothing-yet"}
+    with RunFolder(config(tmp_path, "learner.lr=1e-5")) as folder:
+        assert not folder.began_anew
+
+
+def test_what_a_kill_left_of_a_config_is_no_obstacle_where_nothing_was_trained(tmp_path):
+    write(tmp_path / "run" / "config.yaml", "rl: [")
+    RunFolder(config(tmp_path)).close()
+    assert load_config(tmp_path / "run" / "config.yaml") == config(tmp_path)
+
+
+def test_a_file_in_the_place_of_the_folder_stays_as_it_is(tmp_path):
+    (tmp_path / "run").write_text("mine")
+    with pytest.raises(FileExistsError):
+        RunFolder(config(tmp_path))
+    assert (tmp_path / "run").read_text() == "mine"
+
+
+def commit(folder, step, keep=2):
+    (folder.begin_checkpoint(step) / "weights").write_text(str(step))
+    folder.commit_checkpoint(step, {"step": step}, keep)
+
+
+def test_keeps_the_newest_and_the_best(tmp_path):
+    folder = RunFolder(config(tmp_path))
+    for step in (1, 2, 3, 4):
+        if step == 1:
+            folder.set_best(1, 0.5)
+        commit(folder, step)
+    assert [path.name for path in folder.checkpoints()] == ["step_000001", "step_000003", "step_000004"]
+    path, state = folder.latest_state()
+    assert state == {"step": 4} and (path / "weights").read_text() == "4"
+    assert folder.is_best(0.6) and not folder.is_best(0.4)
+
+
+def test_a_checkpoint_that_was_cut_off_is_not_seen(tmp_path):
+    folder = RunFolder(config(tmp_path))
+    commit(folder, 1)
+    (folder.begin_checkpoint(2) / "weights").write_text("half")
+    assert folder.latest_state()[1] == {"step": 1}
+
+
+def test_resume_drops_the_metrics_of_steps_taken_again_and_a_half_line(tmp_path):
+    log = MetricsLog(tmp_path)
+    for step in (1, 2, 3):
+        log.write(step, {"reward": step / 10, "note": "text"})
+    log.close()
+    with (tmp_path / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 4, "rew')
+    log = MetricsLog(tmp_path, resume_step=2)
+    log.write(3, {"reward": 0.9})
+    log.close()
+    assert [(row["step"], row["reward"]) for row in MetricsLog.read(tmp_path)] == [(1, 0.1), (2, 0.2), (3, 0.9)]
+
+
+def test_what_is_not_finite_is_null_as_json_knows_no_nan(tmp_path):
+    log = MetricsLog(tmp_path)
+    log.write(1, {"grad_norm": float("nan"), "loss": float("inf"), "reward": 0.5})
+    log.close()
+    assert json.loads((tmp_path / "metrics.jsonl").read_text(), parse_constant=pytest.fail) == {
+        "step": 1,
+        "grad_norm": None,
+        "loss": None,
+        "reward": 0.5,
+    }
+
+
+def test_a_cold_start_that_was_cut_off_is_not_taken_for_one(tmp_path):
+    folder = RunFolder(config(tmp_path))
+    (folder.cold_start / "model").mkdir(parents=True)
+    assert folder.cold_start_state() is None
+    folder.write_json("cold_start.json", {"kept": 1})
+    assert folder.cold_start_state() == {"kept": 1}
+
+
+def test_tables_and_json_leave_no_partial_files(tmp_path):
+    folder = RunFolder(config(tmp_path))
+    folder.write_json("summary.json", {"a": 1})
+    write_parquet(pa.table({"x": [1]}), folder.heldout_path("base"))
+    assert json.loads((folder.path / "summary.json").read_text()) == {"a": 1}
+    assert pq.read_table(folder.heldout_path("base")).num_rows == 1
+    assert not list(folder.path.rglob("*.partial"))

@@ -1,0 +1,58 @@
+"""Model folders that cannot be used are known by their config and the names of their files."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+from transformers import AutoTokenizer
+
+from rlsys.config.schema import Config
+from rlsys.models.folder import check_model_folder, check_vocabulary
+from rlsys.models.loading import ModelError
+from rlsys.prompts.rendering import Prompter
+
+
+def copy_of(model: Path, place: Path, **settings) -> Path:
+    """The model with other settings in its config.json."""
+    shutil.copytree(model, place)
+    path = place / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | settings))
+    return place
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"model_type": ["llama"]}, "no model_type"),
+        ({"model_type": "abacus", "auto_map": {"AutoModelForCausalLM": "modeling_abacus.Abacus"}}, "is never run here"),
+        ({"auto_map": {"AutoModelForCausalLM": "modeling_abacus.Abacus"}}, "is never run here"),
+        ({"model_type": "qwen2_vl"}, "images"),
+        ({"model_type": "gpt2", "n_positions": 64, "max_position_embeddings": None}, "64 tokens (n_positions)"),
+        ({"max_position_embeddings": 64, "rope_scaling": "linear"}, "64 tokens (max_position_embeddings)"),
+        ({"text_config": {"quantization_config": {"quant_method": "fp8"}}}, "quantized (fp8)"),
+        ({"compression_config": {"quant_method": "compressed-tensors"}}, "quantized (compressed-tensors)"),
+    ],
+)
+def test_a_model_that_cannot_be_trained_is_refused_by_its_config(tiny_model, tmp_path, settings, words):
+    with pytest.raises(ModelError, match=re.escape(words)):
+        check_model_folder(str(copy_of(tiny_model, tmp_path / "model", **settings)), 100, trains=True)
+
+
+def test_odd_settings_that_say_nothing_are_no_obstacle(tiny_model, tmp_path):
+    own = {"AutoModelForCausalLM": "modeling_llama.LlamaForCausalLM"}
+    place = copy_of(tiny_model, tmp_path / "model", text_config=None, auto_map=own, rope_scaling=None)
+    assert check_model_folder(str(place), 100, trains=True).endswith("(llama)")
+
+
+def test_a_tokenizer_of_more_tokens_than_the_model_is_no_obstacle_unless_they_are_written(tiny_model, tmp_path):
+    tokenizer = AutoTokenizer.from_pretrained(tiny_model)
+    tokenizer.add_tokens(["<picture>"])
+    check_vocabulary(str(tiny_model), Prompter.of(tokenizer, Config().prompt))
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<end>"]})
+    tokenizer.chat_template = tokenizer.chat_template.replace("<|im_end|>", "<end>")
+    with pytest.raises(ModelError, match=r"token 513 \(<end>\), and there are 512 \(vocab_size\). Copy the tokenizer"):
+        check_vocabulary(str(tiny_model), Prompter.of(tokenizer, Config().prompt))

@@ -1,0 +1,67 @@
+"""Whether the ids of two tokenizers mean the same, on tokenizers that differ in one thing each."""
+
+from __future__ import annotations
+
+import copy
+import json
+
+import numpy as np
+import pytest
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
+
+from rlsys.prompts.tokenizers import Translation, difference
+
+
+@pytest.fixture(scope="module")
+def judge(tiny_model):
+    return AutoTokenizer.from_pretrained(tiny_model)
+
+
+def changed(tokenizer, change) -> PreTrainedTokenizerFast:
+    """A copy whose serialised form `change` has been applied to."""
+    from tokenizers import Tokenizer
+
+    form = json.loads(tokenizer.backend_tokenizer.to_str())
+    change(form)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=Tokenizer.from_str(json.dumps(form)), eos_token=tokenizer.eos_token, pad_token=tokenizer.pad_token,
+        bos_token=tokenizer.bos_token, unk_token=tokenizer.unk_token,
+    )  # fmt: skip
+
+
+def swap_two_words(form: dict) -> None:
+    vocabulary = form["model"]["vocab"]
+    first, second = [token for token in vocabulary if token.isascii() and token.isalpha() and len(token) == 1][:2]
+    vocabulary[first], vocabulary[second] = vocabulary[second], vocabulary[first]
+
+
+def test_the_same_tokenizer_does_not_differ(judge, tiny_model):
+    assert difference(judge, AutoTokenizer.from_pretrained(tiny_model)) is None
+    other_chat = copy.deepcopy(judge)
+    other_chat.chat_template = "{{ messages }}"  # makes texts; their ids are the same
+    assert difference(judge, other_chat) is None
+
+
+def test_one_difference_each(judge):
+    assert "2 of the first with another id" in difference(judge, changed(judge, swap_two_words))
+    longer = copy.deepcopy(judge)
+    longer.add_tokens(["<note>"])
+    assert "vocabularies of" in difference(judge, longer)
+    special = copy.deepcopy(judge)
+    special.add_special_tokens({"additional_special_tokens": [judge.convert_ids_to_tokens(300)]})
+    assert difference(judge, special) is not None
+    other_rules = changed(judge, lambda form: form["model"].update(merges=form["model"]["merges"][:1]))
+    assert "rules" in difference(judge, other_rules)
+
+
+def test_texts_are_encoded_as_the_other_tokenizer_would(judge):
+    other = changed(judge, swap_two_words)
+    translation = Translation(judge, other)
+    chat = judge.apply_chat_template([{"role": "user", "content": "A or B? naïve 你好"}], add_generation_prompt=True, tokenize=False)
+    prompt = np.array(judge.encode(chat, add_special_tokens=False), np.int32)
+    (once, again) = translation.prompts([prompt, prompt])
+    assert once is again and once.tolist() == other.encode(chat, add_special_tokens=False) != prompt.tolist()
+    text = " B says \\boxed{9, 3} .\n"
+    sampled = np.array([*judge.encode(text, add_special_tokens=False), judge.eos_token_id], np.int32)
+    assert translation.texts([sampled])[0].tolist() == other.encode(text, add_special_tokens=False)
+    assert translation.texts([sampled[:0]])[0].tolist() == []

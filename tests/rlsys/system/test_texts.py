@@ -1,0 +1,19 @@
+"""A ground truth in words: numbered as the responses were shown."""
+
+import pytest
+
+from rlsys.system.texts import truth_in_words
+
+
+@pytest.mark.parametrize(
+    ("ground_truth", "order", "words"),
+    [
+        ([1.0, 0.0], [0, 1], "[1] is the best response"),
+        ([1.0, 0.0], [1, 0], "[2] is the best response"),
+        ([0.1, 0.9, 0.5, 0.2], [3, 2, 0, 1], "[4] is the best response"),
+        ([0.0], [0], "the response is wrong"),  # whatever the range of its score
+        ([1.0], [0], "the response is right"),
+    ],
+)
+def test_the_best_response_is_named_by_its_place(ground_truth, order, words):
+    assert truth_in_words(ground_truth, order) == words
