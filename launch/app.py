@@ -7,9 +7,8 @@ from typing import Annotated
 
 import typer
 
-from launch.bench import app as bench
-from launch.commands import data as data_commands
-from launch.commands import doctor, eval, judge, ladder, meta_rm, report, rft, score, show, vote
+from launch.bench.app import bench_app
+from launch.commands import data, doctor, eval, judge, ladder, meta_rm, report, rft, score, show, vote
 from launch.console import only_json, to_stdout
 from launch.options import AsJson, ConfigFile, OnlyCheck, Overrides
 from rlsys.system.terminal import Table
@@ -25,8 +24,8 @@ app = typer.Typer(
 )
 config_app = typer.Typer(name="config", help="Look at the settings of a run.", no_args_is_help=True)
 app.add_typer(config_app)
-app.add_typer(data_commands.app)
-app.add_typer(bench.app)
+app.add_typer(data.data_app)
+app.add_typer(bench_app)
 
 
 def _version(wanted: bool) -> None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Group
 
+from launch.bench.runner import run_system
 from launch.bench.work import (
     Cores,
     Model,
@@ -55,7 +56,6 @@ def growth(
 
     Example: rlsys bench growth --output growth.png
     """
-    from launch.bench.app import run_system
 
     shape = dict(zip(("prompts", "samples", "prompt_tokens"), numbers(base, "x", "--base", 3), strict=True))
     sweeps = {

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from launch.bench.runner import run_system
 from launch.bench.work import (
     Cores,
     Model,
@@ -56,7 +57,6 @@ def judge(
 
     Example: rlsys bench judge --cores 2
     """
-    from launch.bench.app import run_system
 
     work = Work(rows, k, MAX_PROMPT_TOKENS, output_tokens, choose_cores(cores), repeats, overrides or [], model)
     run_config(work)

@@ -13,6 +13,7 @@ import typer
 from rich.text import Text
 
 from launch.bench.memory import peak_bytes, resident_bytes
+from launch.bench.runner import run_system
 from launch.bench.work import (
     TRAIN_PARTS,
     Cores,
@@ -55,7 +56,6 @@ def learner(
 
     Example: rlsys bench learner --cores 2 learner.ranks=2
     """
-    from launch.bench.app import run_system
 
     work = Work(prompts, samples, prompt_tokens, output_tokens, choose_cores(cores), repeats, overrides or [], model)
     run_config(work)

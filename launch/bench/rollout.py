@@ -10,6 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
+from launch.bench.runner import run_system
 from launch.bench.work import (
     Cores,
     Model,
@@ -51,7 +52,6 @@ def rollout(
 
     Example: rlsys bench rollout --cores 2 --prompts 8
     """
-    from launch.bench.app import run_system
 
     work = Work(prompts, samples, prompt_tokens, output_tokens, choose_cores(cores), repeats, overrides or [], model)
     run_config(work)

@@ -10,6 +10,7 @@ from typing import Any
 
 import psutil
 
+from launch.bench.runner import run_system
 from launch.bench.work import Cores, Model, Overrides, Timeout, Work, choose_cores, cores_text, run_child, run_config
 from launch.console import report, to_stderr
 from launch.options import AsJson
@@ -33,7 +34,6 @@ def start(
 
     Example: rlsys bench start learner.ranks=2
     """
-    from launch.bench.app import run_system
 
     work = Work(1, 2, len(PROMPT), 1, choose_cores(cores), 0, overrides or [], model)
     run_config(work)

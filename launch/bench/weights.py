@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 from rich.text import Text
 
+from launch.bench.runner import run_system
 from launch.bench.work import Cores, Model, Timeout, Work, choose_cores, cores_text, meta_model, run_child, run_config
 from launch.console import report, to_stderr
 from launch.options import AsJson
@@ -45,7 +46,6 @@ def weights(
 
     Example: rlsys bench weights --cores 2 --zero-stage 3 --ranks 2
     """
-    from launch.bench.app import run_system
 
     work = Work(
         prompts=1,

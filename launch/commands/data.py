@@ -20,11 +20,10 @@ if TYPE_CHECKING:
 
     from rlsys.data.records import Record
 
-app = typer.Typer(name="data", help="Check preference rows, or generate verifiable tasks.", no_args_is_help=True)
+data_app = typer.Typer(name="data", help="Check preference rows, or generate verifiable tasks.", no_args_is_help=True)
 
 
-
-@app.command()
+@data_app.command()
 def check(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="File, folder of files, pattern, or name on the Hugging Face hub.")],
     format: Annotated[str, typer.Option("--format", "-f", metavar="NAME", help="Reader to use; see the list above.")],
@@ -101,7 +100,7 @@ def fitting_rows(records: Iterable[Record], model: str, template: str) -> dict[i
     return {limit: sum(length <= limit for length in lengths) for limit in limits}
 
 
-@app.command()
+@data_app.command()
 def generate(
     output: Annotated[Path, typer.Option("--output", "-o", help="File to write: .jsonl or .parquet.")],
     split: Annotated[str, typer.Option(help="train or heldout; the two share no item.")] = "train",
@@ -219,7 +218,6 @@ def _print_report(report: dict[str, Any]) -> None:
         say(console, f"passed over: {', '.join(report['passed_over'])}")
     if report["formats"]:
         say(console, f"formats that read the first rows: {', '.join(report['formats'])}")
-
 
 
 def _print_fitting(fits: dict[int, int], model: str, template: str) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from launch.bench.app import PHASES, render, summarise
+from launch.bench.step import PHASES, render, summarise
 from launch.bench.work import TRAIN_PARTS, Work, choose_cores, prompt_texts
 from launch.console import UserError
 
@@ -55,7 +55,7 @@ def test_whole_steps_of_the_shape_that_was_asked_for(bench, all_cores, tiny_benc
 @pytest.mark.nightly
 def test_the_same_work_in_trl(all_cores, tiny_bench_model: Path, tmp_path: Path) -> None:
     pytest.importorskip("trl", reason="TRL is an optional extra: pip install 'rlsys[bench]'")
-    from launch.bench.app import run_system
+    from launch.bench.runner import run_system
     from launch.console import to_stderr
 
     work = Work(2, 4, 50, 9, choose_cores(all_cores[1]), 2, ["model.dtype=float32"], str(tiny_bench_model))
