@@ -22,7 +22,7 @@ from rlsys.config.checks import contradictions
 from rlsys.config.schema import Config
 from rlsys.io.run_folder import refuse_other_config, trained_model
 from rlsys.models.folder import check_model_folder, check_vocabulary
-from rlsys.models.loading import ModelError, ensure_model, is_made_here
+from rlsys.models.loading import ModelError, ensure_model, is_built_on_demand
 from rlsys.system.os_errors import in_words
 from rlsys.system.placement import place, place_learners
 
@@ -171,7 +171,7 @@ def _check_model(task: Task, config: Config, found: Found) -> Prompter | None:
 
     with found.noted():
         base, _ = trained_model(config.model.path)
-        if is_made_here(base):
+        if is_built_on_demand(base):
             found.notes.append(f"model.path={base} is not there yet: it is made first, and prompts are measured only then.")
         else:
             ensure_model(base)

@@ -1,7 +1,7 @@
 """The learner: one DeepSpeed rank per actor, which turns scored samples into new weights.
 
-All ranks get the same calls with the same whole batch, take their own share of it (`rlsys.models.packing.plan`), and return the
-same answer, so a caller may read rank 0's alone. A call is collective: it returns once every rank was called.
+All ranks get the same calls with the same whole batch, take their own share of it (`rlsys.models.packing.plan_micro_batches`), and
+return the same answer, so a caller may read rank 0's alone. A call is collective: it returns once every rank was called.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from actors.weights.transfer import DeepSpeedSource, make_trainer
 from rlsys.algorithms.grpo import LossInputs, Metrics, finalise_metrics, grpo_loss, merge_metrics, sft_loss
 from rlsys.config import schema as config
 from rlsys.io.run_folder import learner_identity
-from rlsys.models.packing import MicroBatch, plan
+from rlsys.models.packing import MicroBatch, plan_micro_batches
 from rlsys.models.policy import Logprobs, Policy, load_causal_model, load_policy
 from rlsys.models.self_check import SelfCheck, checked_policy
 from rlsys.system.clock import Clock
@@ -169,14 +169,14 @@ class LearnerActor:
         self.reference = ds.freeze(policy, self.learner, self.dtype)
         self.reference_is_policy = folder is None
 
-    def train_grpo(self, batch: pa.RecordBatch, temperature: float, of_samples: int | None = None) -> dict[str, Any]:
+    def train_grpo(self, batch: pa.RecordBatch, temperature: float, total_samples: int | None = None) -> dict[str, Any]:
         """GRPO on one batch (LEARNER schema): `rl.updates_per_batch` passes over all of it, one optimizer step each.
 
         In the first pass the old policy is the current one; later passes are clipped against the log-probabilities of the first.
 
         Args:
             temperature: of the samples.
-            of_samples: how many were judged, where the loss is the mean over more of them than there are rows (`rl.equal_groups`).
+            total_samples: how many were judged, where the loss is the mean over more of them than there are rows (`rl.equal_groups`).
 
         Returns:
             metrics: of `rlsys.algorithms.grpo.finalise_metrics`, means over the passes, and grad_norm (before clipping), lr, skipped
@@ -188,7 +188,7 @@ class LearnerActor:
         if self.rl.beta > 0 and self.reference is None:
             raise RuntimeError(f"rl.beta is {self.rl.beta}: call snapshot_reference() once before train_grpo().")
         self._start_clock("reference", "forward", "backward", "optimizer")
-        share = self._share(batch, of_samples)
+        share = self._share(batch, total_samples)
         old: list[Tensor] = []
         # As long as the reference is the policy itself, what it says is what the policy said.
         reference = old if self.reference_is_policy else []
@@ -241,10 +241,12 @@ class LearnerActor:
             everything.update(one)
         return [everything.get(row, []) for row in range(batch.num_rows)]
 
-    def _share(self, batch: pa.RecordBatch, of_samples: int | None = None) -> list[MicroBatch]:
+    def _share(self, batch: pa.RecordBatch, total_samples: int | None = None) -> list[MicroBatch]:
         if batch.num_rows == 0:
             raise ValueError("the learner got an empty batch: skip the step when no group carries an advantage.")
-        shares = plan(batch, self.world_size, self.learner.token_budget, self.learner.packing, self.pad_token_id, of_samples)
+        shares = plan_micro_batches(
+            batch, self.world_size, self.learner.token_budget, self.learner.packing, self.pad_token_id, total_samples
+        )
         return [part.to(ds.device()) for part in shares[self.rank]]
 
     def _update(self, share: Sequence[MicroBatch], loss_of: Loss, passes: int = 1, **asked: Any) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from actors.learner.learner import LearnerActor
 from rlsys.algorithms.grpo import Metrics
 from rlsys.config import schema as config
 from rlsys.models.packing import MicroBatch
-from rlsys.models.scalar import ScalarModel, bce_loss, bradley_terry_loss, ends, load_classifier, load_scalar_model
+from rlsys.models.scalar import ScalarModel, bce_loss, bradley_terry_loss, load_classifier, load_scalar_model, text_ends
 from rlsys.models.self_check import SelfCheck, checked_scalar_model
 
 
@@ -58,7 +58,7 @@ class ScalarLearner(LearnerActor):
         count = batch.num_rows if self.objective == "bce" else len(groups.unique())
 
         def loss(_: int, part: MicroBatch, score: Tensor) -> tuple[Tensor, Metrics]:
-            at = ends(part)
+            at = text_ends(part)
             label = part.advantage[at]
             if self.objective == "bce":
                 value, metrics = bce_loss(score, label, count)
@@ -74,7 +74,7 @@ class ScalarLearner(LearnerActor):
         scores: dict[int, float] = {}
         with torch.no_grad():
             for part in self._share(batch):
-                scores |= zip(part.sample[ends(part)].tolist(), self.engine(part).tolist(), strict=True)
+                scores |= zip(part.sample[text_ends(part)].tolist(), self.engine(part).tolist(), strict=True)
         everything = {row: score for rank in ds.from_all_ranks(scores) for row, score in rank.items()}
         return [everything[row] for row in range(batch.num_rows)]
 

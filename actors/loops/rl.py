@@ -328,8 +328,8 @@ class Job:
         if batch.counts["groups_trained"] == 0:
             return {"skipped": 1, "skip_reason": "all groups of equal reward"}, self.cluster.begin_writing(key, path)
         self.cluster.sleep()
-        of_samples = None if self.config.rl.equal_groups == "drop" else batch.counts["samples"]
-        result = self.cluster.learn("train_grpo", batch.learner, self.config.rollout.temperature, of_samples)
+        total_samples = None if self.config.rl.equal_groups == "drop" else batch.counts["samples"]
+        result = self.cluster.learn("train_grpo", batch.learner, self.config.rollout.temperature, total_samples)
         return result["metrics"], self.cluster.begin_writing(key, path, result["samples"])
 
     def _sync(self) -> None:

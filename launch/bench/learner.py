@@ -79,7 +79,7 @@ def measure(work: Work) -> dict[str, Any]:
     from launch.bench.ceilings import matmul_flops
     from rlsys.models.flops import TRAINING, forward_flops, shape_of
     from rlsys.models.loading import ensure_model
-    from rlsys.models.packing import plan
+    from rlsys.models.packing import plan_micro_batches
 
     config = run_config(work)
     model = ensure_model(config.model.path)
@@ -106,7 +106,7 @@ def measure(work: Work) -> dict[str, Any]:
 
         ceilings = on_every_rank(actors, ceiling)
     shape = shape_of(meta_model(model))
-    useful = sum(forward_flops(shape, share) for share in plan(batches[0], 1, 2**60))
+    useful = sum(forward_flops(shape, share) for share in plan_micro_batches(batches[0], 1, 2**60))
     return {
         "settings": {
             "dtype": config.model.dtype,

@@ -80,14 +80,14 @@ def floors(work: Work, config: Config, model: str, threads: int) -> dict[str, fl
     from launch.bench.ceilings import matmul_flops, memcpy_bytes_per_s
     from launch.bench.learner import random_batch
     from rlsys.models.flops import TRAINING, forward_flops, shape_of
-    from rlsys.models.packing import plan
+    from rlsys.models.packing import plan_micro_batches
 
     torch.set_num_threads(threads)
     dtype = getattr(torch, config.model.dtype)
     flops, copied = matmul_flops(dtype), memcpy_bytes_per_s()
     network = meta_model(model)
     shape = shape_of(network)
-    training = forward_flops(shape, plan(random_batch(work, model, 0), 1, 2**60)[0]) * (TRAINING + (config.rl.beta > 0))
+    training = forward_flops(shape, plan_micro_batches(random_batch(work, model, 0), 1, 2**60)[0]) * (TRAINING + (config.rl.beta > 0))
     prompts = 2 * shape.linear * work.prompts * work.prompt_tokens / flops
     # Each sequence looks back at its prompt and at half of its output, on average.
     looked_at = 4 * shape.width * shape.layers * (work.prompt_tokens + work.output_tokens / 2)

@@ -121,7 +121,7 @@ class LearnerStandIn:
     def set_seconds(self, train_s: float, send_s: float) -> None:
         self.train_s, self.send_s = train_s, send_s
 
-    def train_grpo(self, batch: pa.RecordBatch, temperature: float, of_samples: int | None) -> dict[str, Any]:
+    def train_grpo(self, batch: pa.RecordBatch, temperature: float, total_samples: int | None) -> dict[str, Any]:
         time.sleep(self.train_s)
         table = pa.table({name: pa.array(np.zeros(batch.num_rows, np.float32)) for name in ("trainer_logprob", "reference_logprob")})
         self.rows += batch.num_rows

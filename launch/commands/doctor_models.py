@@ -22,7 +22,7 @@ def measure(wanted: Sequence[str] = ()) -> dict[str, Any]:
     """Measure the families whose name or type holds one of `wanted`, all of them without; progress goes to stderr.
 
     Returns:
-        transformers and torch (versions), counts by verdict, and families: a list of `rlsys.models.zoo_check.Measured.as_dict`.
+        transformers and torch (versions), counts by verdict, and families: a list of `rlsys.models.zoo_check.FamilyResult.as_dict`.
 
     Raises:
         UserError: no family is called like this.

@@ -27,11 +27,11 @@ Attention = Literal["blocks", "flex"]
 Layers = Literal["fused", "compiled", "plain"]
 """How layers compute: by `rlsys.models.fused_layers`, by torch.compile, or as transformers has them."""
 
-LEAK = 0.02
+SIBLING_TOLERANCE = 0.02
 """Change of a token's output, as a share of its sibling's, that is still taken for rounding: routers may group tokens otherwise."""
 
 
-class TooLong(ModelError):
+class RowTooLongError(ModelError):
     """Rows of which a model would be right were they shorter, however it is computed."""
 
 
@@ -47,7 +47,7 @@ class Backbone(nn.Module):
         super().__init__()
         self.model = model.eval()
         self.packing = packing
-        self.longest_row, self._right = _longest_row(model)
+        self.longest_row, self._right = _row_limit(model)
         """Tokens of the longest row that is computed right (None: any), and what is right up to there."""
         self._recomputed: list[GradientCheckpointingLayer] = []
         self._masks: list[TreeMask] = []
@@ -60,7 +60,7 @@ class Backbone(nn.Module):
         if layers == "fused":
             fuse_layers(model)
         elif layers == "compiled":
-            tree_attention.keep_out_of_graphs()
+            tree_attention.exclude_from_compilation()
             for layer in _layers(decoder):
                 # Every micro-batch has a length of its own: one program for all, and one for all layers, as they share their code.
                 layer.compile(dynamic=True)
@@ -115,10 +115,10 @@ class Backbone(nn.Module):
     def check_length(self, tokens: int) -> None:
         """
         Raises:
-            TooLong: rows of so many tokens are computed otherwise than in the engine, or than alone.
+            RowTooLongError: rows of so many tokens are computed otherwise than in the engine, or than alone.
         """
         if self.longest_row and tokens > self.longest_row:
-            raise TooLong(
+            raise RowTooLongError(
                 f"{type(self.model).__name__}: rows of {tokens} tokens; {self._right} up to {self.longest_row}. Make prompt.max_tokens and "
                 "rollout.max_tokens come to that at most."
             )
@@ -137,7 +137,7 @@ class Backbone(nn.Module):
         if not any(mask.used for mask in self._masks):
             raise ModelError(f"{name}: its attention does not go through transformers' attention interface, so it cannot be packed.")
         moved = (answers[0] - answers[1]).float().abs().amax(dim=-1)
-        if not moved[SECOND].max() <= LEAK * moved[FIRST].max():
+        if not moved[SECOND].max() <= SIBLING_TOLERANCE * moved[FIRST].max():
             raise ModelError(f"{name}: a layer mixes tokens by other means than attention, so that packed samples would see each other.")
 
 
@@ -194,7 +194,7 @@ def _plain_attention(model: PreTrainedModel) -> str:
     return "sdpa" if model._supports_sdpa and not special else "eager"
 
 
-def _longest_row(model: PreTrainedModel) -> tuple[int | None, str]:
+def _row_limit(model: PreTrainedModel) -> tuple[int | None, str]:
     """Up to where a row does not depend on how long the longest one of a call is, and what depends on it beyond that.
 
     Rotary factors may; and so does attention that ranks tokens and sees the first ones alone, as ties are broken by the row's width.

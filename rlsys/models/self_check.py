@@ -27,12 +27,12 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from rlsys.data.trajectories import LEARNER
-from rlsys.models.backbone import Attention, Layers, TooLong
+from rlsys.models.backbone import Attention, Layers, RowTooLongError
 from rlsys.models.fused_layers import unfuse_layers, wide_dtype
 from rlsys.models.loading import ModelError
-from rlsys.models.packing import MicroBatch, plan
+from rlsys.models.packing import MicroBatch, plan_micro_batches
 from rlsys.models.policy import Policy
-from rlsys.models.scalar import ScalarModel, ends
+from rlsys.models.scalar import ScalarModel, text_ends
 from rlsys.system.clock import Clock
 
 MARGIN = 4.0
@@ -104,7 +104,7 @@ def checked_scalar_model(
     longest: int = 0,
 ) -> tuple[ScalarModel, SelfCheck]:
     """The same for a sequence classifier of one output and the scores of a `ScalarModel`."""
-    checker = _Checker(model, longest, _expected_score, lambda scorer, part: scorer(part), lambda part: part.sample[ends(part)])
+    checker = _Checker(model, longest, _expected_score, lambda scorer, part: scorer(part), lambda part: part.sample[text_ends(part)])
     return checker.run(lambda packing, layers: ScalarModel(model, packing, layers, attention), packing, layers, checkpointing, gradient)
 
 
@@ -130,7 +130,7 @@ class _Checker:
         clock = Clock()
         with clock.phase("check"):
             if self.model.dtype.itemsize < 4 and sum(weight.numel() for weight in self.model.parameters()) <= LARGE:
-                with _widened(self.model):
+                with _upcast(self.model):
                     _, result = self._check(build, packing, layers, checkpointing, gradient)
                 wrapped, _ = self._check(build, packing, layers, checkpointing, gradient=False)
             else:
@@ -142,7 +142,7 @@ class _Checker:
     ) -> tuple[Any, SelfCheck]:
         self.weights = _chosen(self.model) if gradient else []
         try:
-            with self._untouched():
+            with self._reference_mode():
                 self.wanted = self._answer(self._rows_wanted)
         except torch.OutOfMemoryError:
             raise
@@ -162,7 +162,7 @@ class _Checker:
         return wrapped, result
 
     @contextmanager
-    def _untouched(self) -> Iterator[None]:
+    def _reference_mode(self) -> Iterator[None]:
         # Not PyTorch's fused attention, which has no place for some models' caps and sinks and leaves them out.
         used = self.model.config._attn_implementation
         unfuse_layers(self.model.eval())
@@ -171,7 +171,7 @@ class _Checker:
         self.model.set_attn_implementation(used)
 
     def _noise(self) -> SelfCheck:
-        with self._untouched(), _last_places_off(self.model):
+        with self._reference_mode(), _ulp_noise(self.model):
             return _compare(self._answer(self._rows_wanted), self.wanted)
 
     def _try(
@@ -190,7 +190,7 @@ class _Checker:
                 wrapped.enable_activation_checkpointing()
             wrapped.train()
             found = self._answer(lambda: self._rows_found(wrapped, packing))
-        except (torch.OutOfMemoryError, TooLong):
+        except (torch.OutOfMemoryError, RowTooLongError):
             raise
         except Exception as error:  # noqa: BLE001 - whatever building it, or its first pass, ends in
             return None, None, str(error).removeprefix(f"{type(self.model).__name__}: ") or type(error).__name__
@@ -205,7 +205,7 @@ class _Checker:
     def _rows_found(self, wrapped: nn.Module, packing: bool) -> list[Tensor]:
         values: list[Tensor] = [torch.empty(0)] * self.batch.num_rows
         device = next(self.model.parameters()).device
-        for part in plan(self.batch, 1, 2**30, packing)[0]:
+        for part in plan_micro_batches(self.batch, 1, 2**30, packing)[0]:
             part = part.to(device)
             answer, rows = self.found(wrapped, part), self.rows_of(part)
             for row in rows.unique().tolist():
@@ -302,8 +302,7 @@ def _compare(found: Answer, wanted: Answer) -> SelfCheck:
     # Weights that hardly matter, a router's at a tie, say, are measured by those that do.
     least = 0.01 * max(lengths, default=0.0)
     shares = [
-        (ours - theirs).norm().item() / max(length, least, 1e-30)
-        for ours, theirs, length in zip(found[1], wanted[1], lengths, strict=True)
+        (ours - theirs).norm().item() / max(length, least, 1e-30) for ours, theirs, length in zip(found[1], wanted[1], lengths, strict=True)
     ]
     of_gradient = max(shares, default=None)
     return SelfCheck(_finite(error), 0.0, None if of_gradient is None else _finite(of_gradient), None, 0.0)
@@ -314,7 +313,7 @@ def _finite(value: float) -> float:
 
 
 @contextmanager
-def _widened(model: nn.Module) -> Iterator[None]:
+def _upcast(model: nn.Module) -> Iterator[None]:
     """Weights and buffers in float32; each keeps its identity, and its bits after that."""
     narrow = [(tensor, tensor.dtype) for tensor in [*model.parameters(), *model.buffers()] if tensor.is_floating_point()]
     narrow = [(tensor, dtype) for tensor, dtype in narrow if dtype.itemsize < 4]
@@ -328,7 +327,7 @@ def _widened(model: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
-def _last_places_off(model: nn.Module) -> Iterator[None]:
+def _ulp_noise(model: nn.Module) -> Iterator[None]:
     """Every innermost module's output is off by up to half a unit in the last place, at random."""
     generator = torch.Generator(next(model.parameters()).device).manual_seed(0)
 

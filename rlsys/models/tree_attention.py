@@ -24,7 +24,7 @@ from transformers import AttentionInterface
 from transformers.masking_utils import AttentionMaskInterface, causal_mask_function
 
 from rlsys.models.fused_layers import wide_dtype
-from rlsys.models.tree_layout import Layout, Rows, Sees, TreeMask
+from rlsys.models.tree_layout import BlockIndex, Layout, MaskRule, TreeMask
 
 NAMES = {"blocks": "rlsys_tree", "flex": "rlsys_flex"}
 """Under which transformers knows the two ways to compute it."""
@@ -47,12 +47,14 @@ class _TreeAttention(torch.autograd.Function):
     """q [T * H, D], k [T * K, D], v [T * K, E], sinks [H] or None -> [T * H, E]."""
 
     @staticmethod
-    def forward(ctx, q: Tensor, k: Tensor, v: Tensor, sinks: Tensor | None, rows: list[Rows], scale: float, cap: float | None) -> Tensor:  # noqa: ANN001
+    def forward(
+        ctx, q: Tensor, k: Tensor, v: Tensor, sinks: Tensor | None, rows: list[BlockIndex], scale: float, cap: float | None
+    ) -> Tensor:
         out = v.new_empty(q.shape[0] + 1, v.shape[1])
         kept = []
         for block in rows:
             query, key, value = _gather(block, q, k, v, scale)
-            p = _shares(block, query, key, sinks, cap)
+            p = _attention_weights(block, query, key, sinks, cap)
             out.index_copy_(0, block.result, torch.bmm(p[..., : key.shape[1]], value).flatten(0, 1))
             kept.append(p)
         ctx.rows, ctx.scale, ctx.cap = rows, scale, cap
@@ -60,7 +62,7 @@ class _TreeAttention(torch.autograd.Function):
         return out[:-1]
 
     @staticmethod
-    def backward(ctx, gradient: Tensor):  # noqa: ANN001, ANN205
+    def backward(ctx, gradient: Tensor):
         q, k, v, sinks, *kept = ctx.saved_tensors
         dq = q.new_empty(q.shape[0] + 1, q.shape[1])
         # a shared prefix collects from many nodes: more precision than bfloat16 has
@@ -93,7 +95,7 @@ class _TreeAttention(torch.autograd.Function):
         return dq[:-1], dk.to(k.dtype), dv.to(v.dtype), None if sinks is None else d_sinks.to(sinks.dtype), None, None, None
 
 
-def _gather(block: Rows, q: Tensor, k: Tensor, v: Tensor, scale: float) -> tuple[Tensor, Tensor, Tensor]:
+def _gather(block: BlockIndex, q: Tensor, k: Tensor, v: Tensor, scale: float) -> tuple[Tensor, Tensor, Tensor]:
     """The block's scaled queries [K * n, R * L, D], its keys [K * n, P + L, D] and values [K * n, P + L, E]."""
     key_heads, group, n, width, prefix = block.shape
     query = q.index_select(0, block.query).mul_(scale).view(key_heads * n, group * width, -1)
@@ -101,7 +103,7 @@ def _gather(block: Rows, q: Tensor, k: Tensor, v: Tensor, scale: float) -> tuple
     return query, key, value
 
 
-def _shares(block: Rows, query: Tensor, key: Tensor, sinks: Tensor | None, cap: float | None) -> Tensor:
+def _attention_weights(block: BlockIndex, query: Tensor, key: Tensor, sinks: Tensor | None, cap: float | None) -> Tensor:
     """The softmax of the block's scores [K * n, R * L, P + L]; with sinks, one more column for theirs."""
     if cap is None:
         scores = torch.baddbmm(block.mask, query, key.transpose(1, 2))
@@ -114,7 +116,9 @@ def _shares(block: Rows, query: Tensor, key: Tensor, sinks: Tensor | None, cap: 
     return torch.softmax(scores, dim=-1)
 
 
-def _without_gradient(q: Tensor, k: Tensor, v: Tensor, sinks: Tensor | None, rows: list[Rows], scale: float, cap: float | None) -> Tensor:
+def _without_gradient(
+    q: Tensor, k: Tensor, v: Tensor, sinks: Tensor | None, rows: list[BlockIndex], scale: float, cap: float | None
+) -> Tensor:
     """What `_TreeAttention` answers, and nothing is kept: by PyTorch's fused attention, where that has a place for all of it."""
     out = v.new_empty(q.shape[0] + 1, v.shape[1])
     for block in rows:
@@ -122,7 +126,7 @@ def _without_gradient(q: Tensor, k: Tensor, v: Tensor, sinks: Tensor | None, row
         if sinks is None and cap is None:
             answer = F.scaled_dot_product_attention(query[:, None], key[:, None], value[:, None], attn_mask=block.mask, scale=1.0)[:, 0]
         else:
-            answer = torch.bmm(_shares(block, query, key, sinks, cap)[..., : key.shape[1]], value)
+            answer = torch.bmm(_attention_weights(block, query, key, sinks, cap)[..., : key.shape[1]], value)
         out.index_copy_(0, block.result, answer.flatten(0, 1))
     return out[:-1]
 
@@ -226,7 +230,7 @@ def packed(layout: Layout) -> Iterator[list[TreeMask]]:
         _packed.reset(token)
 
 
-def _mask_function(*_: object, mask_function: Sees, **__: object) -> TreeMask:
+def _mask_function(*_: object, mask_function: MaskRule, **__: object) -> TreeMask:
     found = _packed.get(None)
     if found is None:
         raise ValueError("expected a packed row; pass packed micro-batches through Policy.")
@@ -235,7 +239,7 @@ def _mask_function(*_: object, mask_function: Sees, **__: object) -> TreeMask:
     return masks[-1]
 
 
-def keep_out_of_graphs() -> None:
+def exclude_from_compilation() -> None:
     """Have torch.compile go round `rlsys_tree`, in this process: it would follow a layout's every index, of every micro-batch anew."""
     AttentionInterface.register(NAMES["blocks"], torch.compiler.disable(partial(_attention_function, tree_attention)))
 

@@ -17,7 +17,7 @@ from torch.nn.attention.flex_attention import BlockMask, create_block_mask
 MAX_NODE = 512  # longer nodes become chains, so that scores above the diagonal are hardly computed
 MIN_FILL = 0.7  # shortest node of a block, as a share of its longest
 
-Sees = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
+MaskRule = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
 """A mask function of transformers: (batch, head, position of the one that looks, position of what it looks at) -> bool."""
 
 
@@ -47,7 +47,7 @@ class Block:
 
 
 @dataclass
-class Rows:
+class BlockIndex:
     """A block in terms of the rows of q [T * H, D] and of k and v [T * K, ...]; R query heads share each of the K key heads.
 
     P counts the ancestors that a token of the block can see.
@@ -74,7 +74,7 @@ class Layout:
     where j <= i < until[j]."""
     position: Tensor
     """long [T]: of each token on its path, from 0 at the root."""
-    _rows: dict[tuple[int, int, torch.dtype], list[Rows]] = field(default_factory=dict, repr=False)
+    _rows: dict[tuple[int, int, torch.dtype], list[BlockIndex]] = field(default_factory=dict, repr=False)
     _mask: BlockMask | None = field(default=None, repr=False)
 
     def to(self, device: torch.device | str) -> Layout:
@@ -82,7 +82,7 @@ class Layout:
         blocks = [replace(b, prefix=b.prefix.to(device), tokens=b.tokens.to(device), lengths=b.lengths.to(device)) for b in self.blocks]
         return Layout(blocks, self.length, self.until.to(device), self.position.to(device))
 
-    def mask(self, sees: Sees | None = None) -> BlockMask:
+    def mask(self, sees: MaskRule | None = None) -> BlockMask:
         """Which blocks of tokens see which, for flex attention."""
         if sees is None and self._mask is not None:
             return self._mask
@@ -97,7 +97,7 @@ class Layout:
             self._mask = mask
         return mask
 
-    def rows(self, heads: int, key_heads: int, dtype: torch.dtype, sees: Sees | None = None) -> list[Rows]:
+    def rows(self, heads: int, key_heads: int, dtype: torch.dtype, sees: MaskRule | None = None) -> list[BlockIndex]:
         """Index tensors and masks for a model's numbers of heads; without a rule of their own, computed once and kept."""
         key = (heads, key_heads, dtype)
         if key not in self._rows:
@@ -117,15 +117,15 @@ class TreeMask:
     A forward pass makes one per kind of layer, and all layers of the kind share what it computes.
     """
 
-    def __init__(self, layout: Layout, sees: Sees | None = None) -> None:
+    def __init__(self, layout: Layout, sees: MaskRule | None = None) -> None:
         """`sees` None: everything before it."""
         self.layout, self.sees = layout, sees
         self.used = 0
         """How often an attention function was given it."""
-        self._rows: dict[tuple[int, int, torch.dtype], list[Rows]] = {}
+        self._rows: dict[tuple[int, int, torch.dtype], list[BlockIndex]] = {}
         self._mask: BlockMask | None = None
 
-    def rows(self, heads: int, key_heads: int, dtype: torch.dtype) -> list[Rows]:
+    def rows(self, heads: int, key_heads: int, dtype: torch.dtype) -> list[BlockIndex]:
         """As `Layout.rows`, under this mask's rule.
 
         Raises:
@@ -208,7 +208,7 @@ def _block(prefix: Tensor, siblings: list[Node]) -> Block:
     return Block(prefix, starts + torch.where(offsets < lengths[:, None], offsets, 0), lengths)
 
 
-def _rule(block: Block, sees: Sees) -> Tensor | None:
+def _rule(block: Block, sees: MaskRule) -> Tensor | None:
     """bool [L, P + L]: what each of a node's own tokens sees; None where that is everything before it. The same for all siblings."""
     width, prefix = block.tokens.shape[1], len(block.prefix)
     position = torch.arange(prefix + width, device=block.tokens.device)
@@ -220,7 +220,7 @@ def _rule(block: Block, sees: Sees) -> Tensor | None:
     return None if torch.equal(rule, causal) else rule
 
 
-def _index(block: Block, heads: int, key_heads: int, total: int, dtype: torch.dtype, rule: Tensor | None = None) -> Rows:
+def _index(block: Block, heads: int, key_heads: int, total: int, dtype: torch.dtype, rule: Tensor | None = None) -> BlockIndex:
     device, (n, width) = block.tokens.device, block.tokens.shape
     group = heads // key_heads
     ancestors = block.prefix
@@ -237,7 +237,7 @@ def _index(block: Block, heads: int, key_heads: int, total: int, dtype: torch.dt
     prefix = ancestors * key_heads + key_head[:, None]  # [K, P]
     query = block.tokens[:, None] * heads + head  # [K, n, R, L]
     real = (torch.arange(width, device=device) < block.lengths[:, None])[:, None]  # [n, 1, L]
-    return Rows(
+    return BlockIndex(
         shape=(key_heads, group, n, width, len(ancestors)),
         query=query.flatten(),
         result=torch.where(real, query, total * heads).flatten(),

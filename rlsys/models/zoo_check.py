@@ -14,7 +14,7 @@ from transformers import PreTrainedModel
 
 from rlsys.data.trajectories import LEARNER
 from rlsys.models.loading import ModelError
-from rlsys.models.packing import plan
+from rlsys.models.packing import plan_micro_batches
 from rlsys.models.self_check import checked_policy
 from rlsys.models.zoo import FAMILIES, VOCABULARY, Family, build
 
@@ -31,7 +31,7 @@ one of them, and not what transformers computes. CRASH: an error that says neith
 
 
 @dataclass(frozen=True)
-class Way:
+class Outcome:
     """What came of one way to compute a model."""
 
     error: float | None = None
@@ -49,14 +49,14 @@ class Way:
 
 
 @dataclass(frozen=True)
-class Measured:
+class FamilyResult:
     """One member of the zoo."""
 
     family: str
     architecture: str
     """Of transformers."""
-    packed: Way
-    plain: Way
+    packed: Outcome
+    plain: Outcome
 
     @property
     def verdict(self) -> Verdict:
@@ -72,12 +72,12 @@ class Measured:
         return {"verdict": self.verdict, **asdict(self)}
 
 
-def measure_all(families: Iterable[Family] = FAMILIES) -> Iterator[Measured]:
+def measure_all(families: Iterable[Family] = FAMILIES) -> Iterator[FamilyResult]:
     """One after the other."""
     return map(measure, families)
 
 
-def measure(family: Family) -> Measured:
+def measure(family: Family) -> FamilyResult:
     """Make a policy of the family's tiny model as a learner does, self-check included, and compare it with the untouched model."""
     try:
         model = build(family)
@@ -85,10 +85,10 @@ def measure(family: Family) -> Measured:
         model.set_attn_implementation("eager")
         wanted = reference(model, rows())
     except Exception as error:  # noqa: BLE001 - whatever it is, it becomes a row of the table
-        way = Way(crashed=f"transformers itself: {_one_line(error)}")
-        return Measured(family.name, family.model_type, way, way)
+        way = Outcome(crashed=f"transformers itself: {_one_line(error)}")
+        return FamilyResult(family.name, family.model_type, way, way)
     ways = [_measure(build(family), packing, *wanted) for packing in (True, False)]
-    return Measured(family.name, type(model).__name__, *ways)
+    return FamilyResult(family.name, type(model).__name__, *ways)
 
 
 def rows() -> pa.RecordBatch:
@@ -123,25 +123,25 @@ def reference(model: PreTrainedModel, batch: pa.RecordBatch) -> tuple[list[Tenso
     return found, _gradients(model)
 
 
-def _measure(model: PreTrainedModel, packing: bool, wanted: Sequence[Tensor], gradients: dict[str, Tensor]) -> Way:
+def _measure(model: PreTrainedModel, packing: bool, wanted: Sequence[Tensor], gradients: dict[str, Tensor]) -> Outcome:
     try:
         policy, _ = checked_policy(model, packing, temperature=TEMPERATURE, longest=LONGEST)
     except ModelError as error:
-        return Way(refused=_one_line(error))
+        return Outcome(refused=_one_line(error))
     except Exception as error:  # noqa: BLE001 - whatever it is, it becomes a row of the table
-        return Way(crashed=f"at load: {_one_line(error)}")
+        return Outcome(crashed=f"at load: {_one_line(error)}")
     error = 0.0
     try:
-        for part in plan(rows(), 1, 256, packing)[0]:
+        for part in plan_micro_batches(rows(), 1, 256, packing)[0]:
             logprob = policy(part, temperature=TEMPERATURE).logprob
             (logprob * part.advantage).sum().backward()
             for row in part.sample.unique().tolist():
                 error = max(error, (logprob.detach()[part.sample == row] - wanted[row]).abs().max().item())
     except ModelError as refusal:
-        return Way(refused=_one_line(refusal))
+        return Outcome(refused=_one_line(refusal))
     except Exception as failure:  # noqa: BLE001
-        return Way(crashed=f"in a step: {_one_line(failure)}")
-    return Way(error=error, gradient=_difference(_gradients(policy.model), gradients))
+        return Outcome(crashed=f"in a step: {_one_line(failure)}")
+    return Outcome(error=error, gradient=_difference(_gradients(policy.model), gradients))
 
 
 def _gradients(model: nn.Module) -> dict[str, Tensor]:

@@ -11,7 +11,7 @@ import torch
 from actors.reward import RewardActor
 from rlsys.algorithms.grpo import LossInputs, group_advantages, grpo_loss
 from rlsys.data.trajectories import GROUPS, LEARNER, SAMPLES, TRAJECTORIES
-from rlsys.models.packing import plan
+from rlsys.models.packing import plan_micro_batches
 from rlsys.rewards.scores import Reading, extract, is_correct, score_range, unshuffle
 
 
@@ -137,8 +137,8 @@ def test_the_gradient_beside_the_published_objectives(equal_groups, beta, scale)
 
     ours = torch.zeros_like(logprob)
     rows = list(zip(learner["group"].to_pylist(), [row % 3 for row in range(learner.num_rows)]))  # groups are handed over whole
-    of_samples = None if equal_groups == "drop" else counts["samples"]
-    for part in (part for rank in plan(learner, world_size=2, token_budget=16, of_samples=of_samples) for part in rank):
+    total_samples = None if equal_groups == "drop" else counts["samples"]
+    for part in (part for rank in plan_micro_batches(learner, world_size=2, token_budget=16, total_samples=total_samples) for part in rank):
         of = [rows[row] for row in part.sample.tolist()]
         chosen, frozen = (torch.cat([values[place] for place in dict.fromkeys(of)] or [torch.empty(0)]) for values in (logprob, reference))
         chosen.requires_grad_()

@@ -10,7 +10,7 @@ from transformers import AutoModelForCausalLM
 
 from rlsys.data.trajectories import LEARNER
 from rlsys.models.flops import forward_flops, shape_of
-from rlsys.models.packing import plan
+from rlsys.models.packing import plan_micro_batches
 
 PROMPT, OUTPUT = 24, 9
 
@@ -31,7 +31,7 @@ def batch(samples: int) -> pa.RecordBatch:
 
 def test_one_row_costs_what_torch_counts(tiny_model) -> None:
     model = AutoModelForCausalLM.from_pretrained(tiny_model, dtype=torch.float32, attn_implementation="eager")
-    (part,) = plan(batch(1), 1, 1000, packing=False)[0]
+    (part,) = plan_micro_batches(batch(1), 1, 1000, packing=False)[0]
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         model.get_decoder()(input_ids=part.input_ids, position_ids=part.position_ids, use_cache=False)
     shape = shape_of(model)
@@ -45,7 +45,8 @@ def test_one_row_costs_what_torch_counts(tiny_model) -> None:
 def test_a_shared_prompt_counts_once(tiny_model) -> None:
     shape = shape_of(AutoModelForCausalLM.from_pretrained(tiny_model))
     alone, shared, apart = (
-        forward_flops(shape, plan(batch(samples), 1, 10_000, packing)[0]) for samples, packing in ((1, True), (4, True), (4, False))
+        forward_flops(shape, plan_micro_batches(batch(samples), 1, 10_000, packing)[0])
+        for samples, packing in ((1, True), (4, True), (4, False))
     )
     prompt = 2 * shape.linear * PROMPT + 4 * shape.width * shape.layers * PROMPT * (PROMPT + 1) / 2
     assert apart == pytest.approx(4 * alone)

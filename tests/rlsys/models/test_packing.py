@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rlsys.data.trajectories import LEARNER
-from rlsys.models.packing import MicroBatch, plan
+from rlsys.models.packing import MicroBatch, plan_micro_batches
 from rlsys.models.tree_layout import MAX_NODE, Node, build_layout
 
 token = st.integers(0, 3)
@@ -66,7 +66,7 @@ def all_micros(ranks: list[list[MicroBatch]]) -> list[MicroBatch]:
 @settings(deadline=None)
 def test_every_completion_token_sees_exactly_its_own_row(batch: pa.RecordBatch, ranks: int, budget: int, packing: bool) -> None:
     rows, found = batch.to_pylist(), {}
-    for micro in all_micros(plan(batch, ranks, budget, packing)):
+    for micro in all_micros(plan_micro_batches(batch, ranks, budget, packing)):
         seen, ids, positions = visible(micro), micro.input_ids.flatten(), micro.position_ids.flatten()
         for source, target, sample in zip(micro.source.tolist(), micro.target.tolist(), micro.sample.tolist(), strict=True):
             context = seen[source].nonzero()[:, 0]
@@ -81,7 +81,7 @@ def test_every_completion_token_sees_exactly_its_own_row(batch: pa.RecordBatch, 
 @given(batches(), st.integers(1, 3), st.integers(1, 60), st.booleans())
 @settings(deadline=None)
 def test_values_travel_with_their_tokens_and_weights_sum_to_one(batch: pa.RecordBatch, ranks: int, budget: int, packing: bool) -> None:
-    micros = all_micros(plan(batch, ranks, budget, packing))
+    micros = all_micros(plan_micro_batches(batch, ranks, budget, packing))
     sample = torch.cat([m.sample for m in micros])
     for i, r in enumerate(batch.to_pylist()):
         own = sample == i
@@ -93,7 +93,7 @@ def test_values_travel_with_their_tokens_and_weights_sum_to_one(batch: pa.Record
 @given(batches(), st.integers(1, 3), st.integers(8, 60), st.booleans())
 @settings(deadline=None)
 def test_budget_is_kept_and_ranks_get_equally_many(batch: pa.RecordBatch, ranks: int, budget: int, packing: bool) -> None:
-    shares = plan(batch, ranks, budget, packing)
+    shares = plan_micro_batches(batch, ranks, budget, packing)
     assert len(shares) == ranks
     assert len({len(share) for share in shares}) == 1
     groups = batch.column("group").to_pylist()
@@ -107,11 +107,11 @@ def test_budget_is_kept_and_ranks_get_equally_many(batch: pa.RecordBatch, ranks:
 @settings(deadline=None)
 def test_no_two_micro_batches_of_a_rank_would_fit_into_one(batch: pa.RecordBatch, ranks: int, budget: int, packing: bool) -> None:
     rows = batch.to_pylist()
-    for share in plan(batch, ranks, budget, packing):
+    for share in plan_micro_batches(batch, ranks, budget, packing):
         filled = [sorted(set(micro.sample.tolist())) for micro in share if len(micro.sample)]
         for one, two in combinations(filled, 2):
             both = pa.RecordBatch.from_pylist([rows[i] for i in (*one, *two)], schema=LEARNER)
-            ((together,),) = plan(both, 1, 10**9, packing)
+            ((together,),) = plan_micro_batches(both, 1, 10**9, packing)
             assert together.input_ids.numel() > budget
 
 
@@ -119,13 +119,13 @@ def test_no_two_micro_batches_of_a_rank_would_fit_into_one(batch: pa.RecordBatch
 @given(batches(), st.data())
 @settings(deadline=None)
 def test_rows_that_come_to_exactly_the_budget_are_one_micro_batch(packing: bool, batch: pa.RecordBatch, data: st.DataObject) -> None:
-    ((whole,),) = plan(batch, 1, 10**9, packing)
+    ((whole,),) = plan_micro_batches(batch, 1, 10**9, packing)
     budget = whole.input_ids.numel()
-    ((again,),) = plan(batch, 1, budget, packing)
+    ((again,),) = plan_micro_batches(batch, 1, budget, packing)
     assert again.input_ids.numel() == budget
     units = len(set(batch.column("group").to_pylist())) if packing else batch.num_rows
     if units > 1 and budget > 1:
-        assert len(plan(batch, 1, budget - 1, packing)[0]) > 1
+        assert len(plan_micro_batches(batch, 1, budget - 1, packing)[0]) > 1
 
 
 @pytest.mark.parametrize("packing", [True, False])
@@ -133,7 +133,7 @@ def test_the_longest_are_laid_first(packing: bool) -> None:
     """Packed, 6 + 4 and 5 + 3 + 2 fill 10 tokens each; shortest first, 2 + 3 + 4 would leave 5 and 6 alone. Padded, 3 + 3, 3 + 2, 2 + 2."""
     lengths = [2, 3, 4, 5, 6] if packing else [2, 2, 2, 3, 3, 3]
     rows = [row(i, [i] * length, [1]) for i, length in enumerate(lengths)]
-    ((*micros,),) = plan(pa.RecordBatch.from_pylist(rows, schema=LEARNER), 1, 10 if packing else 6, packing)
+    ((*micros,),) = plan_micro_batches(pa.RecordBatch.from_pylist(rows, schema=LEARNER), 1, 10 if packing else 6, packing)
     found = sorted(sorted(lengths[i] for i in micro.sample.tolist()) for micro in micros)
     assert found == ([[2, 3, 5], [4, 6]] if packing else [[2, 2], [2, 3], [3, 3]])
     assert [micro.input_ids.numel() for micro in micros] == ([10, 10] if packing else [6, 6, 4])
@@ -143,32 +143,32 @@ def test_the_longest_are_laid_first(packing: bool) -> None:
 def test_no_ranks_and_no_budget_are_refused(ranks: int, budget: int) -> None:
     batch = pa.RecordBatch.from_pylist([row(0, [1], [2])], schema=LEARNER)
     with pytest.raises(ValueError, match=f"must be at least 1, found {ranks} and {budget}"):
-        plan(batch, ranks, budget)
-    assert len(plan(batch, 1, 1)[0]) == 1  # one of each will do
+        plan_micro_batches(batch, ranks, budget)
+    assert len(plan_micro_batches(batch, 1, 1)[0]) == 1  # one of each will do
 
 
 def test_weights_are_of_the_samples_that_the_rows_were_taken_from() -> None:
     batch = pa.RecordBatch.from_pylist([row(0, [1], [2, 3]), row(0, [1], [4])], schema=LEARNER)
-    ((micro,),) = plan(batch, 1, 100, of_samples=8)
+    ((micro,),) = plan_micro_batches(batch, 1, 100, total_samples=8)
     assert dict(zip(micro.target.tolist(), micro.weight.tolist())) == {2: 1 / 16, 3: 1 / 16, 4: 1 / 8}
-    ((micro,),) = plan(batch, 1, 100, of_samples=2)
+    ((micro,),) = plan_micro_batches(batch, 1, 100, total_samples=2)
     assert sorted(micro.weight.tolist()) == [1 / 4, 1 / 4, 1 / 2]
     with pytest.raises(ValueError, match="2 rows cannot be of 1 samples"):
-        plan(batch, 1, 100, of_samples=1)
+        plan_micro_batches(batch, 1, 100, total_samples=1)
 
 
 def test_prompts_and_their_opening_are_encoded_once() -> None:
     rows = [row(g, [9] * 10 + [g] * 5, [1] * 4) for g in (1, 2) for _ in range(8)]
     batch = pa.RecordBatch.from_pylist(rows, schema=LEARNER)
-    ((packed,),) = plan(batch, 1, 10_000)
+    ((packed,),) = plan_micro_batches(batch, 1, 10_000)
     assert packed.tokens == 10 + 2 * (5 + 8 * 3)  # a completion's last token predicts nothing
-    ((plain,),) = plan(batch, 1, 10_000, packing=False)
+    ((plain,),) = plan_micro_batches(batch, 1, 10_000, packing=False)
     assert plain.tokens == 16 * (15 + 3)
 
 
 def test_a_group_is_never_split_when_packing() -> None:
     rows = [row(g, [g, 7], [1, 2, 3]) for g in range(6) for _ in range(3)]
-    for micro in all_micros(plan(pa.RecordBatch.from_pylist(rows, schema=LEARNER), 2, 10)):
+    for micro in all_micros(plan_micro_batches(pa.RecordBatch.from_pylist(rows, schema=LEARNER), 2, 10)):
         samples = micro.sample.tolist()
         assert {s for s in samples} == {3 * (s // 3) + k for s in samples for k in range(3)}
 
@@ -176,7 +176,7 @@ def test_a_group_is_never_split_when_packing() -> None:
 def test_the_plan_is_the_same_every_time_and_work_is_balanced() -> None:
     rows = [row(g, [g] * (3 + 5 * g), [1] * (1 + g)) for g in range(12) for _ in range(2)]
     batch = pa.RecordBatch.from_pylist(rows, schema=LEARNER)
-    first, second = plan(batch, 3, 64), plan(batch, 3, 64)
+    first, second = plan_micro_batches(batch, 3, 64), plan_micro_batches(batch, 3, 64)
     for a, b in zip(all_micros(first), all_micros(second), strict=True):
         assert torch.equal(a.input_ids, b.input_ids)
         assert torch.equal(a.sample, b.sample)
@@ -187,7 +187,7 @@ def test_the_plan_is_the_same_every_time_and_work_is_balanced() -> None:
 def test_a_rank_without_work_gets_dummies() -> None:
     batch = pa.RecordBatch.from_pylist([row(0, [1, 2], [3, 4])], schema=LEARNER)
     for packing in (True, False):
-        (real,), (dummy,) = plan(batch, 2, 100, packing, pad_token_id=5)
+        (real,), (dummy,) = plan_micro_batches(batch, 2, 100, packing, pad_token_id=5)
         assert real.source.numel() == 2
         assert dummy.source.numel() == 0
         assert set(dummy.input_ids.flatten().tolist()) == {5}
@@ -215,7 +215,7 @@ def test_nodes_that_are_not_laid_out_depth_first_are_refused(nodes: list[Node]) 
 
 def test_supervised_rows_need_no_rollout_logprobs() -> None:
     batch = pa.RecordBatch.from_pylist([row(0, [1], [2, 3]) | {"rollout_logprobs": None}], schema=LEARNER)
-    assert plan(batch, 1, 100)[0][0].rollout_logprob.isnan().all()
+    assert plan_micro_batches(batch, 1, 100)[0][0].rollout_logprob.isnan().all()
 
 
 @pytest.mark.parametrize(
@@ -231,10 +231,10 @@ def test_supervised_rows_need_no_rollout_logprobs() -> None:
 )
 def test_bad_rows_are_named(rows: list[dict[str, object]], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        plan(pa.RecordBatch.from_pylist(rows, schema=LEARNER), 1, 100)
+        plan_micro_batches(pa.RecordBatch.from_pylist(rows, schema=LEARNER), 1, 100)
 
 
 def test_moving_a_micro_batch_moves_all_of_it() -> None:
     batch = pa.RecordBatch.from_pylist([row(0, [1, 2], [3, 4])], schema=LEARNER)
-    moved = plan(batch, 1, 100)[0][0].to("meta")
+    moved = plan_micro_batches(batch, 1, 100)[0][0].to("meta")
     assert {moved.input_ids.device.type, moved.weight.device.type, moved.layout.blocks[0].tokens.device.type} == {"meta"}

@@ -37,8 +37,8 @@ from rlsys.algorithms.grpo import LossInputs, grpo_loss
 from rlsys.data.trajectories import LEARNER
 from rlsys.models import zoo
 from rlsys.models.loading import ModelError
-from rlsys.models.packing import plan
-from rlsys.models.policy import LogprobHead, Output, Policy, load_policy
+from rlsys.models.packing import plan_micro_batches
+from rlsys.models.policy import LogprobHead, OutputTransform, Policy, load_policy
 
 SIZES = {
     "vocab_size": 61,
@@ -125,7 +125,7 @@ def fast(
     logprobs = [torch.empty(0)] * batch.num_rows
     entropies = list(logprobs)
     total = 0.0
-    for share in plan(batch, ranks, budget, policy.packing):
+    for share in plan_micro_batches(batch, ranks, budget, policy.packing):
         for micro in share:
             out = policy(micro, TEMPERATURE, with_entropy=True)
             loss = objective(out.logprob, micro.rollout_logprob, micro.advantage, micro.weight)
@@ -174,7 +174,7 @@ def test_every_logprob_and_gradient_equals_the_slow_one(name: str, packing: bool
 def test_a_pass_without_gradients_answers_the_same(name: str) -> None:
     # It attends by PyTorch's fused kernel.
     policy = Policy(build(name))
-    ((micro,),) = plan(TREE, 1, 10_000)
+    ((micro,),) = plan_micro_batches(TREE, 1, 10_000)
     with torch.no_grad():
         found = policy(micro).logprob
     torch.testing.assert_close(found, policy(micro).logprob, rtol=EXACT, atol=EXACT)
@@ -197,7 +197,7 @@ def test_flex_attention_sees_what_the_others_see(name: str, ranks: int) -> None:
     # Forward only: PyTorch's backward pass of it is for cards. What is compared is the mask that it is given.
     model = build(name)
     blocks, flex = (Policy(copy.deepcopy(model), attention=attention) for attention in ("blocks", "flex"))
-    for share in plan(TREE, ranks, 10_000):
+    for share in plan_micro_batches(TREE, ranks, 10_000):
         for micro in share:
             with torch.no_grad():
                 torch.testing.assert_close(flex(micro).logprob, blocks(micro).logprob, rtol=EXACT, atol=EXACT)
@@ -227,7 +227,7 @@ def test_long_nodes_cut_into_chains_and_many_chunks_of_logits(monkeypatch: pytes
 @pytest.mark.parametrize("packing", [True, False])
 def test_a_dummy_gives_every_parameter_a_gradient_of_zero(packing: bool) -> None:
     policy = Policy(build("llama"), packing)
-    _, (dummy,) = plan(make_batch(2, [(1, [2])]), 2, 100, packing)
+    _, (dummy,) = plan_micro_batches(make_batch(2, [(1, [2])]), 2, 100, packing)
     out = policy(dummy, with_entropy=True)
     loss, metrics = grpo_loss(LossInputs(out.logprob, dummy.rollout_logprob, dummy.advantage, dummy.weight, beta=0, entropy=out.entropy))
     loss.backward()
@@ -242,7 +242,7 @@ def test_full_logits_are_never_allocated(monkeypatch: pytest.MonkeyPatch) -> Non
     torch.manual_seed(0)
     vocab = 5_000
     policy = Policy(LlamaForCausalLM(LlamaConfig(**SIZES | {"vocab_size": vocab}, pad_token_id=None)))
-    ((micro,),) = plan(make_batch(4, [(4, [25] * 4)]), 1, 1000)
+    ((micro,),) = plan_micro_batches(make_batch(4, [(4, [25] * 4)]), 1, 1000)
     biggest = 0
 
     class Watch(torch.utils._python_dispatch.TorchDispatchMode):
@@ -301,7 +301,7 @@ def test_nothing_is_random_in_training(packing: bool) -> None:
         policy = Policy(model, packing)
         policy.enable_activation_checkpointing()
         policy.train()
-        ((micro,),) = plan(TREE, 1, 10_000, packing)
+        ((micro,),) = plan_micro_batches(TREE, 1, 10_000, packing)
         first, second = policy(micro).logprob, policy.eval()(micro).logprob
         assert first.requires_grad
         assert torch.equal(first, second)
@@ -310,7 +310,7 @@ def test_nothing_is_random_in_training(packing: bool) -> None:
 @pytest.mark.parametrize("name", ["llama", "qwen3"])
 def test_activation_checkpointing_computes_layers_again(name: str) -> None:
     policy = Policy(build(name)).train()
-    ((micro,),) = plan(TREE, 1, 10_000)
+    ((micro,),) = plan_micro_batches(TREE, 1, 10_000)
     calls = []
     policy.model.model.layers[1].mlp.register_forward_pre_hook(lambda *_: calls.append(torch.is_grad_enabled()))
     policy(micro).logprob.sum().backward()
@@ -322,8 +322,10 @@ def test_activation_checkpointing_computes_layers_again(name: str) -> None:
 
 
 @pytest.mark.parametrize("bias", [False, True])
-@pytest.mark.parametrize("output", [Output(), Output(scale=0.3), Output(cap=1.5), Output(inward=0.7, scale=2.5, cap=4.0)])
-def test_scaled_capped_biased_logits_equal_those_written_out(bias: bool, output: Output, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    "output", [OutputTransform(), OutputTransform(scale=0.3), OutputTransform(cap=1.5), OutputTransform(inward=0.7, scale=2.5, cap=4.0)]
+)
+def test_scaled_capped_biased_logits_equal_those_written_out(bias: bool, output: OutputTransform, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rlsys.models.policy, "CHUNK", 60)
     torch.manual_seed(0)
     head = nn.Linear(8, 37, bias=bias, dtype=torch.float64)
@@ -373,7 +375,7 @@ def test_models_that_cannot_be_right_are_refused(name: str, packing: bool, reaso
 
 
 def test_a_micro_batch_of_the_other_kind_is_refused() -> None:
-    ((plain,),) = plan(TREE, 1, 10_000, packing=False)
+    ((plain,),) = plan_micro_batches(TREE, 1, 10_000, packing=False)
     with pytest.raises(ValueError, match="plan it likewise"):
         Policy(build("llama"))(plain)
 
@@ -393,7 +395,7 @@ def test_padding_is_a_token_that_there_is(named: int | None) -> None:
     model.config.pad_token_id = named
     batch = make_batch(3, [(2, [5, 1, 3])])
     policy = Policy(model, packing=False)
-    found = [policy(part).logprob for part in plan(batch, 1, 100, False, policy.pad_token_id)[0]]
+    found = [policy(part).logprob for part in plan_micro_batches(batch, 1, 100, False, policy.pad_token_id)[0]]
     assert sum(len(part) for part in found) == 9 and policy.pad_token_id == (3 if named == 3 else 0)
 
 

@@ -13,17 +13,17 @@ from hypothesis import strategies as st
 from transformers import AutoConfig, AutoModelForSequenceClassification
 
 from rlsys.models.loading import build_tiny
-from rlsys.models.packing import plan
+from rlsys.models.packing import plan_micro_batches
 from rlsys.models.scalar import (
     Group,
     ScalarModel,
     bce_loss,
     bradley_terry_loss,
-    ends,
     load_classifier,
     load_scalar_model,
     scalar_batch,
     score_texts,
+    text_ends,
 )
 
 ARCHITECTURES = ("llama", "qwen2", "qwen3")
@@ -83,9 +83,9 @@ def test_transformers_pads_and_reads_at_the_same_token(classifier):
 def test_a_prompt_is_encoded_once_for_all_of_its_texts():
     generator = np.random.default_rng(0)
     group = Group("a", numbers(generator, 40), tuple(numbers(generator, 5) for _ in range(8)), (1.0,) * 8)
-    ((part,),) = plan(scalar_batch([group]), 1, 4096)
+    ((part,),) = plan_micro_batches(scalar_batch([group]), 1, 4096)
     assert part.tokens == 40 + 8 * 5
-    assert part.sample[ends(part)].tolist() == list(range(8))
+    assert part.sample[text_ends(part)].tolist() == list(range(8))
 
 
 def test_scores_are_finer_than_bfloat16(classifier):
@@ -117,8 +117,8 @@ def test_a_model_that_names_no_padding_pads_with_its_end_of_sequence(tmp_path, e
 def packed_gradient(model: ScalarModel, groups, objective: str, token_budget: int) -> dict[str, torch.Tensor]:
     batch = scalar_batch(groups, token_budget if objective == "bce" else None)
     numbers_ = torch.tensor(batch["group"].to_pylist())
-    for part in plan(batch, 1, token_budget)[0]:
-        at = ends(part)
+    for part in plan_micro_batches(batch, 1, token_budget)[0]:
+        at = text_ends(part)
         score, label = model(part), part.advantage[at]
         if objective == "bce":
             loss, _ = bce_loss(score, label, batch.num_rows)
@@ -187,7 +187,7 @@ def test_bradley_terry_shares_add_up_to_the_mean_over_rows(rows_):
 def test_a_dummy_micro_batch_has_a_loss_of_nothing_and_a_gradient_of_zeros(classifier):
     model = load_scalar_model(classifier, torch.float32)
     group = Group("a", np.array([5, 6], np.int32), (np.array([7], np.int32),), (1.0,))
-    _, (dummy,) = plan(scalar_batch([group]), 2, 100)
+    _, (dummy,) = plan_micro_batches(scalar_batch([group]), 2, 100)
     none = torch.empty(0, dtype=torch.long)
     for loss in (bce_loss(model(dummy), torch.empty(0), 1), bradley_terry_loss(model(dummy), none.bool(), none, 1)):
         loss[0].backward()
@@ -207,8 +207,8 @@ def test_long_groups_are_divided_and_lose_nothing(lengths, token_budget):
     flat = [n for own in lengths for n in own]
     assert [len(tokens) - 1 for tokens in batch["tokens"].to_pylist()] == flat
     assert batch["advantage"].to_pylist() == [n % 2 for n in flat]
-    for micro in plan(batch, 1, token_budget)[0]:
-        assert micro.tokens <= token_budget or len(ends(micro)) == 1
+    for micro in plan_micro_batches(batch, 1, token_budget)[0]:
+        assert micro.tokens <= token_budget or len(text_ends(micro)) == 1
     whole = scalar_batch(groups)
     assert [whole["group"].to_pylist().count(g) for g in range(len(lengths))] == [len(own) for own in lengths]
 
@@ -248,7 +248,7 @@ def test_a_model_without_such_a_head_is_refused():
 
 def test_packed_and_plain_are_not_mixed_up(classifier):
     batch = scalar_batch([Group("a", np.array([5, 6], np.int32), (np.array([7], np.int32),), (1.0,))])
-    ((plain,),) = plan(batch, 1, 100, packing=False)
+    ((plain,),) = plan_micro_batches(batch, 1, 100, packing=False)
     with pytest.raises(ValueError, match="packing=True was given a plain micro-batch"):
         load_scalar_model(classifier, torch.float32)(plain)
 

@@ -15,7 +15,7 @@ import rlsys.models.tree_attention
 from rlsys.models import fused_layers
 from rlsys.models.backbone import Backbone
 from rlsys.models.loading import ModelError
-from rlsys.models.policy import Output
+from rlsys.models.policy import OutputTransform
 from rlsys.models.self_check import checked_policy, checked_scalar_model
 from rlsys.models.tree_layout import TreeMask
 from rlsys.models.zoo import FAMILIES, Family, build
@@ -43,7 +43,7 @@ def test_no_false_alarms(name: str, dtype: torch.dtype) -> None:
 
 
 def break_scale(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rlsys.models.policy, "_explain", lambda *_: Output(scale=1.02))
+    monkeypatch.setattr(rlsys.models.policy, "_fit_output", lambda *_: OutputTransform(scale=1.02))
 
 
 def break_window(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -56,12 +56,12 @@ def break_cap(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def break_norms(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fused_layers, "_is_usual", lambda module: hasattr(module, "variance_epsilon"))
+    monkeypatch.setattr(fused_layers, "_is_standard_norm", lambda module: hasattr(module, "variance_epsilon"))
     monkeypatch.setattr(fused_layers, "_norm", lambda module: lambda x: fused_layers._RmsNorm.apply(x, module.weight * 1.01, 1e-6))
 
 
 def break_siblings(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rlsys.models.backbone, "LEAK", 1e9)
+    monkeypatch.setattr(rlsys.models.backbone, "SIBLING_TOLERANCE", 1e9)
 
 
 def break_gradient(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -25,7 +25,6 @@ PLAIN = ("Falcon 7B", "Falcon 40B")
 """The same, whose attention takes no function of ours."""
 
 
-
 @pytest.fixture(autouse=True)
 def one_thread() -> Iterator[None]:
     """Models of 64 channels gain nothing by a second one."""
