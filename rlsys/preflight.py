@@ -206,7 +206,7 @@ def load_tokenizer(model: str) -> Any:
 
 
 def _check_rows(command: str, config: Config, prompter: Prompter | None, found: Found) -> None:
-    from rlsys.data.exclusion import named_rows, read_exclusion
+    from rlsys.data.exclusion import excluded_ids, read_exclusion
     from rlsys.data.mixtures import open_mixture
 
     before = len(found.mistakes)
@@ -220,7 +220,7 @@ def _check_rows(command: str, config: Config, prompter: Prompter | None, found: 
     if config.data.exclude is not None:
         with found.noted():
             readable = len(found.mistakes) == before
-            read_exclusion(config.data.exclude, open_mixture(config.data, "train", config.seed)) if readable else named_rows(
+            read_exclusion(config.data.exclude, open_mixture(config.data, "train", config.seed)) if readable else excluded_ids(
                 config.data.exclude
             )
     if command != "filter":

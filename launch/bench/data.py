@@ -177,7 +177,7 @@ def measure(drawing: Drawing) -> dict[str, Any]:
     """Open the file, draw, check some rows, and read it once plainly. Times in seconds, memory in bytes."""
     from rlsys import readers  # noqa: F401  # so that its import is part of the memory at the start
     from rlsys.config.schema import Data
-    from rlsys.data.datasets import draw_records, open_rows
+    from rlsys.data.datasets import open_rows, sample_records
     from rlsys.data.sampler import Sampler
 
     path = Path(drawing.path)
@@ -191,7 +191,7 @@ def measure(drawing: Drawing) -> dict[str, Any]:
     sampler = Sampler(len(rows), SEED)
     for number in range(1 + drawing.batches):
         began = time.perf_counter()
-        records = draw_records(rows, sampler, drawing.batch)
+        records = sample_records(rows, sampler, drawing.batch)
         seconds.append(time.perf_counter() - began)
         drawn += [record.id for _, record in records]
         if number in (0, drawing.batches // 2, drawing.batches):

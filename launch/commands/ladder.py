@@ -231,10 +231,10 @@ class Climb:
         )
 
     def rows(self, name: str, part: str) -> list[dict[str, Any]]:
-        from rlsys.data.readers import whole_rows
+        from rlsys.data.readers import strict_rows
 
         path = self.folder / f"eval-{name}" / f"{BENCHMARK.replace(':', '_')}.{part}.jsonl"
-        return [row for _, row in whole_rows(path, lines=True)]
+        return [row for _, row in strict_rows(path, lines=True)]
 
     def bradley_terry(self, records: list[Record]) -> list[float]:
         """By row, whether the baseline gives the best response the highest score; a tie at the top is shared out."""

@@ -108,9 +108,9 @@ def read_rows(file: Path) -> Iterator[Text]:
         UserError: a row that is no such thing, by file and row number (from 1).
         DataError: the file cannot be read, is empty, or a row is no object.
     """
-    from rlsys.data.readers import whole_rows
+    from rlsys.data.readers import strict_rows
 
-    for number, row in whole_rows(file):
+    for number, row in strict_rows(file):
         where = f"{file}, row {number}"
         yield _checked(row, where)
 

@@ -12,7 +12,7 @@ import typer
 
 from launch.console import UserError, only_json, to_stderr, written_aside
 from launch.options import AsJson
-from rlsys.data.accounts import Account
+from rlsys.data.accounts import RowCounts
 from rlsys.system.terminal import Table
 
 if TYPE_CHECKING:
@@ -74,18 +74,18 @@ def vote(
             _print(summary, account)
 
 
-def read_samples(file: Path, table: SampleTable) -> Account:
+def read_samples(file: Path, table: SampleTable) -> RowCounts:
     """Add every row of a file to the table, empty lines apart, and those that `rlsys judge` set aside.
 
     Raises:
         DataError: the file cannot be read or is empty, or a row is no sample. It says where, by file and row number (from 1).
         UserError: `rlsys judge` could ask none of the rows.
     """
-    from rlsys.data.readers import DataError, whole_rows
+    from rlsys.data.readers import DataError, strict_rows
     from rlsys.judging.results import outcome
 
-    account = Account()
-    for number, row in whole_rows(file):
+    account = RowCounts()
+    for number, row in strict_rows(file):
         account.rows += 1
         if "skipped" in row:
             account.aside[str(outcome(row))] += 1
@@ -123,7 +123,7 @@ WORDS = {
 }
 
 
-def _print(summary: dict[str, Any], account: Account) -> None:
+def _print(summary: dict[str, Any], account: RowCounts) -> None:
     table = Table("votes", "")
     table.add_row("rows in the file", f"{account.rows:,}")
     for reason, count in account.aside.most_common():

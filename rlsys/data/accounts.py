@@ -12,7 +12,7 @@ TIE, MALFORMED, TOO_LONG, EXCLUDED = "no unique best", "malformed", "too long", 
 
 
 @dataclass
-class Account:
+class RowCounts:
     """Counts of one source. `rows` is counted where rows are read, the parts where it is settled what becomes of each.
 
     A row of several records counts as several where all of them are read, and as one where one of them is drawn. A row that is drawn
@@ -34,7 +34,7 @@ class Account:
         return {"rows": self.rows, "used": self.used, "set_aside": {reason: count for reason, count in self.aside.items() if count}}
 
     @classmethod
-    def from_json(cls, value: dict[str, Any]) -> Account:
+    def from_json(cls, value: dict[str, Any]) -> RowCounts:
         """The inverse of `to_json`."""
         return cls(value["rows"], value["used"], Counter(value["set_aside"]))
 
@@ -44,9 +44,9 @@ class Account:
         return f"{self.rows:,} rows: {self.used:,} used" + (f"; set aside: {aside}" if aside else "")
 
 
-def together(accounts: Iterable[Account]) -> Account:
+def sum_counts(accounts: Iterable[RowCounts]) -> RowCounts:
     """The sum of several accounts."""
-    total = Account()
+    total = RowCounts()
     for one in accounts:
         total.rows += one.rows
         total.used += one.used

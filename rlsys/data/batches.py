@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from rlsys.data.accounts import EXCLUDED, TOO_LONG, Account
+from rlsys.data.accounts import EXCLUDED, TOO_LONG, RowCounts
 from rlsys.data.mixtures import Mixture
-from rlsys.data.readers import DataError, whole_rows
+from rlsys.data.readers import DataError, strict_rows
 from rlsys.data.records import Record
 from rlsys.data.trajectories import GROUPS, LEARNER, REQUESTS, RowKey
 from rlsys.prompts.chat import Chat, ChatError
@@ -20,7 +20,7 @@ from rlsys.rewards.scores import judge
 
 
 @dataclass(frozen=True)
-class Drawn:
+class PromptItem:
     """A record as it will be shown: rendered once, for the length check, the engine and the trajectory table alike."""
 
     record: Record
@@ -30,13 +30,13 @@ class Drawn:
     tokens: list[int]
 
 
-def draw(prompter: Prompter, records: Sequence[Record], keys: Sequence[tuple[object, ...]]) -> list[Drawn]:
+def render_prompts(prompter: Prompter, records: Sequence[Record], keys: Sequence[tuple[object, ...]]) -> list[PromptItem]:
     """Render each record with its responses in the order that its key gives."""
     orders = [shuffled(record.n, *key) for record, key in zip(records, keys, strict=True)]
     prompts = [prompter.render(record, order) for record, order in zip(records, orders)]
     # All at once: the tokenizer then uses all cores, and no Python runs meanwhile.
     tokens = prompter.tokenizer(prompts, add_special_tokens=False)["input_ids"] if prompts else []
-    return [Drawn(*each) for each in zip(records, orders, prompts, tokens)]
+    return [PromptItem(*each) for each in zip(records, orders, prompts, tokens)]
 
 
 @dataclass
@@ -52,18 +52,18 @@ class Feed:
     excluded: Set[RowKey] = frozenset()
     """(source, id) of rows that are left out."""
 
-    def take(self, count: int, seed: int) -> list[Drawn]:
+    def take(self, count: int, seed: int) -> list[PromptItem]:
         """The next `count` usable rows; the order of a row's responses depends on (seed, epoch, id).
 
         Raises:
             DataError: a whole epoch of a source went by without a row that fits.
         """
 
-        def fitting(found: Sequence[tuple[int, Record]], account: Account) -> list[Drawn]:
+        def fitting(found: Sequence[tuple[int, Record]], account: RowCounts) -> list[PromptItem]:
             left = [(epoch, record) for epoch, record in found if record.key not in self.excluded]
             account.aside[EXCLUDED] += len(found) - len(left)
             return _fitting(
-                draw(self.prompter, [record for _, record in left], [(seed, epoch, record.id) for epoch, record in left]),
+                render_prompts(self.prompter, [record for _, record in left], [(seed, epoch, record.id) for epoch, record in left]),
                 self.max_prompt_tokens,
                 account,
             )
@@ -71,14 +71,14 @@ class Feed:
         return self.source.take(count, fitting)
 
 
-def _fitting(drawn: Sequence[Drawn], max_prompt_tokens: int, account: Account) -> list[Drawn]:
+def _fitting(drawn: Sequence[PromptItem], max_prompt_tokens: int, account: RowCounts) -> list[PromptItem]:
     """Those whose prompt is not too long; the others are counted."""
     fitting = [each for each in drawn if len(each.tokens) <= max_prompt_tokens]
     account.aside[TOO_LONG] += len(drawn) - len(fitting)
     return fitting
 
 
-def heldout_rows(source: Mixture, prompter: Prompter, limit: int, max_prompt_tokens: int) -> list[Drawn]:
+def heldout_rows(source: Mixture, prompter: Prompter, limit: int, max_prompt_tokens: int) -> list[PromptItem]:
     """The first `limit` rows that fit, of several sources in turn. The accounts say what became of all rows that were read.
 
     The order of responses depends on the row's id alone: the same at every stage and in every run, so that differences are paired.
@@ -86,10 +86,10 @@ def heldout_rows(source: Mixture, prompter: Prompter, limit: int, max_prompt_tok
     Raises:
         DataError: none fits.
     """
-    kept: list[Drawn] = []
+    kept: list[PromptItem] = []
     usable = source.scan()
     while found := list(islice(usable, limit - len(kept))):
-        drawn = draw(prompter, [record for _, record in found], [("heldout", record.id) for _, record in found])
+        drawn = render_prompts(prompter, [record for _, record in found], [("heldout", record.id) for _, record in found])
         for (part, _), each in zip(found, drawn, strict=True):
             fits = _fitting([each], max_prompt_tokens, part.account)
             part.account.used += len(fits)
@@ -100,7 +100,7 @@ def heldout_rows(source: Mixture, prompter: Prompter, limit: int, max_prompt_tok
     return kept
 
 
-def group_batch(drawn: Sequence[Drawn], first_group: int = 0) -> pa.RecordBatch:
+def group_batch(drawn: Sequence[PromptItem], first_group: int = 0) -> pa.RecordBatch:
     """GROUPS rows of what was drawn, numbered from `first_group`."""
     columns = {
         "group": range(first_group, first_group + len(drawn)),
@@ -121,7 +121,7 @@ def requests_for(groups: pa.RecordBatch, samples: int, *key: object) -> pa.Recor
     return pa.record_batch({"group": groups["group"], "prompt_tokens": groups["prompt_tokens"], "seeds": seeds}, schema=REQUESTS)
 
 
-def cold_start_rows(drawn: Sequence[Drawn], prompter: Prompter) -> tuple[list[dict[str, object]], dict[str, int]]:
+def cold_start_rows(drawn: Sequence[PromptItem], prompter: Prompter) -> tuple[list[dict[str, object]], dict[str, int]]:
     """LEARNER rows of the teacher's trajectories, rejected unless correct (Eq. 10), and how many were kept and dropped.
 
     Raises:
@@ -165,7 +165,7 @@ def prompt_completion_rows(path: Path, limit: int, chat: Chat) -> list[dict[str,
         DataError: a row is not of that form; the message names file and row.
     """
     rows: list[dict[str, object]] = []
-    for number, row in whole_rows(path):
+    for number, row in strict_rows(path):
         if len(rows) == limit:
             break
         prompt, completion = row.get("prompt"), row.get("completion")

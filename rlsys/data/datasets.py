@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Protocol
 
 from rlsys.config.schema import Data
-from rlsys.data.accounts import Account
+from rlsys.data.accounts import RowCounts
 from rlsys.data.records import Record
 from rlsys.data.sampler import Sampler
 
@@ -32,7 +32,7 @@ class Rows(Protocol):
         """The records of all usable rows, in the order of the rows."""
         ...
 
-    def scan(self, account: Account) -> Iterator[Record]:
+    def scan(self, account: RowCounts) -> Iterator[Record]:
         """The same; counts in `account`, a fresh one, how many were read, and those set aside by reason."""
         ...
 
@@ -52,7 +52,7 @@ class Rows(Protocol):
         ...
 
 
-def draw_rows(rows: Rows, sampler: Sampler, count: int, account: Account) -> list[tuple[int, list[Record]]]:
+def sample_rows(rows: Rows, sampler: Sampler, count: int, account: RowCounts) -> list[tuple[int, list[Record]]]:
     """(epoch, records) of the usable ones of the next `count` rows in the sampler's order; `sampler.size` is len(rows).
 
     Counts the rows, and those set aside by reason, in `account`.
@@ -64,7 +64,7 @@ def draw_rows(rows: Rows, sampler: Sampler, count: int, account: Account) -> lis
     return [(epoch, records) for (epoch, _), records in zip(places, found, strict=True) if records]
 
 
-def draw_records(rows: Rows, sampler: Sampler, count: int) -> list[tuple[int, Record]]:
+def sample_records(rows: Rows, sampler: Sampler, count: int) -> list[tuple[int, Record]]:
     """(epoch, record) of the next `count` usable rows in the sampler's order; `sampler.size` is len(rows).
 
     A row that is set aside leaves its place to the one drawn after it. A row of several records gives one an epoch, in turn. What is drawn
@@ -72,7 +72,7 @@ def draw_records(rows: Rows, sampler: Sampler, count: int) -> list[tuple[int, Re
     """
     drawn: list[tuple[int, Record]] = []
     while len(drawn) < count:
-        found = draw_rows(rows, sampler, count - len(drawn), Account())
+        found = sample_rows(rows, sampler, count - len(drawn), RowCounts())
         drawn += [(epoch, records[epoch % len(records)]) for epoch, records in found]
     return drawn
 
@@ -101,7 +101,7 @@ class TaskRows:
     def __iter__(self) -> Iterator[Record]:
         return (self[index] for index in range(len(self)))
 
-    def scan(self, account: Account) -> Iterator[Record]:
+    def scan(self, account: RowCounts) -> Iterator[Record]:
         for record in self:
             account.rows += 1
             yield record

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rlsys.data.mixtures import Mixture
-from rlsys.data.readers import DataError, whole_rows
+from rlsys.data.readers import DataError, strict_rows
 from rlsys.data.trajectories import RowKey
 
 MOST_TOLD = 3
@@ -43,7 +43,7 @@ def read_exclusion(path: Path | None, source: Mixture) -> Exclusion:
     """
     if path is None:
         return Exclusion()
-    named = named_rows(path)
+    named = excluded_ids(path)
     known: dict[str, set[str]] = {}
     for part in source.parts:
         for name, sources in part.rows.sources_of(named.keys()).items():
@@ -68,10 +68,10 @@ def read_exclusion(path: Path | None, source: Mixture) -> Exclusion:
     return Exclusion(rows, tuple(unknown))
 
 
-def named_rows(path: Path) -> dict[str, set[str | None]]:
+def excluded_ids(path: Path) -> dict[str, set[str | None]]:
     """id -> the sources that are named with it, None for none."""
     named: dict[str, set[str | None]] = {}
-    for number, row in whole_rows(path):
+    for number, row in strict_rows(path):
         source = row.get("source")
         if row.get("id") is None or not isinstance(source, str | None):
             raise DataError(f'expected {{"id": text, "source": text, "easy": true or false}}, found {row}.', file=str(path), row=number)

@@ -9,7 +9,7 @@ from typing import Any
 from rlsys.config.schema import Data
 from rlsys.data.batches import learner_row
 from rlsys.data.datasets import TASKS, open_rows
-from rlsys.data.readers import DataError, whole_rows
+from rlsys.data.readers import DataError, strict_rows
 from rlsys.data.readers.fields import text
 from rlsys.data.readers.messages import as_messages
 from rlsys.prompts.chat import Chat, ChatError
@@ -59,7 +59,7 @@ def _conversations(source: Path, data: Data, seed: int) -> Iterator[list[dict[st
             if record.n > 1:
                 yield [*record.context, {"role": "assistant", "content": record.responses[record.best]}]
         return
-    for number, row in whole_rows(source):
+    for number, row in strict_rows(source):
         try:
             yield _messages(row)
         except DataError as error:

@@ -13,8 +13,8 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from rlsys.config.schema import Data, Source
-from rlsys.data.accounts import Account, together
-from rlsys.data.datasets import Rows, draw_rows, open_rows
+from rlsys.data.accounts import RowCounts, sum_counts
+from rlsys.data.datasets import Rows, open_rows, sample_rows
 from rlsys.data.readers import DataError
 from rlsys.data.records import Record
 from rlsys.data.sampler import Sampler
@@ -25,17 +25,17 @@ AT_ONCE = 256
 
 Found = list[tuple[int, Record]]
 """(epoch, record)."""
-Keep = Callable[[Found, Account], list[Any]]
+Keep = Callable[[Found, RowCounts], list[Any]]
 """What is made of records that were drawn; fewer, where some are set aside, which it counts in the account."""
 
 
-def keep_records(found: Found, account: Account) -> list[Record]:
+def keep_records(found: Found, account: RowCounts) -> list[Record]:
     """Every record, as it is."""
     return [record for _, record in found]
 
 
 @dataclass
-class Part:
+class MixturePart:
     """One source: its rows, where their order stands, and what became of those that were read."""
 
     name: str
@@ -44,7 +44,7 @@ class Part:
     weight: float = 1.0
     prefix: str = ""
     """What stands before the source of its records, so that those of two parts are told apart."""
-    account: Account = field(default_factory=Account)
+    account: RowCounts = field(default_factory=RowCounts)
 
     def take(self, count: int, keep: Keep) -> list[Any]:
         """The next `count` that `keep` keeps.
@@ -56,7 +56,7 @@ class Part:
         aside, barren, most = Counter(self.account.aside), 0, 1
         while len(taken) < count:
             places = count - len(taken)
-            drawn = draw_rows(self.rows, self.sampler, places, self.account)
+            drawn = sample_rows(self.rows, self.sampler, places, self.account)
             most = max([most, *(len(records) for _, records in drawn)])
             kept = self._kept(drawn, keep)
             taken += kept
@@ -74,7 +74,7 @@ class Part:
         self.sampler = Sampler(self.sampler.size, self.sampler.seed)
         while self.sampler.epoch == 0:
             places = min(AT_ONCE, self.sampler.size - self.sampler.position)
-            yield from self._kept(draw_rows(self.rows, self.sampler, places, self.account), keep)
+            yield from self._kept(sample_rows(self.rows, self.sampler, places, self.account), keep)
 
     def scan(self) -> Iterator[Record]:
         """All usable records in the source's own order; what becomes of each is up to whoever asks for the next one."""
@@ -94,14 +94,14 @@ class Part:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         state = dict(state)
         # A run of before there were accounts has none.
-        self.account = Account.from_json(state.pop("account", Account().to_json()))
+        self.account = RowCounts.from_json(state.pop("account", RowCounts().to_json()))
         self.sampler.load_state_dict(state)
 
 
 class Mixture:
     """One source or several. What is drawn depends on the seed and on where the mixture stands alone."""
 
-    def __init__(self, parts: Sequence[Part]):
+    def __init__(self, parts: Sequence[MixturePart]):
         self.parts = list(parts)
 
     def __len__(self) -> int:
@@ -109,20 +109,20 @@ class Mixture:
         return sum(len(part.rows) for part in self.parts)
 
     @property
-    def account(self) -> Account:
+    def account(self) -> RowCounts:
         """Of all sources together."""
-        return together(part.account for part in self.parts)
+        return sum_counts(part.account for part in self.parts)
 
     def fresh(self) -> Mixture:
         """The same sources, from the beginning of their order, with nothing counted."""
-        parts = [replace(part, sampler=Sampler(part.sampler.size, part.sampler.seed), account=Account()) for part in self.parts]
+        parts = [replace(part, sampler=Sampler(part.sampler.size, part.sampler.seed), account=RowCounts()) for part in self.parts]
         return Mixture(parts)
 
     def take(self, count: int, keep: Keep = keep_records) -> list[Any]:
         """The next `count` that `keep` keeps, the sources in turn, as they would be if they were taken one by one.
 
         Raises:
-            DataError: as `Part.take`.
+            DataError: as `MixturePart.take`.
         """
         turns = self._turns(count)
         taken = [iter(part.take(turns.count(place), keep)) for place, part in enumerate(self.parts)]
@@ -142,7 +142,7 @@ class Mixture:
             given[place] += 1
             yield one
 
-    def scan(self) -> Iterator[tuple[Part, Record]]:
+    def scan(self) -> Iterator[tuple[MixturePart, Record]]:
         """All usable records in their sources' own order, one of each source in turn, with the part that each belongs to."""
         left = [(part, part.scan()) for part in self.parts]
         while left:
@@ -153,7 +153,7 @@ class Mixture:
                 else:
                     yield one[0], record
 
-    def part_of(self, source: str) -> Part:
+    def part_of(self, source: str) -> MixturePart:
         """The part that a record with this source comes from."""
         return max((part for part in self.parts if source.startswith(part.prefix)), key=lambda part: len(part.prefix))
 
@@ -211,7 +211,7 @@ def data_report(train: Mixture, heldout: Mixture) -> dict[str, Any]:
     reason) add up to them. `file` is `rlsys.data.readers.Report`, of the rows that were seen since the process began, with messages.
     """
 
-    def told(part: Part) -> dict[str, Any]:
+    def told(part: MixturePart) -> dict[str, Any]:
         report = getattr(part.rows, "report", None)
         file = {} if report is None else {"file": report.to_json()}
         return {"rows_in_source": len(part.rows), **part.account.to_json(), **file}
@@ -228,9 +228,9 @@ def without_files(report: dict[str, Any]) -> dict[str, Any]:
     return {side: {name: plain(part) for name, part in report[side].items()} for side in ("train", "heldout")}
 
 
-def alone(rows: Rows, seed: int, name: str = "") -> Mixture:
+def single_source(rows: Rows, seed: int, name: str = "") -> Mixture:
     """A single source, drawn in the order of `seed`."""
-    return Mixture([Part(name, rows, Sampler(len(rows), seed))])
+    return Mixture([MixturePart(name, rows, Sampler(len(rows), seed))])
 
 
 def open_mixture(data: Data, which: Literal["train", "heldout"], seed: int) -> Mixture:
@@ -241,12 +241,12 @@ def open_mixture(data: Data, which: Literal["train", "heldout"], seed: int) -> M
     """
     sources = data.sources(which)
     if len(sources) == 1:
-        return alone(open_source_rows(sources[0], data, seed), seed, str(sources[0].path))
+        return single_source(open_source_rows(sources[0], data, seed), seed, str(sources[0].path))
     parts = []
     for source in sources:
         rows = open_source_rows(source, data, seed)
         sampler = Sampler(len(rows), seed_for("mixture", seed, source.name))
-        parts.append(Part(source.name, rows, sampler, source.weight, f"{source.name}/"))
+        parts.append(MixturePart(source.name, rows, sampler, source.weight, f"{source.name}/"))
     return Mixture(parts)
 
 

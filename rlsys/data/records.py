@@ -7,7 +7,7 @@ from typing import Any
 
 
 @dataclass(frozen=True)
-class Worked:
+class TeacherJudgement:
     """How a teacher judged a record: the raw material of a cold-start trajectory.
 
     Notes and scores stand in the record's own response order; `rlsys.prompts.rendering` writes them out in whatever order the
@@ -45,7 +45,7 @@ class Record:
     """A reference answer, where the source has one."""
     family: str | None = None
     """Subset or task family: results are broken down by it."""
-    worked: Worked | None = field(default=None, compare=False)
+    worked: TeacherJudgement | None = field(default=None, compare=False)
     """A teacher's judgement, only in generated tasks. Never shown to the policy in RL."""
 
     @property
@@ -80,7 +80,7 @@ class Record:
             strength=row.get("strength"),
             reference=row.get("reference"),
             family=row.get("family"),
-            worked=Worked(worked["criteria"], tuple(worked["notes"]), tuple(worked["scores"])) if worked else None,
+            worked=TeacherJudgement(worked["criteria"], tuple(worked["notes"]), tuple(worked["scores"])) if worked else None,
         )
 
 

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from rlsys.data.readers import DataError, whole_rows
+from rlsys.data.readers import DataError, strict_rows
 
 
 class ResumableRows:
@@ -71,7 +71,7 @@ class ResumableRows:
 
     def rows(self) -> Iterator[dict[str, Any]]:
         """All rows so far, from the first."""
-        yield from (row for _, row in whole_rows(self.path if self.complete else self.part, lines=True))
+        yield from (row for _, row in strict_rows(self.path if self.complete else self.part, lines=True))
 
     def finish(self) -> None:
         """All rows are there: give the file its name."""

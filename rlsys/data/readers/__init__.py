@@ -1,7 +1,7 @@
 """Readers of preference data: one small function per format users have, over JSON, CSV, Parquet and Arrow files.
 
 `read` streams the records of a file; `RecordFile` gives random access with a few bytes of memory a record. Malformed rows are counted and
-set aside (or raised, if strict) and rows without a unique best response are counted apart: see `Report`. `whole_rows` reads the smaller
+set aside (or raised, if strict) and rows without a unique best response are counted apart: see `Report`. `strict_rows` reads the smaller
 files of other rows.
 """
 
@@ -10,6 +10,6 @@ from __future__ import annotations
 from rlsys.data.readers.fields import DataError, check
 from rlsys.data.readers.files import RecordFile, Report, SetAside, read, read_all
 from rlsys.data.readers.registry import READERS, formats_of
-from rlsys.data.readers.sources import whole_rows
+from rlsys.data.readers.sources import strict_rows
 
-__all__ = ["READERS", "DataError", "RecordFile", "Report", "SetAside", "check", "formats_of", "read", "read_all", "whole_rows"]
+__all__ = ["READERS", "DataError", "RecordFile", "Report", "SetAside", "check", "formats_of", "read", "read_all", "strict_rows"]

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from rlsys.data.accounts import MALFORMED, TIE, Account
+from rlsys.data.accounts import MALFORMED, TIE, RowCounts
 from rlsys.data.readers.fields import DataError, Row, check, printable, renamed
 from rlsys.data.readers.packed import PACKED
 from rlsys.data.readers.raw import Raw, Source
@@ -203,7 +203,7 @@ class RecordFile:
         """All good records in the file's own order, streamed."""
         return read(self._path, self._format, columns=self._columns)
 
-    def scan(self, account: Account) -> Iterator[Record]:
+    def scan(self, account: RowCounts) -> Iterator[Record]:
         """The same; counts in `account`, a fresh one, how many were read, and those set aside by reason."""
         report = Report()
 

@@ -71,7 +71,7 @@ def first_rows(path: str | Path, count: int = 20) -> list[dict[str, Any]]:
     return [raw for _, raw in islice(open_source(path).scan(), count) if isinstance(raw, dict)]
 
 
-def whole_rows(path: Path, lines: bool = False) -> Iterator[tuple[int, dict[str, Any]]]:
+def strict_rows(path: Path, lines: bool = False) -> Iterator[tuple[int, dict[str, Any]]]:
     """(row number, in JSONL the line; row) of each row of a file that must be faultless: how every smaller file is read.
 
     Args:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from hashlib import blake2b
 from typing import Any
 
-from rlsys.data.records import Record, Worked
+from rlsys.data.records import Record, TeacherJudgement
 
 SPLITS = ("train", "heldout")
 LEVELS = (1, 2, 3)
@@ -77,7 +77,7 @@ def make_record(family: Family, split: str, seed: int, index: int, level: int, r
         rewards=tuple(float(ok) for ok in correct),
         reference=item.right,
         family=family.name,
-        worked=Worked(
+        worked=TeacherJudgement(
             criteria=item.criteria,
             notes=tuple(f"{item.note(response)}: {'correct' if ok else 'wrong'}." for response, ok in zip(shown, correct)),
             scores=tuple(high if ok else low for ok in correct),

@@ -5,11 +5,11 @@ import json
 import pytest
 
 from rlsys.config.schema import Data
-from rlsys.data.batches import Drawn, Feed, cold_start_rows, group_batch, heldout_rows, prompt_completion_rows, requests_for
+from rlsys.data.batches import Feed, PromptItem, cold_start_rows, group_batch, heldout_rows, prompt_completion_rows, requests_for
 from rlsys.data.datasets import TaskRows, open_rows
-from rlsys.data.mixtures import alone
+from rlsys.data.mixtures import single_source
 from rlsys.data.readers import DataError
-from rlsys.data.records import Record, Worked
+from rlsys.data.records import Record, TeacherJudgement
 from rlsys.models.loading import build_tiny
 from rlsys.prompts.chat import Chat
 from rlsys.prompts.rendering import Prompter
@@ -24,7 +24,7 @@ def tokenizer(tmp_path_factory):
 
 
 def feed(tokenizer, limit=2000, seed=1):
-    return Feed(alone(TaskRows("train", Data(), seed), seed), Prompter(tokenizer, "compact"), limit)
+    return Feed(single_source(TaskRows("train", Data(), seed), seed), Prompter(tokenizer, "compact"), limit)
 
 
 def test_what_is_drawn_depends_on_the_seed_and_the_place_alone(tokenizer):
@@ -54,7 +54,7 @@ def test_nothing_fits_is_an_error_that_names_the_key(tokenizer, tmp_path):
     path = tmp_path / "few.jsonl"
     path.write_text("".join(json.dumps(record.to_json()) + "\n" for record in generate("train", 5, 0)))
     with pytest.raises(DataError, match=r"few: no row is left to use \(\d+ too long\). Raise prompt.max_tokens"):
-        Feed(alone(open_rows(path, Data(), 0), 0, "few"), Prompter(tokenizer, "compact"), 3).take(2, 0)
+        Feed(single_source(open_rows(path, Data(), 0), 0, "few"), Prompter(tokenizer, "compact"), 3).take(2, 0)
 
 
 def test_rows_set_aside_are_neither_drawn_nor_held_out(tokenizer, tmp_path):
@@ -67,16 +67,16 @@ def test_rows_set_aside_are_neither_drawn_nor_held_out(tokenizer, tmp_path):
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     good = [row["id"] for i, row in enumerate(rows) if i % 3]
     prompter = Prompter(tokenizer, "compact")
-    taken = Feed(alone(open_rows(path, Data(), 0), 0), prompter, 10_000).take(40, 0)
+    taken = Feed(single_source(open_rows(path, Data(), 0), 0), prompter, 10_000).take(40, 0)
     assert sorted(each.record.id for each in taken) == sorted(good)
     for limit in (7, 100):
-        kept = heldout_rows(alone(open_rows(path, Data(), 0), 0), prompter, limit, 10_000)
+        kept = heldout_rows(single_source(open_rows(path, Data(), 0), 0), prompter, limit, 10_000)
         assert [each.record.id for each in kept] == good[:limit]
 
 
 def test_heldout_rows_are_the_first_that_fit(tokenizer):
     rows = TaskRows("heldout", Data(), 7)
-    source = alone(rows, 0)
+    source = single_source(rows, 0)
     kept = heldout_rows(source, Prompter(tokenizer, "compact"), 10, 10_000)
     assert [each.record.id for each in kept] == [rows[i].id for i in range(10)] and str(source.account) == "10 rows: 10 used"
 
@@ -84,7 +84,7 @@ def test_heldout_rows_are_the_first_that_fit(tokenizer):
 def test_a_heldout_row_is_measured_in_the_order_in_which_it_is_shown(tokenizer):
     rows, prompter = TaskRows("heldout", Data(), 7), Prompter(tokenizer, "compact")
     limit = 130
-    source = alone(rows, 0)
+    source = single_source(rows, 0)
     kept = heldout_rows(source, prompter, 40, limit)
     assert source.account.aside["too long"] and source.account.rows == source.account.settled
     assert all(len(prompter.tokens(each.record, each.order)) == len(each.tokens) <= limit for each in kept)
@@ -105,9 +105,11 @@ def test_every_sample_has_its_own_seed_whatever_else_is_in_the_batch(tokenizer):
 
 
 def test_the_teachers_wrong_trajectories_are_dropped(tokenizer):
-    good = Record("a", "t", ({"role": "user", "content": "q"},), ("x", "y"), (1.0, 0.0), worked=Worked("c", ("n", "m"), (9, 2)))
-    wrong = Record("b", "t", ({"role": "user", "content": "q"},), ("x", "y"), (1.0, 0.0), worked=Worked("c", ("n", "m"), (2, 9)))
-    rows, counts = cold_start_rows([Drawn(good, [1, 0], "", [1, 2]), Drawn(wrong, [0, 1], "", [1, 2])], Prompter(tokenizer, "compact"))
+    good = Record("a", "t", ({"role": "user", "content": "q"},), ("x", "y"), (1.0, 0.0), worked=TeacherJudgement("c", ("n", "m"), (9, 2)))
+    wrong = Record("b", "t", ({"role": "user", "content": "q"},), ("x", "y"), (1.0, 0.0), worked=TeacherJudgement("c", ("n", "m"), (2, 9)))
+    rows, counts = cold_start_rows(
+        [PromptItem(good, [1, 0], "", [1, 2]), PromptItem(wrong, [0, 1], "", [1, 2])], Prompter(tokenizer, "compact")
+    )
     assert counts == {"kept": 1, "dropped": 1}
     text = tokenizer.decode(rows[0]["tokens"], skip_special_tokens=True)
     assert judge(text, good.rewards, [1, 0]).correct
@@ -117,7 +119,7 @@ def test_the_teachers_wrong_trajectories_are_dropped(tokenizer):
 def test_a_record_without_a_teacher_says_what_to_do(tokenizer):
     bare = Record("a", "llmbar", ({"role": "user", "content": "q"},), ("x", "y"), (1.0, 0.0))
     with pytest.raises(ValueError, match="sft.rows=0"):
-        cold_start_rows([Drawn(bare, [0, 1], "", [1, 2])], Prompter(tokenizer, "compact"))
+        cold_start_rows([PromptItem(bare, [0, 1], "", [1, 2])], Prompter(tokenizer, "compact"))
 
 
 def test_prompt_completion_file_names_its_bad_row(tokenizer, tmp_path):

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from rlsys.config.schema import Data
-from rlsys.data.datasets import AHEAD, TaskRows, draw_records, open_rows
+from rlsys.data.datasets import AHEAD, TaskRows, open_rows, sample_records
 from rlsys.data.readers import DataError
 from rlsys.data.sampler import Sampler
 
@@ -40,18 +40,18 @@ def test_each_usable_row_once_an_epoch_in_the_samplers_order(tmp_path, suffix):
     rows = open_rows(write(tmp_path / f"f.{suffix}", numbered(400, *ties)), Data(), 0)
     order = Sampler(400, 3).next(3 * 400)
     expected = [(place // 400, str(index)) for place, index in enumerate(order) if index not in ties]
-    drawn = draw_records(rows, Sampler(len(rows), 3), len(expected))
+    drawn = sample_records(rows, Sampler(len(rows), 3), len(expected))
     assert [(epoch, record.id) for epoch, record in drawn] == expected
 
 
 def test_batches_of_any_size_and_a_restart_between_them_change_nothing(tmp_path):
     path = write(tmp_path / "f.parquet", numbered(300, *range(0, 300, 7)))
-    whole = draw_records(open_rows(path, Data(), 0), Sampler(300, 1), 700)
+    whole = sample_records(open_rows(path, Data(), 0), Sampler(300, 1), 700)
     parts, state = [], Sampler(300, 1).state_dict()
     for count in (1, 99, 0, 250, 32, 318):
         rows, sampler = open_rows(path, Data(), 0), Sampler(300, 1)
         sampler.load_state_dict(state)
-        parts += draw_records(rows, sampler, count)
+        parts += sample_records(rows, sampler, count)
         state = json.loads(json.dumps(sampler.state_dict()))
     assert parts == whole
 
@@ -59,7 +59,7 @@ def test_batches_of_any_size_and_a_restart_between_them_change_nothing(tmp_path)
 def test_a_row_of_several_records_gives_each_in_turn_one_an_epoch(tmp_path):
     row = {"prompt": "Q?", "subset": "Ties", "rejected": ["no"]}
     path = write(tmp_path / "f.jsonl", [row | {"id": "one", "chosen": ["yes"]}, row | {"id": "three", "chosen": ["a", "b", "c"]}])
-    drawn = draw_records(open_rows(path, Data(format="rewardbench2"), 0), Sampler(2, 0), 12)
+    drawn = sample_records(open_rows(path, Data(format="rewardbench2"), 0), Sampler(2, 0), 12)
     assert Counter(ids(drawn)) == {"one": 6, "three/0": 2, "three/1": 2, "three/2": 2}
     assert all(Counter(epoch for epoch, _ in drawn)[epoch] == 2 for epoch in range(6))
 
@@ -68,13 +68,13 @@ def test_what_is_kept_for_later_is_bounded(tmp_path):
     rows = open_rows(write(tmp_path / "f.parquet", numbered(3 * AHEAD), row_group_size=10_000), Data(), 0)
     sampler = Sampler(len(rows), 0)
     for _ in range(40):
-        draw_records(rows, sampler, 400)
+        sample_records(rows, sampler, 400)
         assert len(rows._source._kept) <= AHEAD
 
 
 def test_one_usable_row_in_a_thousand_is_found(tmp_path):
     rows = open_rows(write(tmp_path / "f.jsonl", numbered(1000, *range(1, 1000))), Data(), 0)
-    assert ids(draw_records(rows, Sampler(1000, 0), 3)) == ["0"] * 3
+    assert ids(sample_records(rows, Sampler(1000, 0), 3)) == ["0"] * 3
 
 
 @pytest.mark.parametrize("strict", [False, True])
@@ -87,7 +87,7 @@ def test_a_file_without_a_usable_row_ends_before_anything_is_drawn(tmp_path, str
 def test_generated_tasks_are_rows_like_any_other():
     rows = TaskRows("heldout", Data(), 0)
     sampler = Sampler(len(rows), 0)
-    drawn = draw_records(rows, sampler, 5)
+    drawn = sample_records(rows, sampler, 5)
     assert [record for _, record in drawn] == [rows[i] for i in Sampler(len(rows), 0).next(5)]
     first = [record for record, _ in zip(rows, range(3), strict=False)]
     assert first == [rows[i] for i in range(3)]

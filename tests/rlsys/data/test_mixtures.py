@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 
 from rlsys.config.schema import Data
-from rlsys.data.accounts import Account
+from rlsys.data.accounts import RowCounts
 from rlsys.data.batches import heldout_rows
 from rlsys.data.exclusion import read_exclusion
-from rlsys.data.mixtures import Mixture, alone, open_mixture
+from rlsys.data.mixtures import Mixture, open_mixture, single_source
 from rlsys.data.readers import DataError
 
 ROW = {"source": "s", "context": [{"role": "user", "content": "Q?"}], "responses": ["one", "two"], "rewards": [1.0, 0.0]}
@@ -107,7 +107,7 @@ def test_each_source_has_its_own_metrics(tmp_path):
         "source/a/reward": 0.5,
         "source/b/reward": -1.0,
     }
-    assert alone(source.parts[0].rows, 0).metrics([("s", 1.0)]) == {}
+    assert single_source(source.parts[0].rows, 0).metrics([("s", 1.0)]) == {}
 
 
 def test_one_source_alone_is_drawn_and_saved_as_it_always_was(tmp_path):
@@ -119,7 +119,7 @@ def test_one_source_alone_is_drawn_and_saved_as_it_always_was(tmp_path):
     assert source.take(1)[0].source == "s"
     old = {name: value for name, value in state.items() if name != "account"}
     source.load_state_dict(old)
-    assert source.account == Account() and source.take(3) == source.fresh().take(28)[25:] and len(set(ids[:20])) == 20
+    assert source.account == RowCounts() and source.take(3) == source.fresh().take(28)[25:] and len(set(ids[:20])) == 20
 
 
 def test_a_state_of_other_sources_is_refused(tmp_path):
@@ -258,4 +258,4 @@ def test_generated_rows_are_found_without_making_them_all(tmp_path):
 def test_alone_takes_rows_of_any_kind():
     source = open_mixture(Data(heldout="tasks:heldout"), "heldout", 0)
     rows = source.parts[0].rows
-    assert alone(rows, 4).take(3) == [rows[i] for i in alone(rows, 4).parts[0].sampler.next(3)]
+    assert single_source(rows, 4).take(3) == [rows[i] for i in single_source(rows, 4).parts[0].sampler.next(3)]

@@ -19,11 +19,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from rlsys.data.exclusion import named_rows
+from rlsys.data.exclusion import excluded_ids
 from rlsys.data.readers import DataError, RecordFile, Report, read
 from rlsys.data.readers.files import FIRST_LOOK, MESSAGES
 from rlsys.data.readers.json_files import STRIDE
-from rlsys.data.readers.sources import open_source, whole_rows
+from rlsys.data.readers.sources import open_source, strict_rows
 from rlsys.data.records import Record
 
 USER = {"role": "user", "content": "Q?"}
@@ -334,18 +334,18 @@ def test_a_file_that_changes_while_it_is_open_is_noticed(tmp_path, change):
 def test_smaller_files_are_read_as_data_files_are(tmp_path, pack):
     text = '\ufeff{"id": "a\u2028b"}\r\n\n  \n{"id": "c", "easy": false}\n{"id": "d"}'
     (tmp_path / "easy.jsonl").write_bytes(bytes(pack(text.encode())))
-    assert list(whole_rows(tmp_path / "easy.jsonl")) == [(1, {"id": "a\u2028b"}), (4, {"id": "c", "easy": False}), (5, {"id": "d"})]
-    assert named_rows(tmp_path / "easy.jsonl") == {"a\u2028b": {None}, "d": {None}}
+    assert list(strict_rows(tmp_path / "easy.jsonl")) == [(1, {"id": "a\u2028b"}), (4, {"id": "c", "easy": False}), (5, {"id": "d"})]
+    assert excluded_ids(tmp_path / "easy.jsonl") == {"a\u2028b": {None}, "d": {None}}
 
 
 def test_a_faulty_row_of_a_smaller_file_is_named(tmp_path):
     (tmp_path / "f.jsonl").write_text('{"id": 1}\n\n[1]\n')
     with pytest.raises(DataError, match="f.jsonl, row 3: row: expected an object"):
-        list(whole_rows(tmp_path / "f.jsonl"))
+        list(strict_rows(tmp_path / "f.jsonl"))
     (tmp_path / "f.jsonl").write_text("\n \n")
     with pytest.raises(DataError, match="holds no rows"):
-        list(whole_rows(tmp_path / "f.jsonl"))
-    assert list(whole_rows(tmp_path / "f.jsonl", lines=True)) == []
+        list(strict_rows(tmp_path / "f.jsonl"))
+    assert list(strict_rows(tmp_path / "f.jsonl", lines=True)) == []
 
 
 def test_a_pipe_is_read_once_and_as_often_as_asked(tmp_path):

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from rlsys.data.readers import READERS, DataError, RecordFile, Report, formats_of, read, read_all
 from rlsys.data.readers.messages import as_messages
-from rlsys.data.records import Record, Worked
+from rlsys.data.records import Record, TeacherJudgement
 
 NAN = float("nan")
 USER, ANSWER = {"role": "user", "content": "Q?"}, {"role": "assistant", "content": "A."}
@@ -55,7 +55,7 @@ GOOD = [
     (
         "rlsys",
         OWN | {"strength": 2, "reference": "ref", "family": "count", "worked": WORKED},
-        [Record("x", "s", Q, ("one", "two"), (0.5, -2.0), 2.0, "ref", "count", Worked("Count.", ("right", "wrong"), (9, 2)))],
+        [Record("x", "s", Q, ("one", "two"), (0.5, -2.0), 2.0, "ref", "count", TeacherJudgement("Count.", ("right", "wrong"), (9, 2)))],
     ),
     ("rlsys", {"context": [USER], "responses": ["one"], "rewards": [0]}, [Record("f:1", "rlsys", Q, ("one",), (0.0,))]),
     ("trl_preference", {"prompt": "Q?"} | TWO, [pair("trl_preference", FIRST)]),

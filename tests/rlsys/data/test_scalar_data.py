@@ -18,7 +18,7 @@ from transformers import AutoTokenizer
 from rlsys.config.files import load_config
 from rlsys.config.schema import Config, ConfigError, Data
 from rlsys.data.datasets import open_rows
-from rlsys.data.mixtures import Mixture, Part, alone
+from rlsys.data.mixtures import Mixture, MixturePart, single_source
 from rlsys.data.readers import DataError
 from rlsys.data.records import Record
 from rlsys.data.sampler import Sampler
@@ -255,17 +255,17 @@ def test_a_preference_row_is_shown_as_a_chat_and_defused(tokenizer):
 
 def test_generated_tasks_as_preferences(tokenizer):
     rows = open_rows(Path("tasks:train"), Data(families=("include_word",)), seed=0)
-    groups, counts = read_preferences(alone(rows, 0), Prompter(tokenizer), 40, 2048, drawn=True)
+    groups, counts = read_preferences(single_source(rows, 0), Prompter(tokenizer), 40, 2048, drawn=True)
     assert len(groups) == 40 and {len(g.texts) for g in groups} == {2, 4} and all(sum(g.labels) == 1 for g in groups)
     assert counts["single"] > 0 and counts["used"] == 40 and counts["rows"] == sum(counts.values()) - counts["rows"]
-    fewer, counts = read_preferences(alone(rows, 0), Prompter(tokenizer), 40, 2048, groups[:3], drawn=True)
+    fewer, counts = read_preferences(single_source(rows, 0), Prompter(tokenizer), 40, 2048, groups[:3], drawn=True)
     shown = [g.prompt.tolist() for g in fewer]
     assert counts["heldout"] >= 3 and not any(g.prompt.tolist() in shown for g in groups[:3])
-    again, _ = read_preferences(alone(rows, 0), Prompter(tokenizer), 40, 2048, drawn=True)
+    again, _ = read_preferences(single_source(rows, 0), Prompter(tokenizer), 40, 2048, drawn=True)
     assert [g.id for g in again] == [g.id for g in groups]
     with pytest.raises(DataError, match="no preference row to learn from .*single.*meta_rm.max_tokens is 2048"):
         single = open_rows(Path("tasks:train"), Data(families=("include_word",), responses=(1,)), seed=0)
-        read_preferences(Mixture([Part("single", single, Sampler(20, 0))]), Prompter(tokenizer), 5, 2048, drawn=True)
+        read_preferences(Mixture([MixturePart("single", single, Sampler(20, 0))]), Prompter(tokenizer), 5, 2048, drawn=True)
 
 
 def test_a_file_is_gone_through_once_however_many_rows_are_asked_for(tokenizer, tmp_path):
@@ -280,7 +280,7 @@ def test_a_file_is_gone_through_once_however_many_rows_are_asked_for(tokenizer, 
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     nothing = {"heldout": 0, "refused": 0, "no_unique_best": 0, "malformed": 0, "not_needed": 0}
     for drawn, seed in ((False, 0), (True, 0), (True, 1)):
-        groups, counts = read_preferences(alone(open_rows(path, Data(), 0), seed), Prompter(tokenizer), 10, 100, drawn=drawn)
+        groups, counts = read_preferences(single_source(open_rows(path, Data(), 0), seed), Prompter(tokenizer), 10, 100, drawn=drawn)
         assert sorted(g.id for g in groups) == ["0", "3"]
         assert counts == {"rows": 4, "used": 2, "single": 1, "too_long": 1, **nothing}
 

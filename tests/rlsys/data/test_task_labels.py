@@ -14,8 +14,7 @@ from rlsys.data.tasks.facts import CAPITALS, OPPOSITES, PASTS, PLURALS, RARE_CAP
 from rlsys.data.tasks.words import CATEGORIES
 
 ONES = (
-    "zero one two three four five six seven eight nine ten"
-    " eleven twelve thirteen fourteen fifteen sixteen seventeen eighteen nineteen"
+    "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen eighteen nineteen"
 ).split()
 IN_WORDS = {word: n for n, word in enumerate(ONES)}
 for tens, name in enumerate("twenty thirty forty fifty sixty seventy eighty ninety".split(), 2):

@@ -13,7 +13,7 @@ from rlsys.config.schema import Data
 from rlsys.data.batches import learner_row, prompt_completion_rows
 from rlsys.data.datasets import open_rows
 from rlsys.data.instructions import instruction_rows
-from rlsys.data.mixtures import Mixture, Part
+from rlsys.data.mixtures import Mixture, MixturePart
 from rlsys.data.readers import DataError
 from rlsys.data.records import Record
 from rlsys.data.sampler import Sampler
@@ -192,7 +192,7 @@ def test_preference_rows_with_a_system_turn_are_used_and_others_counted(tmp_path
     def read(*lines: str) -> tuple[list[Group], dict[str, int]]:
         path.write_text("".join(line + "\n" for line in lines))
         found = open_rows(path, Data(), 0)
-        return read_preferences(Mixture([Part(str(path), found, Sampler(len(found), 0))]), prompter, 10, 1000)
+        return read_preferences(Mixture([MixturePart(str(path), found, Sampler(len(found), 0))]), prompter, 10, 1000)
 
     groups, counts = read(*rows)
     assert [group.id for group in groups] == ["0", "2"] and counts["refused"] == 1

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from scipy.stats import chi2
 from transformers import AddedToken, AutoTokenizer
 
-from rlsys.data.records import Record, Worked
+from rlsys.data.records import Record, TeacherJudgement
 from rlsys.models.loading import build_tiny
 from rlsys.prompts.rendering import Prompter, PromptError, hint_for, seed_for, shuffled, worked_text
 from rlsys.rewards.scores import Reading, extract, judge, score_range
@@ -49,7 +49,7 @@ def prompters(tokenizer) -> dict[str, Prompter]:
     return {name: Prompter(tokenizer, name) for name in MARKS}
 
 
-def record(responses: tuple[str, ...], *turns: tuple[str, str], worked: Worked | None = None) -> Record:
+def record(responses: tuple[str, ...], *turns: tuple[str, str], worked: TeacherJudgement | None = None) -> Record:
     context = tuple({"role": role, "content": content} for role, content in turns or (("user", "What is six times seven?"),))
     rewards = tuple(float(i == 0) for i in range(len(responses)))
     return Record(id="r1", source="test", context=context, responses=responses, rewards=rewards, worked=worked)
@@ -459,7 +459,7 @@ def test_a_worked_completion_is_right_in_any_order(n: int, order: tuple[int, ...
     low, high = score_range(n)
     scores = (high, low, low + 1, low + 2)[:n]
     notes = tuple(f"note {i} quotes \\boxed{{{i}" for i in range(n))
-    row = record(tuple("abcd"[:n]), worked=Worked("be right", notes, scores))
+    row = record(tuple("abcd"[:n]), worked=TeacherJudgement("be right", notes, scores))
     text = worked_text(row, order)
     assert judge(text, row.rewards, order) == (scores, None, True, 1.0)
     assert text.startswith("Specific Criteria: be right\nAnalysis: Response 1: note ")
@@ -467,14 +467,14 @@ def test_a_worked_completion_is_right_in_any_order(n: int, order: tuple[int, ...
 
 
 def test_a_worked_completion_has_exactly_the_output_form() -> None:
-    row = record(("a", "b"), worked=Worked("C.", ("It is right.", "It is wrong."), (9, 2)))
+    row = record(("a", "b"), worked=TeacherJudgement("C.", ("It is right.", "It is wrong."), (9, 2)))
     expected = "Specific Criteria: C.\nAnalysis: Response 1: It is wrong. Response 2: It is right.\nScores: \\boxed{2, 9}"
     assert worked_text(row, (1, 0)) == expected
     assert worked_text(row, (1, 0), principles=False) == expected.partition("\n")[2]
 
 
 def test_a_record_without_a_worked_judgement_has_no_completion() -> None:
-    for worked in (None, Worked("C.", ("one",), (9,))):
+    for worked in (None, TeacherJudgement("C.", ("one",), (9,))):
         with pytest.raises(ValueError, match="r1: expected a worked judgement with 2"):
             worked_text(record(("a", "b"), worked=worked), (0, 1))
 
