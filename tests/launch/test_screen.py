@@ -10,9 +10,7 @@ from rich.console import Console
 from rich.text import Text
 
 from actors.loops.progress import Watch
-from launch import app
-from launch.commands import data as data_commands
-from launch.commands import eval, judge, score, show, vote
+from launch.commands import config, data, eval, judge, score, show, vote
 from rlsys.data.accounts import RowCounts
 from rlsys.data.trajectories import TRAJECTORIES
 from rlsys.evaluation.tables import Grid
@@ -53,7 +51,7 @@ def tables() -> dict[str, object]:
         "summary": summary_table(summary(HOSTILE)),
         "judged": judge.render(judged | {"failures": dict.fromkeys(HOSTILE, 1), "account": dict.fromkeys(HOSTILE, 1), "accuracy": 0.5}),
         "evaluation": eval.rendered(Grid(HOSTILE[0], ("", *HOSTILE), (("", *HOSTILE),))),
-        "keys": app._key_table([{"key": name, "value": name, "help": name} for name in HOSTILE]),
+        "keys": config._key_table([{"key": name, "value": name, "help": name} for name in HOSTILE]),
         "panel": show._panel("best 1", row, "green", True),
         "frame": screen.panel(" ".join(HOSTILE), "", "red"),
         "table": screen.Table(*HOSTILE, title=" ".join(HOSTILE), caption=" ".join(HOSTILE)),
@@ -76,7 +74,7 @@ def test_what_commands_print_shows_names_as_they_are(capsys: pytest.CaptureFixtu
     malformed = [{"row": 1, "message": name} for name in HOSTILE]
     report = {"file": HOSTILE[0], "format": HOSTILE[1], "responses": {}, "malformed": malformed, "malformed_count": len(HOSTILE)}
     report |= {"passed_over": HOSTILE, "formats": []}
-    data_commands._print_report(counts | report)
+    data._print_report(counts | report)
     shown = capsys.readouterr().out
     assert [each for each in HOSTILE if each not in shown] == []
 
