@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from launch.console import ROOT, UserError, say, to_stderr
+from launch.console import ROOT, UserError, print_text, to_stderr
 from rlsys.system.terminal import Table
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ def checked(command: str, config: Config, problems: Sequence[str] = (), only_che
     from rlsys.preflight import Task
 
     console = to_stderr()
-    say(console, f"rlsys {command}: checking settings, data and model …")
+    print_text(console, f"rlsys {command}: checking settings, data and model …")
     # In a job's cluster, the machine that the driver runs on says nothing of the others.
     alone = "RAY_ADDRESS" not in os.environ
     cpus, gpus = (len(os.sched_getaffinity(0)), _gpus()) if alone else (None, 0)
@@ -68,7 +68,7 @@ def checked(command: str, config: Config, problems: Sequence[str] = (), only_che
         several = f"{len(mistakes)} mistakes; nothing was started.\n" + "\n".join(f"- {told}" for told in mistakes)
         raise UserError(mistakes[0] if len(mistakes) == 1 else several)
     for note in found.notes:
-        say(console, f"note: {note}", "yellow")
+        print_text(console, f"note: {note}", "yellow")
     if only_check:
         console.print(_table(task, config, found))
         raise typer.Exit()

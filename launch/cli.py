@@ -23,13 +23,13 @@ def main() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(141)
     except Exception as error:
-        from launch.console import exit_status, say, to_stderr
-        from rlsys.system.os_errors import in_words
+        from launch.console import exit_status, print_text, to_stderr
+        from rlsys.system.environment_errors import describe_environment_error
 
         status = exit_status(error)
         if status is None:
             raise
-        say(to_stderr(), f"error: {in_words(error) or error}", "red")
+        print_text(to_stderr(), f"error: {describe_environment_error(error) or error}", "red")
         sys.exit(status)
 
 

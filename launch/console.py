@@ -13,10 +13,11 @@ from typing import Any
 
 from rich.console import RenderableType
 
+from rlsys.io.files import atomic_write
 from rlsys.system import terminal as screen
-from rlsys.system.os_errors import in_words
+from rlsys.system.environment_errors import describe_environment_error
 
-say, to_stdout, to_stderr = screen.say, screen.stdout, screen.stderr
+print_text, to_stdout, to_stderr = screen.print_text, screen.stdout, screen.stderr
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("rlsys", "actors", "launch")
@@ -42,7 +43,7 @@ def exit_status(error: BaseException) -> int | None:
             frame = frame.tb_next
         raised_in = Path(frame.tb_frame.f_code.co_filename).resolve() if frame else Path()
         return 2 if any(raised_in.is_relative_to(ROOT / package) for package in PACKAGES) else None
-    if in_words(error) is not None:
+    if describe_environment_error(error) is not None:
         return 2
     return 1 if type(error).__module__.partition(".")[0] in PACKAGES else None
 
@@ -97,10 +98,10 @@ def report(as_json: bool, measure: Callable[[], Any], render: Callable[[Any], Re
 
 
 @contextmanager
-def written_aside(path: Path) -> Iterator[Path]:
-    """Yields a path beside `path` to write to; it takes `path`'s place when the block succeeds, and is removed when not.
+def atomic_output(path: Path) -> Iterator[Path]:
+    """Yield a temporary path that replaces `path` if the block succeeds and is removed otherwise.
 
-    A link is followed. What is no file (a device, a pipe) has no place to take, and is written to as it is.
+    Symbolic links are followed. Devices and pipes cannot be replaced and are written to directly.
     """
     if path.is_dir():
         raise UserError(f"{path}: is a folder; give the name of a file.")
@@ -109,9 +110,5 @@ def written_aside(path: Path) -> Iterator[Path]:
         return
     path = Path(os.path.realpath(path))
     path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        yield aside
-        aside.replace(path)
-    finally:
-        aside.unlink(missing_ok=True)
+    with atomic_write(path, concurrent=True) as temporary:
+        yield temporary

@@ -23,7 +23,7 @@ from rlsys.config.schema import Config
 from rlsys.io.run_folder import refuse_other_config, trained_model
 from rlsys.models.folder import check_model_folder, check_vocabulary
 from rlsys.models.loading import ModelError, ensure_model, is_built_on_demand
-from rlsys.system.os_errors import in_words
+from rlsys.system.environment_errors import describe_environment_error
 from rlsys.system.placement import place, place_learners
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ class Found:
         try:
             yield
         except (ValueError, OSError) as error:
-            told = in_words(error) or str(error)
+            told = describe_environment_error(error) or str(error)
             if told not in self.mistakes:
                 self.mistakes.append(told)
 

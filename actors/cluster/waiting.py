@@ -10,7 +10,7 @@ from typing import Any
 import ray
 
 from rlsys.models.loading import ModelError
-from rlsys.system.os_errors import in_words
+from rlsys.system.environment_errors import describe_environment_error
 
 
 class ActorFailed(RuntimeError):
@@ -55,7 +55,7 @@ def fetch(call: Pending, timeout_s: float) -> Any:
     except ray.exceptions.RayTaskError as error:
         if isinstance(error.cause, ModelError):
             raise error.cause from None
-        words = in_words(error.cause) if error.cause is not None else None
+        words = describe_environment_error(error.cause) if error.cause is not None else None
         # What the world did needs no traceback; of anything else the actor's own is the best witness.
         told = words if words is not None else f"{error.cause or error}\n{error}"
         raise ActorFailed(f"{call.actor} failed in {call.call}: {told}") from error

@@ -23,7 +23,7 @@ from rlsys.io.run_folder import find_model
 from rlsys.judging.requests import Answer, Ask
 from rlsys.judging.sampling_plans import Plan
 from rlsys.prompts.rendering import Prompter
-from rlsys.system.terminal import progress, say
+from rlsys.system.terminal import print_text, progress
 
 Row = dict[str, Any]
 ROUNDS_AHEAD = 1024
@@ -105,15 +105,15 @@ def running_judge(
     prompter = Prompter.of(AutoTokenizer.from_pretrained(model), config.prompt)
     with tempfile.TemporaryDirectory(prefix="rlsys-logs-") as scratch, ray_session(config.run):
         began = time.monotonic()
-        say(console, "starting the engines …")
+        print_text(console, "starting the engines …")
         with closing(Judges(config, model, logs or Path(scratch), meta_rm)) as judges:
             told = judges.start()
             engines = f"{len(judges.rollouts)} engine(s)"
             if meta_rm:
                 engines += f", {len(judges.scorers)} scorer(s) of the meta reward model"
-            say(console, f"{engines} ready after {time.monotonic() - began:.0f} s")
+            print_text(console, f"{engines} ready after {time.monotonic() - began:.0f} s")
             if unlike := next((one["tokens_differ"] for one in told.values() if one.get("tokens_differ")), None):
-                say(console, f"the meta reward model has another tokenizer than the judge ({unlike}): texts are encoded anew for it")
+                print_text(console, f"the meta reward model has another tokenizer than the judge ({unlike}): texts are encoded anew for it")
             yield Judge(judges, prompter, config)
 
 
@@ -132,7 +132,7 @@ def write_rows(
         rows: from the asks that are left to their rows, one each, in order; a row's `tokens` are counted for the progress shown.
     """
     if file.done:
-        say(console, f"resumed after row {file.done:,} of {file.part}")
+        print_text(console, f"resumed after row {file.done:,} of {file.part}")
     with progress(console) as bar:
         task = bar.add_task(title, total=total, completed=file.done, pace="")
         began, tokens = time.monotonic(), 0
@@ -144,6 +144,6 @@ def write_rows(
             pace = f"{tokens / (now - began):,.0f} tokens/s"
             bar.update(task, advance=1, pace=pace)
             if not console.is_terminal and now - told > TELL_EVERY_S:
-                say(console, f"{title}: {count:,}{'' if total is None else f' of {total:,}'} rows, {pace}")
+                print_text(console, f"{title}: {count:,}{'' if total is None else f' of {total:,}'} rows, {pace}")
                 told = now
     file.finish()

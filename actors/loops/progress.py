@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.text import Text
 
 from rlsys.system.clock import Clock
-from rlsys.system.terminal import say, text
+from rlsys.system.terminal import as_text, print_text
 
 
 class Watch:
@@ -23,7 +23,7 @@ class Watch:
         self.run = run
         self._clock = Clock()
         self.seconds = self._clock.seconds
-        self._status = console.status(text("starting …"))
+        self._status = console.status(as_text("starting …"))
         self._phase_gauge = Gauge("rlsys_phase_seconds", "Seconds of the last step's phase.", tag_keys=("run", "phase"))
         self._gauges: dict[str, Gauge] = {}
         self._started = time.monotonic()
@@ -39,7 +39,7 @@ class Watch:
     def phase(self, name: str, doing: str | None = None) -> Iterator[None]:
         """Time a phase, and show it."""
         before = self.seconds[name]
-        self._status.update(text(f"{doing or name} …", "bold"))
+        self._status.update(as_text(f"{doing or name} …", "bold"))
         try:
             with self._clock.phase(name):
                 yield
@@ -58,7 +58,7 @@ class Watch:
     def say(self, told: str, style: str = "") -> None:
         """One line on the screen, with the time since the start."""
         minutes, seconds = divmod(int(time.monotonic() - self._started), 60)
-        say(self.console, Text.assemble((f"{minutes:3d}:{seconds:02d}", "dim"), " ", text(told, style)))
+        print_text(self.console, Text.assemble((f"{minutes:3d}:{seconds:02d}", "dim"), " ", as_text(told, style)))
 
     def warn(self, told: str) -> None:
         """A line that asks for attention."""

@@ -37,7 +37,7 @@ from rlsys.io.run_folder import RunFolder, find_model, saved_alike
 from rlsys.judging.requests import Ask, Question, ask, questions
 from rlsys.prompts.rendering import Prompter
 from rlsys.reporting.summary import summary_table
-from rlsys.system.terminal import say, stderr
+from rlsys.system.terminal import print_text, stderr
 
 
 def rejective_fine_tuning(config: Config, console: Console | None = None) -> dict[str, Any]:
@@ -60,7 +60,7 @@ def rejective_fine_tuning(config: Config, console: Console | None = None) -> dic
             summary = job.summary()
             folder.write_json("summary.json", summary)
         console.print(summary_table(summary))
-        say(console, f"run folder: {folder.path}, the model in model/, what was sampled in trajectories/")
+        print_text(console, f"run folder: {folder.path}, the model in model/, what was sampled in trajectories/")
         return summary
 
 

@@ -45,7 +45,7 @@ from rlsys.io.run_folder import RunFolder, find_model, saved_alike
 from rlsys.prompts.rendering import Prompter
 from rlsys.reporting.summary import summary_table
 from rlsys.system.clock import Clock
-from rlsys.system.terminal import say, stderr
+from rlsys.system.terminal import print_text, stderr
 
 
 def train(config: Config, console: Console | None = None, stages: tuple[str, ...] = ("sft", "rl")) -> dict[str, Any]:
@@ -61,7 +61,7 @@ def train(config: Config, console: Console | None = None, stages: tuple[str, ...
         done = folder.read_json("summary.json")
         if done is not None and done["rl_steps"] >= (config.rl.steps if "rl" in stages else 0):
             console.print(summary_table(done))
-            say(console, f"{folder.path} holds this run, complete; choose another run.dir for a new one.")
+            print_text(console, f"{folder.path} holds this run, complete; choose another run.dir for a new one.")
             return done
         with ray_session(config.run), Watch(console, folder.path.name) as watch, Job(config, folder, watch) as job:
             job.start()
@@ -78,8 +78,8 @@ def train(config: Config, console: Console | None = None, stages: tuple[str, ...
         folder.write_json("summary.json", summary)
         console.print(summary_table(summary))
         if "rl" in stages and (advice := at_the_end(summary["heldout"]["rl"])):
-            say(console, advice, "yellow")
-        say(console, f"run folder: {folder.path}")
+            print_text(console, advice, "yellow")
+        print_text(console, f"run folder: {folder.path}")
         return summary
 
 

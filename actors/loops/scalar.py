@@ -21,7 +21,7 @@ from rlsys.evaluation import calibration
 from rlsys.io.metrics import MetricsLog
 from rlsys.io.run_folder import RunFolder, find_model, write_parquet
 from rlsys.models.scalar import Group, scalar_batch
-from rlsys.system.terminal import say, stderr
+from rlsys.system.terminal import print_text, stderr
 
 EVENTS = {"bce": "the critique is correct", "bt": "the first response is the better one"}
 """What sigmoid(score), or of the difference of two, is the probability of."""
@@ -41,7 +41,7 @@ def train_scalar(config: Config, console: Console | None = None) -> dict[str, An
     with RunFolder(config) as folder:
         report = folder.read_json("report.json")
         if report is not None:
-            say(console, f"{folder.path} holds this run, complete; choose another run.dir for a new one.")
+            print_text(console, f"{folder.path} holds this run, complete; choose another run.dir for a new one.")
         else:
             with ray_session(config.run), Watch(console, folder.path.name) as watch, ScalarJob(config, folder, watch) as job:
                 job.start()
@@ -50,7 +50,7 @@ def train_scalar(config: Config, console: Console | None = None) -> dict[str, An
             calibration.plot(report["heldout"], folder.path / "calibration.png", TITLES[objective], EVENTS[objective])
             folder.write_json("report.json", report)
         console.print(calibration.table(report["heldout"], TITLES[objective]))
-        say(console, f"run folder: {folder.path}, the model in model/, the picture in calibration.png")
+        print_text(console, f"run folder: {folder.path}, the model in model/, the picture in calibration.png")
         return report
 
 

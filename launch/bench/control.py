@@ -19,7 +19,7 @@ from rich.text import Text
 from launch.bench.work import local_ray, measured_and_plotted
 from launch.console import report, to_stderr
 from launch.options import AsJson
-from rlsys.system.terminal import Table, text
+from rlsys.system.terminal import Table, as_text
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -57,9 +57,9 @@ def simulate(engines: int, samples: int, step_prompts: int, group_size: int, pro
     from launch.bench.loop import StandIns
 
     fleets = []
-    with to_stderr().status(text("simulating …")) as status, tempfile.TemporaryDirectory(prefix="rlsys-bench-") as name, local_ray():
+    with to_stderr().status(as_text("simulating …")) as status, tempfile.TemporaryDirectory(prefix="rlsys-bench-") as name, local_ray():
         for fleet in sorted({1, min(16, engines), engines}):
-            status.update(text(f"simulating {fleet} engine(s) …"))
+            status.update(as_text(f"simulating {fleet} engine(s) …"))
             actors = StandIns(fleet, min(fleet, processes))
             actors.start()
             wanted = samples if fleet == engines else samples // 10

@@ -27,7 +27,7 @@ import typer
 from launch.bench.memory import peak_bytes, resident_bytes
 from launch.console import UserError, report, to_stderr
 from launch.options import AsJson
-from rlsys.system.terminal import Table, text
+from rlsys.system.terminal import Table, as_text
 
 SMALL_ROWS = 10_000
 BLOCK_ROWS = 20_000
@@ -77,11 +77,11 @@ def data(
         with temporary_folder(folder) as place:
             for size, count in {"small": min(SMALL_ROWS, rows), "large": rows}.items():
                 path = place / f"{size}.{format}"
-                with screen.status(text(f"writing {count:,} rows …")):
+                with screen.status(as_text(f"writing {count:,} rows …")):
                     began = time.perf_counter()
                     make_file(path, count, row_group)
                     made = {"bytes": path.stat().st_size, "make_s": time.perf_counter() - began}
-                with screen.status(text(f"drawing {1 + batches} batches of {batch} from {count:,} rows …")):
+                with screen.status(as_text(f"drawing {1 + batches} batches of {batch} from {count:,} rows …")):
                     results[size] = made | measured(Drawing(str(path), count, batch, batches, check_rows), timeout)
                 path.unlink()
         return {"work": {"format": format, "row_group": row_group, "batch": batch, "batches": batches}, "files": results}

@@ -14,7 +14,7 @@ import typer
 from launch.bench.work import local_ray
 from launch.console import report, to_stderr
 from launch.options import AsJson
-from rlsys.system.terminal import Table, text
+from rlsys.system.terminal import Table, as_text
 
 RATIOS = (0.5, 1.0, 2.0)
 """Generating over training; the longer of the two takes the time that was asked for."""
@@ -40,7 +40,7 @@ def simulate(seconds: float, send_s: float, steps: int) -> dict[str, Any]:
     from launch.bench.loop import StandIns
 
     cases = []
-    with to_stderr().status(text("simulating …")), tempfile.TemporaryDirectory(prefix="rlsys-bench-") as name, local_ray():
+    with to_stderr().status(as_text("simulating …")), tempfile.TemporaryDirectory(prefix="rlsys-bench-") as name, local_ray():
         actors = StandIns(engines=1, processes=1)
         actors.start()
         # The first run of all pays for what is started and imported on first use; it is no case.

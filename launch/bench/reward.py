@@ -12,7 +12,7 @@ import typer
 from launch.bench.work import Samples, StepClock, local_ray
 from launch.console import report, to_stderr
 from launch.options import AsJson
-from rlsys.system.terminal import Table, text
+from rlsys.system.terminal import Table, as_text
 
 PHASES = ("judge", "hand over", "write")
 WAIT_S = 120
@@ -43,7 +43,7 @@ def measure(groups: int, samples: int, prompt_tokens: int, repeats: int) -> dict
 
     asked, answered = batch(groups, samples, prompt_tokens)
     core = max(os.sched_getaffinity(0))
-    with to_stderr().status(text("judging …")), tempfile.TemporaryDirectory(prefix="rlsys-bench-") as folder, local_ray():
+    with to_stderr().status(as_text("judging …")), tempfile.TemporaryDirectory(prefix="rlsys-bench-") as folder, local_ray():
         actor = ray.remote(num_cpus=0)(_pinned_reward()).remote("reward")
         actors = Actors([], [], actor, WAIT_S, max_num_seqs=1)
         actors.finish(Pending(actor.hold_to.remote(core), "reward", "hold_to"))

@@ -14,7 +14,7 @@ from typing import Any
 from rich.console import Console
 
 from launch.bench.work import Work, write_work
-from rlsys.system.terminal import text
+from rlsys.system.terminal import as_text
 
 GRACE_S = 30
 """Seconds that a measuring process has to shut down before it is killed."""
@@ -37,7 +37,7 @@ def run_system(title: str, module: str, work: Work, timeout_s: float, screen: Co
         environment = os.environ | {"TOKENIZERS_PARALLELISM": "false"}
         # No number of threads: each system takes what it takes for a user who has these cores.
         environment.pop("OMP_NUM_THREADS", None)
-        doing = text(f"{title}: {work.steps} steps on core {', '.join(map(str, work.cores))} …")
+        doing = as_text(f"{title}: {work.steps} steps on core {', '.join(map(str, work.cores))} …")
         with (folder / "log").open("w") as log, screen.status(doing):
             process = _start_on(work.cores, command, env=environment, stdout=log, stderr=subprocess.STDOUT, start_new_session=True)
             try:

@@ -28,7 +28,7 @@ from launch.bench.work import (
     run_config,
     shape_text,
 )
-from launch.console import UserError, report, say, to_stderr
+from launch.console import UserError, print_text, report, to_stderr
 from launch.options import AsJson
 from rlsys.system.terminal import Table
 
@@ -81,7 +81,7 @@ def measure(work: Work, vs_trl: bool, timeout_s: float) -> dict[str, Any]:
     screen = to_stderr()
     load = os.getloadavg()[0]
     if load > 0.5:
-        say(screen, f"note: other work keeps {load:.1f} cores busy; times will be longer than on a quiet machine.", "yellow")
+        print_text(screen, f"note: other work keeps {load:.1f} cores busy; times will be longer than on a quiet machine.", "yellow")
     results = {"rlsys": run_system("our system", "launch.bench.ours", work, timeout_s, screen)}
     if vs_trl:
         results["trl"] = run_system("TRL", "launch.bench.trl", work, timeout_s, screen)

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from launch.console import UserError, say, to_stderr, written_aside
+from launch.console import UserError, atomic_output, print_text, to_stderr
 from rlsys.system.clock import Clock
 from rlsys.system.processes import die_with_parent
 
@@ -158,10 +158,10 @@ def measured_and_plotted(measure: Callable[[], dict[str, Any]], plot: Callable[[
     Raises:
         UserError: before anything is measured, if `path` is a folder.
     """
-    with written_aside(path) as aside:
+    with atomic_output(path) as aside:
         document = measure()
         plot(document).savefig(aside, format="png", dpi=120)
-    say(to_stderr(), f"plot: {path}")
+    print_text(to_stderr(), f"plot: {path}")
     return document
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from launch.console import UserError, only_json, say, to_stderr, to_stdout, written_aside
+from launch.console import UserError, atomic_output, only_json, print_text, to_stderr, to_stdout
 from launch.options import AsJson
 from rlsys.system.terminal import Table
 
@@ -58,7 +58,7 @@ def check(
     report, named = Report(), _named(columns or [])
     with only_json(as_json) as write_json:
         records = islice(read(file, format, report=report, truth=format != "responses", columns=named), limit)
-        say(to_stderr(), f"reading {file} …")
+        print_text(to_stderr(), f"reading {file} …")
         fits = None
         if model is None:
             for _ in records:
@@ -72,7 +72,7 @@ def check(
             _print_report(document)
             if report.unusable > max_unusable:
                 limits = f"data.max_unusable={max_unusable:g}"
-                say(to_stdout(), f"{report.unusable:.0%} of the rows are malformed: a run would not start ({limits}).")
+                print_text(to_stdout(), f"{report.unusable:.0%} of the rows are malformed: a run would not start ({limits}).")
             if fits is not None:
                 _print_fitting(fits, model, template)
     if report.records == 0 or report.unusable > max_unusable or (strict and report.malformed_count):
@@ -135,7 +135,7 @@ def generate(
             yield record.to_json()
 
     with only_json(as_json) as write_json:
-        with written_aside(output) as aside:
+        with atomic_output(output) as aside:
             (_write_parquet if output.suffix == ".parquet" else _write_jsonl)(rows(), aside)
         document = {
             "output": str(output),
@@ -152,7 +152,7 @@ def generate(
             for name, number in document["families"].items():
                 table.add_row(name, str(number))
             to_stdout().print(table)
-            say(to_stdout(), f"{document['records']:,} records of split {split} in {output}")
+            print_text(to_stdout(), f"{document['records']:,} records of split {split} in {output}")
 
 
 def _write_jsonl(rows: Iterable[dict[str, Any]], path: Path) -> None:
@@ -195,7 +195,7 @@ def _write_parquet(rows: Iterator[dict[str, Any]], path: Path, chunk_rows: int =
 def _print_report(report: dict[str, Any]) -> None:
     """What `rlsys.data.readers.Report.to_json` holds, as a table; then the first malformed rows by number."""
     console = to_stdout()
-    say(console, f"{report['file']}, read as {report['format']}")
+    print_text(console, f"{report['file']}, read as {report['format']}")
     table = Table("what", "count")
     table.add_row("rows read", f"{report['rows']:,}")
     table.add_row("usable records", f"{report['records']:,}")
@@ -211,13 +211,13 @@ def _print_report(report: dict[str, Any]) -> None:
             table.add_row(label, f"{report[key]:,}")
     console.print(table)
     for entry in report["malformed"]:
-        say(console, entry["message"])
+        print_text(console, entry["message"])
     if (more := report["malformed_count"] - len(report["malformed"])) > 0:
-        say(console, f"... and {more:,} more malformed rows")
+        print_text(console, f"... and {more:,} more malformed rows")
     if report["passed_over"]:
-        say(console, f"passed over: {', '.join(report['passed_over'])}")
+        print_text(console, f"passed over: {', '.join(report['passed_over'])}")
     if report["formats"]:
-        say(console, f"formats that read the first rows: {', '.join(report['formats'])}")
+        print_text(console, f"formats that read the first rows: {', '.join(report['formats'])}")
 
 
 def _print_fitting(fits: dict[int, int], model: str, template: str) -> None:

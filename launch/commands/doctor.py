@@ -14,7 +14,7 @@ from typing import Annotated, Any
 
 import typer
 
-from launch.console import ROOT, UserError, only_json, say, to_stdout
+from launch.console import ROOT, UserError, only_json, print_text, to_stdout
 from launch.options import AsJson
 from rlsys.system.terminal import Table
 
@@ -213,7 +213,7 @@ def find_ray(problem) -> dict[str, Any]:
 
 def _print(report: dict[str, Any]) -> None:
     console = to_stdout()
-    say(console, f"Python {report['python']['version']} at {report['python']['executable']}, code in {report['code']}")
+    print_text(console, f"Python {report['python']['version']} at {report['python']['executable']}, code in {report['code']}")
     table = Table("package", "installed", "pinned")
     for row in report["packages"]:
         table.add_row(row["name"], row["installed"] or "missing", row["pinned"] or "-", style="" if row["ok"] else "red")
@@ -230,8 +230,8 @@ def _print(report: dict[str, Any]) -> None:
         + f"address {ray['address'] or 'none (a run starts its own)'}",
     }
     for name, text in facts.items():
-        say(console, f"{name:14} {text}")
+        print_text(console, f"{name:14} {text}")
     for entry in report["problems"]:
         mark, style = ("MISSING", "red") if entry["fatal"] else ("note", None)
-        say(console, f"{mark}: {entry['what']}\n  -> {entry['todo']}.", style)
-    say(console, "Ready to run." if report["ok"] else "Not ready: see MISSING above.", "green" if report["ok"] else "red")
+        print_text(console, f"{mark}: {entry['what']}\n  -> {entry['todo']}.", style)
+    print_text(console, "Ready to run." if report["ok"] else "Not ready: see MISSING above.", "green" if report["ok"] else "red")

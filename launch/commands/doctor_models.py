@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from launch.console import UserError, to_stderr, written_aside
+from launch.console import UserError, atomic_output, to_stderr
+from rlsys.system.printable import printable
 from rlsys.system.terminal import Table, progress
-from rlsys.system.texts import plain
 
 MARK = "<!-- What follows is written by `rlsys doctor --models --write docs/models.md`; edit what stands above. -->"
 STYLES = {"packed": "green", "plain": "green", "refused": "yellow", "WRONG": "bold red", "CRASH": "bold red"}
@@ -61,7 +61,7 @@ def table(document: dict[str, Any]) -> Table:
     shown = Table("family", "verdict", "nats off", "gradient off", "why", title=f"transformers {document['transformers']}: {counts}")
     for row in document["families"]:
         cells = _cells(row)
-        shown.add_row(plain(cells[0]), cells[2], *cells[3:5], plain(cells[5]), style=STYLES[row["verdict"]])
+        shown.add_row(printable(cells[0]), cells[2], *cells[3:5], printable(cells[5]), style=STYLES[row["verdict"]])
     return shown
 
 
@@ -79,7 +79,7 @@ def write(document: dict[str, Any], path: Path) -> None:
         "|---|---|---|---|---|---|",
     ]
     lines += ["| " + " | ".join(cell.replace("|", "\\|") for cell in _cells(row)) + " |" for row in document["families"]]
-    with written_aside(path) as aside:
+    with atomic_output(path) as aside:
         aside.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 

@@ -13,7 +13,7 @@ import typer
 from rich.console import Console
 
 from launch.commands.judge import MetaRm, ModelOption, Seed, Settings, Temperature, judge_config, judged_by
-from launch.console import UserError, finite, only_json, say, to_stderr, to_stdout, written_aside
+from launch.console import UserError, atomic_output, finite, only_json, print_text, to_stderr, to_stdout
 from launch.options import AsJson, OnlyCheck
 from rlsys.system.terminal import Table
 
@@ -99,7 +99,7 @@ def evaluate(
                 "benchmarks": {},
             }
             for name, found in benchmarks.items():
-                say(console, f"scoring {name} …")
+                print_text(console, f"scoring {name} …")
                 rows = {part.name: files[name, part.name].rows() for part in work[name]}
                 document["benchmarks"][name] = evaluation(found, rows, chosen[name], ks, draws, seed, scores.range)
         document = finite(document | {"seconds": time.monotonic() - began})
@@ -107,7 +107,7 @@ def evaluate(
         write_json(document)
         if not as_json:
             show(document, console)
-            say(console, f"{output / 'eval.json'}, {output / 'eval.md'}")
+            print_text(console, f"{output / 'eval.json'}, {output / 'eval.md'}")
 
 
 def increasing(text: str) -> list[int]:
@@ -153,13 +153,13 @@ def tell_rows(name: str, benchmark: Benchmark, console: Console) -> None:
         "malformed": rows.malformed,
     }
     left_out = "".join(f", {count:,} {what}" for what, count in parts.items() if count)
-    say(console, f"{name}: {rows.read:,} rows, {rows.used:,} used{left_out}", "yellow" if rows.malformed else None)
+    print_text(console, f"{name}: {rows.read:,} rows, {rows.used:,} used{left_out}", "yellow" if rows.malformed else None)
     if rows.malformed:
-        say(console, f"{name}: the first malformed row: {benchmark.report.malformed[0][1]}", "yellow")
+        print_text(console, f"{name}: the first malformed row: {benchmark.report.malformed[0][1]}", "yellow")
     if rows.passed_over:
         named = "; ".join(f"{file} ({why})" for file, why in rows.passed_over[:NAMED])
         more = f"; and {len(rows.passed_over) - NAMED:,} more" if len(rows.passed_over) > NAMED else ""
-        say(console, f"{name}: {len(rows.passed_over):,} files passed over: {named}{more}", "yellow")
+        print_text(console, f"{name}: {len(rows.passed_over):,} files passed over: {named}{more}", "yellow")
 
 
 def fitting(names: list[str] | None, benchmark: Benchmark, known: dict[str, bool], console: Console) -> list[Strategy]:
@@ -179,7 +179,7 @@ def fitting(names: list[str] | None, benchmark: Benchmark, known: dict[str, bool
         elif names and (strategy.needs or strategy.counts == "scores"):
             raise UserError(f"--strategy {strategy.name}: {why}.")
         elif names:
-            say(console, f"{benchmark.name}: without {strategy.name}, {why}", "yellow")
+            print_text(console, f"{benchmark.name}: without {strategy.name}, {why}", "yellow")
     return chosen
 
 
@@ -223,9 +223,9 @@ def judge_all(work: dict[str, list[Part]], files: Files, config: Config, meta_rm
 def publish(document: dict[str, Any], output: Path) -> None:
     from rlsys.evaluation import by_group, overview, page
 
-    with written_aside(output / "eval.json") as aside:
+    with atomic_output(output / "eval.json") as aside:
         aside.write_text(json.dumps(document, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
-    with written_aside(output / "eval.md") as aside:
+    with atomic_output(output / "eval.md") as aside:
         aside.write_text(page(document, [overview(document, every=True), *by_group(document)]), encoding="utf-8")
 
 
@@ -242,10 +242,10 @@ def show(document: dict[str, Any], console: Console) -> None:
             said.append(f"the same winner in both orders {position['other_order']:.1%}")
         if found["tokens"]["per_sample"] is not None:
             said.append(f"{found['tokens']['per_sample']:,.0f} tokens a sample")
-        say(console, f"{name}: {', '.join(said)}")
+        print_text(console, f"{name}: {', '.join(said)}")
         if found["skipped"]:
             more = ", …" if found["skipped"] > len(found["skipped_ids"]) else ""
-            say(
+            print_text(
                 console,
                 f"{name}: {found['skipped']} items with too long a prompt, no verdict: {', '.join(found['skipped_ids'])}{more}",
                 "yellow",

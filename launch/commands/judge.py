@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from launch.console import UserError, only_json, say, to_stderr, to_stdout
+from launch.console import UserError, only_json, print_text, to_stderr, to_stdout
 from launch.options import AsJson, OnlyCheck
 from rlsys.data.accounts import MALFORMED
 from rlsys.system.terminal import Table
@@ -103,7 +103,7 @@ def judge(
         }
         with ResumableRows(output, about, again) as file:
             if file.complete:
-                say(console, f"{output} is complete already; --again would begin anew.")
+                print_text(console, f"{output} is complete already; --again would begin anew.")
             else:
                 from actors.loops.judge import running_judge, write_rows
 
@@ -216,7 +216,7 @@ def summarise(rows: Iterable[dict[str, Any]]) -> dict[str, Any]:
 def show(summary: dict[str, Any], console: Console) -> None:
     console.print(render(summary))
     if summary["first_malformed"]:
-        say(console, f"the first malformed row, {summary['first_malformed']}", "yellow")
+        print_text(console, f"the first malformed row, {summary['first_malformed']}", "yellow")
 
 
 def render(summary: dict[str, Any]) -> Table:

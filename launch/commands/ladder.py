@@ -7,7 +7,7 @@ from contextlib import suppress
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
-from launch.console import UserError, say, to_stdout, written_aside
+from launch.console import UserError, atomic_output, print_text, to_stdout
 from launch.options import ConfigFile, OnlyCheck, Overrides
 
 if TYPE_CHECKING:
@@ -161,7 +161,7 @@ class Climb:
 
         ladder, seed = self.config.ladder, self.config.seed
         records = self.records_to_test()
-        with written_aside(self.tests) as aside:
+        with atomic_output(self.tests) as aside:
             aside.write_text("".join(json.dumps(record.to_json()) + "\n" for record in records), encoding="utf-8")
         gold = self.gold = {item.id: item.record.best for item in load(BENCHMARK, self.tests).items}
         rungs: list[dict[str, Any]] = []
@@ -269,11 +269,11 @@ class Climb:
         return right
 
     def write(self, document: dict[str, Any]) -> None:
-        with written_aside(self.folder / "ladder.json") as aside:
+        with atomic_output(self.folder / "ladder.json") as aside:
             aside.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
 
     def say(self, text: str) -> None:
-        say(self.console, f"\n== {text}", "bold")
+        print_text(self.console, f"\n== {text}", "bold")
 
 
 def _tokens(rows: list[dict[str, Any]], count: int, k: int, drawn: int) -> float:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from launch.console import only_json, say, to_stderr, to_stdout, written_aside
+from launch.console import atomic_output, only_json, print_text, to_stderr, to_stdout
 from launch.options import AsJson
 
 PAGE = Path("page.html")
@@ -32,8 +32,8 @@ def report(
     with only_json(as_json) as write_json:
         sources = collect(folders)
         page = Page(title or "rlsys: " + ", ".join(dict.fromkeys(source.name for source in sources)), outline(sources))
-        document = write_page(page, output, written_aside)
+        document = write_page(page, output, atomic_output)
         write_json(document)
         console = to_stderr() if as_json else to_stdout()
         told = f"{len(page.sections)} section(s), {len(page.plots())} plot(s), {output.stat().st_size / 1e3:,.0f} kB"
-        say(console, f"{output}: {told}; beside it the same as .md and .json, and each plot as .png")
+        print_text(console, f"{output}: {told}; beside it the same as .md and .json, and each plot as .png")

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from launch.console import say, to_stdout
+from launch.console import print_text, to_stdout
 from launch.options import ConfigFile, OnlyCheck, Overrides
 
 
@@ -86,9 +86,15 @@ def filter_rows(
             write_rows(file, total, records, marked, console, "filtering the training rows")
             aside = {reason: count for reason, count in source.account.aside.items() if count}
             if aside:
-                say(console, f"no record to ask about in {', '.join(f'{count:,} rows ({reason})' for reason, count in aside.items())}")
+                print_text(
+                    console, f"no record to ask about in {', '.join(f'{count:,} rows ({reason})' for reason, count in aside.items())}"
+                )
         found = list(file.rows())
     easy, long = sum(row["easy"] for row in found), sum("skipped" in row for row in found)
     if long:
-        say(console, f"{long:,} of {len(found):,} rows were not asked about: their prompt is longer than prompt.max_tokens", "yellow")
-    say(console, f"{output}: {len(found):,} rows, {easy:,} right {samples} times of {samples}; data.exclude={output} leaves those out")
+        print_text(
+            console, f"{long:,} of {len(found):,} rows were not asked about: their prompt is longer than prompt.max_tokens", "yellow"
+        )
+    print_text(
+        console, f"{output}: {len(found):,} rows, {easy:,} right {samples} times of {samples}; data.exclude={output} leaves those out"
+    )

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 import typer
 
 from launch.commands.judge import Settings
-from launch.console import UserError, finite, only_json, to_stderr, written_aside
+from launch.console import UserError, atomic_output, finite, only_json, to_stderr
 from launch.options import AsJson
 from rlsys.system.terminal import Table
 
@@ -49,7 +49,7 @@ def score(
     with only_json(as_json) as write_json, ExitStack() as stack:
         sink = None
         if output is not None:
-            sink = stack.enter_context(stack.enter_context(written_aside(output)).open("w", encoding="utf-8"))
+            sink = stack.enter_context(stack.enter_context(atomic_output(output)).open("w", encoding="utf-8"))
         elif not as_json:
             sink = sys.stdout
         for text in read_rows(file):

@@ -11,10 +11,11 @@ from rich.console import Group, RenderableType
 from rich.rule import Rule
 from rich.text import Text
 
-from launch.console import UserError, only_json, say, to_stdout
+from launch.console import UserError, only_json, print_text, to_stdout
 from launch.options import AsJson
+from rlsys.reporting.ground_truth import describe_ground_truth
+from rlsys.system.printable import printable
 from rlsys.system.terminal import panel
-from rlsys.system.texts import plain, truth_in_words
 
 
 def show(
@@ -49,7 +50,7 @@ def show(
         console = to_stdout()
         failed = sum(row["parse_failure"] is not None for row in rows)
         correct = sum(bool(row["correct"]) for row in rows)
-        say(console, f"{what} of {run}: {len(rows)} samples, {correct} correct, {failed} parse failures")
+        print_text(console, f"{what} of {run}: {len(rows)} samples, {correct} correct, {failed} parse failures")
         for title, chosen, colour in (("best", top, "green"), ("worst", bottom, "red")):
             for number, row in enumerate(chosen, 1):
                 console.print(_panel(f"{title} {number}", row, colour, prompt))
@@ -103,7 +104,7 @@ def _panel(title: str, row: dict[str, Any], colour: str, with_prompt: bool) -> R
     order, scores = row["order"], row["scores"]
     verdict = f"parse failure: {row['parse_failure']}" if scores is None else f"scores as shown {[scores[place] for place in order]}"
     # Tables of earlier versions have no ground truth.
-    truth = f"  ground truth: {truth_in_words(row['ground_truth'], order)}" if row.get("ground_truth") else ""
+    truth = f"  ground truth: {describe_ground_truth(row['ground_truth'], order)}" if row.get("ground_truth") else ""
     # Tables of earlier versions have no source either.
     source = f"  source {row['source']}" if row.get("source") else ""
     facts = [
@@ -113,10 +114,10 @@ def _panel(title: str, row: dict[str, Any], colour: str, with_prompt: bool) -> R
         f"log-probability: rollout {_number(row['rollout_logprob'])}, trainer {_number(row['trainer_logprob'])}, "
         f"reference {_number(row['reference_logprob'])}",
     ]
-    parts: list[Any] = [Text(plain("\n".join(facts)))]
+    parts: list[Any] = [Text(printable("\n".join(facts)))]
     if with_prompt:
-        parts += [Rule("prompt", style="dim"), Text(plain(row["prompt"]).strip(), style="dim")]
-    parts += [Rule("generation", style=colour), Text(plain(row["text"]).strip())]
+        parts += [Rule("prompt", style="dim"), Text(printable(row["prompt"]).strip(), style="dim")]
+    parts += [Rule("generation", style=colour), Text(printable(row["text"]).strip())]
     return panel(title, Group(*parts), colour)
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from launch.console import UserError, only_json, to_stderr, written_aside
+from launch.console import UserError, atomic_output, only_json, to_stderr
 from launch.options import AsJson
 from rlsys.data.accounts import RowCounts
 from rlsys.system.terminal import Table
@@ -53,7 +53,7 @@ def vote(
         account = read_samples(file, table)
         sink = None
         if output is not None:
-            sink = stack.enter_context(stack.enter_context(written_aside(output)).open("w", encoding="utf-8"))
+            sink = stack.enter_context(stack.enter_context(atomic_output(output)).open("w", encoding="utf-8"))
         elif not as_json:
             sink = sys.stdout
         rows: list[dict[str, Any]] = []

@@ -6,7 +6,6 @@ those with a hint (the ground truth stood in the prompt) only the incorrect ones
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
@@ -19,6 +18,7 @@ import pyarrow.parquet as pq
 from rlsys.data.readers import DataError
 from rlsys.data.records import Record
 from rlsys.data.trajectories import TRAJECTORIES, with_scores_of
+from rlsys.io.files import atomic_write
 from rlsys.judging.requests import Answer, Question, Sample
 from rlsys.rewards.scores import READING, Reading, is_correct, rule_reward, unshuffle
 
@@ -112,11 +112,9 @@ def write_sampled(path: Path, rows: Iterable[dict[str, Any]], reading: Reading =
     """Write a table of SAMPLED aside, then rename; how many samples were kept or rejected, by reason."""
     schema = with_scores_of(SAMPLED, reading)
     counts: Counter[str] = Counter()
-    aside = path.with_name(f".{path.name}.partial")
     rows = iter(rows)
-    with pq.ParquetWriter(aside, schema) as writer:
+    with atomic_write(path) as temporary, pq.ParquetWriter(temporary, schema) as writer:
         while portion := list(islice(rows, AT_ONCE)):
             writer.write_table(pa.Table.from_pylist(portion, schema=schema))
             counts.update(row["why"] for row in portion)
-    os.replace(aside, path)
     return counts

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import difflib
-import os
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ from pydantic import ValidationError
 
 from rlsys.config.schema import FORMS, Config, ConfigError, Section, Source
 from rlsys.config.values import declared, parse_text, parse_yaml
+from rlsys.io.files import write_text_atomically
 
 
 def load_config(path: Path | None, overrides: list[str] | None = None, start: Config | None = None) -> Config:
@@ -129,10 +129,8 @@ def _place_of(tree: dict[str, Any], location: tuple[Any, ...]) -> tuple[dict[str
 
 
 def save_config(config: Config, path: Path) -> None:
-    """Write the resolved config, whole or not at all, as YAML that `load_config` reads back."""
-    aside = path.with_name(f".{path.name}.partial")
-    aside.write_text(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True), encoding="utf-8")
-    os.replace(aside, path)
+    """Write the resolved config atomically, as YAML that `load_config` can read back."""
+    write_text_atomically(path, yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True))
 
 
 EXPECTED = {

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
 from rlsys.data.readers.json_files import JsonLines
+from rlsys.io.files import write_text_atomically
 
 
 class MetricsLog:
@@ -25,9 +25,7 @@ class MetricsLog:
 
         self.path = folder / "metrics.jsonl"
         kept = [row for row in self.read(folder) if row["step"] <= resume_step]
-        aside = self.path.with_suffix(".partial")
-        aside.write_text("".join(json.dumps(row) + "\n" for row in kept))
-        os.replace(aside, self.path)
+        write_text_atomically(self.path, "".join(json.dumps(row) + "\n" for row in kept))
         self.file = self.path.open("a")
         self.board = SummaryWriter(str(folder / "tensorboard"), purge_step=resume_step + 1)
 

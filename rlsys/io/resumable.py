@@ -48,7 +48,7 @@ class ResumableRows:
         except DataError:
             self.close()
             raise
-        self.about.write_text(json.dumps(settings, indent=2) + "\n")
+        write_text_atomically(self.about, json.dumps(settings, indent=2) + "\n")
 
     def _refuse_other(self, settings: dict[str, Any]) -> None:
         started = self.path.exists() or os.fstat(self._file.fileno()).st_size > 0

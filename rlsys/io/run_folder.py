@@ -24,6 +24,7 @@ import pyarrow.parquet as pq
 
 from rlsys.config.files import load_config, save_config
 from rlsys.config.schema import Config, ConfigError, Learner
+from rlsys.io.files import atomic_write, write_text_atomically
 from rlsys.models.loading import ensure_model
 
 MAY_CHANGE = {"run", "checkpoint", "rl.steps", "rl.eval_every"}
@@ -92,10 +93,7 @@ class RunFolder:
         return self.path / "trajectories" / f"heldout_{stage}.parquet"
 
     def write_json(self, name: str, value: Any) -> None:
-        path = self.path / name
-        aside = path.with_name(f".{path.name}.partial")
-        aside.write_text(json.dumps(value, indent=2) + "\n")
-        os.replace(aside, path)
+        write_text_atomically(self.path / name, json.dumps(value, indent=2) + "\n")
 
     def read_json(self, name: str) -> Any | None:
         path = self.path / name
@@ -196,10 +194,9 @@ def saved_alike(folder: Path, learner: Learner, dtype: str) -> bool:
 
 
 def write_parquet(table: pa.Table, path: Path) -> None:
-    """Write aside, then rename: a reader never meets half a table."""
-    aside = path.with_name(f".{path.name}.partial")
-    pq.write_table(table, aside)
-    os.replace(aside, path)
+    """Write `table` to `path` atomically."""
+    with atomic_write(path) as temporary:
+        pq.write_table(table, temporary)
 
 
 def holds_work(folder: Path) -> list[str]:

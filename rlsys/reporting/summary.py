@@ -9,8 +9,8 @@ from rich.text import Text
 
 from rlsys.data.accounts import RowCounts
 from rlsys.evaluation.statistics import TOO_FEW
+from rlsys.system.printable import printable
 from rlsys.system.terminal import Table
-from rlsys.system.texts import plain
 
 STAGES = {
     "base": "base model",
@@ -59,7 +59,7 @@ def summary_table(summary: dict[str, Any]) -> Group:
         parts.append(Text(f"cold start's teacher: {summary['teacher']}"))
     for side, words in (("train", "training rows"), ("heldout", "held-out rows")):
         for name, account in summary.get("rows", {}).get(side, {}).items():
-            parts.append(Text(plain(f"{words}, {name}: {RowCounts.from_json(account)}")))
+            parts.append(Text(printable(f"{words}, {name}: {RowCounts.from_json(account)}")))
     if len(first["families"]) > 1:
         parts.append(_families(heldout, stages))
     seconds = Table(title="Seconds by phase")

@@ -16,7 +16,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from rlsys.system.texts import plain
+from rlsys.system.printable import printable
 
 WIDTH = 140
 """Columns of what is printed into a file or a job's log, where there is no terminal to ask."""
@@ -39,14 +39,14 @@ def _console(terminal: bool, **options: Any) -> Console:
     return Console(width=None if terminal else WIDTH, markup=False, emoji=False, highlight=False, **options)
 
 
-def text(value: RenderableType, style: str = "") -> RenderableType:
+def as_text(value: RenderableType, style: str = "") -> RenderableType:
     """A string as it is, in one style; anything else comes back as it was given."""
-    return Text(plain(value), style) if isinstance(value, str) else value
+    return Text(printable(value), style) if isinstance(value, str) else value
 
 
-def say(console: Console, what: str | Text, style: str | None = None) -> None:
+def print_text(console: Console, what: str | Text, style: str | None = None) -> None:
     """Print `what` as it is; a long line is left to the terminal to wrap."""
-    console.print(text(what), style=style, highlight=False, soft_wrap=True)
+    console.print(as_text(what), style=style, highlight=False, soft_wrap=True)
 
 
 class Table(RichTable):
@@ -59,20 +59,20 @@ class Table(RichTable):
     """
 
     def __init__(self, *headers: str, title: RenderableType = "", caption: RenderableType = "", **options: Any):
-        super().__init__(title=text(title, "table.title") or None, caption=text(caption, "table.caption") or None, **options)
+        super().__init__(title=as_text(title, "table.title") or None, caption=as_text(caption, "table.caption") or None, **options)
         for header in headers:
             self.add_column(header)
 
     def add_column(self, header: RenderableType = "", footer: RenderableType = "", **options: Any) -> None:
-        super().add_column(text(header), text(footer), **options)
+        super().add_column(as_text(header), as_text(footer), **options)
 
     def add_row(self, *cells: RenderableType | None, **options: Any) -> None:
-        super().add_row(*(cell if cell is None else text(cell) for cell in cells), **options)
+        super().add_row(*(cell if cell is None else as_text(cell) for cell in cells), **options)
 
 
 def panel(title: str, parts: RenderableType, style: str) -> Panel:
     """`parts` in a frame with a title."""
-    return Panel(parts, title=text(title), title_align="left", border_style=style)
+    return Panel(parts, title=as_text(title), title_align="left", border_style=style)
 
 
 def progress(console: Console) -> Progress:

@@ -15,7 +15,7 @@ from commands import ROOT, rlsys_here, run_rlsys
 from launch.commands.judge import judge_config
 from launch.console import exit_status
 from rlsys.config.files import load_config, save_config
-from rlsys.system.os_errors import in_words
+from rlsys.system.environment_errors import describe_environment_error
 
 
 def test_a_judge_takes_names_as_they_stand_and_a_runs_own_prompt(tmp_path: Path) -> None:
@@ -147,7 +147,7 @@ def test_version() -> None:
 )
 def test_an_error_of_the_system_is_one_line_with_what_to_do(number: int, words: str) -> None:
     error = OSError(number, os.strerror(number), "runs/[a]")
-    told = in_words(error)
+    told = describe_environment_error(error)
     assert told.startswith("runs/[a]: ") and words in told and "\n" not in told
     assert exit_status(error) == 2
 
@@ -161,8 +161,8 @@ def test_libraries_that_cannot_reach_the_hub_are_one_line() -> None:
         LocalEntryNotFoundError("cannot\nfind it"),
         OSError("We couldn't\nconnect"),
     ):
-        assert "\n" not in in_words(error) and exit_status(error) == 2
-    assert in_words(ValueError("x")) is None and in_words(KeyError("x")) is None
+        assert "\n" not in describe_environment_error(error) and exit_status(error) == 2
+    assert describe_environment_error(ValueError("x")) is None and describe_environment_error(KeyError("x")) is None
 
 
 @pytest.mark.parametrize(

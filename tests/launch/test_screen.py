@@ -85,8 +85,8 @@ def test_lines_of_a_run_show_names_as_they_are() -> None:
     for name in HOSTILE:
         watch.say(name)
         watch.warn(name)
-        screen.say(watch.console, name, "bold")
-        watch._status.update(screen.text(name))
+        screen.print_text(watch.console, name, "bold")
+        watch._status.update(screen.as_text(name))
     assert all(file.getvalue().count(name) == 3 for name in HOSTILE if name != "[/]")
     with screen.progress(Console(file=file, width=500, force_terminal=True)) as bar:
         bar.add_task(HOSTILE[0], total=1, pace=HOSTILE[1])
@@ -97,6 +97,6 @@ def test_our_consoles_read_no_markup_in_anything() -> None:
 
 
 def test_styles_and_control_characters_stand_beside_the_text() -> None:
-    assert screen.text("[red]x\x1b[2J", "bold") == Text("[red]x\ufffd[2J", "bold")
-    assert isinstance(screen.text(Text("x")), Text)
+    assert screen.as_text("[red]x\x1b[2J", "bold") == Text("[red]x\ufffd[2J", "bold")
+    assert isinstance(screen.as_text(Text("x")), Text)
     assert "\x1b" not in printed(screen.Table("\x1b[31m", title="\x1b]0;x\x07"))

@@ -14,7 +14,7 @@ from pydantic import BaseModel, ValidationError
 from rlsys.data.readers import DataError
 from rlsys.data.readers.json_files import JsonLines
 from rlsys.reporting.page.schema import EvalReport, LadderReport, RunSummary, ScalarReport, Stage
-from rlsys.system.texts import plain
+from rlsys.system.printable import printable
 
 EXPECTED = "a run of `rlsys train` or `rlsys meta-rm`, an evaluation (eval.json) or a ladder (ladder.json)"
 
@@ -136,7 +136,7 @@ def _model(path: Path) -> str:
     import yaml
 
     try:
-        return plain(str(yaml.safe_load(path.read_text(encoding="utf-8"))["model"]["path"]))
+        return printable(str(yaml.safe_load(path.read_text(encoding="utf-8"))["model"]["path"]))
     except (OSError, UnicodeDecodeError, yaml.YAMLError, KeyError, TypeError) as error:
         raise DataError(f"{path}: not the config of a run (expected YAML with model.path): {error}.") from error
 
@@ -233,7 +233,7 @@ def _text(path: Path) -> str:
 def cleaned(value: Any) -> Any:
     """`value` with every text in it made `plain`, keys included: what a model wrote must not move the cursor of whoever reads it."""
     if isinstance(value, str):
-        return plain(value)
+        return printable(value)
     if isinstance(value, dict):
         return {cleaned(key): cleaned(inner) for key, inner in value.items()}
     return [cleaned(inner) for inner in value] if isinstance(value, list) else value
@@ -248,4 +248,4 @@ def _names(folders: Sequence[Path]) -> list[str]:
         names = ["/".join(path.parts[-length:]) for path in paths]
         if len(set(names)) == len(names):
             break
-    return [plain(name) for name in names]
+    return [printable(name) for name in names]

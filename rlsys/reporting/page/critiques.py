@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable, Sequence
 from typing import Any, TypeVar
 
+from rlsys.reporting.ground_truth import describe_ground_truth
 from rlsys.reporting.page.collect import Evaluation, TrainingRun
 from rlsys.reporting.page.content import Critique, Section
 from rlsys.reporting.page.schema import Example
-from rlsys.system.texts import truth_in_words
 
 RIGHT, WRONG, FAILED = 3, 2, 1
 """How many of each kind a source shows."""
@@ -52,7 +52,7 @@ def _of_row(run: TrainingRun, row: dict[str, Any]) -> Critique:
     order, truth = row["order"], row["ground_truth"]
     scores = row["scores"] and [row["scores"][response] for response in order]
     gold = order.index(truth.index(max(truth))) if truth and len(order) > 1 else None
-    words = truth_in_words(truth, order) if truth else ""
+    words = describe_ground_truth(truth, order) if truth else ""
     return Critique(run.name, row["prompt_id"], row["correct"], row["parse_failure"], row["prompt"], row["text"], scores, gold, words)
 
 

@@ -15,11 +15,11 @@ from rlsys.reporting.page.collect import read_json
 from rlsys.reporting.page.content import Cell, Critique, Section, Table
 from rlsys.reporting.page.drawing import render
 from rlsys.reporting.page.plots import Plot
-from rlsys.system.texts import plain
+from rlsys.system.printable import printable
 
 MADE_BY = "rlsys report"
 FORMS = (".html", ".md", ".json")
-WrittenAside = Callable[[Path], AbstractContextManager[Path]]
+AtomicOutput = Callable[[Path], AbstractContextManager[Path]]
 """Yields a path to write to, which takes the given one's place when the block succeeds."""
 
 
@@ -41,12 +41,12 @@ class Page:
         return list(named.items())
 
 
-def write_page(page: Page, output: Path, written_aside: WrittenAside) -> dict[str, Any]:
+def write_page(page: Page, output: Path, atomic_output: AtomicOutput) -> dict[str, Any]:
     """Write PAGE.html, PAGE.md, PAGE.json and PAGE-NAME.png for each plot; all are there, or none is.
 
     Args:
         output: PAGE.html.
-        written_aside: how a file is moved into place when it is whole.
+        atomic_output: context manager that yields a temporary path and moves it into place on success.
 
     Returns:
         the document in PAGE.json: made_by, title, files, sections: {title, tables: {title, columns, rows}, plots, critiques, notes}.
@@ -57,15 +57,15 @@ def write_page(page: Page, output: Path, written_aside: WrittenAside) -> dict[st
     if output.suffix != ".html":
         raise DataError(f"{output}: expected a name that ends in .html; Markdown, JSON and the plots get the same name with other endings.")
     _refuse_foreign(output)
-    page = replace(page, title=plain(page.title))
+    page = replace(page, title=printable(page.title))
     pngs = {id(plot): f"{output.stem}-{name}.png" for name, plot in page.plots()}
     with ExitStack() as stack:
-        beside = {name: stack.enter_context(written_aside(output.with_name(name))) for name in pngs.values()}
+        beside = {name: stack.enter_context(atomic_output(output.with_name(name))) for name in pngs.values()}
         drawn = {id(plot): render(plot.draw, name, beside[pngs[id(plot)]]) for name, plot in page.plots()}
         document = _document(page, pngs, [output.with_suffix(suffix).name for suffix in FORMS])
         texts = (html(page, drawn), markdown(page, pngs), json.dumps(document, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
         for suffix, text in zip(FORMS, texts, strict=True):
-            stack.enter_context(written_aside(output.with_suffix(suffix))).write_text(text, encoding="utf-8")
+            stack.enter_context(atomic_output(output.with_suffix(suffix))).write_text(text, encoding="utf-8")
     return document
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from rlsys.system.texts import truth_in_words
+from rlsys.reporting.ground_truth import describe_ground_truth
 
 
 @pytest.mark.parametrize(
@@ -16,4 +16,4 @@ from rlsys.system.texts import truth_in_words
     ],
 )
 def test_the_best_response_is_named_by_its_place(ground_truth, order, words):
-    assert truth_in_words(ground_truth, order) == words
+    assert describe_ground_truth(ground_truth, order) == words

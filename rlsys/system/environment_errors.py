@@ -20,7 +20,7 @@ _TODO = {
 }
 
 
-def in_words(error: BaseException) -> str | None:
+def describe_environment_error(error: BaseException) -> str | None:
     """One line that says what happened, where, and what to do; None for an error of another kind."""
     network = any(kind.__module__.partition(".")[0] in _NETWORK for kind in type(error).__mro__)
     if not (isinstance(error, OSError) or network):
