@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from rlsys.data.readers import DataError, strict_rows
+from rlsys.io.files import write_text_atomically
 
 
 class ResumableRows:
