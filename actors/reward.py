@@ -16,7 +16,8 @@ import torch
 from rlsys.algorithms.grpo import group_advantages
 from rlsys.data.trajectories import LEARNER, TRAJECTORIES, with_scores_of
 from rlsys.io.run_folder import write_parquet
-from rlsys.rewards.scores import READING, Reading, Truth
+from rlsys.rewards.extraction import DEFAULT_FORMAT, ScoreFormat
+from rlsys.rewards.rules import GroundTruth
 
 
 @dataclass(frozen=True)
@@ -37,9 +38,9 @@ class RewardActor:
     A step's life under its key: `judge` once per batch, `hand_over` if there is something to train on, `write`, forgotten.
     """
 
-    def __init__(self, name: str, reading: Reading = READING):
-        self.name, self.reading = name, reading
-        self.schema = with_scores_of(TRAJECTORIES, reading)
+    def __init__(self, name: str, score_format: ScoreFormat = DEFAULT_FORMAT):
+        self.name, self.score_format = name, score_format
+        self.schema = with_scores_of(TRAJECTORIES, score_format)
         self.judged: dict[str, list[Judged]] = {}
 
     def __repr__(self) -> str:
@@ -78,7 +79,7 @@ class RewardActor:
                 f"{self.name}: {key}: {batch.num_rows} samples for {groups.num_rows} groups: expected equally many of every group, "
                 "in the order of the groups."
             )
-        truths = [Truth(*one, self.reading) for one in zip(groups["rewards"].to_pylist(), groups["order"].to_pylist())]
+        truths = [GroundTruth(*one, self.score_format) for one in zip(groups["rewards"].to_pylist(), groups["order"].to_pylist())]
         cut_off = pc.equal(batch["finish_reason"], "length").to_pylist()
         judgements = [truths[i].judge(*sample) for i, *sample in zip(origin.to_pylist(), batch["text"].to_pylist(), cut_off)]
         scores, failures, correct, paid = zip(*judgements)

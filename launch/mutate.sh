@@ -7,8 +7,9 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 tests_of() {
   case $1 in
-    rlsys/rewards/scores.py) echo tests/rlsys/rewards/test_scores.py ;;
-    rlsys/rewards/thoughts.py) echo tests/rlsys/rewards/test_scores.py tests/rlsys/prompts/test_chat.py ;;
+    rlsys/rewards/extraction.py) echo tests/rlsys/rewards/test_extraction.py ;;
+    rlsys/rewards/rules.py) echo tests/rlsys/rewards/test_rules.py ;;
+    rlsys/rewards/thoughts.py) echo tests/rlsys/rewards/test_extraction.py tests/rlsys/prompts/test_chat.py ;;
     rlsys/algorithms/grpo.py) echo tests/rlsys/algorithms/test_grpo.py ;;
     rlsys/algorithms/rejection.py) echo tests/rlsys/algorithms/test_rejection.py ;;
     rlsys/judging/voting/adaptive.py) echo tests/rlsys/judging/test_voting_adaptive.py ;;
@@ -21,7 +22,7 @@ tests_of() {
     *) echo "$1: no fast tests are named for it in launch/mutate.sh" >&2; return 1 ;;
   esac
 }
-all=(rlsys/rewards/scores.py rlsys/rewards/thoughts.py rlsys/algorithms/grpo.py rlsys/algorithms/rejection.py rlsys/judging/voting/{adaptive,samples,strategies,strategy,table,verdict}.py
+all=(rlsys/rewards/{extraction,rules,thoughts}.py rlsys/algorithms/grpo.py rlsys/algorithms/rejection.py rlsys/judging/voting/{adaptive,samples,strategies,strategy,table,verdict}.py
   rlsys/evaluation/statistics.py rlsys/evaluation/calibration.py rlsys/models/packing.py)
 [ $# -gt 0 ] || set -- "${all[@]}"
 

@@ -68,7 +68,7 @@ def test_paths_exist(page: Path) -> None:
 
 @each_page
 def test_modules_exist(page: Path) -> None:
-    """`rlsys.rewards.scores.Reading`: a module, and a name in it."""
+    """`rlsys.rewards.extraction.ScoreFormat`: a module, and a name in it."""
     for text in SPAN.findall(prose(page)):
         if re.fullmatch(r"(rlsys|actors|launch)(\.\w+)+", text) and not text.endswith(SUFFIXES):
             found, parts = ROOT, text.split(".")

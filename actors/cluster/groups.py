@@ -15,7 +15,7 @@ from actors.reward import RewardActor
 from actors.rollout.rollout import RolloutActor
 from rlsys.config.schema import Config
 from rlsys.models.loading import ModelError
-from rlsys.rewards.scores import READING, Reading
+from rlsys.rewards.extraction import DEFAULT_FORMAT, ScoreFormat
 from rlsys.system.placement import engines_sleep, place, place_learners, weight_backend
 
 if TYPE_CHECKING:
@@ -140,7 +140,7 @@ class ReservedActors(Actors):
 class Cluster(ReservedActors):
     """All actors of a run. `close` ends them; every wait is bounded by `run.actor_timeout_s`."""
 
-    def __init__(self, config: Config, model_path: str, max_model_len: int, logs: Path, reading: Reading = READING):
+    def __init__(self, config: Config, model_path: str, max_model_len: int, logs: Path, score_format: ScoreFormat = DEFAULT_FORMAT):
         size = cluster_size()
         placement = self.placement = place(config, *size)
         self.backend = weight_backend(config.weights.backend, size.gpus, placement.colocated)
@@ -154,7 +154,7 @@ class Cluster(ReservedActors):
         # The engine chooses its positions by what it may be given, not by what comes: so must the trainer.
         asked = {"rl": config.rl, "temperature": config.rollout.temperature, "longest": max_model_len}
         self.add_learners(model_path, placement.learner, placement.learner_threads, logs, LearnerActor, **asked)
-        self.reward = ray.remote(RewardActor).options(name="reward", num_cpus=0).remote("reward", reading)
+        self.reward = ray.remote(RewardActor).options(name="reward", num_cpus=0).remote("reward", score_format)
 
     def start(self) -> dict[str, Any]:
         """Bring all actors up side by side; returns what they say of themselves, by name.

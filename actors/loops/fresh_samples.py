@@ -39,4 +39,4 @@ def fresh_samples(config: Config, rows: int, samples: int, seed: int, path: Path
                 write_rows(file, rows, asks(), judge.rows(config.rollout.temperature), console, "fresh samples")
         prompter = Prompter.of(AutoTokenizer.from_pretrained(find_model(config.model.path)), config.prompt)
         asked = questions(asks(), prompter, config.prompt.max_tokens)
-        write_sampled(path, judged_rows(asked, file.rows(), reading=prompter.reading), prompter.reading)
+        write_sampled(path, judged_rows(asked, file.rows(), score_format=prompter.score_format), prompter.score_format)

@@ -133,11 +133,11 @@ class RftJob:
     def _evaluate(self, judge: Judge, stage: str) -> None:
         """Greedy on the held-out rows, in the same orders as in `rlsys train`."""
         asks = [Ask(record, [order], [0]) for record, order in self.heldout]
-        reading = self.prompter.reading
+        score_format = self.prompter.score_format
         with self.watch.phase("evaluate", f"scoring {len(asks)} held-out rows ({stage})"):
             answers = enumerate(judge.answer(asks, 0.0))
-            rows = (row for group, answer in answers for row in table_rows(answer, 0, group, reading))
-            write_sampled(self.folder.heldout_path(stage), rows, reading)
+            rows = (row for group, answer in answers for row in table_rows(answer, 0, group, score_format))
+            write_sampled(self.folder.heldout_path(stage), rows, score_format)
         self.watch.say(heldout.sentence(stage, heldout.summarise(pq.read_table(self.folder.heldout_path(stage)))))
 
     # --- rejection -----------------------------------------------------------------------------------------------
@@ -157,8 +157,8 @@ class RftJob:
                 yield question
 
         with ResumableRows(place / "samples.jsonl", {"round": number, "rows": self.config.rft.rows}) as file:
-            reading = self.prompter.reading
-            counts = write_sampled(table, judged_rows(noted(), file.rows(), number, per_row, reading), reading)
+            score_format = self.prompter.score_format
+            counts = write_sampled(table, judged_rows(noted(), file.rows(), number, per_row, score_format), score_format)
         self._account(number, [sources[row] for row, times in unasked.items() if times == per_row])
         told = ", ".join(f"{why} {count:,}" for why, count in sorted(counts.items(), key=lambda item: -item[1]))
         self.watch.say(f"round {number}: {sum(counts.values()):,} samples: {told}")

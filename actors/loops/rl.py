@@ -151,8 +151,8 @@ class Job:
         model = str(self.folder.cold_start / "model") if cold_started is not None else base
         with self.watch.phase("start", "starting rollout engines and learners"):
             max_tokens = max(config.rollout.max_tokens, config.eval.max_tokens or 0)
-            longest, reading = config.prompt.max_tokens + max_tokens, self.feed.prompter.reading
-            cluster = self.cluster = Cluster(config, model, longest, self.folder.logs, reading)
+            longest, score_format = config.prompt.max_tokens + max_tokens, self.feed.prompter.score_format
+            cluster = self.cluster = Cluster(config, model, longest, self.folder.logs, score_format)
             told = cluster.start()
         placement = cluster.placement
         self.watch.say(

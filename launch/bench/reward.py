@@ -134,7 +134,7 @@ def _pinned_reward() -> type:
         def ceilings(self, groups: pa.RecordBatch, samples: pa.RecordBatch) -> dict[str, float]:
             """The core's copying, and seconds to judge the texts one by one and keep nothing."""
             from launch.bench.ceilings import best_seconds, memcpy_bytes_per_s
-            from rlsys.rewards.scores import judge
+            from rlsys.rewards.rules import judge
 
             truths = dict(zip(groups["group"].to_pylist(), zip(groups["rewards"].to_pylist(), groups["order"].to_pylist())))
             pairs = list(zip(samples["text"].to_pylist(), samples["group"].to_pylist()))

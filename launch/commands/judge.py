@@ -110,7 +110,7 @@ def judge(
                 def judged(records: Iterator[Record]) -> Iterator[dict[str, Any]]:
                     with running_judge(config, console, reward_model) as judge:
                         for answer in judge.answer_by(plan_for(chosen, k, options, seed), records, temperature):
-                            yield verdict_row(answer, chosen, options, seed, judge.prompter.reading.single, text)
+                            yield verdict_row(answer, chosen, options, seed, judge.prompter.score_format.single, text)
 
                 rows = as_before(rows, islice(file.rows(), file.done))
                 write_rows(file, None, rows, lambda left: in_place(left, judged), console, f"judging {input.name}")

@@ -19,7 +19,7 @@ from launch.options import AsJson
 from rlsys.system.terminal import Table
 
 if TYPE_CHECKING:
-    from rlsys.rewards.scores import Reading
+    from rlsys.rewards.extraction import ScoreFormat
 
 
 def score(
@@ -40,9 +40,9 @@ def score(
     Another: rlsys score released.jsonl prompt.scores.numbers=decimal prompt.scores.single=[1,10]
     """
     from rlsys.config.files import load_config
-    from rlsys.rewards.scores import Reading
+    from rlsys.rewards.extraction import ScoreFormat
 
-    reading = Reading(**load_config(None, settings).prompt.scores.model_dump())
+    score_format = ScoreFormat(**load_config(None, settings).prompt.scores.model_dump())
 
     judged: list[dict[str, Any]] = []
     counts: Counter[str] = Counter()
@@ -53,7 +53,7 @@ def score(
         elif not as_json:
             sink = sys.stdout
         for text in read_rows(file):
-            row = _judged(text, reading)
+            row = _judged(text, score_format)
             counts["rows"] += 1
             counts["correct"] += bool(row["correct"])
             counts["set_aside"] += "set_aside" in row
@@ -82,18 +82,18 @@ class Text(NamedTuple):
     """The mark of a thought that its prompt begins."""
 
 
-def _judged(row: Text, reading: Reading) -> dict[str, Any]:
+def _judged(row: Text, score_format: ScoreFormat) -> dict[str, Any]:
     from rlsys.data.records import NoUniqueBest
-    from rlsys.rewards.scores import check_order, judge, unshuffle
+    from rlsys.rewards.rules import check_order, judge, unshuffle
 
     n = len(row.rewards)
     order = range(n) if row.order is None else row.order
-    reading = replace(reading, thought=row.thought)
+    score_format = replace(score_format, thought=row.thought)
     try:
         check_order(order, n)
-        scores, failure, correct, reward = judge(row.text, row.rewards, order, reading, row.truncated)
+        scores, failure, correct, reward = judge(row.text, row.rewards, order, score_format, row.truncated)
     except NoUniqueBest as error:
-        shown, failure = reading.read(row.text, n, row.truncated)
+        shown, failure = score_format.extract(row.text, n, row.truncated)
         scores = None if shown is None else unshuffle(shown, order)
         return {"scores": scores, "reason": failure, "correct": None, "reward": None, "set_aside": str(error)}
     except ValueError as error:
@@ -116,7 +116,7 @@ def read_rows(file: Path) -> Iterator[Text]:
 
 
 def _checked(row: dict[str, Any], where: str) -> Text:
-    from rlsys.rewards.thoughts import opened
+    from rlsys.rewards.thoughts import open_mark
 
     text, rewards, order = row.get("text"), row.get("rewards"), row.get("order")
     if not isinstance(text, str):
@@ -131,7 +131,7 @@ def _checked(row: dict[str, Any], where: str) -> Text:
     if not isinstance(prompt, str | None):
         raise UserError(f"{where}: prompt must be a string (found {_short(prompt)}).")
     order = None if order is None else tuple(order)
-    return Text(where, text, tuple(map(float, rewards)), order, finish_reason == "length", opened(prompt or ""))
+    return Text(where, text, tuple(map(float, rewards)), order, finish_reason == "length", open_mark(prompt or ""))
 
 
 def _is_number(value: Any) -> bool:

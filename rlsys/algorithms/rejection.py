@@ -20,7 +20,8 @@ from rlsys.data.records import Record
 from rlsys.data.trajectories import TRAJECTORIES, with_scores_of
 from rlsys.io.files import atomic_write
 from rlsys.judging.requests import Answer, Question, Sample
-from rlsys.rewards.scores import READING, Reading, is_correct, rule_reward, unshuffle
+from rlsys.rewards.extraction import DEFAULT_FORMAT, ScoreFormat
+from rlsys.rewards.rules import is_correct, rule_reward, unshuffle
 
 KEPT, TOO_EASY, INCORRECT = "kept", "too easy", "incorrect"
 """Why a sample is kept or not; besides `parse failure: REASON`."""
@@ -32,14 +33,14 @@ SAMPLED = pa.schema([*TRAJECTORIES, ("hinted", pa.bool_()), ("kept", pa.bool_())
 """The table of everything that was sampled."""
 
 
-def correct(sample: Sample, record: Record, reading: Reading = READING) -> bool:
+def correct(sample: Sample, record: Record, score_format: ScoreFormat = DEFAULT_FORMAT) -> bool:
     """Eq. 10; a sample that did not parse is not correct."""
-    return sample["scores"] is not None and is_correct(unshuffle(sample["scores"], sample["order"]), record.rewards, reading.single)
+    return sample["scores"] is not None and is_correct(unshuffle(sample["scores"], sample["order"]), record.rewards, score_format.single)
 
 
-def verdicts(samples: Sequence[Sample], record: Record, hinted: bool, reading: Reading = READING) -> list[str]:
+def verdicts(samples: Sequence[Sample], record: Record, hinted: bool, score_format: ScoreFormat = DEFAULT_FORMAT) -> list[str]:
     """Why each sample of a row is kept or rejected."""
-    right = [correct(sample, record, reading) for sample in samples]
+    right = [correct(sample, record, score_format) for sample in samples]
     if not hinted and all(right):
         return [TOO_EASY] * len(samples)
     return [_why(sample, good) for sample, good in zip(samples, right)]
@@ -51,19 +52,19 @@ def _why(sample: Sample, right: bool) -> str:
     return KEPT if right else INCORRECT
 
 
-def table_rows(answer: Answer, step: int, group: int, reading: Reading = READING) -> list[dict[str, Any]]:
+def table_rows(answer: Answer, step: int, group: int, score_format: ScoreFormat = DEFAULT_FORMAT) -> list[dict[str, Any]]:
     """The rows of SAMPLED for the samples of one answer.
 
     Args:
         step: number of the round.
         group: number of the row that was asked.
-        reading: how the scores were read.
+        score_format: how the scores were read.
     """
     record, hinted = answer.question.ask.record, answer.question.ask.hinted
     prompts = {tuple(prompt.order): prompt for prompt in answer.question.prompts}
     rows = []
-    for number, (sample, why) in enumerate(zip(answer.samples, verdicts(answer.samples, record, hinted, reading))):
-        prompt, right = prompts[tuple(sample["order"])], correct(sample, record, reading)
+    for number, (sample, why) in enumerate(zip(answer.samples, verdicts(answer.samples, record, hinted, score_format))):
+        prompt, right = prompts[tuple(sample["order"])], correct(sample, record, score_format)
         rows.append(
             {
                 "step": step,
@@ -94,7 +95,11 @@ def table_rows(answer: Answer, step: int, group: int, reading: Reading = READING
 
 
 def judged_rows(
-    asked: Iterable[Question], sampled: Iterable[dict[str, Any]], step: int = 0, asks_of_a_row: int = 1, reading: Reading = READING
+    asked: Iterable[Question],
+    sampled: Iterable[dict[str, Any]],
+    step: int = 0,
+    asks_of_a_row: int = 1,
+    score_format: ScoreFormat = DEFAULT_FORMAT,
 ) -> Iterator[dict[str, Any]]:
     """Rows of SAMPLED, from what was asked and, in the same order, what `Answer.row` wrote of it.
 
@@ -105,12 +110,12 @@ def judged_rows(
         source, name = question.ask.record.key
         if (row.get("source", source), row["id"]) != (source, name):
             raise DataError(f"sample of row {row['id']!r} where {name!r} was asked: the data has changed.")
-        yield from table_rows(Answer(question, row["samples"]), step, number // asks_of_a_row, reading)
+        yield from table_rows(Answer(question, row["samples"]), step, number // asks_of_a_row, score_format)
 
 
-def write_sampled(path: Path, rows: Iterable[dict[str, Any]], reading: Reading = READING) -> Counter[str]:
+def write_sampled(path: Path, rows: Iterable[dict[str, Any]], score_format: ScoreFormat = DEFAULT_FORMAT) -> Counter[str]:
     """Write a table of SAMPLED aside, then rename; how many samples were kept or rejected, by reason."""
-    schema = with_scores_of(SAMPLED, reading)
+    schema = with_scores_of(SAMPLED, score_format)
     counts: Counter[str] = Counter()
     rows = iter(rows)
     with atomic_write(path) as temporary, pq.ParquetWriter(temporary, schema) as writer:

@@ -16,7 +16,7 @@ from rlsys.data.records import Record
 from rlsys.data.trajectories import GROUPS, LEARNER, REQUESTS, RowKey
 from rlsys.prompts.chat import Chat, ChatError
 from rlsys.prompts.rendering import Prompter, seed_for, shuffled, worked_text
-from rlsys.rewards.scores import judge
+from rlsys.rewards.rules import judge
 
 
 @dataclass(frozen=True)
@@ -136,7 +136,7 @@ def cold_start_rows(drawn: Sequence[PromptItem], prompter: Prompter) -> tuple[li
                 "(data.train: tasks:train) or sft.data; set sft.rows=0 to go without."
             )
         text = worked_text(record, each.order, prompter.principles)
-        if judge(text, record.rewards, each.order, replace(prompter.reading, thought="")).correct:
+        if judge(text, record.rewards, each.order, replace(prompter.score_format, thought="")).correct:
             rows.append(learner_row(i, each.tokens, prompter.chat, text))
     return rows, {"kept": len(rows), "dropped": len(drawn) - len(rows)}
 

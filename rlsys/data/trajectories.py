@@ -13,7 +13,7 @@ from pathlib import Path
 import pyarrow as pa
 
 from rlsys.data.readers.fields import DataError
-from rlsys.rewards.scores import Reading
+from rlsys.rewards.extraction import ScoreFormat
 
 TOKENS = pa.list_(pa.int32())
 FLOATS = pa.list_(pa.float32())
@@ -70,9 +70,9 @@ TRAJECTORIES = pa.schema(
 """The table of a step: trajectories/step_000001.parquet."""
 
 
-def with_scores_of(schema: pa.Schema, reading: Reading) -> pa.Schema:
+def with_scores_of(schema: pa.Schema, score_format: ScoreFormat) -> pa.Schema:
     """`schema` with the type that scores have as they are read: decimals are float64."""
-    if reading.numbers == "integer":
+    if score_format.numbers == "integer":
         return schema
     place = schema.get_field_index("scores")
     return schema.set(place, pa.field("scores", pa.list_(pa.float64())))

@@ -17,7 +17,7 @@ from rlsys.judging.results import has_truth
 from rlsys.judging.voting import Options, SampleTable, Strategy, find, subsets, take
 from rlsys.judging.voting.table import CELLS
 from rlsys.prompts.rendering import seed_for
-from rlsys.rewards.scores import single_is_right
+from rlsys.rewards.rules import single_is_correct
 
 EXAMPLES = 3
 """Right critiques, and wrong ones, that are shown."""
@@ -197,7 +197,7 @@ def _example(item: Item, sample: dict[str, Any], limits: tuple[int, int]) -> dic
     top = [] if scores is None else [response for response, given in zip(sample["order"], scores) if given == max(scores)]
     best = top[0] if len(top) == 1 and record.n > 1 else None
     if record.n == 1:
-        correct = scores is not None and single_is_right(scores[0], gold, limits)
+        correct = scores is not None and single_is_correct(scores[0], gold, limits)
     else:
         correct = best == gold
     return {

@@ -15,7 +15,7 @@ import pyarrow as pa
 from rlsys.data.records import Record
 from rlsys.data.trajectories import REQUESTS
 from rlsys.prompts.rendering import Prompter, hint_for, seed_for, shuffled
-from rlsys.rewards.scores import Reading
+from rlsys.rewards.extraction import ScoreFormat
 
 Sample = dict[str, Any]
 """{order, scores or None, failure?, meta_reward?, logprob, certainty?, tokens, truncated?, text}; see `rlsys.judging.voting.table`."""
@@ -109,7 +109,7 @@ def questions(asks: Iterable[Ask], prompter: Prompter, max_prompt_tokens: int) -
             by_order.setdefault(tuple(order), []).append(sample)
         prompts = []
         for order, samples in by_order.items():
-            told = [hint_for(one.record, order, prompter.reading.single)] if one.hinted else []
+            told = [hint_for(one.record, order, prompter.score_format.single)] if one.hinted else []
             told += [prompter.others(one.others)] if one.others else []
             text = prompter.render(one.record, order, "\n\n".join(told))
             prompts.append(Prompt(order, text, prompter.encode(text), samples))
@@ -129,9 +129,7 @@ def requests(batch: Sequence[Question]) -> pa.RecordBatch:
     return pa.record_batch(columns, schema=REQUESTS)
 
 
-def answers(
-    batch: Sequence[Question], samples: pa.RecordBatch, meta_rewards: Sequence[float] | None, prompter: Prompter
-) -> list[Answer]:
+def answers(batch: Sequence[Question], samples: pa.RecordBatch, meta_rewards: Sequence[float] | None, prompter: Prompter) -> list[Answer]:
     """What the samples say that were drawn for `requests(batch)`.
 
     Args:
@@ -148,16 +146,16 @@ def answers(
         found: list[Sample] = [{}] * len(question.ask.orders)
         for prompt in question.prompts:
             for place in prompt.samples:
-                found[place] = _sample(next(rows), prompt.order, prompter.reading)
+                found[place] = _sample(next(rows), prompt.order, prompter.score_format)
                 if meta_rewards is not None:
                     found[place]["meta_reward"] = next(metas)
         result.append(Answer(question, found))
     return result
 
 
-def _sample(row: dict[str, Any], order: Sequence[int], reading: Reading) -> Sample:
+def _sample(row: dict[str, Any], order: Sequence[int], score_format: ScoreFormat) -> Sample:
     truncated = row["finish_reason"] == "length"
-    scores, failure = reading.read(row["text"], len(order), truncated)
+    scores, failure = score_format.extract(row["text"], len(order), truncated)
     return {
         "order": list(order),
         "scores": None if scores is None else list(scores),

@@ -12,7 +12,7 @@ from rlsys.data.readers import DataError, SetAside
 from rlsys.data.records import Record
 from rlsys.judging.requests import Answer
 from rlsys.judging.voting import Options, SampleTable, Strategy, decide, mean
-from rlsys.rewards.scores import single_is_right
+from rlsys.rewards.rules import single_is_correct
 
 Row = dict[str, Any]
 
@@ -124,4 +124,4 @@ def outcome(line: Row) -> str:
 def _single_right(table: SampleTable, strategy: Strategy, options: Options, gold: int, single: tuple[int, int]) -> bool:
     ((_, samples),) = table.groups()
     ((score,),) = (strategy if strategy.counts == "scores" else mean)(samples, options).levels
-    return bool(score == score and single_is_right(score, gold, single))
+    return bool(score == score and single_is_correct(score, gold, single))

@@ -94,7 +94,7 @@ class Chat:
     def thought(self) -> str:
         """The mark of a thought that the template begins where the assistant's answer does; empty where it begins none."""
         text, (word,) = self.marked(("user",), True)
-        return thoughts.opened(text[text.rindex(word) :])
+        return thoughts.open_mark(text[text.rindex(word) :])
 
     @cached_property
     def opening(self) -> str:
@@ -115,7 +115,7 @@ class Chat:
         if thoughts.has_end(text):
             return text
         if self.thought:
-            return f"\n{thoughts.end_of(self.thought)}\n\n{text}"
+            return f"\n{thoughts.closing_mark(self.thought)}\n\n{text}"
         return text if not self.opening.strip() and text[:1].isspace() else self.opening + text
 
     # --- what a template takes ---------------------------------------------------------------------------------------

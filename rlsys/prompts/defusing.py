@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from rlsys.prompts.chat import Chat
-from rlsys.rewards.scores import GUARDS
+from rlsys.rewards.extraction import GUARDS
 
 _SURROGATES = re.compile("[\ud800-\udfff]")
 _INVISIBLE = re.compile(

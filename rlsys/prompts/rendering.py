@@ -24,7 +24,8 @@ from rlsys.config.schema import Prompt
 from rlsys.data.records import Record
 from rlsys.prompts.chat import Chat, ChatError
 from rlsys.prompts.defusing import Defuser, mark_pattern
-from rlsys.rewards.scores import READING, Reading, check_order
+from rlsys.rewards.extraction import DEFAULT_FORMAT, ScoreFormat
+from rlsys.rewards.rules import check_order
 
 TEMPLATES = Path(__file__).parent / "templates"
 
@@ -63,7 +64,7 @@ class Prompter:
         tokenizer: a Hugging Face tokenizer with a chat template.
         template: name of a file in rlsys/prompts/templates (`pointwise`, `compact`), or path of one's own. It is given messages
             (dicts of role and content), responses (as shown), n, low, high, principles, and sets `marks` (see pointwise.jinja).
-        reading: the scores that are asked for, and how they are read; what the end of the prompt begins is found here.
+        score_format: the scores that are asked for, and how they are read; what the end of the prompt begins is found here.
         principles: ask for criteria before the analysis.
         template_args: what the chat template is given besides the conversation.
 
@@ -76,7 +77,7 @@ class Prompter:
         self,
         tokenizer: Any,
         template: str = "pointwise",
-        reading: Reading = READING,
+        score_format: ScoreFormat = DEFAULT_FORMAT,
         principles: bool = True,
         template_args: Mapping[str, Any] | None = None,
     ) -> None:
@@ -85,7 +86,7 @@ class Prompter:
             self.chat = Chat(tokenizer, template_args)
         except ChatError as error:
             raise PromptError(str(error)) from error
-        self.reading = replace(reading, thought=self.chat.thought)
+        self.score_format = replace(score_format, thought=self.chat.thought)
         self.name, source = str(template), template_source(template)
         # The sandbox: a downloaded template may format text, and do nothing else.
         environment = ImmutableSandboxedEnvironment(undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
@@ -103,7 +104,7 @@ class Prompter:
     @classmethod
     def of(cls, tokenizer: Any, prompt: Prompt) -> Prompter:
         """The one that a run's settings ask for."""
-        return cls(tokenizer, prompt.template, Reading(**prompt.scores.model_dump()), prompt.principles, prompt.chat_template_args)
+        return cls(tokenizer, prompt.template, ScoreFormat(**prompt.scores.model_dump()), prompt.principles, prompt.chat_template_args)
 
     def render(self, record: Record, order: Sequence[int], hint: str = "") -> str:
         """The whole prompt as text, up to where the model's answer begins.
@@ -142,7 +143,7 @@ class Prompter:
         return self.defuse(text) + ("" if re.fullmatch(r"[\w ]*", text) else self.defuse.guard)
 
     def _module(self, messages: list[dict[str, str]], responses: list[str]) -> Any:
-        low, high = self.reading.limits(len(responses))
+        low, high = self.score_format.limits(len(responses))
         given = {"messages": messages, "responses": responses, "n": len(responses), "low": low, "high": high, "principles": self.principles}
         try:
             return self._template.make_module(given)
@@ -208,7 +209,7 @@ def worked_text(record: Record, order: Sequence[int], principles: bool = True) -
     return f"{criteria}Analysis: {notes}\nScores: \\boxed{{{scores}}}"
 
 
-def hint_for(record: Record, order: Sequence[int], single: tuple[int, int] = READING.single) -> str:
+def hint_for(record: Record, order: Sequence[int], single: tuple[int, int] = DEFAULT_FORMAT.single) -> str:
     """The ground truth in words, for hinted sampling (arXiv 2504.02495, rejective fine-tuning): the best place; how clearly, if known.
 
     Args:

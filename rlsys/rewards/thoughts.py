@@ -56,13 +56,13 @@ def has_end(text: str) -> bool:
     return _END.search(text) is not None
 
 
-def opened(prompt: str) -> str:
+def open_mark(prompt: str) -> str:
     """The mark of a thought that `prompt` begins and does not end; empty where there is none."""
     mark = _last_mark(prompt)
     return "" if mark is None or _END.fullmatch(mark[0]) else mark[0]
 
 
-def end_of(begin: str) -> str:
+def closing_mark(begin: str) -> str:
     """The mark that ends what `begin` begins."""
     for first, end in _OTHER_ENDS:
         if begin.startswith(first):

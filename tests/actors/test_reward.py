@@ -12,7 +12,8 @@ from actors.reward import RewardActor
 from rlsys.algorithms.grpo import LossInputs, group_advantages, grpo_loss
 from rlsys.data.trajectories import GROUPS, LEARNER, SAMPLES, TRAJECTORIES
 from rlsys.models.packing import plan_micro_batches
-from rlsys.rewards.scores import Reading, extract, is_correct, score_range, unshuffle
+from rlsys.rewards.extraction import ScoreFormat, extract, score_range
+from rlsys.rewards.rules import is_correct, unshuffle
 
 
 def groups(*rows):
@@ -71,11 +72,11 @@ def test_rewards_advantages_and_counts():
 
 def test_a_released_judges_decimals_are_paid_and_kept_and_integers_stay_integers(tmp_path):
     asked, answered = groups((0, [1, 0], [1.0, 0.0])), samples((0, 0, r"\boxed{[8.25, 8.5]}"), (0, 1, r"\boxed{9, 8}"))
-    for reading, scores, kind in (
-        (Reading("decimal"), [[8.5, 8.25], [8.0, 9.0]], pa.float64()),
-        (Reading(), [None, [8, 9]], pa.int32()),
+    for score_format, scores, kind in (
+        (ScoreFormat("decimal"), [[8.5, 8.25], [8.0, 9.0]], pa.float64()),
+        (ScoreFormat(), [None, [8, 9]], pa.int32()),
     ):
-        actor = RewardActor("reward", reading)
+        actor = RewardActor("reward", score_format)
         actor.judge("k", 0, asked, answered)
         actor.write("k", str(tmp_path / "t.parquet"))
         table = pq.read_table(tmp_path / "t.parquet")
@@ -85,7 +86,7 @@ def test_a_released_judges_decimals_are_paid_and_kept_and_integers_stay_integers
 
 def test_a_thought_that_the_prompt_began_and_a_text_that_was_cut_off_are_not_paid():
     asked, answered = groups((0, [0, 1], [1.0, 0.0])), samples((0, 0, r"\boxed{9, 3}"), (0, 1, r"no.</think> \boxed{9, 3}"))
-    actor = RewardActor("reward", Reading(thought="<think>"))
+    actor = RewardActor("reward", ScoreFormat(thought="<think>"))
     assert actor.judge("k", 0, asked, answered)["parse_failures"] == {"unfinished_thought": 1}
     cut = answered.set_column(answered.schema.get_field_index("finish_reason"), "finish_reason", pa.array(["length", "length"]))
     assert RewardActor("reward").judge("k", 0, asked, cut)["parse_failures"] == {"truncated": 2}

@@ -25,7 +25,7 @@ from rlsys.data.exclusion import read_exclusion
 from rlsys.data.mixtures import open_mixture
 from rlsys.data.readers import DataError, read
 from rlsys.prompts.rendering import Prompter
-from rlsys.rewards.scores import extract
+from rlsys.rewards.extraction import extract
 
 ROOT = Path(__file__).resolve().parents[2]
 K = 3

@@ -12,7 +12,7 @@ from commands import kill_rlsys_when
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from rlsys.algorithms.rejection import write_sampled
-from rlsys.rewards.scores import is_correct
+from rlsys.rewards.rules import is_correct
 
 SAMPLES = 2
 

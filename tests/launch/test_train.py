@@ -20,7 +20,7 @@ from rlsys.config.files import load_config
 from rlsys.data.datasets import open_rows
 from rlsys.data.trajectories import TRAJECTORIES
 from rlsys.io.metrics import MetricsLog
-from rlsys.rewards.scores import judge
+from rlsys.rewards.rules import judge
 
 REAL_DATA = Path(os.environ.get("RLSYS_REAL_DATA", "../shared/data"))
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from rlsys.evaluation.benchmarks.schemes import Scheme
 
 SCORES = (1, 10)
-"""Lowest and highest score of every item, a single response's too (in training that is 0..1: `rlsys.rewards.scores.score_range`)."""
+"""Lowest and highest score of every item, a single response's too (in training that is 0..1: `rlsys.rewards.extraction.score_range`)."""
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from launch.bench.reward import PHASES, batch, render
-from rlsys.rewards.scores import FAILURES, NOT_A_NUMBER, TRUNCATED, judge
+from rlsys.rewards.extraction import FAILURES, NOT_A_NUMBER, TRUNCATED
+from rlsys.rewards.rules import judge
 
 
 def test_batches_are_judged_whole(bench, record_ratio) -> None:

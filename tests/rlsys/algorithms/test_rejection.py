@@ -14,7 +14,7 @@ from rlsys.algorithms import rejection
 from rlsys.data.readers import DataError
 from rlsys.data.records import Record
 from rlsys.judging.requests import Answer, Ask, Prompt, Question
-from rlsys.rewards.scores import Reading
+from rlsys.rewards.extraction import ScoreFormat
 
 FAILURES = ("no_box", "wrong_count")
 
@@ -81,7 +81,7 @@ def test_one_wrong_sample_makes_a_row_worth_learning() -> None:
 @pytest.mark.parametrize(("score", "reward", "why"), [(4, 1.0, "kept"), (3, 1.0, "incorrect"), (2, 0.0, "kept"), (3, 0.0, "incorrect")])
 def test_a_single_response_is_judged_by_the_range_that_was_asked_for(score: int, reward: float, why: str) -> None:
     one = sample((0,), [score])
-    assert rejection.verdicts([one], record((reward,)), True, Reading(single=(1, 5))) == [why]
+    assert rejection.verdicts([one], record((reward,)), True, ScoreFormat(single=(1, 5))) == [why]
 
 
 def question(row: Record, orders: list[tuple[int, ...]], hinted: bool = False) -> Question:
@@ -170,7 +170,7 @@ def test_the_file_holds_all_rows_in_order_whatever_is_written_at_once(tmp_path: 
 
 
 def test_scores_with_a_fraction_keep_it(tmp_path: Path) -> None:
-    rejection.write_sampled(tmp_path / "rows.parquet", table([8.5, 2.0]), Reading(numbers="decimal"))
+    rejection.write_sampled(tmp_path / "rows.parquet", table([8.5, 2.0]), ScoreFormat(numbers="decimal"))
     assert pq.read_table(tmp_path / "rows.parquet").column("scores").to_pylist() == [[8.5, 2.0]]
 
 

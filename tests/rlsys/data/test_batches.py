@@ -13,7 +13,7 @@ from rlsys.data.records import Record, TeacherJudgement
 from rlsys.models.loading import build_tiny
 from rlsys.prompts.chat import Chat
 from rlsys.prompts.rendering import Prompter
-from rlsys.rewards.scores import judge
+from rlsys.rewards.rules import judge
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from rlsys.data.readers import DataError
 from rlsys.judging import voting
 from rlsys.judging.voting import STRATEGIES, Options, SampleTable, decide, table
-from rlsys.rewards.scores import unshuffle
+from rlsys.rewards.rules import unshuffle
 
 SAMPLE = {"id": "a", "order": [1, 0], "scores": [3, 8]}
 

@@ -18,7 +18,7 @@ from chat_templates import STYLES, tokenizer_of
 
 from rlsys.data.records import Record
 from rlsys.prompts.rendering import TEMPLATES, Prompter, hint_for
-from rlsys.rewards.scores import Reading
+from rlsys.rewards.extraction import ScoreFormat
 
 GOLDEN = Path(__file__).parent / "golden"
 WRITE = "RLSYS_WRITE_GOLDEN"
@@ -56,7 +56,7 @@ def judgements(name: str) -> str:
 
 
 def other_range(name: str) -> str:
-    return prompter(name, reading=Reading(range=(0, 5), single=(1, 5))).render(record(2), (0, 1))
+    return prompter(name, score_format=ScoreFormat(range=(0, 5), single=(1, 5))).render(record(2), (0, 1))
 
 
 def prompter(name: str, **more: object) -> Prompter:

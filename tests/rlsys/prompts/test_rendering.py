@@ -20,7 +20,8 @@ from transformers import AddedToken, AutoTokenizer
 from rlsys.data.records import Record, TeacherJudgement
 from rlsys.models.loading import build_tiny
 from rlsys.prompts.rendering import Prompter, PromptError, hint_for, seed_for, shuffled, worked_text
-from rlsys.rewards.scores import Reading, extract, judge, score_range
+from rlsys.rewards.extraction import ScoreFormat, extract, score_range
+from rlsys.rewards.rules import judge
 
 SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<filename>", "</s>")
 # Each template's marks once more, written by hand (~ is where blanks may stand): begin, end, and what else opens a part.
@@ -362,7 +363,7 @@ def test_the_marks_of_a_single_response_may_carry_no_number(tokenizer, tmp_path:
 
 
 def test_another_range_is_asked_for(tokenizer) -> None:
-    prompter = Prompter(tokenizer, "pointwise", Reading(range=(0, 100), single=(1, 5)))
+    prompter = Prompter(tokenizer, "pointwise", ScoreFormat(range=(0, 100), single=(1, 5)))
     several, single = (prompter.user_turn(record(responses), range(len(responses))) for responses in (("a", "b"), ("a",)))
     assert "from 0 to 100" in several and "9-10" not in several and "The score is 1 or 5" in single
     assert hint_for(record(("a",)), (0,), (1, 5)) == "Hint: the correct score is 5."

@@ -1,19 +1,16 @@
-"""Scores: what counts as a score, what counts as correct, and what a critique is paid."""
+"""Extraction of scores: against a slow parser without regular expressions, and forms seen in real outputs."""
 
 from __future__ import annotations
 
 import random
-from itertools import permutations
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rlsys.rewards.scores import FAILURES, GUARDS, NO_BOX, Reading, extract, is_correct, judge, rule_reward, score_range, unshuffle
-from rlsys.rewards.thoughts import end_of, has_end, opened
-
-NAN = float("nan")
-
+from rlsys.rewards.extraction import FAILURES, GUARDS, NO_BOX, ScoreFormat, extract, score_range
+from rlsys.rewards.rules import judge
+from rlsys.rewards.thoughts import closing_mark, has_end, open_mark
 
 UNSEEN = "\u200b\u200c\u200d\u200e\u200f\u2060\ufeff"
 BEGINS, ENDS = ("<think>", "[think]", "<thinking>", "\u25c1think\u25b7"), ("</think>", "[/think]", "</thinking>", "\u25c1/think\u25b7")
@@ -350,16 +347,16 @@ def test_nothing_in_a_thought_is_a_verdict(begin: str, end: str) -> None:
 
 @pytest.mark.parametrize(("begin", "end"), SPELLINGS)
 def test_a_thought_that_the_prompt_began_has_to_end(begin: str, end: str) -> None:
-    assert opened(f"...assistant\n{begin}\n").startswith(begin.split("<|message|>")[0].strip())
-    assert opened(f"...assistant\n{begin}\n\n{end}\n\n") == opened("...assistant\n") == ""
-    reading = Reading(thought=opened(begin))
-    assert reading.read("\\boxed{9, 3}", 2).failure == "unfinished_thought"
-    assert reading.read(f"\\boxed{{9, 3}}{end}\\boxed{{2, 8}}", 2).scores == (2, 8)
+    assert open_mark(f"...assistant\n{begin}\n").startswith(begin.split("<|message|>")[0].strip())
+    assert open_mark(f"...assistant\n{begin}\n\n{end}\n\n") == open_mark("...assistant\n") == ""
+    score_format = ScoreFormat(thought=open_mark(begin))
+    assert score_format.extract("\\boxed{9, 3}", 2).failure == "unfinished_thought"
+    assert score_format.extract(f"\\boxed{{9, 3}}{end}\\boxed{{2, 8}}", 2).scores == (2, 8)
 
 
 @pytest.mark.parametrize(("begin", "end"), SPELLINGS)
 def test_the_end_of_a_thought_is_one(begin: str, end: str) -> None:
-    assert has_end(end_of(opened(begin)))
+    assert has_end(closing_mark(open_mark(begin)))
 
 
 @pytest.mark.parametrize("text", ["I think <b>so</b>", "a[thinking] < 3", "</thin>", "<thinker>", "think", "<unused9>"])
@@ -375,18 +372,12 @@ def test_ordinary_text_is_no_thought(text: str) -> None:
     [("8.5, 9", (8.5, 9)), ("8.0, 9.0", (8, 9)), ("[8, 9]", (8, 9)), ("8\u00a0,\u202f9", (8, 9)), ("{[8.25, 9]}", (8.25, 9))],
 )
 def test_a_released_judges_own_reading(body: str, scores: tuple[float, ...]) -> None:
-    released = Reading(numbers="decimal", single=(1, 10))
-    assert released.read(f"\\boxed{{{body}}}", 2).scores == scores
-    assert Reading().read(f"\\boxed{{{body}}}", 2).scores is None
-    assert released.read("\\boxed{8}", 1).scores == (8,) and Reading().read("\\boxed{8}", 1).failure == "out_of_range"
+    released = ScoreFormat(numbers="decimal", single=(1, 10))
+    assert released.extract(f"\\boxed{{{body}}}", 2).scores == scores
+    assert ScoreFormat().extract(f"\\boxed{{{body}}}", 2).scores is None
+    assert released.extract("\\boxed{8}", 1).scores == (8,) and ScoreFormat().extract("\\boxed{8}", 1).failure == "out_of_range"
     for bad in ("8.5., 9", "nan, 9", "inf, 9", "1e1, 9", "8., 9", ".5, 9", "8/10, 9"):
-        assert released.read(f"\\boxed{{{bad}}}", 2).failure == "not_a_number"
-
-
-@pytest.mark.parametrize(("score", "reward", "right"), [("8", 1.0, True), ("5.5", 1.0, False), ("5.5", 0.0, False), ("2.5", 0.0, True)])
-def test_a_single_score_of_another_range_is_right_near_the_right_end(score: str, reward: float, right: bool) -> None:
-    reading = Reading("decimal", single=(1, 10))
-    assert judge(f"\\boxed{{{score}}}", (reward,), reading=reading).correct is right
+        assert released.extract(f"\\boxed{{{bad}}}", 2).failure == "not_a_number"
 
 
 def test_a_text_that_was_cut_off_has_no_scores_and_keeps_the_better_reason() -> None:
@@ -407,63 +398,6 @@ def test_a_long_adversarial_text_is_read_to_its_end(unit: str) -> None:
     text = unit * (2_000_000 // len(unit))
     assert extract("\\boxed{" + text + "</think>\\boxed{8, 9}", 2, 1, 10).scores == (8, 9)
     extract("\\boxed{1," + text + "x}", 2, 1, 10)
-
-
-def test_the_papers_case_study_votes_20_against_27() -> None:
-    boxes = [("Scores: \\boxed{8, 8}", (0, 1)), ("Scores: \\boxed{9, 5}", (1, 0)), ("Scores: \\boxed{10, 7}", (1, 0))]
-    judged = [judge(text, (0.0, 1.0), order) for text, order in boxes]
-    assert [one.scores for one in judged] == [(8, 8), (5, 9), (7, 10)]
-    assert [sum(column) for column in zip(*(one.scores for one in judged))] == [20, 27]
-    assert [one.reward for one in judged] == [-1.0, 1.0, 1.0]  # the first is a tie
-
-
-@pytest.mark.parametrize("order", list(permutations(range(4))))
-def test_scores_find_their_way_back_from_any_order(order: tuple[int, ...]) -> None:
-    own = (4, 9, 2, 7)
-    shown = [own[original] for original in order]
-    assert unshuffle(shown, order) == own
-    judgement = judge(f"\\boxed{{{', '.join(map(str, shown))}}}", (0.1, 0.9, 0.2, 0.3), order)
-    assert judgement == (own, None, True, 1.0)
-
-
-@given(st.integers(2, 5).flatmap(lambda n: st.tuples(*[st.tuples(st.integers(1, 10), st.integers(-3, 3))] * n)))
-def test_correct_means_the_truly_best_is_strictly_first(pairs: tuple[tuple[int, int], ...]) -> None:
-    scores, rewards = [s for s, _ in pairs], [float(r) for _, r in pairs]
-    if rewards.count(max(rewards)) > 1:
-        with pytest.raises(ValueError, match="exactly one highest"):
-            is_correct(scores, rewards)
-        return
-    winners = [i for i in range(len(scores)) if scores[i] == max(scores)]
-    assert is_correct(scores, rewards) == (winners == [rewards.index(max(rewards))])
-
-
-@pytest.mark.parametrize(("score", "reward", "right"), [(0, 0.0, True), (1, 1.0, True), (0, 1.0, False), (1, 0.0, False)])
-def test_a_single_response_is_right_when_its_label_is_hit(score: int, reward: float, right: bool) -> None:
-    assert judge(f"\\boxed{{{score}}}", (reward,)) == ((score,), None, right, 1.0 if right else -1.0)
-
-
-def test_a_parse_failure_is_paid_minus_one_and_keeps_its_reason() -> None:
-    assert judge("no scores", (1.0, 0.0)) == (None, "no_box", False, -1.0)
-    assert judge("\\boxed{0}", (0.0,)).reward == rule_reward(True) == 1.0
-
-
-@pytest.mark.parametrize("order", [(0, 0), (0,), (0, 1, 2), (1, 2), (-1, 0), ()])
-def test_an_order_that_is_no_permutation_is_an_error_even_where_nothing_parses(order: tuple[int, ...]) -> None:
-    with pytest.raises(ValueError, match="order"):
-        judge("\\boxed{1, 2}", (1.0, 0.0), order)
-    with pytest.raises(ValueError, match="order"):
-        judge("", (1.0, 0.0), order)
-
-
-@pytest.mark.parametrize("rewards", [(), (1.0, 1.0), (NAN, 1.0), (1.0, NAN), (NAN, NAN), (NAN,), (2.0,), (0.5,)])
-def test_rewards_that_are_no_ground_truth_are_an_error(rewards: tuple[float, ...]) -> None:
-    with pytest.raises(ValueError, match="rewards"):
-        judge("", rewards)
-
-
-def test_scores_and_rewards_of_different_lengths_are_an_error() -> None:
-    with pytest.raises(ValueError, match="3 scores for 2 rewards"):
-        is_correct((1, 2, 3), (1.0, 0.0))
 
 
 @pytest.mark.parametrize("guard", GUARDS)
