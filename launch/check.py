@@ -19,7 +19,7 @@ from rlsys.system.terminal import Table
 
 if TYPE_CHECKING:
     from rlsys.config.schema import Config
-    from rlsys.preflight import Found, Task
+    from rlsys.preflight import PreflightReport, PreflightTask
 
 
 def checked_config(command: str, path: Path, overrides: list[str] | None, only_check: bool = False, **more: Any) -> Config:
@@ -48,21 +48,21 @@ def checked(command: str, config: Config, problems: Sequence[str] = (), only_che
 
     Args:
         problems: mistakes that were found before.
-        more: `rows`, `meta_rm`, `files` and `folder` of `rlsys.preflight.Task`.
+        more: `rows`, `meta_rm`, `files` and `folder` of `rlsys.preflight.PreflightTask`.
 
     Raises:
         UserError: all mistakes, a line each.
         typer.Exit: `only_check`, and there are none.
     """
-    from rlsys.preflight import Task
+    from rlsys.preflight import PreflightTask
 
     console = to_stderr()
     print_text(console, f"rlsys {command}: checking settings, data and model …")
     # In a job's cluster, the machine that the driver runs on says nothing of the others.
     alone = "RAY_ADDRESS" not in os.environ
     cpus, gpus = (len(os.sched_getaffinity(0)), _gpus()) if alone else (None, 0)
-    task = Task(command, config.model_dump(mode="json"), cpus=cpus, gpus=gpus, **more)
-    found = _examined(task)
+    task = PreflightTask(command, config.model_dump(mode="json"), cpus=cpus, gpus=gpus, **more)
+    found = _run_preflight(task)
     mistakes = list(dict.fromkeys([*problems, *found.mistakes]))
     if mistakes:
         several = f"{len(mistakes)} mistakes; nothing was started.\n" + "\n".join(f"- {told}" for told in mistakes)
@@ -74,11 +74,11 @@ def checked(command: str, config: Config, problems: Sequence[str] = (), only_che
         raise typer.Exit()
 
 
-def _examined(task: Task) -> Found:
-    from rlsys.preflight import Found, examine
+def _run_preflight(task: PreflightTask) -> PreflightReport:
+    from rlsys.preflight import PreflightReport, run_preflight
 
     if "torch" in sys.modules:
-        return examine(task)
+        return run_preflight(task)
     # A Ctrl-C is for this process, which ends the other.
     environment = os.environ | {
         "PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")])),
@@ -92,7 +92,7 @@ def _examined(task: Task) -> Found:
         raise UserError(f"the check was ended by signal {-ended.returncode}.")
     if ended.returncode:
         raise RuntimeError(f"the check before the start failed:\n{ended.stderr}")
-    return Found(**json.loads(ended.stdout))
+    return PreflightReport(**json.loads(ended.stdout))
 
 
 def _gpus() -> int:
@@ -104,7 +104,7 @@ def _gpus() -> int:
     return there if visible is None else min(there, len([name for name in visible.split(",") if name.strip()]))
 
 
-def _table(task: Task, config: Config, found: Found) -> Table:
+def _table(task: PreflightTask, config: Config, found: PreflightReport) -> Table:
     from rlsys.preflight import IN_RUN_DIR
 
     table = Table("checked", "", title=f"rlsys {task.command}: no mistake found; nothing was started")

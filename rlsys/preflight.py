@@ -1,7 +1,7 @@
 """Everything that can be known of a command before anything starts: one list of all mistakes, in seconds.
 
-Neither torch nor Ray is needed, so `python -m rlsys.preflight` does without (it reads a `Task` as JSON from stdin and writes a
-`Found` to stdout): importing torch would take longer than all checks. Read `examine` first.
+Neither torch nor Ray is needed, so `python -m rlsys.preflight` does without (it reads a `PreflightTask` as JSON from stdin and writes a
+`PreflightReport` to stdout): importing torch would take longer than all checks. Read `run_preflight` first.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from rlsys.config.checks import contradictions
+from rlsys.config.checks import find_conflicts
 from rlsys.config.schema import Config
-from rlsys.io.run_folder import refuse_other_config, trained_model
+from rlsys.io.run_folder import require_same_config, resolve_model
 from rlsys.models.folder import check_model_folder, check_vocabulary
 from rlsys.models.loading import ModelError, ensure_model, is_built_on_demand
 from rlsys.system.environment_errors import describe_environment_error
@@ -30,17 +30,17 @@ if TYPE_CHECKING:
     from rlsys.data.records import Record
     from rlsys.prompts.rendering import Prompter
 
-LOOKED_AT = 64
+ROWS_CHECKED = 64
 """Rows of a source that are rendered: enough to see that none fits, few enough for a second."""
 FEW_HELDOUT = 100
 """Fewer held-out rows than this tell an accuracy to about ten points at best."""
 TRAINING = ("train", "sft", "rft", "ladder")
 IN_RUN_DIR = (*TRAINING, "meta-rm")
-"""Commands that write into run.dir; the others write what `Task.files` and `Task.folder` say."""
+"""Commands that write into run.dir; the others write what `PreflightTask.files` and `PreflightTask.folder` say."""
 
 
 @dataclass
-class Task:
+class PreflightTask:
     """What is to be checked."""
 
     command: str
@@ -58,7 +58,7 @@ class Task:
 
 
 @dataclass
-class Found:
+class PreflightReport:
     """What came of it."""
 
     mistakes: list[str] = field(default_factory=list)
@@ -67,7 +67,7 @@ class Found:
     facts: dict[str, str] = field(default_factory=dict)
 
     @contextmanager
-    def noted(self) -> Iterator[None]:
+    def collect_errors(self) -> Iterator[None]:
         """Whatever is wrong inside the block becomes one of the mistakes."""
         try:
             yield
@@ -77,40 +77,40 @@ class Found:
                 self.mistakes.append(told)
 
 
-def examine(task: Task) -> Found:
+def run_preflight(task: PreflightTask) -> PreflightReport:
     """Check everything of `task` that needs no engine; leaves nothing behind."""
-    found, config = Found(), Config.model_validate(task.config)
-    found.mistakes += contradictions(config, task.command)
-    with found.noted():
+    report, config = PreflightReport(), Config.model_validate(task.config)
+    report.mistakes += find_conflicts(config, task.command)
+    with report.collect_errors():
         _check_places(task, config)
-    with found.noted():
-        _check_placement(task, config, found)
-    prompter = _check_model(task, config, found)
+    with report.collect_errors():
+        _check_placement(task, config, report)
+    prompter = _check_model(task, config, report)
     if task.meta_rm is not None:
-        with found.noted():
-            check_model_folder(ensure_model(trained_model(task.meta_rm)[0]), None)
+        with report.collect_errors():
+            check_model_folder(ensure_model(resolve_model(task.meta_rm)[0]), None)
     if task.rows is not None:
-        with found.noted():
-            _check_judged_rows(*task.rows, config, prompter, found)
+        with report.collect_errors():
+            _check_judged_rows(*task.rows, config, prompter, report)
     if task.command in TRAINING or task.command == "filter" or (task.command == "meta-rm" and config.meta_rm.objective == "bt"):
-        _check_rows(task.command, config, prompter, found)
+        _check_rows(task.command, config, prompter, report)
     if task.command == "meta-rm" and config.meta_rm.objective == "bce":
-        with found.noted():
+        with report.collect_errors():
             _check_trajectories(config)
     if prompter is not None:
-        with found.noted():
+        with report.collect_errors():
             _check_supervised(task.command, config, prompter)
-    return found
+    return report
 
 
 # --- places and machines ---------------------------------------------------------------------------------------------
 
 
-def _check_places(task: Task, config: Config) -> None:
+def _check_places(task: PreflightTask, config: Config) -> None:
     if task.command in IN_RUN_DIR:
         writable_folder(config.run.dir)
         if task.command != "ladder":
-            refuse_other_config(config)
+            require_same_config(config)
     if task.folder is not None:
         writable_folder(Path(task.folder))
     for name in map(Path, task.files):
@@ -141,9 +141,9 @@ def writable_folder(folder: Path) -> None:
         raise OSError(error.errno, error.strerror, str(folder if error.errno == errno.ENAMETOOLONG else place)) from error
 
 
-def _check_placement(task: Task, config: Config, found: Found) -> None:
+def _check_placement(task: PreflightTask, config: Config, report: PreflightReport) -> None:
     if task.cpus is None:
-        found.facts["placement"] = "the cluster that this job was submitted to decides"
+        report.facts["placement"] = "the cluster that this job was submitted to decides"
         return
     cores = f"{task.cpus} core(s)"
     if task.command == "meta-rm":
@@ -156,32 +156,32 @@ def _check_placement(task: Task, config: Config, found: Found) -> None:
         told = f"{config.rollout.actors} engine(s) with {placed.rollout_threads} thread(s)"
         if task.command in TRAINING:
             told += f", {config.learner.ranks} learner rank(s) with {placed.learner_threads}"
-    found.facts["placement"] = f"{told}; {cores}" + (f", {task.gpus} GPU(s)" if task.gpus else "")
+    report.facts["placement"] = f"{told}; {cores}" + (f", {task.gpus} GPU(s)" if task.gpus else "")
     if not task.gpus and wanted > task.cpus:
         todo = "Lower learner.ranks, learner.cpus, rollout.actors or rollout.cpus."
-        found.notes.append(f"{told} share {cores}: that works, and slowly. {todo}")
+        report.notes.append(f"{told} share {cores}: that works, and slowly. {todo}")
 
 
 # --- model and template -----------------------------------------------------------------------------------------------
 
 
-def _check_model(task: Task, config: Config, found: Found) -> Prompter | None:
+def _check_model(task: PreflightTask, config: Config, report: PreflightReport) -> Prompter | None:
     """The prompter that the command will use; None where there is none yet, or what is wrong is noted."""
     from rlsys.prompts.rendering import Prompter, template_source
 
-    with found.noted():
-        base, _ = trained_model(config.model.path)
+    with report.collect_errors():
+        base, _ = resolve_model(config.model.path)
         if is_built_on_demand(base):
-            found.notes.append(f"model.path={base} is not there yet: it is made first, and prompts are measured only then.")
+            report.notes.append(f"model.path={base} is not there yet: it is made first, and prompts are measured only then.")
         else:
             ensure_model(base)
             tokens = config.prompt.max_tokens + max(config.rollout.max_tokens, config.eval.max_tokens or 0)
             trains = task.command in IN_RUN_DIR
-            found.facts["model"] = check_model_folder(base, config.meta_rm.max_tokens if task.command == "meta-rm" else tokens, trains)
+            report.facts["model"] = check_model_folder(base, config.meta_rm.max_tokens if task.command == "meta-rm" else tokens, trains)
             prompter = Prompter.of(load_tokenizer(base), config.prompt)
             check_vocabulary(base, prompter)
             return prompter
-    with found.noted():
+    with report.collect_errors():
         # Whatever is wrong with the model, the template may be wrong, too.
         template_source(config.prompt.template)
     return None
@@ -205,80 +205,82 @@ def load_tokenizer(model: str) -> Any:
 # --- rows -------------------------------------------------------------------------------------------------------------
 
 
-def _check_rows(command: str, config: Config, prompter: Prompter | None, found: Found) -> None:
+def _check_rows(command: str, config: Config, prompter: Prompter | None, report: PreflightReport) -> None:
     from rlsys.data.exclusion import excluded_ids, read_exclusion
     from rlsys.data.mixtures import open_mixture
 
-    before = len(found.mistakes)
-    for name, records in _first_records(config, "train", LOOKED_AT, found):
-        _check_lengths(f"data.train={name}", records, config, prompter, found)
+    before = len(report.mistakes)
+    for name, records in _first_records(config, "train", ROWS_CHECKED, report):
+        _check_lengths(f"data.train={name}", records, config, prompter, report)
         if command in ("train", "sft") and config.sft.rows and config.sft.data is None and any(record.worked is None for record in records):
-            found.mistakes.append(
+            report.mistakes.append(
                 f"sft.rows={config.sft.rows}, but the rows of data.train={name} carry no worked judgements to learn from: name a "
                 'file of {"prompt": text, "completion": text} with sft.data, or set sft.rows=0 to go without a cold start.'
             )
     if config.data.exclude is not None:
-        with found.noted():
-            readable = len(found.mistakes) == before
+        with report.collect_errors():
+            readable = len(report.mistakes) == before
             read_exclusion(config.data.exclude, open_mixture(config.data, "train", config.seed)) if readable else excluded_ids(
                 config.data.exclude
             )
     if command != "filter":
         wanted = config.data.heldout_rows
         usable = [
-            _check_lengths(f"data.heldout={name}", records, config, prompter, found)
-            for name, records in _first_records(config, "heldout", wanted, found)
+            _check_lengths(f"data.heldout={name}", records, config, prompter, report)
+            for name, records in _first_records(config, "heldout", wanted, report)
         ]
         if usable and sum(usable) < min(FEW_HELDOUT, wanted):
-            found.notes.append(
+            report.notes.append(
                 f"data.heldout has {sum(usable)} usable rows, data.heldout_rows={wanted} are wanted: an accuracy of so few is known to "
                 f"{98 / max(sum(usable), 1) ** 0.5:.0f} points either way. Add rows, a few hundred if you can."
             )
 
 
-def _first_records(config: Config, which: Literal["train", "heldout"], count: int, found: Found) -> Iterator[tuple[str, list[Record]]]:
+def _first_records(
+    config: Config, which: Literal["train", "heldout"], count: int, report: PreflightReport
+) -> Iterator[tuple[str, list[Record]]]:
     """(name, the first `count` usable records) of each source that can be opened."""
     from rlsys.data.mixtures import open_source_rows
 
     for source in config.data.sources(which):
-        with found.noted():
+        with report.collect_errors():
             rows = open_source_rows(source, config.data, config.seed)
-            found.facts[f"data.{which}={source.path}"] = f"{len(rows):,} rows"
+            report.facts[f"data.{which}={source.path}"] = f"{len(rows):,} rows"
             yield str(source.path), list(islice(iter(rows), count))
 
 
-def _check_lengths(name: str, records: list[Record], config: Config, prompter: Prompter | None, found: Found) -> int:
+def _check_lengths(name: str, records: list[Record], config: Config, prompter: Prompter | None, report: PreflightReport) -> int:
     """How many of the records fit; none that does is a mistake."""
     if prompter is None or not records:
         return len(records)
     limit = config.prompt.max_tokens
     lengths: list[int] = []
-    with found.noted():
+    with report.collect_errors():
         lengths = sorted(len(prompter.tokens(record, list(range(record.n)))) for record in records)
     if not lengths:
         return len(records)
     fitting = sum(length <= limit for length in lengths)
-    found.facts[f"{name}: tokens of a prompt"] = f"{lengths[0]:,} to {lengths[-1]:,}; {fitting} of the first {len(lengths)} rows fit"
+    report.facts[f"{name}: tokens of a prompt"] = f"{lengths[0]:,} to {lengths[-1]:,}; {fitting} of the first {len(lengths)} rows fit"
     if not fitting:
-        found.mistakes.append(
+        report.mistakes.append(
             f"{name}: none of the first {len(lengths)} rows fits into prompt.max_tokens={limit}: their prompts have {lengths[0]:,} to "
             f"{lengths[-1]:,} tokens. Set prompt.max_tokens={lengths[-1]}, or choose a shorter prompt.template."
         )
     elif fitting < len(lengths):
-        found.notes.append(
+        report.notes.append(
             f"{name}: {len(lengths) - fitting} of the first {len(lengths)} rows are longer than prompt.max_tokens={limit} and will be set "
             f"aside; the longest has {lengths[-1]:,} tokens."
         )
     return fitting
 
 
-def _check_judged_rows(file: str, format: str, config: Config, prompter: Prompter | None, found: Found) -> None:
+def _check_judged_rows(file: str, format: str, config: Config, prompter: Prompter | None, report: PreflightReport) -> None:
     from rlsys.data.readers import DataError, read
 
-    first = list(islice(read(file, format, truth=False, columns=config.data.columns), LOOKED_AT))
+    first = list(islice(read(file, format, truth=False, columns=config.data.columns), ROWS_CHECKED))
     if not first:
         raise DataError(f"{file}: no usable row; `rlsys data check {file} --format {format}` says why.")
-    _check_lengths(f"--input {file}", first, config, prompter, found)
+    _check_lengths(f"--input {file}", first, config, prompter, report)
 
 
 def _check_trajectories(config: Config) -> None:
@@ -304,7 +306,7 @@ def _check_supervised(command: str, config: Config, prompter: Prompter) -> None:
     from rlsys.data.readers import DataError
 
     if command in ("train", "sft") and config.sft.rows and config.sft.data is not None:
-        if not prompt_completion_rows(config.sft.data, LOOKED_AT, prompter.chat):
+        if not prompt_completion_rows(config.sft.data, ROWS_CHECKED, prompter.chat):
             raise DataError(f"sft.data={config.sft.data}: it holds no rows.")
     if command in ("rft", "ladder") and config.rft.instruction_data is not None and config.rft.instruction_share:
         longest = config.prompt.max_tokens + config.rollout.max_tokens
@@ -316,4 +318,4 @@ if __name__ == "__main__":
     sys.modules["torch"] = None  # type: ignore[assignment]
     out = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
-    print(json.dumps(asdict(examine(Task(**json.load(sys.stdin))))), file=out, flush=True)
+    print(json.dumps(asdict(run_preflight(PreflightTask(**json.load(sys.stdin))))), file=out, flush=True)

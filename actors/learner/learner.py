@@ -29,8 +29,8 @@ from rlsys.io.run_folder import learner_identity
 from rlsys.models.packing import MicroBatch, plan_micro_batches
 from rlsys.models.policy import Logprobs, Policy, load_causal_model, load_policy
 from rlsys.models.self_check import SelfCheck, checked_policy
-from rlsys.system.clock import Clock
 from rlsys.system.processes import keep_freed_memory
+from rlsys.system.timing import PhaseTimer
 
 SCHEDULE = ("lr", "warmup_steps", "stage_step")
 """What a checkpoint keeps of the learning rate's course."""
@@ -83,7 +83,7 @@ class LearnerActor:
         self.store: dist.TCPStore | None = None
         self.reference: torch.nn.Module | None = None
         self.reference_is_policy = False  # until the first update
-        self.clock = Clock()
+        self.clock = PhaseTimer()
         self.lr, self.warmup_steps, self.decay_steps, self.stage_step = learner.lr, learner.warmup_steps, 0, 0
 
     def __repr__(self) -> str:
@@ -323,7 +323,7 @@ class LearnerActor:
 
     def _start_clock(self, *phases: str) -> None:
         """All of them are told, also one that takes no time."""
-        self.clock = Clock()
+        self.clock = PhaseTimer()
         self.clock.seconds.update(dict.fromkeys(phases, 0.0))
 
     @contextmanager

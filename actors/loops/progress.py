@@ -11,8 +11,8 @@ from ray.util.metrics import Gauge
 from rich.console import Console
 from rich.text import Text
 
-from rlsys.system.clock import Clock
 from rlsys.system.terminal import as_text, print_text
+from rlsys.system.timing import PhaseTimer
 
 
 class Watch:
@@ -21,7 +21,7 @@ class Watch:
     def __init__(self, console: Console, run: str):
         self.console = console
         self.run = run
-        self._clock = Clock()
+        self._clock = PhaseTimer()
         self.seconds = self._clock.seconds
         self._status = console.status(as_text("starting …"))
         self._phase_gauge = Gauge("rlsys_phase_seconds", "Seconds of the last step's phase.", tag_keys=("run", "phase"))

@@ -23,7 +23,7 @@ from actors.loops.judge import Judge, running_judge, write_rows
 from actors.loops.progress import Watch, eta
 from rlsys.algorithms.rejection import judged_rows, table_rows, write_sampled
 from rlsys.config import schema as settings
-from rlsys.config.checks import refuse_contradictions
+from rlsys.config.checks import require_consistent_settings
 from rlsys.config.schema import Config, ConfigError
 from rlsys.data.accounts import TOO_LONG
 from rlsys.data.batches import heldout_rows, learner_row
@@ -33,7 +33,7 @@ from rlsys.data.trajectories import LEARNER
 from rlsys.evaluation import heldout
 from rlsys.io.metrics import MetricsLog
 from rlsys.io.resumable import ResumableRows
-from rlsys.io.run_folder import RunFolder, find_model, saved_alike
+from rlsys.io.run_folder import RunFolder, find_model, has_compatible_optimizer_state
 from rlsys.judging.requests import Ask, Question, ask, questions
 from rlsys.prompts.rendering import Prompter
 from rlsys.reporting.summary import summary_table
@@ -48,7 +48,7 @@ def rejective_fine_tuning(config: Config, console: Console | None = None) -> dic
         ActorFailed: a remote part failed, died or did not answer in time.
     """
     console = console or stderr()
-    refuse_contradictions(config, "rft")
+    require_consistent_settings(config, "rft")
     with RunFolder(config) as folder:
         summary = folder.read_json("summary.json")
         if summary is None:
@@ -220,7 +220,7 @@ class RftJob:
             learners.learn("load", str(found[0]))
             self.watch.say(f"resumed after batch {found[1]['batch']} of round {number}")
             return found[1]["batch"]
-        if saved_alike(Path(self.model).parent, self.config.learner, self.config.model.dtype):
+        if has_compatible_optimizer_state(Path(self.model).parent, self.config.learner, self.config.model.dtype):
             learners.learn("load", str(Path(self.model).parent))
         learners.learn("start_stage", rft.lr, self.config.learner.warmup_steps)
         return 0

@@ -24,7 +24,7 @@ from actors.cluster.waiting import Pending
 from actors.loops.admission import admit
 from actors.loops.progress import Watch, eta
 from rlsys.algorithms.mismatch import MismatchGuard
-from rlsys.config.checks import refuse_contradictions
+from rlsys.config.checks import require_consistent_settings
 from rlsys.config.schema import Config
 from rlsys.data.accounts import TOO_LONG
 from rlsys.data.batches import (
@@ -41,11 +41,11 @@ from rlsys.data.mixtures import data_report, open_mixture, without_files
 from rlsys.evaluation import heldout
 from rlsys.evaluation.advice import at_the_end, failures_in_words, on_equal_rewards, on_nothing_parsed
 from rlsys.io.metrics import MetricsLog
-from rlsys.io.run_folder import RunFolder, find_model, saved_alike
+from rlsys.io.run_folder import RunFolder, find_model, has_compatible_optimizer_state
 from rlsys.prompts.rendering import Prompter
 from rlsys.reporting.summary import summary_table
-from rlsys.system.clock import Clock
 from rlsys.system.terminal import print_text, stderr
+from rlsys.system.timing import PhaseTimer
 
 
 def train(config: Config, console: Console | None = None, stages: tuple[str, ...] = ("sft", "rl")) -> dict[str, Any]:
@@ -56,7 +56,7 @@ def train(config: Config, console: Console | None = None, stages: tuple[str, ...
         ActorFailed: a remote part failed, died or did not answer in time.
     """
     console = console or stderr()
-    refuse_contradictions(config, "train" if "rl" in stages else "sft")
+    require_consistent_settings(config, "train" if "rl" in stages else "sft")
     with RunFolder(config) as folder:
         done = folder.read_json("summary.json")
         if done is not None and done["rl_steps"] >= (config.rl.steps if "rl" in stages else 0):
@@ -180,7 +180,7 @@ class Job:
             self.cluster.learn("load", str(self.folder.cold_start))
             self.feed.source.load_state_dict(cold_started["sampler"])
             self._sync()
-        elif saved_alike(Path(base).parent, config.learner, config.model.dtype):
+        elif has_compatible_optimizer_state(Path(base).parent, config.learner, config.model.dtype):
             self.cluster.learn("load", str(Path(base).parent))
             self.watch.say(f"went on from the fp32 weights that lie beside {base}")
         self.log = MetricsLog(self.folder.path, self.step)
@@ -292,7 +292,7 @@ class Job:
         config, rl = self.config, self.config.rl
         key = f"step {step}"
         rounds: list[dict[str, Any]] = []
-        clock = Clock()
+        clock = PhaseTimer()
         missing, first_group = rl.prompts_per_step, 0
         for _ in range(1 + (rl.refill_rounds if rl.refill else 0)):
             with clock.phase("draw"):

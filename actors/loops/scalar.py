@@ -14,7 +14,7 @@ from actors.cluster.groups import Learners
 from actors.cluster.session import ray_session
 from actors.learner.scalar_learner import ScalarLearner
 from actors.loops.progress import Watch, eta
-from rlsys.config.checks import refuse_contradictions
+from rlsys.config.checks import require_consistent_settings
 from rlsys.config.schema import Config
 from rlsys.data.scalar_data import batches, describe, load_scalar_data
 from rlsys.evaluation import calibration
@@ -37,7 +37,7 @@ def train_scalar(config: Config, console: Console | None = None) -> dict[str, An
     """
     console = console or stderr()
     objective = config.meta_rm.objective
-    refuse_contradictions(config, "meta-rm")
+    require_consistent_settings(config, "meta-rm")
     with RunFolder(config) as folder:
         report = folder.read_json("report.json")
         if report is not None:

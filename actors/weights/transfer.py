@@ -24,7 +24,7 @@ from torch import Tensor
 from actors.weights.buckets import Segment, Table, attach, lay_out, one_thread, table_bytes, views
 from actors.weights.checks import Digest, compare
 from actors.weights.source import DeepSpeedSource, WeightSource
-from rlsys.system.clock import Clock
+from rlsys.system.timing import PhaseTimer
 
 __all__ = ["CpuSender", "DeepSpeedSource", "RayClient", "Trainer", "WeightTransferError", "make_trainer", "register"]
 
@@ -130,7 +130,7 @@ class CpuSender:
         import ray
 
         self.source, self.client = source, client
-        self.clock = Clock()
+        self.clock = PhaseTimer()
         self.fill_cpu_seconds = 0.0
         self.node = node or ray.get_runtime_context().get_node_id()
         self.together = len(set(self._from_all_ranks(self.node))) == 1
@@ -163,7 +163,7 @@ class CpuSender:
 
     def send_weights(self) -> None:
         """Collective. Raises WeightTransferError where an engine failed or is late."""
-        self.clock = Clock()
+        self.clock = PhaseTimer()
         self.fill_cpu_seconds = 0.0
         if self.client is None:
             self._take_part()

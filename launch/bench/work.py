@@ -21,8 +21,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from launch.console import UserError, atomic_output, print_text, to_stderr
-from rlsys.system.clock import Clock
 from rlsys.system.processes import die_with_parent
+from rlsys.system.timing import PhaseTimer
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -175,7 +175,7 @@ def cores_text(cores: list[int]) -> str:
     return f"{len(cores)} core{'s' if len(cores) > 1 else ''}"
 
 
-class StepClock(Clock):
+class StepClock(PhaseTimer):
     """Seconds of one step by phase; `whole` is from its beginning to its end, so it also holds what is in no phase."""
 
     def __init__(self) -> None:

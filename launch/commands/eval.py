@@ -63,7 +63,7 @@ def evaluate(
     """
     ks = increasing(k)
     from launch.check import checked
-    from rlsys.io.run_folder import trained_model
+    from rlsys.io.run_folder import resolve_model
 
     config, problems = judge_config(model, seed, settings)
     scores = config.prompt.scores
@@ -85,7 +85,7 @@ def evaluate(
         work = {name: parts(found, ks[-1], temperature, seed, text, swap) for name, found in benchmarks.items()}
         if check or again or problems or not all(_path(output, name, part).is_file() for name, found in work.items() for part in found):
             checked("eval", config, problems, check, meta_rm=meta_rm, folder=str(output))
-        reward_model = None if meta_rm is None else trained_model(meta_rm)[0]
+        reward_model = None if meta_rm is None else resolve_model(meta_rm)[0]
         with ExitStack() as stack:
             files = opened(work, output, judged_by(config, reward_model), again, stack)
             judge_all(work, files, config, reward_model, console)

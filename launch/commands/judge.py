@@ -70,7 +70,7 @@ def judge(
     Example: rlsys judge --model runs/quickstart --input pairs.jsonl --format trl_preference --k 8 --output judged.jsonl
     """
     from launch.check import checked
-    from rlsys.io.run_folder import trained_model
+    from rlsys.io.run_folder import resolve_model
     from rlsys.judging.voting import Options, find
 
     config, problems = judge_config(model, seed, settings)
@@ -80,7 +80,7 @@ def judge(
         problems.append(f"--output {output}: this is the input; name another file.")
     if again or check or problems or not output.is_file():
         checked("judge", config, problems, check, rows=(str(input), format), meta_rm=meta_rm, files=(str(output),))
-    reward_model = None if meta_rm is None else trained_model(meta_rm)[0]
+    reward_model = None if meta_rm is None else resolve_model(meta_rm)[0]
     with only_json(as_json) as write_json:
         console = to_stderr() if as_json else to_stdout()
         from rlsys.data.readers import Report, read_all
@@ -128,9 +128,9 @@ def judge_config(model: str, seed: int, settings: list[str] | None) -> tuple[Con
     """
     from rlsys.config.files import load_config
     from rlsys.config.schema import Config, ConfigError
-    from rlsys.io.run_folder import trained_model
+    from rlsys.io.run_folder import resolve_model
 
-    path, run = trained_model(model)
+    path, run = resolve_model(model)
     run = run or Config()
     start = Config(
         seed=seed,

@@ -6,18 +6,18 @@ from rlsys.config.schema import Config, ConfigError
 from rlsys.data.datasets import TASKS
 
 
-def contradictions(config: Config, command: str) -> list[str]:
+def find_conflicts(config: Config, command: str) -> list[str]:
     """All of them, each with what to do."""
     return [told for wrong, told in _rules(config, command) if wrong]
 
 
-def refuse_contradictions(config: Config, command: str) -> None:
+def require_consistent_settings(config: Config, command: str) -> None:
     """See that there are none.
 
     Raises:
         ConfigError: all that were found.
     """
-    if found := contradictions(config, command):
+    if found := find_conflicts(config, command):
         raise ConfigError(*found)
 
 

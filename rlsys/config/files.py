@@ -11,7 +11,7 @@ import yaml
 from pydantic import ValidationError
 
 from rlsys.config.schema import FORMS, Config, ConfigError, Section, Source
-from rlsys.config.values import declared, parse_text, parse_yaml
+from rlsys.config.values import declared_type, parse_text, parse_yaml
 from rlsys.io.files import write_text_atomically
 
 
@@ -68,7 +68,7 @@ def _parse_override(override: str) -> tuple[tuple[str, ...], Any]:
         raise ConfigError(f"override {override!r}: expected section.key=value, for example rl.steps=50.")
     parts = tuple(key.strip().split("."))
     try:
-        return parts, parse_text(text, declared(Config, parts))
+        return parts, parse_text(text, declared_type(Config, parts))
     except yaml.YAMLError as error:
         raise ConfigError(f"override {override!r}: the value is not valid YAML: {error}") from error
 

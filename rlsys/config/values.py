@@ -18,7 +18,7 @@ NULLS = ("", "null", "~", "Null", "NULL")
 """What stands for nothing, where a field may be None."""
 
 
-def declared(model: type[BaseModel], path: tuple[str, ...]) -> Any:
+def declared_type(model: type[BaseModel], path: tuple[str, ...]) -> Any:
     """The type of the field at `path`; Any where there is no such field, or it lies inside of one that takes anything."""
     kind: Any = model
     for part in path:

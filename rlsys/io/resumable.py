@@ -22,14 +22,14 @@ class ResumableRows:
     Args:
         path: the finished file.
         settings: JSON object of what the rows depend on.
-        again: start from nothing, whatever is there.
+        restart: start from nothing, whatever is there.
 
     Raises:
         DataError: rows of other settings are there, or another process writes them.
     """
 
-    def __init__(self, path: Path, settings: dict[str, Any], again: bool = False):
-        self.path, self.part, self.about = path, path.with_name(f"{path.name}.part"), path.with_name(f"{path.name}.settings.json")
+    def __init__(self, path: Path, settings: dict[str, Any], restart: bool = False):
+        self.path, self.part, self.settings_path = path, path.with_name(f"{path.name}.part"), path.with_name(f"{path.name}.settings.json")
         if path.exists() and not path.is_file():
             raise DataError(f"{path}: is no file; give the name of one.")
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -39,21 +39,21 @@ class ResumableRows:
         except BlockingIOError:
             self._file.close()
             raise DataError(f"{self.part}: another process is writing it; wait for it, or name another file.") from None
-        if again:
+        if restart:
             path.unlink(missing_ok=True)
             self._file.truncate(0)
         try:
-            self._refuse_other(settings)
+            self._require_same_settings(settings)
             self.complete = path.exists()
             self.done = _count_whole_lines(self._file)
         except DataError:
             self.close()
             raise
-        write_text_atomically(self.about, json.dumps(settings, indent=2) + "\n")
+        write_text_atomically(self.settings_path, json.dumps(settings, indent=2) + "\n")
 
-    def _refuse_other(self, settings: dict[str, Any]) -> None:
+    def _require_same_settings(self, settings: dict[str, Any]) -> None:
         started = self.path.exists() or os.fstat(self._file.fileno()).st_size > 0
-        before = json.loads(self.about.read_text()) if self.about.exists() else None
+        before = json.loads(self.settings_path.read_text()) if self.settings_path.exists() else None
         if started and before != settings:
             changed = sorted(name for name in {*(before or {}), *settings} if (before or {}).get(name) != settings.get(name))
             told = "; ".join(f"{name}: {(before or {}).get(name)!r} there, {settings.get(name)!r} now" for name in changed)
@@ -85,7 +85,7 @@ class ResumableRows:
         if empty or self.path.exists() and not self._is_part():
             self.part.unlink(missing_ok=True)
         if empty and not self.path.exists():
-            self.about.unlink(missing_ok=True)
+            self.settings_path.unlink(missing_ok=True)
         self._file.close()
 
     def _is_part(self) -> bool:

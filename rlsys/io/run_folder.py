@@ -60,9 +60,9 @@ class RunFolder:
         self._lock = (self.path / ".lock").open("w")
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            refuse_other_config(config)
-            self.began_anew = bool(_changed(config))
-            if self.began_anew:
+            require_same_config(config)
+            self.was_reset = bool(_changed(config))
+            if self.was_reset:
                 _clear(self.path)
             for name in ("trajectories", "checkpoints", "logs"):
                 (self.path / name).mkdir(exist_ok=True)
@@ -151,7 +151,7 @@ class RunFolder:
         return (found[-1], json.loads((found[-1] / "state.json").read_text())) if found else None
 
 
-def trained_model(path: str | Path) -> tuple[str, Config | None]:
+def resolve_model(path: str | Path) -> tuple[str, Config | None]:
     """(model, config of the run that it comes from) of a run's folder, a model in one, or any other model (None then).
 
     Of a run it is what lies in RUN/model, else the newest checkpoint, else the cold start.
@@ -175,7 +175,7 @@ def trained_model(path: str | Path) -> tuple[str, Config | None]:
 
 def find_model(path: str) -> str:
     """Folder or hub name of the model that `model.path` stands for: a run's, or any other, which is made where that can be done."""
-    return ensure_model(trained_model(path)[0])
+    return ensure_model(resolve_model(path)[0])
 
 
 def learner_identity(ranks: int, zero_stage: int, dtype: str) -> dict[str, Any]:
@@ -183,7 +183,7 @@ def learner_identity(ranks: int, zero_stage: int, dtype: str) -> dict[str, Any]:
     return {"learner.ranks": ranks, "learner.zero_stage": zero_stage, "model.dtype": dtype}
 
 
-def saved_alike(folder: Path, learner: Learner, dtype: str) -> bool:
+def has_compatible_optimizer_state(folder: Path, learner: Learner, dtype: str) -> bool:
     """Whether an optimizer's state that such a learner can load lies in `folder`, beside the model.
 
     Its fp32 weights are finer than the saved model's: updates smaller than bfloat16 can tell apart are not lost.
@@ -199,7 +199,7 @@ def write_parquet(table: pa.Table, path: Path) -> None:
         pq.write_table(table, temporary)
 
 
-def holds_work(folder: Path) -> list[str]:
+def completed_work(folder: Path) -> list[str]:
     """What a run in `folder` has trained, sampled to learn from, or come to: nothing of it could be had again without the same work.
 
     An evaluation of the base model, logs, and whatever was cut off before it was complete do not count.
@@ -211,7 +211,7 @@ def _is_full(path: Path) -> bool:
     return any(path.iterdir()) if path.is_dir() else path.stat().st_size > 0
 
 
-def refuse_other_config(config: Config) -> None:
+def require_same_config(config: Config) -> None:
     """See that `run.dir` may hold this run: a folder with another config's work may not.
 
     Raises:
@@ -219,7 +219,7 @@ def refuse_other_config(config: Config) -> None:
     """
     folder = config.run.dir.absolute()
     changed = _changed(config)
-    if changed and (work := holds_work(folder)):
+    if changed and (work := completed_work(folder)):
         raise ConfigError(
             f"{folder / 'config.yaml'}: the folder holds a run with another config ({'; '.join(changed)}), and what it came to "
             f"({work[0]}{', ...' if len(work) > 1 else ''}). Choose another run.dir, or remove the folder."

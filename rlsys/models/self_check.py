@@ -33,7 +33,7 @@ from rlsys.models.loading import ModelError
 from rlsys.models.packing import MicroBatch, plan_micro_batches
 from rlsys.models.policy import Policy
 from rlsys.models.scalar import ScalarModel, text_ends
-from rlsys.system.clock import Clock
+from rlsys.system.timing import PhaseTimer
 
 MARGIN = 4.0
 """How many times the measured rounding noise an error may be: the fast paths round at other places, and more often."""
@@ -127,7 +127,7 @@ class _Checker:
     def run(
         self, build: Callable[[bool, Layers], nn.Module], packing: bool, layers: Layers, checkpointing: bool, gradient: bool
     ) -> tuple[Any, SelfCheck]:
-        clock = Clock()
+        clock = PhaseTimer()
         with clock.phase("check"):
             if self.model.dtype.itemsize < 4 and sum(weight.numel() for weight in self.model.parameters()) <= LARGE:
                 with _upcast(self.model):

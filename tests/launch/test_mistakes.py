@@ -89,11 +89,11 @@ def test_judge_finds_its_mistakes_before_engines(tiny_model: Path, tmp_path: Pat
 
 
 def test_a_check_reads_each_source_under_its_own_columns(tmp_path: Path) -> None:
-    from rlsys.preflight import Found, _first_records
+    from rlsys.preflight import PreflightReport, _first_records
 
     (tmp_path / "rows.jsonl").write_text('{"question": "Say a word.", "chosen": "yes", "rejected": "no"}\n')
     source = f"{{path: {tmp_path / 'rows.jsonl'}, format: trl_preference, columns: {{prompt: question}}}}"
-    found = Found()
+    found = PreflightReport()
     ((_, records),) = _first_records(load_config(None, [f"data.train=[{source}]"]), "train", 4, found)
     assert len(records) == 1 and not found.mistakes
 

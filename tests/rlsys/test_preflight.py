@@ -17,7 +17,7 @@ import pytest
 
 from rlsys.config.files import load_config
 from rlsys.io.run_folder import RunFolder
-from rlsys.preflight import Found, Task, examine, writable_folder
+from rlsys.preflight import PreflightReport, PreflightTask, run_preflight, writable_folder
 
 ROOT = Path(__file__).resolve().parents[2]
 ROW = {"id": "1", "context": [{"role": "user", "content": "Say a word."}], "responses": ["yes", "no"], "rewards": [1, 0]}
@@ -29,9 +29,9 @@ def found(tiny_model, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     small = ["model.path=" + str(tiny_model), "prompt.template=compact", "run.dir=run", "data.responses=[2]", "data.heldout_rows=8"]
 
-    def look(*overrides: str, command: str = "train", cpus: int | None = 2, **more) -> Found:
+    def look(*overrides: str, command: str = "train", cpus: int | None = 2, **more) -> PreflightReport:
         config = load_config(None, [*small, *overrides])
-        return examine(Task(command, config.model_dump(mode="json"), cpus=cpus, **more))
+        return run_preflight(PreflightTask(command, config.model_dump(mode="json"), cpus=cpus, **more))
 
     return look
 
@@ -272,10 +272,10 @@ def test_every_source_of_a_mixture_is_looked_into(found, tmp_path):
 def test_the_check_needs_no_torch_and_finds_the_same(found, tmp_path):
     config = load_config(None, ["data.train=absent.jsonl", "model.path=/nowhere/model", "meta_rm.data=[x]"])
     for command in ("train", "meta-rm"):
-        task = Task(command, config.model_dump(mode="json"), cpus=2)
+        task = PreflightTask(command, config.model_dump(mode="json"), cpus=2)
         environment = os.environ | {"PYTHONPATH": str(ROOT)}
         ended = subprocess.run(
             [sys.executable, "-m", "rlsys.preflight"], input=json.dumps(asdict(task)), env=environment, capture_output=True, text=True
         )
         assert ended.returncode == 0, ended.stderr
-        assert json.loads(ended.stdout) == json.loads(json.dumps(asdict(examine(task))))
+        assert json.loads(ended.stdout) == json.loads(json.dumps(asdict(run_preflight(task))))

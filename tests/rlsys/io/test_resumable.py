@@ -112,10 +112,10 @@ def test_again_begins_from_nothing_with_any_settings(path: Path, finished: bool)
         rows.write(ROWS[0])
         if finished:
             rows.finish()
-    with ResumableRows(path, SETTINGS | {"k": 5}, again=True) as rows:
+    with ResumableRows(path, SETTINGS | {"k": 5}, restart=True) as rows:
         assert (rows.done, rows.complete, list(rows.rows())) == (0, False, [])
         rows.write(ROWS[2])
-        assert json.loads(rows.about.read_text()) == SETTINGS | {"k": 5}
+        assert json.loads(rows.settings_path.read_text()) == SETTINGS | {"k": 5}
     with ResumableRows(path, SETTINGS | {"k": 5}) as rows:
         assert list(rows.rows()) == ROWS[2:]
 
@@ -152,7 +152,7 @@ def test_one_process_at_a_time(path: Path) -> None:
     """Another process holds the file, is refused while this one does, and is let in as soon as it is closed."""
     code = (
         "import sys; from pathlib import Path; from rlsys.data.readers import DataError; from rlsys.io.resumable import ResumableRows\n"
-        "try:\n    rows = ResumableRows(Path(sys.argv[1]), {'k': 2}, again=True)\n"
+        "try:\n    rows = ResumableRows(Path(sys.argv[1]), {'k': 2}, restart=True)\n"
         "except DataError as error:\n    sys.exit(str(error))\n"
         "print(rows.done)"
     )

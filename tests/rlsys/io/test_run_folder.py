@@ -60,11 +60,11 @@ def test_a_folder_in_which_nothing_was_trained_takes_another_config_and_keeps_no
     write(tmp_path / "run" / "metrics.jsonl", "")
     write(tmp_path / "run" / "notes.txt")
     with RunFolder(config(tmp_path, "learner.lr=1e-5")) as folder:
-        assert folder.began_anew and load_config(tmp_path / "run" / "config.yaml").learner.lr == 1e-5
+        assert folder.was_reset and load_config(tmp_path / "run" / "config.yaml").learner.lr == 1e-5
         left = {str(path.relative_to(folder.path)) for path in folder.path.rglob("*") if path.is_file()}
         assert left == {".lock", "config.yaml", "notes.txt", "metrics.jsonl-nothing-yet"}
     with RunFolder(config(tmp_path, "learner.lr=1e-5")) as folder:
-        assert not folder.began_anew
+        assert not folder.was_reset
 
 
 def test_what_a_kill_left_of_a_config_is_no_obstacle_where_nothing_was_trained(tmp_path):

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 
-class Clock:
+class PhaseTimer:
     """Adds up how long each phase took; a phase may be entered any number of times."""
 
     def __init__(self) -> None:
