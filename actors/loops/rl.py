@@ -29,6 +29,7 @@ from rlsys.config.schema import Config
 from rlsys.data.accounts import TOO_LONG
 from rlsys.data.batches import (
     Feed,
+    LearnerRow,
     cold_start_rows,
     group_batch,
     heldout_rows,
@@ -240,7 +241,7 @@ class Job:
             self.folder.write_json("cold_start.json", {**counts, "sampler": self.feed.source.state_dict(), "batches": curve})
         self._sync()
 
-    def _cold_start_rows(self) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    def _cold_start_rows(self) -> tuple[list[LearnerRow], dict[str, Any]]:
         config = self.config.sft
         if config.data is not None:
             rows = prompt_completion_rows(config.data, config.rows, self.feed.prompter.chat)

@@ -177,6 +177,7 @@ def record_schema() -> pa.Schema:
             ("reference", pa.string()),
             ("family", pa.string()),
             ("worked", worked),
+            ("labelled", pa.bool_()),
         ]
     )
 

@@ -1,4 +1,4 @@
-"""General instruction data, mixed into rejective fine-tuning so that the model stays a general one (docs/method.md, section 3)."""
+"""General instruction data, mixed into rejective fine-tuning so that the model keeps its general abilities (docs/method.md, section 3)."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from rlsys.config.schema import Data
-from rlsys.data.batches import learner_row
+from rlsys.data.batches import LearnerRow, learner_row
 from rlsys.data.datasets import TASKS, open_rows
 from rlsys.data.readers import DataError, strict_rows
 from rlsys.data.readers.fields import text
@@ -17,28 +17,30 @@ from rlsys.prompts.chat import Chat, ChatError
 
 def instruction_rows(
     source: Path, count: int, chat: Chat, data: Data, seed: int, max_tokens: int
-) -> tuple[list[dict[str, Any]], dict[str, int]]:
-    """LEARNER rows of the first `count` conversations that fit into `max_tokens`; the last answer is learned.
+) -> tuple[list[LearnerRow], dict[str, int]]:
+    """Return LEARNER rows of the first `count` conversations of at most `max_tokens` tokens; the last answer is the target.
+
+    Rows after the last one needed are not read.
 
     Args:
-        source: a file of {"messages": [{role, content}, ...]}, the last one the assistant's, or of {"prompt": text,
-            "completion": text}; or `tasks:SPLIT`, of which the best responses are the answers.
+        source: a file of {"messages": [{role, content}, ...]} that ends with an assistant message, or of {"prompt": text,
+            "completion": text}; or `tasks:SPLIT`, with the best responses as answers.
 
     Returns:
-        rows; and counts of the conversations that were set aside on the way: too_long, or refused by the chat template.
+        The rows, and the number of conversations skipped before the last one: {too_long, refused (by the chat template)}.
 
     Raises:
-        DataError: no such file, a row of another form (file and row are named), or fewer conversations that fit.
+        DataError: the file does not exist, a row has another form (file and row are named), or too few conversations are short enough.
     """
-    rows: list[dict[str, Any]] = []
+    rows: list[LearnerRow] = []
     counts = {"too_long": 0, "refused": 0}
-    for messages in _conversations(source, data, seed):
-        if len(rows) == count:
-            break
+    refusal = ""
+    conversations = _conversations(source, data, seed)
+    while len(rows) < count and (messages := next(conversations, None)) is not None:
         try:
             prompt = chat.tokens(messages[:-1])
         except ChatError as error:
-            refused = error
+            refusal = str(error)
             counts["refused"] += 1
             continue
         row = learner_row(len(rows), prompt, chat, messages[-1]["content"])
@@ -47,9 +49,11 @@ def instruction_rows(
         else:
             counts["too_long"] += 1
     if len(rows) < count:
-        found = f"{len(rows)} conversations of at most {max_tokens} tokens, {count} are wanted"
-        why = f" {counts['refused']} were refused: {refused}" if counts["refused"] else ""
-        raise DataError(f"{source}: {found}; lower rft.instruction_share.{why}")
+        reason = f" {counts['refused']} were refused: {refusal}" if counts["refused"] else ""
+        raise DataError(
+            f"{source}: expected {count} conversations of at most {max_tokens} tokens, found {len(rows)}; "
+            f"lower rft.instruction_share.{reason}"
+        )
     return rows, counts
 
 

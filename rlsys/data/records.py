@@ -1,4 +1,4 @@
-"""The one preference record that every reader produces and every later stage consumes."""
+"""The preference record that every reader produces and every later stage consumes."""
 
 from __future__ import annotations
 
@@ -8,10 +8,9 @@ from typing import Any
 
 @dataclass(frozen=True)
 class TeacherJudgement:
-    """How a teacher judged a record: the raw material of a cold-start trajectory.
+    """A teacher's judgement of a record, from which cold-start trajectories are rendered.
 
-    Notes and scores stand in the record's own response order; `rlsys.prompts.rendering` writes them out in whatever order the
-    responses were shown.
+    Notes and scores are in the record's own response order; `rlsys.prompts.rendering` writes them in presentation order.
     """
 
     criteria: str
@@ -26,31 +25,41 @@ class TeacherJudgement:
 class Record:
     """A query with its candidate responses and their ground-truth rewards.
 
-    `rewards` has one float per response and exactly one maximum (Eq. 10 needs a single best response); for a single
-    response it is 0.0 or 1.0. `rlsys.data.readers.check` says what is wrong with a record that breaks this.
+    `rewards` has one float per response and exactly one maximum (Eq. 10 needs a single best response); for a single response it is 0.0
+    or 1.0. `rlsys.data.readers.check` raises if a record violates this.
+
+    Example:
+
+        Record(
+            id="r1", source="llmbar", context=({"role": "user", "content": "What is the capital of Norway?"},),
+            responses=("Oslo", "Bergen"), rewards=(1.0, 0.0),
+        )
     """
 
     id: str
-    """Unique within one source only: `key` tells rows apart."""
+    """Unique within one source only; `key` is unique across sources."""
     source: str
-    """Where it came from: reader name, or the subset a benchmark names; in a mixture, NAME/ of its part before it."""
+    """Origin: the reader's name, or the subset that a benchmark names; in a mixture, prefixed with NAME/ of its part."""
     context: tuple[dict[str, str], ...]
-    """Messages {role, content}; the last one is the user's query, or the result of a tool."""
+    """Messages {role, content}; the last one is the user's query or a tool result."""
     responses: tuple[str, ...]
-    """Texts; an empty one is a response, too."""
+    """Candidate texts, possibly empty."""
     rewards: tuple[float, ...]
+    """Ground truth, one per response; only the order matters, not the scale. All zero if not `labelled`."""
     strength: float | None = None
-    """How strongly the best is preferred, in the source's own units, where known."""
+    """How strongly the best response is preferred, in the source's own units, where known."""
     reference: str | None = None
     """A reference answer, where the source has one."""
     family: str | None = None
-    """Subset or task family: results are broken down by it."""
+    """Subset or task family, by which results are broken down."""
     worked: TeacherJudgement | None = field(default=None, compare=False)
-    """A teacher's judgement, only in generated tasks. Never shown to the policy in RL."""
+    """A teacher's judgement, in generated tasks only. Never shown to the policy in RL."""
+    labelled: bool = True
+    """False if the row has no ground truth and can only be judged (format `responses`)."""
 
     @property
     def key(self) -> tuple[str, str]:
-        """(source, id): what tells the record from all others, wherever rows are compared, left out or grouped."""
+        """(source, id): identifies the record wherever rows are compared, excluded or grouped."""
         return self.source, self.id
 
     @property
@@ -63,13 +72,21 @@ class Record:
         """Index of the unique best response (0 for a single response)."""
         return max(range(self.n), key=lambda i: self.rewards[i])
 
+    @property
+    def has_truth(self) -> bool:
+        """Whether the ground truth names a single best response or, for a single response, its label."""
+        return self.labelled and (self.n == 1 or self.rewards.count(max(self.rewards)) == 1)
+
     def to_json(self) -> dict[str, Any]:
-        """A JSON-ready dict, without the fields that are None; `from_json` reads it back."""
-        return {key: value for key, value in asdict(self).items() if value is not None}
+        """Return a JSON-ready dict without fields that are None or default; `from_json` is the inverse."""
+        row = {key: value for key, value in asdict(self).items() if value is not None}
+        if self.labelled:
+            del row["labelled"]
+        return row
 
     @classmethod
     def from_json(cls, row: dict[str, Any]) -> Record:
-        """The inverse of `to_json`. Types are checked by `rlsys.data.readers` (format name: `rlsys`)."""
+        """Return the record that `to_json` wrote. Types are checked by `rlsys.data.readers` (format `rlsys`)."""
         worked = row.get("worked")
         return cls(
             id=row["id"],
@@ -81,8 +98,9 @@ class Record:
             reference=row.get("reference"),
             family=row.get("family"),
             worked=TeacherJudgement(worked["criteria"], tuple(worked["notes"]), tuple(worked["scores"])) if worked else None,
+            labelled=row.get("labelled") is not False,
         )
 
 
 class NoUniqueBest(ValueError):
-    """The record's rewards have no single maximum: it is set aside and counted, not an error in the file."""
+    """The record's rewards have no single maximum: the record is skipped and counted; the file is not at fault."""

@@ -1,7 +1,10 @@
-"""Arrow schemas of what travels between actors and of the trajectory table that every step leaves behind.
+"""Arrow schemas of the batches that travel between actors, and of the trajectory table that every step writes.
 
-A batch moves as one record batch: REQUESTS -> (rollout actors) -> SAMPLES -> (reward actor) -> TRAJECTORIES.
-Rows of one group are neighbours; `group` numbers the prompts of the batch from 0.
+A batch moves as one record batch: REQUESTS -> (rollout actors) -> SAMPLES -> (reward actor) -> LEARNER and TRAJECTORIES. Its key is
+(group, sample): `group` numbers the prompts of the batch from 0, `sample` the samples of a group. Rows of one group are adjacent.
+
+Units: token ids are indices into the model's vocabulary, counts are in tokens, log-probabilities are natural (nats). The examples
+continue the one in `rlsys.data.batches`: record "r1" with rewards (1.0, 0.0), shown in the order [1, 0].
 """
 
 from __future__ import annotations
@@ -20,97 +23,116 @@ FLOATS = pa.list_(pa.float32())
 
 REQUESTS = pa.schema(
     [
-        ("group", pa.int32()),  # which prompt of the batch
-        ("prompt_tokens", TOKENS),
-        ("seeds", pa.list_(pa.int64())),  # one per sample wanted: its length is the group size
+        ("group", pa.int32()),  # key: index of the prompt in the batch, from 0
+        ("prompt_tokens", TOKENS),  # token ids
+        ("seeds", pa.list_(pa.int64())),  # sampling seeds, one per requested sample: the length is the group size
     ]
 )
-"""What to sample: one row per prompt."""
+"""What to sample. Key: group; one row per prompt.
+
+Example, two samples of one prompt: {"group": 0, "prompt_tokens": [151644, 872], "seeds": [1830521917, 402731]}.
+"""
 
 SAMPLES = pa.schema(
     [
-        ("group", pa.int32()),
-        ("sample", pa.int32()),  # 0 .. group size - 1
-        ("tokens", TOKENS),  # generated ids, the end-of-sequence id included when it was generated
-        ("logprobs", FLOATS),  # the engine's log-probability of each of them, at the sampling temperature
-        ("text", pa.string()),  # special tokens left out
+        ("group", pa.int32()),  # key, as in REQUESTS
+        ("sample", pa.int32()),  # key: index in the group, 0 .. group size - 1
+        ("tokens", TOKENS),  # generated token ids, including the end-of-sequence id if it was generated
+        ("logprobs", FLOATS),  # nats, one per token: the engine's, at the sampling temperature
+        ("text", pa.string()),  # decoded, without special tokens
         ("finish_reason", pa.string()),  # "stop" | "length"
-        ("weight_version", pa.int64()),  # of the weights that generated it
-        ("certainty", pa.float32()),  # self-certainty, mean over the tokens; null unless rollout.self_certainty
+        ("weight_version", pa.int64()),  # version of the weights that generated it, of its oldest token if they changed midway
+        ("certainty", pa.float32()),  # self-certainty, nats, mean over the tokens; null unless rollout.self_certainty
     ]
 )
-"""What came back: one row per sample, ordered by (group, sample)."""
+"""What the engines generated. Key: (group, sample), the sort order; one row per sample.
+
+Example: {"group": 0, "sample": 1, "tokens": [3838, 151645], "logprobs": [-0.7, -0.1], "text": "... \\boxed{2, 9}", "finish_reason": "stop",
+"weight_version": 3, "certainty": None}.
+"""
 
 TRAJECTORIES = pa.schema(
     [
-        ("step", pa.int32()),
-        ("group", pa.int32()),
-        ("sample", pa.int32()),
+        ("step", pa.int32()),  # key across files: the step that trained on the batch, from 1
+        ("group", pa.int32()),  # key
+        ("sample", pa.int32()),  # key
         ("prompt_id", pa.string()),  # Record.id, unique within its source
         ("source", pa.string()),  # Record.source
-        ("family", pa.string()),
-        ("order", pa.list_(pa.int32())),  # order[p]: original index of the response shown at place p
+        ("family", pa.string()),  # Record.family, or null
+        ("order", pa.list_(pa.int32())),  # order[p]: index in the record of the response shown at position p
         ("ground_truth", pa.list_(pa.float64())),  # Record.rewards, in the record's own order
         ("prompt", pa.string()),
         ("text", pa.string()),
-        ("scores", pa.list_(pa.int32())),  # in the record's own order; null after a parse failure; see with_scores_of
-        ("parse_failure", pa.string()),  # reason, or null
-        ("correct", pa.bool_()),
-        ("reward", pa.float32()),  # +1 or -1
-        ("advantage", pa.float32()),
-        ("finish_reason", pa.string()),
-        ("weight_version", pa.int64()),
-        ("prompt_token_count", pa.int32()),
-        ("token_count", pa.int32()),
-        ("rollout_logprob", pa.float32()),  # means over the generated tokens
-        ("trainer_logprob", pa.float32()),  # null where the sample was not trained on
-        ("reference_logprob", pa.float32()),
+        ("scores", pa.list_(pa.int32())),  # points, in the record's own order; null after a parse failure; see with_scores_of
+        ("parse_failure", pa.string()),  # reason (docs/judging.md), or null
+        ("correct", pa.bool_()),  # Eq. 10
+        ("reward", pa.float32()),  # Eq. 11: +1 or -1
+        ("advantage", pa.float32()),  # group-relative reward (GRPO), dimensionless
+        ("finish_reason", pa.string()),  # "stop" | "length"
+        ("weight_version", pa.int64()),  # as in SAMPLES
+        ("prompt_token_count", pa.int32()),  # tokens
+        ("token_count", pa.int32()),  # generated tokens
+        ("rollout_logprob", pa.float32()),  # nats, mean over the generated tokens, by the engine
+        ("trainer_logprob", pa.float32()),  # the same by the trainer; null if the sample was not trained on
+        ("reference_logprob", pa.float32()),  # the same by the reference model; null as trainer_logprob
     ]
 )
-"""The table of a step: trajectories/step_000001.parquet."""
+"""The table of a step, trajectories/step_000001.parquet. Key: (group, sample) within a step; one row per sample.
+
+Example: {"step": 1, "group": 0, "sample": 1, "prompt_id": "r1", "order": [1, 0], "ground_truth": [1.0, 0.0], "text": "... \\boxed{2, 9}",
+"scores": [9, 2], "correct": True, "reward": 1.0, "advantage": 0.7, ...}.
+"""
 
 
 def with_scores_of(schema: pa.Schema, score_format: ScoreFormat) -> pa.Schema:
-    """`schema` with the type that scores have as they are read: decimals are float64."""
+    """Return `schema` with the type of `scores` that `score_format` yields: decimals are float64."""
     if score_format.numbers == "integer":
         return schema
-    place = schema.get_field_index("scores")
-    return schema.set(place, pa.field("scores", pa.list_(pa.float64())))
+    index = schema.get_field_index("scores")
+    return schema.set(index, pa.field("scores", pa.list_(pa.float64())))
 
 
 LEARNER = pa.schema(
     [
-        ("group", pa.int32()),
-        ("prompt_tokens", TOKENS),
-        ("tokens", TOKENS),
-        ("rollout_logprobs", FLOATS),
-        ("advantage", pa.float32()),
+        ("group", pa.int32()),  # key with the row's position in the group; not unique by itself
+        ("prompt_tokens", TOKENS),  # token ids
+        ("tokens", TOKENS),  # generated token ids, the ones that the loss covers
+        ("rollout_logprobs", FLOATS),  # nats, one per token, by the engine; zeros in supervised rows
+        ("advantage", pa.float32()),  # group-relative reward (GRPO), dimensionless; 1 in supervised rows
     ]
 )
-"""What the learner trains on: one row per sample of the groups that carry an advantage; supervised rows have advantage 1."""
+"""What the learner trains on: one row per sample of the groups that have an advantage. Rows follow the order of (group, sample).
+
+Example: {"group": 0, "prompt_tokens": [151644, 872], "tokens": [3838, 151645], "rollout_logprobs": [-0.7, -0.1], "advantage": 0.7}.
+"""
 
 GROUPS = pa.schema(
     [
-        ("group", pa.int32()),
-        ("prompt_id", pa.string()),
-        ("source", pa.string()),
-        ("family", pa.string()),
-        ("order", pa.list_(pa.int32())),
-        ("rewards", pa.list_(pa.float64())),  # ground truth, in the record's own order
+        ("group", pa.int32()),  # key: index of the prompt in the batch, from 0
+        ("prompt_id", pa.string()),  # Record.id
+        ("source", pa.string()),  # Record.source
+        ("family", pa.string()),  # Record.family, or null
+        ("order", pa.list_(pa.int32())),  # order[p]: index in the record of the response shown at position p
+        ("rewards", pa.list_(pa.float64())),  # ground truth, in the record's own order; any scale
         ("prompt", pa.string()),
-        ("prompt_tokens", TOKENS),
+        ("prompt_tokens", TOKENS),  # token ids
     ]
 )
-"""What the reward actor must know about each prompt of a batch to judge its samples."""
+"""What the reward actor needs about each prompt to judge its samples. Key: group; one row per prompt.
+
+Example: {"group": 0, "prompt_id": "r1", "source": "llmbar", "family": None, "order": [1, 0], "rewards": [1.0, 0.0],
+"prompt": "... Response 1: Bergen ...", "prompt_tokens": [151644, 872]}.
+"""
 
 RowKey = tuple[str | int | None, str]
+"""(source, id), or (group, id)."""
 
 
 def row_keys(table: pa.Table, by_group: bool = False) -> list[RowKey]:
-    """Which row each sample of a trajectory table belongs to: (source, id), as `Record.key`.
+    """Return the row that each sample of a trajectory table belongs to: (source, id), as in `Record.key`.
 
     Args:
-        by_group: (group, id) instead; so it is in tables of before there was a source, too.
+        by_group: return (group, id) instead, as for tables written before they had a source.
     """
     name = "group" if by_group or "source" not in table.column_names else "source"
     first = table[name].to_pylist() if name in table.column_names else [None] * table.num_rows
@@ -118,19 +140,19 @@ def row_keys(table: pa.Table, by_group: bool = False) -> list[RowKey]:
 
 
 LEARNED_FROM = ("prompt_id", "prompt", "text", "correct", "parse_failure")
-"""Columns that the meta reward model cannot do without."""
+"""Columns that the meta reward model requires."""
 HELDOUT_FILES = "heldout_"
-"""How the held-out tables among a run's trajectories begin."""
+"""File name prefix of the held-out tables among a run's trajectories."""
 
 
 def trajectory_files(patterns: Sequence[str]) -> list[Path]:
-    """The files that paths and globs name, each once. A glob leaves out a run's held-out tables; a path may name one.
+    """Return the files that paths and globs match, each once. Globs skip a run's held-out tables; a path may name one.
 
     Raises:
-        DataError: nothing named, or a pattern without a file.
+        DataError: no patterns, or a pattern that matches no file.
     """
     if not patterns:
-        raise DataError("meta_rm.data: no trajectories named; expected files or globs, for example [runs/latest/trajectories/*.parquet].")
+        raise DataError("meta_rm.data: no trajectories given; expected files or globs, for example [runs/latest/trajectories/*.parquet].")
     files: dict[Path, None] = {}
     for pattern in patterns:
         found = [Path(name) for name in sorted(glob.glob(pattern, recursive=True))]

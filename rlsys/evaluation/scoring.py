@@ -13,7 +13,6 @@ from rlsys.evaluation import biases
 from rlsys.evaluation.benchmarks import SCORES, Benchmark, Item, baselines, interval, score
 from rlsys.evaluation.benchmarks.schemes import OVERALL, RocAuc
 from rlsys.evaluation.work import Row
-from rlsys.judging.results import has_truth
 from rlsys.judging.voting import Options, SampleTable, Strategy, find, subsets, take
 from rlsys.judging.voting.table import CELLS
 from rlsys.prompts.rendering import seed_for
@@ -176,7 +175,7 @@ def _position(rows: Sequence[Sequence[dict[str, Any]]]) -> dict[str, Any]:
 
 
 def _best(record: Record) -> int | None:
-    return record.best if record.n > 1 and has_truth(record) else None
+    return record.best if record.n > 1 and record.has_truth else None
 
 
 def _examples(items: Sequence[Item], greedy: Sequence[Row], seed: int, limits: tuple[int, int]) -> list[dict[str, Any]]:
@@ -184,7 +183,7 @@ def _examples(items: Sequence[Item], greedy: Sequence[Row], seed: int, limits: t
     shown = [
         _example(item, row["samples"][0], limits)
         for item, row in zip(items, greedy, strict=True)
-        if row["samples"] and has_truth(item.record)
+        if row["samples"] and item.record.has_truth
     ]
     shown.sort(key=lambda example: (example["scores"] is None, seed_for("example", seed, example["id"])))
     right, wrong = ([example for example in shown if example["correct"] is verdict] for verdict in (True, False))

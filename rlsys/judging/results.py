@@ -17,13 +17,6 @@ from rlsys.rewards.rules import single_is_correct
 Row = dict[str, Any]
 
 
-def has_truth(record: Record) -> bool:
-    """Whether the record says which response is the best one, or whether the only one is right."""
-    if record.source == "responses":
-        return False
-    return record.n == 1 or record.rewards.count(max(record.rewards)) == 1
-
-
 def verdict_row(answer: Answer, strategy: Strategy, options: Options, seed: int, single: tuple[int, int], text: bool) -> dict[str, Any]:
     """One line of `rlsys judge`.
 
@@ -39,7 +32,7 @@ def verdict_row(answer: Answer, strategy: Strategy, options: Options, seed: int,
         text: keep the texts of the samples.
     """
     record = answer.question.ask.record
-    truth = has_truth(record)
+    truth = record.has_truth
     gold = None if not truth else int(record.rewards[0]) if record.n == 1 else record.best
     asked = answer.row(text)
     row: dict[str, Any] = {"id": record.id, "source": record.source, "n": record.n, "k": len(answer.samples)}

@@ -42,7 +42,7 @@ FIRST, SECOND, TIE = (1.0, 0.0), (0.0, 1.0), (0.0, 0.0)
 
 
 def rlsys(row: Row) -> list[Record]:
-    """Our own JSON records, as `Record.to_json` writes them; `id` and `source` may be missing."""
+    """The project's own JSON records, as `Record.to_json` writes them; `id` and `source` may be missing."""
     count = len(items(row, "responses"))
     for position, response in enumerate(row["responses"]):
         as_text(response, f"responses[{position}]", blank=True)
@@ -51,6 +51,7 @@ def rlsys(row: Row) -> list[Record]:
     keys = dict(row, id=row_id(row, "id"), context=as_messages(row.get("context"), "context"), rewards=rewards, strength=strength)
     keys["source"] = optional_text(row, "source") or "rlsys"
     keys |= {key: optional_text(row, key) for key in ("reference", "family")}
+    keys["labelled"] = True if row.get("labelled") is None else boolean(row, "labelled")
     if row.get("worked") is not None:
         worked = as_object(row["worked"], "worked")
         text(worked, "criteria", "worked.")
@@ -64,11 +65,11 @@ def rlsys(row: Row) -> list[Record]:
 
 
 def responses(row: Row) -> list[Record]:
-    """Responses without any ground truth, to be judged: prompt or context (messages or a text), responses. Its rewards are all 0."""
+    """Responses without ground truth, to be judged: prompt or context (messages or text), responses. All rewards are 0."""
     items(row, "responses")
     context = prompt_of(row, "context" if row.get("context") is not None else "prompt")
     found = replies(row, "responses", context)
-    return [Record(row_id(row, "id"), "responses", context, found, (0.0,) * len(found))]
+    return [Record(row_id(row, "id"), "responses", context, found, (0.0,) * len(found), labelled=False)]
 
 
 def trl_preference(row: Row) -> list[Record]:

@@ -60,6 +60,4 @@ def generate(
         raise ValueError(" ".join(wrong))
     chosen = [FAMILIES[name] for name in families or FAMILIES]
     numbers = tuple(responses)
-    return (
-        make_record(chosen[index % len(chosen)], split, seed, index, level, numbers) for index in range(start, start + count)
-    )
+    return (make_record(chosen[index % len(chosen)], split, seed, index, level, numbers) for index in range(start, start + count))

@@ -21,52 +21,102 @@ def _words(text: str) -> tuple[str, ...]:
 
 
 CATEGORIES = (
-    Category("an animal", "animals", _words(
-        "dog cat horse cow sheep goat lion tiger bear wolf fox rabbit mouse rat deer monkey elephant giraffe zebra camel donkey pig"
-        " hen duck goose eagle owl crow frog snake lizard turtle whale dolphin shark spider ant bee penguin parrot hamster kangaroo"
-        " panda leopard")),
-    Category("a fruit", "fruits", _words(
-        "apple pear banana grape mango melon peach kiwi grapefruit apricot nectarine strawberry raspberry blueberry pineapple papaya"
-        " fig coconut")),
-    Category("a vegetable", "vegetables", _words(
-        "carrot potato onion cabbage lettuce spinach broccoli pea bean celery radish turnip garlic leek cauliflower asparagus parsnip"
-        " beet kale")),
-    Category("a color", "colors", _words(
-        "red blue green yellow purple pink brown black white gray turquoise beige crimson maroon teal scarlet")),
-    Category("a body part", "body parts", _words(
-        "hand foot arm leg head neck shoulder knee elbow finger toe nose ear eye mouth tongue back stomach heart ankle wrist hip"
-        " thumb")),
-    Category("a country", "countries", _words(
-        "France Germany Spain Italy Japan China India Brazil Canada Mexico Egypt Kenya Norway Sweden Poland Greece Peru Cuba Chile"
-        " Austria Portugal Denmark Finland Ireland Russia Nigeria Vietnam Thailand")),
-    Category("a tool", "tools", _words(
-        "hammer saw drill wrench screwdriver pliers axe shovel rake chisel ladder file spade crowbar hoe")),
-    Category("a musical instrument", "musical instruments", _words(
-        "piano guitar violin flute drum trumpet cello harp clarinet saxophone trombone banjo oboe tuba accordion harmonica")),
-    Category("a piece of furniture", "pieces of furniture", _words(
-        "table chair bed sofa desk shelf couch stool bench wardrobe cupboard dresser bookcase armchair cabinet")),
-    Category("a piece of clothing", "pieces of clothing", _words(
-        "shirt coat hat dress skirt sock shoe glove scarf jacket sweater jeans boot cap blouse belt shorts vest hoodie pajamas")),
-    Category("a vehicle", "vehicles", _words(
-        "car bus train truck bicycle airplane boat ship tram taxi van helicopter motorcycle tractor scooter ferry submarine")),
-    Category("a job", "jobs", _words(
-        "doctor teacher nurse farmer baker pilot lawyer painter plumber singer driver waiter engineer dentist judge carpenter butcher"
-        " tailor soldier journalist librarian")),
-    Category("a sport", "sports", _words(
-        "soccer tennis golf hockey basketball baseball swimming boxing rugby volleyball skiing wrestling badminton judo karate rowing"
-        " surfing")),
-    Category("a metal", "metals", _words(
-        "iron tin zinc steel brass nickel aluminum platinum titanium mercury tungsten magnesium lithium uranium")),
-    Category("a shape", "shapes", _words(
-        "circle square triangle rectangle oval pentagon hexagon cube sphere cone pyramid cylinder octagon")),
-    Category("a tree", "trees", _words(
-        "oak pine maple birch elm willow cedar spruce beech poplar redwood sequoia fir cypress")),
-    Category("a flower", "flowers", _words(
-        "tulip daisy lily orchid sunflower daffodil carnation poppy marigold peony begonia geranium hyacinth")),
-    Category("a drink", "drinks", _words(
-        "water milk tea coffee juice beer wine soda cocoa lemonade whiskey cider smoothie vodka champagne")),
-    Category("a room", "rooms", _words(
-        "kitchen bedroom bathroom garage attic cellar hallway lounge nursery pantry library office")),
+    Category(
+        "an animal",
+        "animals",
+        _words(
+            "dog cat horse cow sheep goat lion tiger bear wolf fox rabbit mouse rat deer monkey elephant giraffe zebra camel donkey pig"
+            " hen duck goose eagle owl crow frog snake lizard turtle whale dolphin shark spider ant bee penguin parrot hamster kangaroo"
+            " panda leopard"
+        ),
+    ),
+    Category(
+        "a fruit",
+        "fruits",
+        _words(
+            "apple pear banana grape mango melon peach kiwi grapefruit apricot nectarine strawberry raspberry blueberry pineapple papaya"
+            " fig coconut"
+        ),
+    ),
+    Category(
+        "a vegetable",
+        "vegetables",
+        _words(
+            "carrot potato onion cabbage lettuce spinach broccoli pea bean celery radish turnip garlic leek cauliflower asparagus parsnip"
+            " beet kale"
+        ),
+    ),
+    Category(
+        "a color", "colors", _words("red blue green yellow purple pink brown black white gray turquoise beige crimson maroon teal scarlet")
+    ),
+    Category(
+        "a body part",
+        "body parts",
+        _words(
+            "hand foot arm leg head neck shoulder knee elbow finger toe nose ear eye mouth tongue back stomach heart ankle wrist hip thumb"
+        ),
+    ),
+    Category(
+        "a country",
+        "countries",
+        _words(
+            "France Germany Spain Italy Japan China India Brazil Canada Mexico Egypt Kenya Norway Sweden Poland Greece Peru Cuba Chile"
+            " Austria Portugal Denmark Finland Ireland Russia Nigeria Vietnam Thailand"
+        ),
+    ),
+    Category("a tool", "tools", _words("hammer saw drill wrench screwdriver pliers axe shovel rake chisel ladder file spade crowbar hoe")),
+    Category(
+        "a musical instrument",
+        "musical instruments",
+        _words("piano guitar violin flute drum trumpet cello harp clarinet saxophone trombone banjo oboe tuba accordion harmonica"),
+    ),
+    Category(
+        "a piece of furniture",
+        "pieces of furniture",
+        _words("table chair bed sofa desk shelf couch stool bench wardrobe cupboard dresser bookcase armchair cabinet"),
+    ),
+    Category(
+        "a piece of clothing",
+        "pieces of clothing",
+        _words("shirt coat hat dress skirt sock shoe glove scarf jacket sweater jeans boot cap blouse belt shorts vest hoodie pajamas"),
+    ),
+    Category(
+        "a vehicle",
+        "vehicles",
+        _words("car bus train truck bicycle airplane boat ship tram taxi van helicopter motorcycle tractor scooter ferry submarine"),
+    ),
+    Category(
+        "a job",
+        "jobs",
+        _words(
+            "doctor teacher nurse farmer baker pilot lawyer painter plumber singer driver waiter engineer dentist judge carpenter butcher"
+            " tailor soldier journalist librarian"
+        ),
+    ),
+    Category(
+        "a sport",
+        "sports",
+        _words(
+            "soccer tennis golf hockey basketball baseball swimming boxing rugby volleyball skiing wrestling badminton judo karate rowing"
+            " surfing"
+        ),
+    ),
+    Category(
+        "a metal",
+        "metals",
+        _words("iron tin zinc steel brass nickel aluminum platinum titanium mercury tungsten magnesium lithium uranium"),
+    ),
+    Category(
+        "a shape", "shapes", _words("circle square triangle rectangle oval pentagon hexagon cube sphere cone pyramid cylinder octagon")
+    ),
+    Category("a tree", "trees", _words("oak pine maple birch elm willow cedar spruce beech poplar redwood sequoia fir cypress")),
+    Category(
+        "a flower", "flowers", _words("tulip daisy lily orchid sunflower daffodil carnation poppy marigold peony begonia geranium hyacinth")
+    ),
+    Category(
+        "a drink", "drinks", _words("water milk tea coffee juice beer wine soda cocoa lemonade whiskey cider smoothie vodka champagne")
+    ),
+    Category("a room", "rooms", _words("kitchen bedroom bathroom garage attic cellar hallway lounge nursery pantry library office")),
 )
 
 NOUNS = _words(

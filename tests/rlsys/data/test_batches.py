@@ -1,4 +1,4 @@
-"""Drawing rows: nothing too long is cut, the order and the seeds derive from keys alone, the teacher's errors are dropped."""
+"""Prompt items: overlong rows are skipped, never truncated; order and seeds derive from keys; the teacher's errors are dropped."""
 
 import json
 
@@ -27,7 +27,7 @@ def feed(tokenizer, limit=2000, seed=1):
     return Feed(single_source(TaskRows("train", Data(), seed), seed), Prompter(tokenizer, "compact"), limit)
 
 
-def test_what_is_drawn_depends_on_the_seed_and_the_place_alone(tokenizer):
+def test_sampled_items_depend_on_seed_and_position_only(tokenizer):
     at_once = feed(tokenizer).take(12, 1)
     piecewise = feed(tokenizer)
     parts = piecewise.take(5, 1) + piecewise.take(7, 1)
@@ -35,20 +35,20 @@ def test_what_is_drawn_depends_on_the_seed_and_the_place_alone(tokenizer):
     assert feed(tokenizer, seed=2).take(12, 2) != at_once
 
 
-def test_long_rows_are_set_aside_and_counted_never_cut(tokenizer):
+def test_long_rows_are_skipped_and_counted_never_truncated(tokenizer):
     everything = feed(tokenizer)
-    lengths = sorted(len(each.tokens) for each in everything.take(40, 1))
+    lengths = sorted(len(each.prompt_tokens) for each in everything.take(40, 1))
     limit = lengths[20]
     some = feed(tokenizer, limit)
     taken = some.take(15, 1)
-    assert max(len(each.tokens) for each in taken) <= limit
+    assert max(len(each.prompt_tokens) for each in taken) <= limit
     account = some.source.account
     assert account.aside["too long"] and account.rows == account.settled == 15 + account.aside["too long"]
     prompter = some.prompter
-    assert all(each.tokens == prompter.tokens(each.record, each.order) for each in taken)
+    assert all(each.prompt_tokens == prompter.tokens(each.record, each.order) for each in taken)
 
 
-def test_nothing_fits_is_an_error_that_names_the_key(tokenizer, tmp_path):
+def test_error_names_the_key_if_every_row_is_too_long(tokenizer, tmp_path):
     from rlsys.data.tasks import generate
 
     path = tmp_path / "few.jsonl"
@@ -57,7 +57,7 @@ def test_nothing_fits_is_an_error_that_names_the_key(tokenizer, tmp_path):
         Feed(single_source(open_rows(path, Data(), 0), 0, "few"), Prompter(tokenizer, "compact"), 3).take(2, 0)
 
 
-def test_rows_set_aside_are_neither_drawn_nor_held_out(tokenizer, tmp_path):
+def test_skipped_rows_are_neither_sampled_nor_held_out(tokenizer, tmp_path):
     from rlsys.data.tasks import generate
 
     rows = [record.to_json() for record in generate("train", 60, 0, responses=(2,))]
@@ -74,20 +74,20 @@ def test_rows_set_aside_are_neither_drawn_nor_held_out(tokenizer, tmp_path):
         assert [each.record.id for each in kept] == good[:limit]
 
 
-def test_heldout_rows_are_the_first_that_fit(tokenizer):
+def test_heldout_rows_are_the_first_within_the_limit(tokenizer):
     rows = TaskRows("heldout", Data(), 7)
     source = single_source(rows, 0)
     kept = heldout_rows(source, Prompter(tokenizer, "compact"), 10, 10_000)
     assert [each.record.id for each in kept] == [rows[i].id for i in range(10)] and str(source.account) == "10 rows: 10 used"
 
 
-def test_a_heldout_row_is_measured_in_the_order_in_which_it_is_shown(tokenizer):
+def test_heldout_length_is_measured_in_presentation_order(tokenizer):
     rows, prompter = TaskRows("heldout", Data(), 7), Prompter(tokenizer, "compact")
     limit = 130
     source = single_source(rows, 0)
     kept = heldout_rows(source, prompter, 40, limit)
     assert source.account.aside["too long"] and source.account.rows == source.account.settled
-    assert all(len(prompter.tokens(each.record, each.order)) == len(each.tokens) <= limit for each in kept)
+    assert all(len(prompter.tokens(each.record, each.order)) == len(each.prompt_tokens) <= limit for each in kept)
 
 
 def test_heldout_tasks_are_the_same_for_every_seed():
@@ -95,7 +95,7 @@ def test_heldout_tasks_are_the_same_for_every_seed():
     assert TaskRows("train", Data(), 1)[3] != TaskRows("train", Data(), 2)[3]
 
 
-def test_every_sample_has_its_own_seed_whatever_else_is_in_the_batch(tokenizer):
+def test_sample_seeds_are_distinct_and_independent_of_the_batch(tokenizer):
     source = feed(tokenizer)
     drawn = source.take(4, 1)
     together = requests_for(group_batch(drawn), 3, "train", 1, 9)["seeds"].to_pylist()
@@ -104,7 +104,7 @@ def test_every_sample_has_its_own_seed_whatever_else_is_in_the_batch(tokenizer):
     assert len({seed for row in together for seed in row}) == 12
 
 
-def test_the_teachers_wrong_trajectories_are_dropped(tokenizer):
+def test_incorrect_teacher_trajectories_are_dropped(tokenizer):
     good = Record("a", "t", ({"role": "user", "content": "q"},), ("x", "y"), (1.0, 0.0), worked=TeacherJudgement("c", ("n", "m"), (9, 2)))
     wrong = Record("b", "t", ({"role": "user", "content": "q"},), ("x", "y"), (1.0, 0.0), worked=TeacherJudgement("c", ("n", "m"), (2, 9)))
     rows, counts = cold_start_rows(
@@ -116,7 +116,7 @@ def test_the_teachers_wrong_trajectories_are_dropped(tokenizer):
     assert rows[0]["tokens"][-1] == tokenizer.eos_token_id
 
 
-def test_a_record_without_a_teacher_says_what_to_do(tokenizer):
+def test_record_without_teacher_judgement_is_an_error(tokenizer):
     bare = Record("a", "llmbar", ({"role": "user", "content": "q"},), ("x", "y"), (1.0, 0.0))
     with pytest.raises(ValueError, match="sft.rows=0"):
         cold_start_rows([PromptItem(bare, [0, 1], "", [1, 2])], Prompter(tokenizer, "compact"))
@@ -124,7 +124,10 @@ def test_a_record_without_a_teacher_says_what_to_do(tokenizer):
 
 def test_prompt_completion_file_names_its_bad_row(tokenizer, tmp_path):
     path = tmp_path / "sft.jsonl"
-    path.write_text('{"prompt": "p", "completion": "c"}\n{"prompt": "p"}\n')
+    path.write_text('{"prompt": "p", "completion": "c"}\n{"prompt": "p"}\nnot JSON\n')
     with pytest.raises(DataError, match=r"sft.jsonl, row 2"):
         prompt_completion_rows(path, 10, Chat(tokenizer))
+    # Rows after the last one needed are not read.
+    assert len(prompt_completion_rows(path, 1, Chat(tokenizer))) == 1
+    path.write_text('{"prompt": "p", "completion": "c"}\nnot JSON\n')
     assert len(prompt_completion_rows(path, 1, Chat(tokenizer))) == 1

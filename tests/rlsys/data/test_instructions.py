@@ -47,22 +47,22 @@ def test_the_last_answer_is_learned_and_nothing_else(chat: Chat, tmp_path: Path)
     assert [row["group"] for row in rows] == [0, 1] and [row["advantage"] for row in rows] == [1.0, 1.0]
 
 
-def test_both_forms_of_a_row_come_to_the_same(chat: Chat, tmp_path: Path) -> None:
+def test_both_forms_of_a_row_are_equivalent(chat: Chat, tmp_path: Path) -> None:
     messages = write(tmp_path / "messages.jsonl", turns("A tree?", "Oak."))
     pair = write(tmp_path / "pair.jsonl", {"prompt": "A tree?", "completion": "Oak."})
     assert instruction_rows(messages, 1, chat, Data(), 0, 1000) == instruction_rows(pair, 1, chat, Data(), 0, 1000)
 
 
 def test_exactly_the_conversations_that_fit_are_taken(chat: Chat, tmp_path: Path) -> None:
-    """Lengths 1 below, at and 1 above the limit; a long one in between is counted, one behind the last that is wanted is not."""
+    """Lengths 1 below, at and 1 above the limit; a long row in between is counted, one after the last row needed is not."""
     path = write(tmp_path / "rows.jsonl", *(turns("?", "x" * length) for length in (8, 10, 9, 30, 7, 30)))
     ((row,), _) = instruction_rows(path, 1, chat, Data(), 0, 1000)
-    limit = len(row["prompt_tokens"]) + len(row["tokens"]) + 1  # what an answer of 9 signs comes to
+    limit = len(row["prompt_tokens"]) + len(row["tokens"]) + 1  # the length with an answer of 9 characters
     rows, counts = instruction_rows(path, 3, chat, Data(), 0, limit)
     assert [shown(chat, row)[1] for row in rows] == [f"{'x' * length}<|im_end|>" for length in (8, 9, 7)]
     assert counts == {"too_long": 2, "refused": 0} and [row["group"] for row in rows] == [0, 1, 2]
     assert instruction_rows(path, 0, chat, Data(), 0, limit) == ([], {"too_long": 0, "refused": 0})
-    with pytest.raises(DataError, match=rf"3 conversations of at most {limit} tokens, 4 are wanted; lower rft.instruction_share\.$"):
+    with pytest.raises(DataError, match=rf"expected 4 conversations of at most {limit} tokens, found 3; lower rft.instruction_share\.$"):
         instruction_rows(path, 4, chat, Data(), 0, limit)
 
 
@@ -83,6 +83,12 @@ def test_a_row_of_another_form_is_named(chat: Chat, tmp_path: Path, row: dict, m
     with pytest.raises(DataError, match=message) as caught:
         instruction_rows(path, 2, chat, Data(), 0, 1000)
     assert (caught.value.file, caught.value.row) == (str(path), 2)
+
+
+def test_rows_after_the_last_one_needed_are_not_read(chat: Chat, tmp_path: Path) -> None:
+    path = write(tmp_path / "rows.jsonl", turns("A tree?", "Oak."), {"messages": "malformed"})
+    rows, _ = instruction_rows(path, 1, chat, Data(), 0, 1000)
+    assert [shown(chat, row)[1] for row in rows] == ["Oak.<|im_end|>"]
 
 
 def test_of_tasks_the_best_response_is_the_answer(chat: Chat) -> None:

@@ -71,7 +71,7 @@ GOOD = [
         {"chosen": "The sky is blue.", "rejected": "The sky is black."},
         [Record("f:1", "trl_preference", ({"role": "user", "content": "The sky is"},), (" blue.", " black."), FIRST)],
     ),
-    ("responses", {"prompt": "Q?", "responses": ["one"]}, [Record("f:1", "responses", Q, ("one",), (0.0,))]),
+    ("responses", {"prompt": "Q?", "responses": ["one"]}, [Record("f:1", "responses", Q, ("one",), (0.0,), labelled=False)]),
     ("trl_unpaired", {"prompt": "Q?", "completion": "one", "label": True}, [Record("f:1", "trl_unpaired", Q, ("one",), (1.0,))]),
     (
         "trl_unpaired",
@@ -551,7 +551,7 @@ def test_rows_without_a_ground_truth_are_for_those_who_want_none(tmp_path):
     row = {"id": "a", "context": [{"role": "user", "content": "Q?"}], "responses": ["one", "two"]}
     path = write(tmp_path / "f.jsonl", [row])
     kept, report = load(path, "responses", truth=False)
-    assert kept == [Record("a", "responses", Q, ("one", "two"), (0.0, 0.0))] and report.records == 1
+    assert kept == [Record("a", "responses", Q, ("one", "two"), (0.0, 0.0), labelled=False)] and report.records == 1
     kept, report = load(path, "responses")
     assert kept == [] and report.no_unique_best == 1
 

@@ -107,7 +107,7 @@ def test_a_glob_leaves_out_held_out_tables_and_a_path_does_not(tmp_path):
     assert [path.name for path in trajectory_files([f"{tmp_path}/{names[0]}"])] == names[:1]
 
 
-@pytest.mark.parametrize(("patterns", "message"), [([], "no trajectories named"), (["nowhere/*.parquet"], "nowhere/.*: no such file")])
+@pytest.mark.parametrize(("patterns", "message"), [([], "no trajectories given"), (["nowhere/*.parquet"], "nowhere/.*: no such file")])
 def test_files_that_are_not_there(patterns, message):
     with pytest.raises(DataError, match=message):
         trajectory_files(patterns)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from dataclasses import replace
 from itertools import islice
 
 import pytest
@@ -12,7 +13,7 @@ from launch.commands.judge import list_once, summarise
 from rlsys.data.readers import DataError, SetAside, read_all
 from rlsys.data.records import Record
 from rlsys.judging.requests import Answer, Question, ask
-from rlsys.judging.results import as_before, has_truth, in_place, outcome, verdict_row
+from rlsys.judging.results import as_before, in_place, outcome, verdict_row
 from rlsys.judging.voting import STRATEGIES, Options, find
 
 GOOD = {"id": "a", "prompt": "Name a tree.", "responses": ["oak", "ash"]}
@@ -140,21 +141,21 @@ def test_a_line_in_full():
 
 
 @pytest.mark.parametrize(
-    ("rewards", "source", "truth"),
+    ("rewards", "has_labels", "truth"),
     [
-        ((1.0, 0.0), "s", True),
-        ((1.0, 1.0), "s", False),
-        ((0.0, 0.0, -1.0), "s", False),
-        ((0.0, 0.0, 1.0), "s", True),
-        ((0.0,), "s", True),
-        ((1.0,), "s", True),
-        ((1.0, 0.0), "responses", False),
-        ((0.0,), "responses", False),
+        ((1.0, 0.0), True, True),
+        ((1.0, 1.0), True, False),
+        ((0.0, 0.0, -1.0), True, False),
+        ((0.0, 0.0, 1.0), True, True),
+        ((0.0,), True, True),
+        ((1.0,), True, True),
+        ((1.0, 0.0), False, False),
+        ((0.0,), False, False),
     ],
 )
-def test_without_one_best_response_nothing_is_right_or_wrong(rewards, source, truth):
-    record = labelled(*rewards, source=source)
-    assert has_truth(record) == truth
+def test_without_one_best_response_nothing_is_right_or_wrong(rewards, has_labels, truth):
+    record = replace(labelled(*rewards), labelled=has_labels)
+    assert record.has_truth == truth
     for scores in ([[1.0] * record.n], [[0.0] * record.n], [None]):
         found = judged(record, scores)
         assert (found["gold"] is None) == (found["correct"] is None) == (not truth)

@@ -180,7 +180,7 @@ def test_rows_with_a_system_turn_are_learned_from_and_others_counted(tmp_path: P
     assert counts == {"too_long": 0, "refused": 1} and len(rows) == 2
     shown = chat.tokenizer.decode(rows[0]["prompt_tokens"] + rows[0]["tokens"])
     assert shown == "<bos><start_of_turn>user\nBe short.\n\nA bird?<end_of_turn>\n<start_of_turn>model\nOwl.<end_of_turn>"
-    with pytest.raises(DataError, match="3 are wanted.*1 were refused: .*takes no conversation of assistant"):
+    with pytest.raises(DataError, match="expected 3 conversations.*1 were refused: .*takes no conversation of assistant"):
         instruction_rows(path, 3, chat, Data(), 0, 500)
 
 
