@@ -216,7 +216,7 @@ def _macro() -> Iterator[Case]:
 def _areas() -> Iterator[Case]:
     from scipy.stats import norm
 
-    from rlsys.evaluation.statistics import roc_area
+    from rlsys.evaluation.statistics import auc_ci
 
     def trial(ones: int, zeros: int, area: float, each: int, alike: float) -> Callable[[np.random.Generator], Trial]:
         positive = np.repeat([True, False], [ones, zeros])
@@ -226,7 +226,7 @@ def _areas() -> Iterator[Case]:
             rows = np.arange(len(positive)) // each if each == 1 else rng.permutation(len(positive)) // each
             own = rng.normal(size=rows.max() + 1)[rows]
             scores = np.sqrt(alike) * own + np.sqrt(1 - alike) * rng.normal(size=len(rows)) + np.sqrt(2) * norm.ppf(true) * positive
-            return true, roc_area(scores, positive, rows)[1]
+            return true, auc_ci(scores, positive, rows)[1]
 
         return one
 

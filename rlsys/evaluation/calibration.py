@@ -1,7 +1,7 @@
-"""How good predicted probabilities are: ROC-AUC, accuracy, Brier score, calibration error, and the picture of it.
+"""Quality of predicted probabilities: ROC AUC, accuracy, Brier score, calibration error and reliability diagram.
 
-Intervals are over rows, as a row's texts are not independent (docs/statistics.md). The expected calibration error has none: it is above 0
-for a perfectly calibrated model, too, by an amount that hangs on the number of texts, and is told beside that amount.
+Confidence intervals are over rows, as texts of a row are not independent (docs/statistics.md). The expected calibration error has none: it
+is positive even for a perfectly calibrated model, by an amount that depends on the number of texts, and is reported next to that amount.
 """
 
 from __future__ import annotations
@@ -15,40 +15,45 @@ from scipy.optimize import brentq
 from scipy.special import chdtrc, chndtr, expit
 from scipy.stats import chi2
 
-from rlsys.evaluation.statistics import TOO_FEW, Interval, mean_ci, positive_mean_ci, roc_area
+from rlsys.evaluation.statistics import TOO_FEW, Interval, auc, auc_ci, mean_ci, positive_mean_ci
 from rlsys.system.terminal import Table
 
 BINS = 10
-"""Of equal width, over probabilities 0 to 1; a bin holds its lower edge, and the last one both."""
-FEWEST_ROWS = 100
-"""Rows that an interval of the calibration error needs."""
-SIMULATED = 1000
-"""Sets of labels that are drawn to see what a calibrated model would show."""
+"""Bins of equal width over probabilities in [0, 1]; a bin includes its lower edge, and the last one both edges."""
+MIN_ROWS_CALIBRATION = 100
+"""Minimum rows for an interval of the calibration error."""
+SIMULATIONS = 1000
+"""Label sets sampled to estimate the expected calibration error of a calibrated model."""
 Report = dict[str, Any]
 
 
 def summarise(
-    scores: Sequence[float], labels: Sequence[float], rows: Sequence[str | int], weights: Sequence[float] | None = None
+    scores: Sequence[float] | np.ndarray,
+    labels: Sequence[float] | np.ndarray,
+    rows: Sequence[str | int],
+    weights: Sequence[float] | np.ndarray | None = None,
 ) -> Report:
-    """Judge logits against what was true.
+    """Evaluate logits against binary labels.
 
     Args:
-        scores: logits; the probability is sigmoid(score). Finite.
-        labels: 1 or 0 each. rows: id of the row that each belongs to. weights: positive, None: all equal.
+        scores: finite logits; the probability is sigmoid(score).
+        labels: 1 or 0 for each score.
+        rows: the row id of each score.
+        weights: positive; None: equal.
 
     Returns:
-        n, rows, base_rate (share of label 1);
-        auc, accuracy (of the threshold 0; a score of 0 counts half), brier, log_loss (nats), rms_calibration_error: {"value", "ci95":
-            [low, high] or None where there are too few rows} each, auc None where only one label occurs;
-        ece: {"value", "calibrated": {"mean", "high"}}: the expected calibration error, and what it would come to if each label were drawn
-            with the predicted probability: on average, and in all but 5% of the cases;
-        auc_within_row: the mean over rows with both labels of their own AUC: whether the right ones of a row are told from its wrong ones,
-            which is what a guided vote lives on; with `rows`, the number of such rows. None without any;
-        table: one entry per bin: low, high, n, predicted (mean probability), observed (share of label 1) and its interval ci95, the latter
-            three None for an empty bin, ci95 for one of few rows as well.
+        n, rows, base_rate (fraction of label 1);
+        auc, accuracy (threshold 0; a score of 0 counts half), brier, log_loss (nats), rms_calibration_error: {"value", "ci95": [low, high]
+            or None if there are too few rows} each; auc is None if only one label occurs;
+        ece: {"value", "calibrated": {"mean", "high"}}: the expected calibration error, and its mean and 95% quantile if each label were
+            sampled with the predicted probability;
+        auc_within_row: mean AUC over the rows with both labels, i.e. how well correct and incorrect texts of the same row are separated,
+            which a guided vote depends on; `rows` is the number of such rows. None if there are none;
+        table: one entry per bin: low, high, n, predicted (mean probability), observed (fraction of label 1) and its interval ci95. The last
+            three are None for an empty bin; ci95 also for a bin with few rows.
 
     Raises:
-        ValueError: nothing to judge, unequal lengths, or scores that are not finite.
+        ValueError: no scores, different lengths, or scores that are not finite.
     """
     score, label = np.asarray(scores, np.float64), np.asarray(labels, np.float64)
     weight = np.ones_like(score) if weights is None else np.asarray(weights, np.float64)
@@ -59,14 +64,14 @@ def summarise(
     if not np.isfinite(score).all():
         raise ValueError(f"{(~np.isfinite(score)).sum()} of {len(score)} scores are not finite: the model cannot be used.")
     row = np.unique(np.asarray(rows), return_inverse=True)[1]
-    of_row = np.bincount(row, weight)
     probability = expit(score)
     bins = _bins(probability)
-    area, area_ci = roc_area(score, label > 0.5, row, weight)
-    within = [found for i in _runs(row) if (found := roc_area(score[i], label[i] > 0.5, None, weight[i])[0]) is not None]
+    area, area_ci = auc_ci(score, label > 0.5, row, weight)
+    by_row = [float(auc(score[texts], label[texts] > 0.5, weight[texts])[0]) for texts in _texts_by_row(row)]
+    within = [value for value in by_row if not np.isnan(value)]
     return {
         "n": len(score),
-        "rows": len(of_row),
+        "rows": int(row.max()) + 1,
         "base_rate": float(np.average(label, weights=weight)),
         "auc": None if area is None else {"value": area, "ci95": area_ci},
         **measures(score, label, row, weight),
@@ -77,15 +82,15 @@ def summarise(
 
 
 def measures(score: np.ndarray, label: np.ndarray, row: np.ndarray, weight: np.ndarray) -> dict[str, Any]:
-    """Those of the report that are {"value", "ci95"} whatever the labels; `row`: numbers from 0, all others as in `summarise`."""
-    of_row = np.bincount(row, weight)
+    """Return the measures that are defined for any labels; `row` is numbered from 0, the other arguments are as in `summarise`."""
+    row_weight = np.bincount(row, weight)
     probability = expit(score)
     correct = np.where(score == 0, 0.5, (score > 0) == (label > 0.5))
-    loss = np.bincount(row, weight * (np.logaddexp(0, score) - label * score)) / of_row
+    loss = np.bincount(row, weight * (np.logaddexp(0, score) - label * score)) / row_weight
     return {
         "accuracy": _mean_over_rows(correct, weight, row),
         "brier": _mean_over_rows((probability - label) ** 2, weight, row),
-        "log_loss": {"value": float(np.average(loss, weights=of_row)), "ci95": positive_mean_ci(loss, of_row)},
+        "log_loss": {"value": float(np.average(loss, weights=row_weight)), "ci95": positive_mean_ci(loss, row_weight)},
         "rms_calibration_error": _rms_error(probability - label, weight, _bins(probability), row),
     }
 
@@ -95,94 +100,94 @@ def _bins(probability: np.ndarray) -> np.ndarray:
 
 
 def _mean_over_rows(values: np.ndarray, weight: np.ndarray, row: np.ndarray) -> dict[str, Any]:
-    """The weighted mean of values in [0, 1], a row's counting together."""
-    of_row = np.bincount(row, weight)
-    some = of_row > 0
-    means = np.bincount(row, weight * values)[some] / of_row[some]
-    ones = len(means) == len(values) and bool(np.isin(values, (0.0, 1.0)).all())
-    return {"value": float(np.average(means, weights=of_row[some])), "ci95": mean_ci(means, of_row[some], ones=ones)}
+    """Return the weighted mean of values in [0, 1], clustered by row."""
+    row_weight = np.bincount(row, weight)
+    present = row_weight > 0
+    means = np.bincount(row, weight * values)[present] / row_weight[present]
+    binary = len(means) == len(values) and bool(np.isin(values, (0.0, 1.0)).all())
+    return {"value": float(np.average(means, weights=row_weight[present])), "ci95": mean_ci(means, row_weight[present], binary=binary)}
 
 
 def summarise_pairs(scores: Sequence[float], labels: Sequence[float], rows: Sequence[str | int]) -> Report:
-    """Judge Bradley-Terry scores: sigmoid(r_first - r_second) as the probability that the first response is the better one.
+    """Evaluate Bradley-Terry scores, with sigmoid(r_first - r_second) as the probability that the first response is better.
 
-    Each pair of a row's best response and another stands in both orders, so that half of all labels are 1; a row counts the same however
-    many responses it has.
+    Each pair of a row's best response and another one is included in both orders, so half of the labels are 1. Rows have equal weight
+    regardless of their number of responses.
 
     Args:
-        scores, labels, rows: as in `summarise`, one label 1 in every row.
+        scores, labels, rows: as in `summarise`, with exactly one label 1 per row.
 
     Returns:
-        as `summarise`, over pairs, with pairwise_accuracy (ties count half) in the place of accuracy and of both AUCs.
+        as `summarise`, over pairs, with pairwise_accuracy (ties count half) instead of accuracy and the two AUCs.
     """
     score, best, row = np.asarray(scores, np.float64), np.asarray(labels) > 0.5, np.asarray(rows)
     margins, ids, weights = [], [], []
-    for places in _runs(np.unique(row, return_inverse=True)[1]):
-        others = score[places[~best[places]]]
-        margins.append(score[places[best[places]][0]] - others)
-        ids += [row[places[0]]] * len(others)
+    for texts in _texts_by_row(np.unique(row, return_inverse=True)[1]):
+        others = score[texts[~best[texts]]]
+        margins.append(score[texts[best[texts]][0]] - others)
+        ids += [row[texts[0]]] * len(others)
         weights.append(np.full(len(others), 1 / len(others)))
     margin, weight = np.concatenate(margins), np.concatenate(weights)
-    told = summarise(np.concatenate([margin, -margin]), np.repeat([1.0, 0.0], len(margin)), ids * 2, np.tile(weight, 2))
-    del told["auc"], told["auc_within_row"]
-    return {"pairwise_accuracy": told.pop("accuracy"), **told}
+    report = summarise(np.concatenate([margin, -margin]), np.repeat([1.0, 0.0], len(margin)), ids * 2, np.tile(weight, 2))
+    del report["auc"], report["auc_within_row"]
+    return {"pairwise_accuracy": report.pop("accuracy"), **report}
 
 
-def _runs(row: np.ndarray) -> list[np.ndarray]:
-    """The places of each row's texts."""
+def _texts_by_row(row: np.ndarray) -> list[np.ndarray]:
+    """Return the indices of each row's texts."""
     order = np.argsort(row, kind="stable")
     return np.split(order, np.flatnonzero(np.diff(row[order])) + 1)
 
 
 def _expected_error(probability: np.ndarray, label: np.ndarray, weight: np.ndarray, bins: np.ndarray) -> dict[str, Any]:
-    """The expected calibration error, and that of labels drawn from the predictions themselves, each by itself."""
+    """Return the expected calibration error, and that of labels sampled independently from the predictions."""
 
     def error(labels: np.ndarray) -> float:
         return float(np.abs(np.bincount(bins, weight * (probability - labels), BINS)).sum() / weight.sum())
 
     rng = np.random.default_rng(0)
-    drawn = [error(rng.random(len(label)) < probability) for _ in range(SIMULATED)]
-    return {"value": error(label), "calibrated": {"mean": float(np.mean(drawn)), "high": float(np.quantile(drawn, 0.95))}}
+    simulated = [error(rng.random(len(label)) < probability) for _ in range(SIMULATIONS)]
+    return {"value": error(label), "calibrated": {"mean": float(np.mean(simulated)), "high": float(np.quantile(simulated, 0.95))}}
 
 
 def _rms_error(gap: np.ndarray, weight: np.ndarray, bins: np.ndarray, row: np.ndarray) -> dict[str, Any]:
-    """Root mean square over bins, by their weight, of predicted minus observed share, without the part that is chance.
+    """Return the debiased root mean square calibration error over weighted bins.
 
-    A bin's squared gap is estimated from pairs of different rows only, so that it is right on average whatever the size of the bin (the
-    debiased estimator of Kumar et al. 2019, arXiv 1909.10155, for rows of several texts); below 0, which is chance, it counts as 0. Bins of
-    one row cannot tell and are left out.
+    A bin's squared gap is estimated from pairs of different rows only, which makes it unbiased for any bin size (the debiased estimator of
+    Kumar et al. 2019, arXiv 1909.10155, generalised to rows of several texts). Negative estimates, due to chance, are clipped to 0. Bins
+    with a single row are excluded.
 
-    The interval takes the sum of the squares as a multiple of a noncentral chi-square variable (its mean from the spread over rows, its
-    scale from that in all directions and in the one of the gaps seen) and holds all values that are not rejected at 5%. At 0, below which
-    there is nothing, all 5% are on the upper side, and by and by half of it farther up (a tail function: Puza and O'Neill 2006, Canadian
-    Journal of Statistics 34).
+    The interval approximates the sum of squares by a scaled noncentral chi-square variable (mean from the variance over rows, scale from
+    the variance in all directions and along the observed gaps) and contains all values not rejected at 5%. At 0, the lower limit, the
+    whole 5% is in the upper tail; farther up it approaches half of it (a tail function: Puza and O'Neill 2006, Canadian Journal of
+    Statistics 34).
 
     Args:
         gap: [texts], probability minus label.
     """
-    places = np.unique(row * BINS + bins, return_inverse=True)
-    of_row, of_bin = places[0] // BINS, places[0] % BINS
-    sums, sizes = np.bincount(places[1], weight * gap), np.bincount(places[1], weight)
-    total, squares = np.bincount(of_bin, sizes, BINS), np.bincount(of_bin, sizes**2, BINS)
+    cells, cell_of_text = np.unique(row * BINS + bins, return_inverse=True)
+    cell_row, cell_bin = cells // BINS, cells % BINS
+    sums, sizes = np.bincount(cell_of_text, weight * gap), np.bincount(cell_of_text, weight)
+    total, squares = np.bincount(cell_bin, sizes, BINS), np.bincount(cell_bin, sizes**2, BINS)
     several = total**2 - squares > 1e-9 * np.maximum(total**2, 1e-300)
     if not several.any():
         return {"value": None, "ci95": None}
     share = np.where(several, total, 0.0) / total[several].sum()
-    sum_gap = np.bincount(of_bin, sums, BINS)
-    pairs = sum_gap**2 - np.bincount(of_bin, sums**2, BINS)
+    sum_gap = np.bincount(cell_bin, sums, BINS)
+    pairs = sum_gap**2 - np.bincount(cell_bin, sums**2, BINS)
     square = float(share[several] @ (pairs[several] / (total**2 - squares)[several]))
     value = float(np.sqrt(max(square, 0.0)))
-    rows = len(np.unique(of_row))
-    if rows < FEWEST_ROWS:
+    if len(np.unique(cell_row)) < MIN_ROWS_CALIBRATION:
         return {"value": value, "ci95": None}
     mean_gap = np.where(several, sum_gap / np.where(several, total, 1.0), 0.0)
-    residual = np.zeros((of_row.max() + 1, BINS))
-    residual[of_row, of_bin] = np.where(several[of_bin], (sums - sizes * mean_gap[of_bin]) / np.where(several, total, 1.0)[of_bin], 0.0)
-    # Squares of a bin's rows add up to less than its variance, by the share of the pairs that are of one row.
-    grow = np.sqrt(total**2 / np.where(several, total**2 - squares, np.inf))
-    spread = np.sqrt(np.outer(share, share)) * np.outer(grow, grow) * (residual.T @ residual)
-    seen = np.sqrt(share) * mean_gap
-    scale = float(((spread**2).sum() + seen @ spread @ seen) / max(np.trace(spread) + seen @ seen, 1e-300))
+    residual = np.zeros((cell_row.max() + 1, BINS))
+    scaled = (sums - sizes * mean_gap[cell_bin]) / np.where(several, total, 1.0)[cell_bin]
+    residual[cell_row, cell_bin] = np.where(several[cell_bin], scaled, 0.0)
+    # The sum of squares over a bin's rows underestimates its variance by the fraction of pairs within a row.
+    correction = np.sqrt(total**2 / np.where(several, total**2 - squares, np.inf))
+    spread = np.sqrt(np.outer(share, share)) * np.outer(correction, correction) * (residual.T @ residual)
+    observed = np.sqrt(share) * mean_gap
+    scale = float(((spread**2).sum() + observed @ spread @ observed) / max(np.trace(spread) + observed @ observed, 1e-300))
     if scale <= 0:
         return {"value": value, "ci95": None}
     freedom = float(np.trace(spread) / scale)
@@ -190,30 +195,37 @@ def _rms_error(gap: np.ndarray, weight: np.ndarray, bins: np.ndarray, row: np.nd
     return {"value": value, "ci95": [float(min(np.sqrt(low * scale), value)), float(max(np.sqrt(high * scale), value))]}
 
 
-def _noncentral(found: float, freedom: float) -> tuple[float, float]:
-    """95% interval of a chi-square variable's noncentrality, at least 0, of which `found` was seen."""
+def _noncentral(observed: float, freedom: float) -> tuple[float, float]:
+    """Return the 95% interval of the noncentrality (at least 0) of a chi-square variable, given one observation."""
     tail = chi2.ppf(0.95, freedom)
 
     def below(noncentrality: float) -> float:
-        """The probability that is spent on the lower side."""
+        """Return the probability assigned to the lower tail."""
         return 0.025 * -np.expm1(-noncentrality / np.sqrt(2 * freedom))
 
     def too_small(noncentrality: float) -> float:
-        return chndtr(found, freedom, noncentrality) - below(noncentrality)
+        return chndtr(observed, freedom, noncentrality) - below(noncentrality)
 
     def too_large(noncentrality: float) -> float:
-        return 1 - chndtr(found, freedom, noncentrality) - (0.05 - below(noncentrality))
+        return 1 - chndtr(observed, freedom, noncentrality) - (0.05 - below(noncentrality))
 
-    most = 10 * (found + freedom + 20)
-    low = 0.0 if found <= tail or chdtrc(freedom, found) >= 0.05 else brentq(too_large, 0.0, most)
-    high = 0.0 if too_small(1e-9) <= 0 else brentq(too_small, 1e-9, most)
+    limit = 10 * (observed + freedom + 20)
+    low = 0.0 if observed <= tail or chdtrc(freedom, observed) >= 0.05 else brentq(too_large, 0.0, limit)
+    high = 0.0 if too_small(1e-9) <= 0 else brentq(too_small, 1e-9, limit)
     return low, high
 
 
 def _bin(
     number: int, inside: np.ndarray, probability: np.ndarray, label: np.ndarray, weight: np.ndarray, row: np.ndarray
 ) -> dict[str, Any]:
-    entry = {"low": number / BINS, "high": (number + 1) / BINS, "n": int(inside.sum()), "predicted": None, "observed": None, "ci95": None}
+    entry: dict[str, Any] = {
+        "low": number / BINS,
+        "high": (number + 1) / BINS,
+        "n": int(inside.sum()),
+        "predicted": None,
+        "observed": None,
+        "ci95": None,
+    }
     if entry["n"]:
         entry["predicted"] = float(np.average(probability[inside], weights=weight[inside]))
         observed = _mean_over_rows(label[inside], weight[inside], row[inside])
@@ -221,8 +233,8 @@ def _bin(
     return entry
 
 
-def table(told: Report, title: str) -> Table:
-    """The measures of a report with their intervals, for a terminal."""
+def table(report: Report, title: str) -> Table:
+    """Return a report's measures with their intervals as a terminal table."""
     shown = Table("measure", "value", "95% interval", title=title)
     names = {
         "pairwise_accuracy": "pairwise accuracy",
@@ -234,48 +246,48 @@ def table(told: Report, title: str) -> Table:
         "rms_calibration_error": "calibration error, root mean square",
     }
     for key, name in names.items():
-        if key not in told:
+        if key not in report:
             continue
-        entry = told[key]
+        entry = report[key]
         if entry is None:
             shown.add_row(name, "none", "one label only")
         elif entry["value"] is None:
             shown.add_row(name, "none", TOO_FEW)
         else:
-            shown.add_row(name, f"{entry['value']:.3f}", _words(entry["ci95"]))
-    chance = told["ece"]["calibrated"]
+            shown.add_row(name, f"{entry['value']:.3f}", _format_interval(entry["ci95"]))
+    chance = report["ece"]["calibrated"]
     level = f"calibrated: {chance['mean']:.3f}, up to {chance['high']:.3f}"
-    shown.add_row("expected calibration error", f"{told['ece']['value']:.3f}", level)
-    shown.add_row("share of label 1", f"{told['base_rate']:.3f}", f"{told['n']:,} texts of {told['rows']:,} rows")
+    shown.add_row("expected calibration error", f"{report['ece']['value']:.3f}", level)
+    shown.add_row("share of label 1", f"{report['base_rate']:.3f}", f"{report['n']:,} texts of {report['rows']:,} rows")
     return shown
 
 
-def _words(interval: Interval | None) -> str:
+def _format_interval(interval: Interval | None) -> str:
     return TOO_FEW if interval is None else f"{interval[0]:.3f} to {interval[1]:.3f}"
 
 
-def plot(told: Report, path: Path, title: str, event: str) -> None:
-    """Write the reliability diagram as PNG: predicted against observed share of `event` by bin, and how many texts each bin holds."""
+def plot(report: Report, path: Path, title: str, event: str) -> None:
+    """Write the reliability diagram as PNG: observed fraction of `event` against predicted probability, with the texts per bin."""
     from matplotlib.figure import Figure
 
-    filled = [entry for entry in told["table"] if entry["n"]]
+    filled = [entry for entry in report["table"] if entry["n"]]
     predicted = [entry["predicted"] for entry in filled]
     observed = np.array([entry["observed"] for entry in filled])
-    # Rounding may put an observed share a hair outside its interval.
+    # Rounding can put an observed fraction slightly outside its interval.
     bounds = [entry["ci95"] or (o, o) for o, entry in zip(observed, filled)]
-    reach = np.maximum([[o - low, high - o] for o, (low, high) in zip(observed, bounds)], 0).T
+    errors = np.maximum([[o - low, high - o] for o, (low, high) in zip(observed, bounds)], 0).T
     figure = Figure(figsize=(6, 6.5), layout="constrained")
     upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=[3, 1])
     upper.plot([0, 1], [0, 1], "--", color="0.6", label="perfectly calibrated")
-    upper.axhline(told["base_rate"], color="0.8", lw=1, label=f"base rate {told['base_rate']:.2f}")
-    upper.errorbar(predicted, observed, yerr=reach, fmt="o-", color="C0", capsize=3, label="held-out, with 95% interval")
+    upper.axhline(report["base_rate"], color="0.8", lw=1, label=f"base rate {report['base_rate']:.2f}")
+    upper.errorbar(predicted, observed, yerr=errors, fmt="o-", color="C0", capsize=3, label="held-out, with 95% interval")
     upper.set(ylabel=f"observed share: {event}", xlim=(0, 1), ylim=(0, 1))
-    first = [f"{name} {told[key]['value']:.3f}, " for key, name in (("auc", "AUC"), ("pairwise_accuracy", "accuracy")) if told.get(key)]
+    first = [f"{name} {report[key]['value']:.3f}, " for key, name in (("auc", "AUC"), ("pairwise_accuracy", "accuracy")) if report.get(key)]
     upper.set_title(
-        f"{title}\n{''.join(first)}Brier {told['brier']['value']:.3f}, calibration error {told['ece']['value']:.3f}", fontsize=11
+        f"{title}\n{''.join(first)}Brier {report['brier']['value']:.3f}, calibration error {report['ece']['value']:.3f}", fontsize=11
     )
     upper.legend(loc="upper left", frameon=False)
-    middles = [(entry["low"] + entry["high"]) / 2 for entry in told["table"]]
-    lower.bar(middles, [entry["n"] for entry in told["table"]], width=0.9 / BINS, color="C0", alpha=0.6)
+    middles = [(entry["low"] + entry["high"]) / 2 for entry in report["table"]]
+    lower.bar(middles, [entry["n"] for entry in report["table"]], width=0.9 / BINS, color="C0", alpha=0.6)
     lower.set(xlabel=f"predicted probability: {event}", ylabel="number in the bin")
     figure.savefig(path, dpi=150)

@@ -57,10 +57,8 @@ def sentence(stage: str, result: Summary) -> str:
     """What `summarise` found, in a line for the screen."""
     interval = result["accuracy_ci95"]
     bounds = TOO_FEW if interval is None else f"{interval[0]:.1%} to {interval[1]:.1%}"
-    return (
-        f"held-out {stage}: reward {result['reward']:+.3f}, accuracy {result['accuracy']:.1%} "
-        f"({bounds}), "
-        + failures_in_words(result["parse_failures"], result["samples"], result.get("cut_off", 0))
+    return f"held-out {stage}: reward {result['reward']:+.3f}, accuracy {result['accuracy']:.1%} ({bounds}), " + failures_in_words(
+        result["parse_failures"], result["samples"], result.get("cut_off", 0)
     )
 
 
@@ -79,7 +77,7 @@ def _interval(table: pa.Table, counts: Sequence[bool]) -> Interval | None:
         if counted:
             rows.setdefault(key, []).append(correct)
     sizes = [len(row) for row in rows.values()]
-    return mean_ci([sum(row) / len(row) for row in rows.values()], sizes, ones=set(sizes) == {1})
+    return mean_ci([sum(row) / len(row) for row in rows.values()], sizes, binary=set(sizes) == {1})
 
 
 def _by_family(table: pa.Table) -> dict[str, dict[str, float]]:
@@ -106,7 +104,7 @@ def paired(after: pa.Table, before: pa.Table) -> Summary:
     by_group = not all("source" in table.column_names for table in (after, before))
     rewards_after, rewards_before = per_row_reward(after, by_group), per_row_reward(before, by_group)
     ids = sorted(rewards_after.keys() & rewards_before.keys())
-    result = paired_difference([rewards_after[i] for i in ids], [rewards_before[i] for i in ids], reach=2.0)
+    result = paired_difference([rewards_after[i] for i in ids], [rewards_before[i] for i in ids], largest=2.0)
     parsed_after, parsed_before = _parsed_accuracy(after, by_group), _parsed_accuracy(before, by_group)
     both = sorted(parsed_after.keys() & parsed_before.keys())
     if both:

@@ -81,7 +81,7 @@ def evaluation(
     return {
         "path": benchmark.report.file,
         "rows": asdict(benchmark.rows),
-        "units": len(benchmark.units),
+        "units": len(benchmark.clusters),
         "items": len(benchmark.items),
         "metric": "roc_auc" if isinstance(benchmark.scheme, RocAuc) else "accuracy",
         "skipped": len(skipped),
@@ -166,7 +166,7 @@ def _by_record(benchmark: Benchmark, *files: Sequence[Row]) -> list[tuple[Record
     for rows in files:
         for row in rows:
             item = items[row["id"]]
-            found.setdefault((item.unit, item.record.id), (item.record, []))[1].extend(row["samples"])
+            found.setdefault((item.cluster, item.record.id), (item.record, []))[1].extend(row["samples"])
     return list(found.values())
 
 

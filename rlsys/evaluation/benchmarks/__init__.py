@@ -6,8 +6,8 @@ figures, `baselines` scores what needs no judge. docs/benchmarks.md lists the be
 
 from __future__ import annotations
 
-from rlsys.evaluation.benchmarks.core import SCORES, Benchmark, Item, Unit
+from rlsys.evaluation.benchmarks.core import SCORES, Benchmark, Cluster, Item
 from rlsys.evaluation.benchmarks.loading import BENCHMARKS, load
 from rlsys.evaluation.benchmarks.scoring import Score, baselines, interval, score
 
-__all__ = ["BENCHMARKS", "SCORES", "Benchmark", "Item", "Score", "Unit", "baselines", "interval", "load", "score"]
+__all__ = ["BENCHMARKS", "SCORES", "Benchmark", "Cluster", "Item", "Score", "baselines", "interval", "load", "score"]

@@ -15,7 +15,7 @@ from rlsys.data.readers.files import MESSAGES
 from rlsys.data.readers.sources import SUFFIXES, open_source
 from rlsys.data.records import NoUniqueBest, Record
 from rlsys.evaluation.benchmarks import formats, graphs, outcomes
-from rlsys.evaluation.benchmarks.core import Benchmark, Item, Rows, Unit
+from rlsys.evaluation.benchmarks.core import Benchmark, Cluster, Item, Rows
 from rlsys.evaluation.benchmarks.folders import PassedOver, files_of
 from rlsys.evaluation.benchmarks.formats import Adapter, Draft, Place
 from rlsys.evaluation.benchmarks.schemes import Means, RocAuc, Scheme
@@ -210,17 +210,17 @@ def _built(name: str, spec: Spec, drafts: list[Draft], report: Report, rows: Row
             raise DataError(problem, file=report.file)
         scheme = RocAuc()
     items: list[Item] = []
-    units: list[Unit] = []
+    clusters: list[Cluster] = []
     seen: Counter[str] = Counter()
     for draft in drafts:
-        unit_id = f"{draft.subset}/{draft.id}"
-        seen[unit_id] += 1
-        if seen[unit_id] > 1:
-            unit_id = f"{unit_id}@{seen[unit_id]}"
+        cluster_id = f"{draft.subset}/{draft.id}"
+        seen[cluster_id] += 1
+        if seen[cluster_id] > 1:
+            cluster_id = f"{cluster_id}@{seen[cluster_id]}"
         for position, (record, order) in enumerate(draft.inputs):
-            item_id = unit_id if len(draft.inputs) == 1 else f"{unit_id}#{position}"
-            items.append(Item(item_id, record, len(units), draft.subset, order, draft.pairs))
+            item_id = cluster_id if len(draft.inputs) == 1 else f"{cluster_id}#{position}"
+            items.append(Item(item_id, record, len(clusters), draft.subset, order, draft.pairs))
             report.responses[record.n] = report.responses.get(record.n, 0) + 1
-        units.append(Unit(unit_id, draft.subset, draft.section))
+        clusters.append(Cluster(cluster_id, draft.subset, draft.section))
     report.records = len(items)
-    return Benchmark(name, tuple(items), tuple(units), scheme, spec.best_first, report, rows)
+    return Benchmark(name, tuple(items), tuple(clusters), scheme, spec.best_first, report, rows)

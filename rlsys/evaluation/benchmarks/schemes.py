@@ -1,168 +1,124 @@
-"""Scoring schemes: from verdicts to figures, over any resample of the units.
-
-A resample is given by counts: how often each unit is in it. `values` gives every figure per draw over one resample; `intervals` the 95%
-interval over units of each figure's mean over draws.
-"""
+"""Scoring schemes: how a benchmark's published figures are computed from verdicts, and their 95% confidence intervals."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
 import numpy as np
-from scipy.stats import rankdata
 
 from rlsys.evaluation.benchmarks.core import Benchmark
 from rlsys.evaluation.benchmarks.verdicts import Verdicts
-from rlsys.evaluation.statistics import Interval, mean_ci, roc_area
+from rlsys.evaluation.statistics import Interval, auc, auc_ci, mean_ci
 
 Figures = dict[str, np.ndarray]
-"""Figure name -> float64, one value per draw or per resample. "overall" and the groups that have units are always there."""
+"""Figure name -> float64. Always includes "overall" and, for figures per resample, every section and subset."""
 
 OVERALL = "overall"
 
 
 class Scheme(Protocol):
-    """How a benchmark's figures come from its verdicts."""
+    """Compute a benchmark's figures from its verdicts."""
 
-    def values(self, verdicts: Verdicts, counts: np.ndarray) -> Figures:
-        """Every figure [draws] over the resample `counts`, int64 [units]."""
+    def values(self, verdicts: Verdicts) -> Figures:
+        """Return every figure, float64 [resamples]."""
         ...
 
     def intervals(self, verdicts: Verdicts) -> dict[str, Interval | None]:
-        """Of the mean over draws of each figure that is a mean over units; None where there are too few of them."""
+        """Return the interval of the mean over resamples of each figure that is a mean over clusters; None if there are too few."""
         ...
 
 
 def accuracy(verdicts: Verdicts) -> Figures:
-    """The share of a unit's items that were judged right."""
+    """Return the fraction of a cluster's items that were judged correctly."""
     return {OVERALL: verdicts.mean(verdicts.right)}
 
 
-def no_extras(verdicts: Verdicts, counts: np.ndarray) -> Figures:
+def no_extras(verdicts: Verdicts) -> Figures:
     return {}
 
 
 @dataclass(frozen=True)
 class Means:
-    """Figures that are means over subsets of means over units. A subset without a unit in the resample is left out."""
+    """Figures that are weighted means over clusters: plain, or averaged by subset or section."""
 
     outcomes: Callable[[Verdicts], Figures] = accuracy
-    """float64 [draws, units] by figure name. The groups are figures of "overall"; what else there is has its overall mean only."""
-    overall: Literal["units", "subsets", "sections"] = "units"
-    """What the overall mean is the unweighted mean of."""
+    """Values by figure name, float64 [resamples, clusters]. "overall" is also reported by group; other figures only overall."""
+    overall: Literal["clusters", "subsets", "sections"] = "clusters"
+    """The overall figure is the unweighted mean over these."""
     weights: Mapping[str, float] = field(default_factory=dict)
-    """The weight of a subset within its section; of one that is not named: its number of units."""
-    extras: Callable[[Verdicts, np.ndarray], Figures] = no_extras
-    """Published figures that are no means over units, [draws] over one resample; they have no interval."""
+    """Weight of a subset within its section; the default is its number of clusters."""
+    extras: Callable[[Verdicts], Figures] = no_extras
+    """Published figures that are not means over clusters, [resamples]; they have no interval."""
 
-    def values(self, verdicts: Verdicts, counts: np.ndarray) -> Figures:
-        figures = self._combined(verdicts.benchmark, self.outcomes(verdicts), counts[None])
-        return {name: array[:, 0] for name, array in figures.items()} | self.extras(verdicts, counts)
+    def values(self, verdicts: Verdicts) -> Figures:
+        figures: Figures = {}
+        for figure, outcomes in self.outcomes(verdicts).items():
+            for name, members in _figure_members(verdicts.benchmark, figure):
+                weights = self._weights(verdicts.benchmark, members, name == figure)
+                figures[name] = outcomes[:, members] @ weights / weights.sum()
+        return figures | self.extras(verdicts)
 
     def intervals(self, verdicts: Verdicts) -> dict[str, Interval | None]:
         benchmark = verdicts.benchmark
-        subsets = np.unique([unit.subset for unit in benchmark.units], return_inverse=True)[1]
-        everything = np.arange(len(benchmark.units))
-        found: dict[str, Interval | None] = {}
+        subsets = np.unique([cluster.subset for cluster in benchmark.clusters], return_inverse=True)[1]
+        intervals: dict[str, Interval | None] = {}
         for figure, outcomes in self.outcomes(verdicts).items():
             values = outcomes.mean(axis=0)
-            ones = bool(np.isin(values, (0.0, 1.0)).all())
-            for name, members in {figure: everything, **(benchmark.groups if figure == OVERALL else {})}.items():
+            binary = bool(np.isin(values, (0.0, 1.0)).all())
+            for name, members in _figure_members(benchmark, figure):
                 weights = self._weights(benchmark, members, name == figure)
                 strata = np.unique(subsets[members], return_inverse=True)[1]
                 span = (min(0.0, float(values.min())), max(1.0, float(values.max())))
-                found[name] = mean_ci(values[members], weights, strata if strata.any() else None, span, ones)
-        return found
+                intervals[name] = mean_ci(values[members], weights, strata if strata.any() else None, span, binary)
+        return intervals
 
     def _weights(self, benchmark: Benchmark, members: np.ndarray, overall: bool) -> np.ndarray:
-        """What each of a group's units weighs in its figure."""
-        units = [benchmark.units[member] for member in members]
-        sizes = Counter(unit.subset for unit in units)
-        of_subset = {subset: self.weights.get(subset, size) for subset, size in sizes.items()}
-        if overall and self.overall == "units":
-            of_subset = dict(sizes)
+        """Return the weight of each member cluster in the figure of its group."""
+        clusters = [benchmark.clusters[member] for member in members]
+        sizes = Counter(cluster.subset for cluster in clusters)
+        subset_weights: dict[str, float] = {subset: self.weights.get(subset, size) for subset, size in sizes.items()}
+        if overall and self.overall == "clusters":
+            subset_weights = dict(sizes)
         elif overall and self.overall == "subsets":
-            of_subset = dict.fromkeys(sizes, 1.0)
+            subset_weights = dict.fromkeys(sizes, 1.0)
         elif overall:
-            section_of = {unit.subset: unit.section for unit in units}
-            sums: Counter[str] = Counter()
-            for subset, weight in of_subset.items():
-                sums[section_of[subset]] += weight
-            of_subset = {subset: weight / sums[section_of[subset]] for subset, weight in of_subset.items()}
-        return np.array([of_subset[unit.subset] / sizes[unit.subset] for unit in units])
-
-    def _combined(self, benchmark: Benchmark, outcomes: Figures, counts: np.ndarray) -> Figures:
-        """Outcomes [draws, units] and counts [resamples, units] -> figures [draws, resamples]."""
-        sections: dict[str, dict[str, np.ndarray]] = {}
-        sizes: Figures = {}
-        for unit in benchmark.units:
-            if unit.subset not in sizes:
-                members = benchmark.groups[unit.subset]
-                sizes[unit.subset] = counts[:, members].sum(axis=1)
-                if sizes[unit.subset].all():
-                    sections.setdefault(unit.section, {})[unit.subset] = members
-        figures: Figures = {}
-        for figure, values in outcomes.items():
-            subset_means: Figures = {}
-            section_means: Figures = {}
-            for section, subsets in sections.items():
-                means = {name: values[:, members] @ counts[:, members].T / sizes[name] for name, members in subsets.items()}
-                section_means[section] = _mean(means, {name: self.weights.get(name, sizes[name]) for name in means})
-                subset_means |= means
-            if self.overall == "units":
-                figures[figure] = _mean(subset_means, sizes)
-            else:
-                parts = subset_means if self.overall == "subsets" else section_means
-                figures[figure] = _mean(parts, dict.fromkeys(parts, 1.0))
-            if figure == OVERALL:
-                figures |= section_means | subset_means
-        return figures
+            section_of = {cluster.subset: cluster.section for cluster in clusters}
+            sums: dict[str, float] = {}
+            for subset, weight in subset_weights.items():
+                sums[section_of[subset]] = sums.get(section_of[subset], 0.0) + weight
+            subset_weights = {subset: weight / sums[section_of[subset]] for subset, weight in subset_weights.items()}
+        return np.array([subset_weights[cluster.subset] / sizes[cluster.subset] for cluster in clusters])
 
 
-def _mean(figures: Figures, weights: Mapping[str, np.ndarray | float]) -> np.ndarray:
-    """The mean of `figures` [draws, resamples], weighted by numbers or arrays [resamples]."""
-    return sum(array * weights[name] for name, array in figures.items()) / sum(weights[name] for name in figures)
+def _figure_members(benchmark: Benchmark, figure: str = OVERALL) -> Iterator[tuple[str, np.ndarray]]:
+    """Yield a figure over all clusters and, for "overall", the same figure of each section and subset, with their cluster indices."""
+    yield figure, np.arange(len(benchmark.clusters))
+    if figure == OVERALL:
+        yield from benchmark.groups.items()
 
 
 @dataclass(frozen=True)
 class RocAuc:
-    """Area under the ROC curve of single responses: how well totals tell reward 1 from reward 0, ties counting half.
+    """ROC AUC of single responses: how well totals separate reward 1 from reward 0; ties count half.
 
-    Overall is over all units pooled. No verdict is the worst possible one: below all totals for reward 1, above all for reward 0. A group
-    that lacks one of the two rewards has no area: NaN.
+    The overall figure pools all clusters. A missing verdict ranks worst: below every total for reward 1, above every total for reward 0.
+    The AUC of a group with only one of the two rewards is undefined: NaN.
     """
 
-    def values(self, verdicts: Verdicts, counts: np.ndarray) -> Figures:
+    def values(self, verdicts: Verdicts) -> Figures:
         scores, positive = _scores(verdicts)
-        figures = {}
-        for name, members in _pooled(verdicts.benchmark).items():
-            chosen = np.repeat(members, counts[members])
-            if len(chosen):
-                figures[name] = _area(scores[:, chosen], positive[chosen])
-        return figures
+        return {name: auc(scores[:, members], positive[members]) for name, members in _figure_members(verdicts.benchmark)}
 
     def intervals(self, verdicts: Verdicts) -> dict[str, Interval | None]:
         scores, positive = _scores(verdicts)
-        return {name: roc_area(scores[:, members], positive[members])[1] for name, members in _pooled(verdicts.benchmark).items()}
-
-
-def _pooled(benchmark: Benchmark) -> dict[str, np.ndarray]:
-    return {OVERALL: np.arange(len(benchmark.units))} | benchmark.groups
+        return {name: auc_ci(scores[:, members], positive[members])[1] for name, members in _figure_members(verdicts.benchmark)}
 
 
 def _scores(verdicts: Verdicts) -> tuple[np.ndarray, np.ndarray]:
-    """(totals float64 [draws, units], whether the reward is 1 [units])."""
+    """Return (totals float64 [resamples, clusters], whether the reward is 1, bool [clusters])."""
     positive = np.array([item.record.rewards[0] == 1 for item in verdicts.benchmark.items])
     scores = np.concatenate(verdicts.totals, axis=1)
     return np.where(np.isnan(scores), np.where(positive, -np.inf, np.inf), scores), positive
-
-
-def _area(scores: np.ndarray, positive: np.ndarray) -> np.ndarray:
-    """float64 [draws]: the area under the ROC curve of `scores` [draws, units], from the rank sum (Mann-Whitney U)."""
-    ones, zeros = positive.sum(), (~positive).sum()
-    if not ones or not zeros:
-        return np.full(len(scores), np.nan)
-    return (rankdata(scores, axis=1)[:, positive].sum(axis=1) - ones * (ones + 1) / 2) / (ones * zeros)

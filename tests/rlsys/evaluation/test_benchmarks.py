@@ -77,7 +77,7 @@ def test_reward_bench_sections_are_the_published_ones():
 def test_reward_bench_sets_prior_sets_aside(tmp_path):
     path = write(tmp_path / "all.jsonl", [rewardbench("math-prm", id=1), rewardbench("anthropic_helpful", id=2)])
     benchmark = load("rewardbench", path)
-    assert len(benchmark.units) == 1 and benchmark.report.malformed_count == 1
+    assert len(benchmark.clusters) == 1 and benchmark.report.malformed_count == 1
     message = benchmark.report.malformed[0][1]
     assert message.startswith(f"{path}, row 2: subset: expected one of alpacaeval-easy, ") and message.endswith("'anthropic_helpful'.")
     with pytest.raises(DataError, match="row 2: subset"):
@@ -136,7 +136,7 @@ def test_reward_bench_2_is_the_mean_of_six_with_ties_by_margins(tmp_path):
 def test_ties_together_and_each_response_alone(tmp_path, name):
     benchmark = load(name, write(tmp_path / "test.jsonl", TIES))
     assert [item.record.n for item in benchmark.items] == ([3, 3, 2, 3] if name == "rewardbench2" else [1] * 11)
-    assert len(benchmark.units) == 2
+    assert len(benchmark.clusters) == 2
     assert scored(benchmark, ties_totals(benchmark)).overall[0] == pytest.approx(TIES_SCORE)
     # No verdict on the tied row leaves 0.3 for the ref row, less the term's lowest value.
     assert scored(benchmark, ties_totals(benchmark, tied_0=NO_VERDICT)).overall[0] == pytest.approx((0.3 - 0.01 + 0.2923841) / 2)
@@ -208,7 +208,7 @@ def test_rmb_is_the_mean_of_goals_and_tasks(rmb_folder):
 
 def test_rmb_pairs_must_all_be_right(rmb_folder):
     benchmark = load("rmb_pairs", rmb_folder)
-    assert [item.record.n for item in benchmark.items] == [2] * (2 + 3 + 2 + 4) and len(benchmark.units) == 7
+    assert [item.record.n for item in benchmark.items] == [2] * (2 + 3 + 2 + 4) and len(benchmark.clusters) == 7
     assert benchmark.items[1].record.responses == ("winner", "loser 1")
     # Row 1: both losers beaten. Row 2: one of three is not. Code: no verdict against one of two.
     best_of_n = [RIGHT, RIGHT, RIGHT, WRONG, RIGHT, RIGHT, NO_VERDICT]
@@ -269,7 +269,7 @@ def test_ppe_correctness_is_the_mean_of_its_domains(tmp_path):
     # MATH: pairs are right first, wrong first, right first, right first: 1 + 1 of 2 and 1 + 0 of 2. MMLU-Pro: wrong.
     found = figures(scored(benchmark, [(9, 4), (4, 9), (9, 4), (4, 9), (4, 9)]))
     assert (found["MATH"], found["MMLU-Pro"], found["overall"]) == (0.75, 0, 0.375)
-    assert [unit.id for unit in benchmark.units] == ["MATH/1/gemma-2-9b-it", "MATH/1/gpt-4o", "MMLU-Pro/1/gemma-2-9b-it"]
+    assert [cluster.id for cluster in benchmark.clusters] == ["MATH/1/gemma-2-9b-it", "MATH/1/gpt-4o", "MMLU-Pro/1/gemma-2-9b-it"]
 
 
 def test_ppe_best_of_k_is_the_score_of_the_response_picked(tmp_path):

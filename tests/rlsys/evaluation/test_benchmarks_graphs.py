@@ -55,7 +55,7 @@ def plain_rm_bench(scores: list[tuple[str, list[float], list[float]]]) -> dict[s
 @pytest.mark.parametrize("name", ["rmbench", "rmbench_ratings"])
 def test_rm_bench_is_a_matrix_of_styles(tmp_path, name):
     benchmark = load(name, write(tmp_path / "total_dataset.json", [styled(i, domain) for i, domain in enumerate(DOMAINS)]))
-    assert [unit.subset for unit in benchmark.units] == ["chat", "chat", "code", "math", "safety", "safety", "safety"]
+    assert [cluster.subset for cluster in benchmark.clusters] == ["chat", "chat", "code", "math", "safety", "safety", "safety"]
     rng = random.Random(3)
     scores = [(domain, [rng.randint(1, 5) for _ in range(3)], [rng.randint(1, 5) for _ in range(3)]) for domain in DOMAINS]
     if name == "rmbench":
@@ -76,11 +76,11 @@ def test_rm_bench_is_a_matrix_of_styles(tmp_path, name):
 def test_rm_bench_domains_may_be_files(tmp_path):
     for number, (file, rows) in enumerate({"chat_filtered": 2, "code_filtered": 1, "safety-refuse_filtered": 1}.items()):
         write(tmp_path / f"{file}.json", [styled(10 * number + i, None) for i in range(rows)])
-    assert {name: len(units) for name, units in load("rmbench", tmp_path).groups.items()} == {"chat": 2, "code": 1, "safety": 1}
+    assert {name: len(clusters) for name, clusters in load("rmbench", tmp_path).groups.items()} == {"chat": 2, "code": 1, "safety": 1}
     # The file of all domains holds the same rows again.
     write(tmp_path / "total_dataset.json", [styled(1, "math")])
     benchmark = load("rmbench", tmp_path)
-    assert [unit.subset for unit in benchmark.units] == ["math"] and len(benchmark.rows.passed_over) == 3
+    assert [cluster.subset for cluster in benchmark.clusters] == ["math"] and len(benchmark.rows.passed_over) == 3
     with pytest.raises(DataError, match="domain: expected chat, code, math, safety or a file named after one of them, found null"):
         load("rmbench", write(tmp_path / "other/rows.json", [styled(1, None)]))
     with pytest.raises(DataError, match="chosen: expected a list of 3, one response a style, found list of 2"):
@@ -94,7 +94,7 @@ def test_evalbiasbench_counts_both_orders_by_bias(tmp_path):
     pair = {"instruction": "Which?", "response1": "This one.", "response2": "That one.", "label": 1}
     rows = {"length bias": [pair | {"bias": "length bias"}] * 2, "concreteness": [pair | {"label": 2}]}
     benchmark = load("evalbiasbench", write(tmp_path / "biasbench.json", rows))
-    assert [(unit.subset, item.order) for item in benchmark.items for unit in [benchmark.units[item.unit]]] == [
+    assert [(cluster.subset, item.order) for item in benchmark.items for cluster in [benchmark.clusters[item.cluster]]] == [
         ("length bias", (0, 1)), ("length bias", (1, 0)), ("length bias", (0, 1)), ("length bias", (1, 0)),
         ("concreteness", (0, 1)), ("concreteness", (1, 0)),
     ]  # fmt: skip

@@ -27,14 +27,14 @@ def share_of_longer(pairs: list[tuple[str, str]]) -> float:
 
 
 def found(benchmark) -> dict[str, float]:
-    return {name: None if result is None else result.overall.mean() for name, result in baselines(benchmark, draws=400).items()}
+    return {name: None if result is None else result.overall.mean() for name, result in baselines(benchmark, resamples=400).items()}
 
 
 @pytest.mark.parametrize(("name", "subset"), [("llmbar_natural.jsonl", "Natural"), ("llmbar_gptinst.jsonl", "GPTInst")])
 def test_llmbar(name, subset):
     rows = plain(name)
     benchmark = load("llmbar", FOLDER / name)
-    assert len(benchmark.units) == len(rows) and {unit.subset for unit in benchmark.units} == {subset}
+    assert len(benchmark.clusters) == len(rows) and {cluster.subset for cluster in benchmark.clusters} == {subset}
     longer = share_of_longer([(row[f"output_{row['label']}"], row[f"output_{3 - row['label']}"]) for row in rows])
     assert found(benchmark) == {"chance": pytest.approx(0.5, abs=0.01), "first": 0.5, "longer": pytest.approx(longer, abs=0.005)}
     if subset == "GPTInst":
@@ -51,7 +51,7 @@ def test_pandalm():
             if votes.count(label) >= 2 and row["response1"] != row["response2"]:
                 pairs.append((str(row[f"response{label}"]), str(row[f"response{3 - label}"])))
                 first += label == 1
-    assert len(benchmark.units) == len(pairs) and benchmark.rows.malformed == 0
+    assert len(benchmark.clusters) == len(pairs) and benchmark.rows.malformed == 0
     longer = share_of_longer(pairs)
     assert longer > 0.6  # people prefer the longer one
     chance = pytest.approx(0.5, abs=0.01)
@@ -61,7 +61,7 @@ def test_pandalm():
 def test_pandalm_scores_every_row():
     """Blank responses and booleans for texts included; a judge that never calls a tie is wrong wherever the majority does."""
     rows, benchmark = plain("pandalm_a.jsonl"), load("pandalm", FOLDER / "pandalm_a.jsonl")
-    assert benchmark.rows.read == benchmark.rows.used == len(rows) == len(benchmark.units)
+    assert benchmark.rows.read == benchmark.rows.used == len(rows) == len(benchmark.clusters)
     odd = [row for row in rows if not all(isinstance(row[key], str) and row[key].strip() for key in ("response1", "response2"))]
     assert odd
     votes = [[row["annotator1"], row["annotator2"], row["annotator3"]] for row in rows]
@@ -98,7 +98,7 @@ def test_the_published_figures_of_pandalms_judges(judge, key, published):
     """999 rows, whose verdicts lie beside them; what they could not read they took for a tie."""
     benchmark = load("pandalm", CLONES / "PandaLM/data/testset-v1.json")
     said = {row["idx"]: str(row[key]) for row in json.loads((CLONES / f"PandaLM/data/{judge}-testset-v1.json").read_text())}
-    assert len(benchmark.units) == len(said) == 999
+    assert len(benchmark.clusters) == len(said) == 999
     result = figures(benchmark, [{"1": FIRST, "2": SECOND}.get(said[int(item.record.id)], EQUAL) for item in benchmark.items])
     assert tuple(round(result[name], 4) for name in ("overall", "precision", "recall", "f1")) == published
 

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rlsys.evaluation import calibration
-from rlsys.evaluation.statistics import roc_area
+from rlsys.evaluation.statistics import auc_ci
 
 
 def slow_auc(scores, labels) -> float:
@@ -51,7 +51,7 @@ def test_within_a_row_only_its_own_texts_are_compared():
 @given(st.lists(st.tuples(st.integers(-3, 3), st.booleans(), st.integers(1, 3)), min_size=1, max_size=12))
 def test_weights_count_as_repetitions_do(texts):
     scores, labels, weights = (np.array([text[i] for text in texts], float) for i in range(3))
-    found, _ = roc_area(scores, labels > 0.5, None, weights)
+    found, _ = auc_ci(scores, labels > 0.5, None, weights)
     repeated = [(score, label) for score, label, weight in texts for _ in range(weight)]
     if len({label for _, label in repeated}) == 2:
         assert found == pytest.approx(slow_auc(*zip(*repeated)))

@@ -278,9 +278,7 @@ def test_single_responses_are_scored_by_area(tmp_path):
 
 
 def singles(path: Path, count: int) -> Benchmark:
-    rows = [
-        {"id": str(i), "context": [{"role": "user", "content": "?"}], "responses": [f"{i}"], "rewards": [i % 2]} for i in range(count)
-    ]
+    rows = [{"id": str(i), "context": [{"role": "user", "content": "?"}], "responses": [f"{i}"], "rewards": [i % 2]} for i in range(count)]
     return load("format:rlsys", written(path, rows))
 
 
@@ -291,9 +289,7 @@ def test_rows_are_compared_by_means_whatever_did_not_parse(tmp_path, name):
     rows, scores = [], []
     for number, item in enumerate(benchmark.items):
         own = [min(10, max(1, round(rng.gauss(5.5 + number % 2, 2)))) if rng.random() < 0.7 else None for _ in range(8)]
-        samples = [
-            {"order": [0], "scores": None if one is None else [one], "meta_reward": 0.0, "tokens": 3, "text": "t"} for one in own
-        ]
+        samples = [{"order": [0], "scores": None if one is None else [one], "meta_reward": 0.0, "tokens": 3, "text": "t"} for one in own]
         rows.append({"id": item.id, "samples": samples})
         parsed = [one for one in own if one is not None]
         scores.append(sum(parsed) / len(parsed) if parsed else None)

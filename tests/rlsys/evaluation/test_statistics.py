@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from rlsys.evaluation.statistics import _variance, mean_ci, paired_difference, positive_mean_ci, proportion_ci, roc_area
+from rlsys.evaluation.statistics import _variance, auc_ci, mean_ci, paired_difference, positive_mean_ci, proportion_ci
 
 
 def wilson_by_hand(k: int, n: int) -> tuple[float, float]:
@@ -25,7 +25,7 @@ def test_too_few_rows_have_no_interval():
     assert proportion_ci(0, 0) is None and proportion_ci(4, 4) is None and proportion_ci(5, 5) is not None
     assert mean_ci([0.5] * 19) is None and mean_ci([0.5] * 20) is not None
     assert positive_mean_ci([1.0] * 19, [1.0] * 19) is None
-    assert roc_area(np.arange(60.0), np.arange(60) < 19)[1] is None
+    assert auc_ci(np.arange(60.0), np.arange(60) < 19)[1] is None
     assert mean_ci([1.0, 0.0] * 150, [10.0] * 10 + [1.0] * 290, [0] * 10 + [1] * 290) is None, "it hangs on ten rows"
 
 
@@ -50,11 +50,11 @@ def test_an_area_has_delongs_variance():
     rng = np.random.default_rng(0)
     ones, zeros = rng.normal(0.8, 1, 300), rng.normal(0, 1, 200)
     wins = (ones[:, None] > zeros).astype(float)
-    area, (low, high) = roc_area(np.concatenate([ones, zeros]), np.repeat([True, False], [300, 200]))
+    area, (low, high) = auc_ci(np.concatenate([ones, zeros]), np.repeat([True, False], [300, 200]))
     error = math.sqrt(wins.mean(axis=1).var(ddof=1) / 300 + wins.mean(axis=0).var(ddof=1) / 200)
     assert area == pytest.approx(wins.mean()) and high - low == pytest.approx(2 * 1.96 * error, rel=0.03)
     positive = np.repeat([True, False], [300, 200])
-    copies = roc_area(np.tile(np.concatenate([ones, zeros]), 4), np.tile(positive, 4), np.tile(np.arange(500), 4))
+    copies = auc_ci(np.tile(np.concatenate([ones, zeros]), 4), np.tile(positive, 4), np.tile(np.arange(500), 4))
     assert copies[1] == pytest.approx([low, high]), "copies of a row say no more"
 
 
@@ -88,7 +88,7 @@ def test_changes_of_one_size_have_bonett_and_prices_interval():
     half = 1.959963984540054 * math.sqrt((14 / 41 - centre**2) / 41)
     result = paired_difference(after, before)
     assert result == {"mean": 7 / 40, "changed": 13, "ci95": pytest.approx([centre - half, centre + half])}
-    doubled = paired_difference([2 * value for value in after], [2 * value for value in before], reach=2.0)
+    doubled = paired_difference([2 * value for value in after], [2 * value for value in before], largest=2.0)
     assert doubled["ci95"] == pytest.approx([2 * bound for bound in result["ci95"]])
     swapped = paired_difference(before, after)
     assert swapped["ci95"] == pytest.approx([-bound for bound in reversed(result["ci95"])])
@@ -109,7 +109,7 @@ def test_changes_of_several_sizes_have_students_quantile():
 def test_a_difference_reaches_no_farther_than_it_can():
     after, before = [1.0] * 12, [0.0] * 12
     assert paired_difference(after, before)["ci95"][1] == 1.0 and paired_difference(before, after)["ci95"][0] == -1.0
-    assert paired_difference(after, before, reach=2.0)["ci95"][1] >= 1.0
+    assert paired_difference(after, before, largest=2.0)["ci95"][1] >= 1.0
     assert paired_difference([1.0] * 9, [0.0] * 9)["ci95"] is None and paired_difference([1.0] * 10, [0.0] * 10)["ci95"] is not None
     sizes = [0.5 + i / 100 for i in range(20)]
     assert paired_difference(sizes[:19], [0.0] * 19)["ci95"] is None and paired_difference(sizes, [0.0] * 20)["ci95"] is not None
@@ -143,7 +143,7 @@ def test_rows_of_little_weight_are_no_more_rows():
     """20 rows are enough; 40 of which 2 carry almost everything are not, as those say no more than two."""
     assert mean_ci([0.25, 0.75] * 10) is not None
     assert mean_ci([0.25, 0.75] * 20, [1000.0, 1000.0] + [1.0] * 38) is None
-    assert mean_ci([1.0, 0.0] * 3, ones=True) is not None and mean_ci([1.0, 0.0] * 3) is None
+    assert mean_ci([1.0, 0.0] * 3, binary=True) is not None and mean_ci([1.0, 0.0] * 3) is None
 
 
 def test_an_area_of_weighted_texts_counts_pairs_by_weight():
@@ -151,9 +151,9 @@ def test_an_area_of_weighted_texts_counts_pairs_by_weight():
     weights = np.array([3.0, 2.0, 1.0, 2.0])
     wins = [(0, 1, 1.0), (0, 3, 1.0), (2, 1, 0.5), (2, 3, 1.0)]
     expected = sum(weights[i] * weights[j] * win for i, j, win in wins) / sum(weights[i] * weights[j] for i, j, _ in wins)
-    assert roc_area(scores, positive, None, weights) == (pytest.approx(expected), None)
-    assert roc_area(np.stack([scores, -scores]), positive, None, weights)[0] == pytest.approx(0.5)  # the mean over draws
-    assert roc_area(scores, np.ones(4, bool)) == roc_area(scores, np.zeros(4, bool)) == (None, None)
+    assert auc_ci(scores, positive, None, weights) == (pytest.approx(expected), None)
+    assert auc_ci(np.stack([scores, -scores]), positive, None, weights)[0] == pytest.approx(0.5)  # the mean over draws
+    assert auc_ci(scores, np.ones(4, bool)) == auc_ci(scores, np.zeros(4, bool)) == (None, None)
 
 
 def test_a_stratums_variance_is_its_own_and_that_of_all_rows_as_one_degree_of_freedom_more():
@@ -170,7 +170,7 @@ def test_a_stratums_variance_is_its_own_and_that_of_all_rows_as_one_degree_of_fr
 def test_an_area_of_turned_scores_has_the_turned_interval():
     """Two of thirty right texts stand among the wrong ones: few rows tell, on whichever side of one half the area lies."""
     scores, positive = np.concatenate([np.arange(100.0, 128), [3.5, 7.5], np.arange(30.0)]), np.repeat([True, False], 30)
-    area, (low, high) = roc_area(scores, positive)
-    turned, interval = roc_area(-scores, positive)
+    area, (low, high) = auc_ci(scores, positive)
+    turned, interval = auc_ci(-scores, positive)
     assert area == pytest.approx((28 * 30 + 4 + 8) / 900) and turned == pytest.approx(1 - area)
     assert interval == pytest.approx([1 - high, 1 - low]) and low < area < high
