@@ -12,7 +12,8 @@ import pytest
 import typer
 
 from launch.app import app
-from rlsys.config.schema import Config, Section
+from rlsys.config.schema import Config
+from rlsys.config.section import Section
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]

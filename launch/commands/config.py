@@ -69,7 +69,9 @@ def _flatten(settings: BaseModel, tree: dict[str, Any]) -> list[tuple[str, objec
 
 def _reference() -> str:
     """Render docs/configuration.md from `rlsys.config.schema`: type, default and meaning of every key."""
-    from rlsys.config.schema import Config, Section, Source
+    from rlsys.config.schema import Config
+    from rlsys.config.section import Section
+    from rlsys.config.sources import Source
 
     schema = Config.model_json_schema()
 
@@ -89,7 +91,7 @@ def _reference() -> str:
 
     needed: dict[str, str] = {}
     lines = [
-        "<!-- Written by `rlsys config show --markdown > docs/configuration.md`. Edit the docstrings of rlsys/config/schema.py. -->",
+        "<!-- Written by `rlsys config show --markdown > docs/configuration.md`. Edit the docstrings in rlsys/config/. -->",
         "",
         "# Configuration",
         "",

@@ -1,4 +1,4 @@
-"""Settings that are right alone and wrong together, or for what a command does."""
+"""Settings that are valid on their own but conflict with each other or with the command."""
 
 from __future__ import annotations
 
@@ -7,43 +7,43 @@ from rlsys.data.datasets import TASKS
 
 
 def find_conflicts(config: Config, command: str) -> list[str]:
-    """All of them, each with what to do."""
-    return [told for wrong, told in _rules(config, command) if wrong]
+    """Return a message for each conflict, including how to resolve it."""
+    return [message for violated, message in _rules(config, command) if violated]
 
 
 def require_consistent_settings(config: Config, command: str) -> None:
-    """See that there are none.
+    """Check that there are no conflicts.
 
     Raises:
-        ConfigError: all that were found.
+        ConfigError: lists all conflicts.
     """
-    if found := find_conflicts(config, command):
-        raise ConfigError(*found)
+    if conflicts := find_conflicts(config, command):
+        raise ConfigError(*conflicts)
 
 
 def _rules(config: Config, command: str) -> list[tuple[bool, str]]:
     rl, rollout, learner, eval_, meta, rft = config.rl, config.rollout, config.learner, config.eval, config.meta_rm, config.rft
-    trains, loop = command in ("train", "ladder"), command in ("train", "sft", "ladder")
-    endless = [str(source.path) for source in config.data.sources("train") if str(source.path).startswith(TASKS)]
+    trains, evaluates = command in ("train", "ladder"), command in ("train", "sft", "ladder")
+    unbounded = [str(source.path) for source in config.data.sources("train") if str(source.path).startswith(TASKS)]
     return [
         (
             trains and rl.group_size == 1,
-            "rl.group_size=1: an advantage is the reward relative to the group's, so that of a single sample is always 0 and nothing would "
-            "be learned. Take 4 to 16.",
+            "rl.group_size=1: advantages are relative to the group, so the advantage of a single sample is always 0 and nothing would be "
+            "learned. Use 4 to 16.",
         ),
         (
             trains and bool(rollout.sleep) and rl.staleness > 0,
-            f"rollout.sleep=true wants rl.staleness=0, found {rl.staleness}: above it engines sample while the learner trains, and never "
-            "sleep. Leave one of the two out.",
+            f"rollout.sleep=true requires rl.staleness=0, found {rl.staleness}: otherwise engines sample during training and never "
+            "sleep. Change one of the two.",
         ),
         (
-            loop and eval_.samples > 1 and eval_.temperature == 0,
-            f"eval.samples={eval_.samples} with eval.temperature=0: greedy samples of a row are all the same. Set eval.temperature, for "
+            evaluates and eval_.samples > 1 and eval_.temperature == 0,
+            f"eval.samples={eval_.samples} with eval.temperature=0: greedy samples of a row are identical. Set eval.temperature, for "
             "example to 1, or eval.samples=1.",
         ),
         (
             command == "sft" and not config.sft.rows,
-            "sft.rows=0: there is nothing to tune on. Set sft.rows, for example to 512.",
+            "sft.rows=0: there is nothing to train on. Set sft.rows, for example to 512.",
         ),
         (
             command in ("rft", "ladder") and not (rft.non_hinted or rft.hinted),
@@ -51,27 +51,27 @@ def _rules(config: Config, command: str) -> list[tuple[bool, str]]:
         ),
         (
             command in ("rft", "ladder") and rft.non_hinted and not rft.hinted and rft.samples == 1,
-            "rft.samples=1 without hinted samples: a row with all of its samples right is too easy and one with none teaches nothing, so "
-            "nothing would be kept. Take rft.samples=3.",
+            "rft.samples=1 without hinted samples: a row with a correct sample is too easy then, and one without has nothing to keep, so "
+            "nothing would be kept. Use rft.samples=3.",
         ),
         (
             command == "ladder" and not rft.non_hinted,
-            "rft.non_hinted=false: the ladder's meta reward model learns from samples without a hint. Set rft.non_hinted=true.",
+            "rft.non_hinted=false: the ladder's meta reward model is trained on samples without a hint. Set rft.non_hinted=true.",
         ),
         (
             command == "ladder" and (config.ladder.k[:1] != (1,) or list(config.ladder.k) != sorted(set(config.ladder.k))),
-            f"ladder.k={list(config.ladder.k)}: expected increasing numbers from 1, for example [1, 2, 4, 8].",
+            f"ladder.k={list(config.ladder.k)}: expected increasing numbers starting with 1, for example [1, 2, 4, 8].",
         ),
         (
             command == "meta-rm" and meta.objective == "bt" and not learner.packing,
             "meta_rm.objective=bt compares responses within a packed micro-batch: set learner.packing=true.",
         ),
         (
-            command == "meta-rm" and meta.objective == "bt" and bool(endless) and meta.rows is None,
-            f"data.train={', '.join(endless)} goes on for ever: say how many rows to train on, for example meta_rm.rows=2000.",
+            command == "meta-rm" and meta.objective == "bt" and bool(unbounded) and meta.rows is None,
+            f"data.train={', '.join(unbounded)} is unbounded: set the number of rows to train on, for example meta_rm.rows=2000.",
         ),
         (
             command == "meta-rm" and meta.objective == "bt" and tuple(config.data.responses) == (1,),
-            "meta_rm.objective=bt compares responses, and data.responses=[1] makes rows of one. Take [2].",
+            "meta_rm.objective=bt compares responses, but with data.responses=[1] every row has only one. Use [2].",
         ),
     ]

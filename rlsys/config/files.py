@@ -1,4 +1,4 @@
-"""From a YAML file and overrides to a checked config, and back. Read `load_config` first."""
+"""Load a config from a YAML file and overrides, and save it. Start at `load_config`."""
 
 from __future__ import annotations
 
@@ -10,18 +10,21 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
-from rlsys.config.schema import FORMS, Config, ConfigError, Section, Source
+from rlsys.config.schema import Config, ConfigError
+from rlsys.config.section import Section
+from rlsys.config.sources import SOURCE_FORMS, Source
 from rlsys.config.values import declared_type, parse_text, parse_yaml
 from rlsys.io.files import write_text_atomically
 
 
 def load_config(path: Path | None, overrides: list[str] | None = None, start: Config | None = None) -> Config:
-    """Read YAML `path` (None: all defaults, or `start`), apply `section.key=value` overrides, check.
+    """Read the YAML file at `path` (None: `start`, or all defaults), apply `section.key=value` overrides, and validate.
 
-    What is text and what a number follows from the field (`rlsys.config.values`): an override for a text field is taken as it stands.
+    Values are parsed by the type of their field (`rlsys.config.values`): overrides of text fields are used verbatim.
 
     Raises:
-        ConfigError: unreadable file, unknown key (with the nearest known one), or a value of the wrong type or range; all at once.
+        ConfigError: the file is unreadable, a key is unknown (the message suggests the closest known one), or a value has a wrong type or
+            range. All problems are reported together.
     """
     origin, problems = str(path) if path else "defaults", list[str]()
     tree: dict[str, Any] = start.model_dump() if start is not None else {}
@@ -31,19 +34,19 @@ def load_config(path: Path | None, overrides: list[str] | None = None, start: Co
     for override in overrides or []:
         try:
             parts, value = _parse_override(override)
-            _put(tree, parts, value, override)
+            _set_value(tree, parts, value, override)
             origins[parts] = f"override {override!r}"
         except ConfigError as error:
             problems += error.problems
     config, found = _validated(tree)
     problems += [_explain(problem, origin, origins) for problem in found]
-    if problems:
+    if problems or config is None:
         raise ConfigError(*problems, rest=config)
     return config
 
 
 def _read_file(path: Path) -> dict[str, Any]:
-    hint = "The config file comes first, settings after it." if "=" in str(path) else "Ready-made configs are in launch/configs."
+    hint = "The config file comes first, then the settings." if "=" in str(path) else "Ready-made configs are in launch/configs."
     try:
         text = Path(path).read_text(encoding="utf-8")
     except OSError as error:
@@ -62,7 +65,7 @@ def _read_file(path: Path) -> dict[str, Any]:
 
 
 def _parse_override(override: str) -> tuple[tuple[str, ...], Any]:
-    """(path of the key, value) of `section.key=value`."""
+    """Parse `section.key=value` into (path of the key, value)."""
     key, equals, text = override.partition("=")
     if not equals or not key.strip():
         raise ConfigError(f"override {override!r}: expected section.key=value, for example rl.steps=50.")
@@ -73,30 +76,33 @@ def _parse_override(override: str) -> tuple[tuple[str, ...], Any]:
         raise ConfigError(f"override {override!r}: the value is not valid YAML: {error}") from error
 
 
-def _put(tree: dict[str, Any], parts: tuple[str, ...], value: Any, override: str) -> None:
-    node: Any = tree
+def _set_value(tree: dict[str, Any], parts: tuple[str, ...], value: Any, override: str) -> None:
+    node: dict[str, Any] | list[Any] = tree
     for part in parts[:-1]:
-        place = _place(node, part, override)
-        if isinstance(node, list) and isinstance(node[place], str):
-            node[place] = {"path": node[place]}  # a source of which only the path is written
-        child = node[place] if isinstance(node, list) else node.setdefault(part, {})
+        if isinstance(node, list):
+            index = _list_index(node, part, override)
+            if isinstance(node[index], str):
+                node[index] = {"path": node[index]}  # a source given by its path alone
+            child = node[index]
+        else:
+            child = node.setdefault(part, {})
         if not isinstance(child, dict | list):
             raise ConfigError(f"override {override!r}: {part} is a value, not a section.")
         node = child
-    node[_place(node, parts[-1], override)] = value
+    if isinstance(node, list):
+        node[_list_index(node, parts[-1], override)] = value
+    else:
+        node[parts[-1]] = value
 
 
-def _place(node: dict[str, Any] | list[Any], part: str, override: str) -> str | int:
-    """A key of a section as it is, or the number of an entry of a list."""
-    if isinstance(node, dict):
-        return part
-    if not part.isdecimal() or int(part) >= len(node):
-        raise ConfigError(f"override {override!r}: expected the number of an entry, 0 to {len(node) - 1}, found {part}.")
+def _list_index(entries: list[Any], part: str, override: str) -> int:
+    if not part.isdecimal() or int(part) >= len(entries):
+        raise ConfigError(f"override {override!r}: expected the index of an entry, 0 to {len(entries) - 1}, found {part}.")
     return int(part)
 
 
 def _validated(tree: dict[str, Any]) -> tuple[Config | None, list[Any]]:
-    """The config of what is right in `tree` (None where that is none), and pydantic's account of what is wrong."""
+    """Return the config of the valid settings in `tree` (None if that is impossible) and pydantic's errors for the others."""
     found: list[Any] = []
     dropped: set[tuple[Any, ...]] = set()
     while True:
@@ -104,28 +110,28 @@ def _validated(tree: dict[str, Any]) -> tuple[Config | None, list[Any]]:
             return Config.model_validate(tree), found
         except ValidationError as error:
             new = error.errors()
-        # What must be there and was dropped has been told of.
+        # A required key that was dropped has already been reported.
         found += [problem for problem in new if problem["type"] != "missing" or problem["loc"] not in dropped]
         dropped |= {problem["loc"] for problem in new}
         tree = copy.deepcopy(tree)
-        places = [_place_of(tree, problem["loc"]) for problem in new]
-        if None in places:
-            return None, found
-        for holder, key in places:
-            holder.pop(key, None)
+        for location in [_locate(tree, problem["loc"]) for problem in new]:
+            if location is None:
+                return None, found
+            mapping, key = location
+            mapping.pop(key, None)
 
 
-def _place_of(tree: dict[str, Any], location: tuple[Any, ...]) -> tuple[dict[str, Any], str] | None:
-    """(mapping, key) of the innermost setting at `location` that is there and has a key; None where there is none."""
-    place = None
+def _locate(tree: dict[str, Any], location: tuple[Any, ...]) -> tuple[dict[str, Any], str] | None:
+    """Return (mapping, key) of the innermost existing setting on the path `location`, or None."""
+    innermost = None
     node: Any = tree
-    for part in (part for part in location if part not in FORMS):
+    for part in (part for part in location if part not in SOURCE_FORMS):
         if isinstance(node, dict) and part in node:
-            place = node, part
+            innermost = node, part
         elif not isinstance(node, list) or part not in range(len(node)):
             break
         node = node[part]
-    return place
+    return innermost
 
 
 def save_config(config: Config, path: Path) -> None:
@@ -139,25 +145,25 @@ EXPECTED = {
     "dict_type": "expected a mapping, {key: value, ...}",
     "model_type": "expected a mapping, {key: value, ...}",
     "path_type": "expected a path",
-    "missing": "expected it, found nothing",
+    "missing": "required, but missing",
 }
-"""What is said in the place of pydantic's own words, by its type of problem."""
+"""Replacements for pydantic's messages, by error type."""
 
 
 def _explain(problem: Any, origin: str, origins: dict[tuple[str, ...], str]) -> str:
-    location = tuple(str(part) for part in problem["loc"] if part not in FORMS)
+    location = tuple(str(part) for part in problem["loc"] if part not in SOURCE_FORMS)
     where = next((text for key, text in origins.items() if location[: len(key)] == key), origin)
     key = ".".join(location)
     if problem["type"] == "extra_forbidden":
         return f"{where}: unknown key {key}.{_nearest(key)}"
-    said = EXPECTED.get(problem["type"], problem["msg"])
-    return f"{where}: {key}: {said.removeprefix('Value error, ')} (got {problem['input']!r})."
+    message = EXPECTED.get(problem["type"], problem["msg"])
+    return f"{where}: {key}: {message.removeprefix('Value error, ')} (got {problem['input']!r})."
 
 
 def _nearest(key: str) -> str:
-    """Which key was meant: one of that very name in another section, or one spelled alike."""
-    holder, _, _ = key.rpartition(".")
-    own = [f"{holder}.{name}" for name in Source.model_fields] if holder.startswith(("data.train", "data.heldout")) else []
+    """Suggest known keys: those of the same name in other sections, else the closest spelling."""
+    section, _, _ = key.rpartition(".")
+    own = [f"{section}.{name}" for name in Source.model_fields] if section.startswith(("data.train", "data.heldout")) else []
     known = own or known_keys()
     namesakes = [each for each in known if each.rpartition(".")[2] == key.rpartition(".")[2]]
     nearest = namesakes or difflib.get_close_matches(key, known, n=1, cutoff=0.4)
@@ -165,7 +171,7 @@ def _nearest(key: str) -> str:
 
 
 def known_keys() -> list[str]:
-    """Every key in dotted form, sections included."""
+    """Return every key in dotted form, including sections."""
     return _keys(Config)
 
 

@@ -1,7 +1,7 @@
-"""What a written value means, by the type that its field declares.
+"""Parse values according to the type declared for their field.
 
-YAML reads `010` as 8, `2024-01-01` as a date, `no` as false and `a #3` as `a`. Here a text field takes the text that was written, and for
-numbers and switches pydantic reads that text by the field's type. Only where a field takes anything does YAML's own reading hold.
+YAML parses `010` as 8, `2024-01-01` as a date, `no` as false and `a #3` as `a`. Here a text field receives the text as written, and
+pydantic converts the text for numbers and booleans. YAML's own types apply only to fields that accept any value.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ import yaml
 from pydantic import BaseModel
 
 NULLS = ("", "null", "~", "Null", "NULL")
-"""What stands for nothing, where a field may be None."""
+"""Spellings of null, for fields that may be None."""
 
 
 def declared_type(model: type[BaseModel], path: tuple[str, ...]) -> Any:
-    """The type of the field at `path`; Any where there is no such field, or it lies inside of one that takes anything."""
+    """Return the type of the field at `path`, or Any if there is no such field or it is inside a field that accepts any value."""
     kind: Any = model
     for part in path:
         kind = _inner(kind, part)
@@ -27,10 +27,10 @@ def declared_type(model: type[BaseModel], path: tuple[str, ...]) -> Any:
 
 
 def parse_text(text: str, kind: Any) -> Any:
-    """The value of an override: as it stands for a text field, or as YAML where lists, mappings or anything else is expected.
+    """Parse the value of an override: verbatim for a text field, as YAML for lists, mappings and fields that accept any value.
 
     Raises:
-        yaml.YAMLError: not valid YAML.
+        yaml.YAMLError: invalid YAML.
     """
     kinds = list(_alternatives(kind))
     if type(None) in kinds and text.strip() in NULLS:
@@ -41,54 +41,55 @@ def parse_text(text: str, kind: Any) -> Any:
 
 
 def is_text(kind: Any) -> bool:
-    """Whether the only scalars that `kind` takes are text, None apart."""
+    """Check whether text (or None) is the only scalar that `kind` accepts."""
     scalars = [each for each in _alternatives(kind) if _is_scalar(each)]
     return bool(scalars) and all(each in (str, Path) or get_origin(each) is Literal and _is_words(each) for each in scalars)
 
 
 def parse_yaml(text: str, kind: Any) -> Any:
-    """A YAML document, its scalars read by the types that `kind` declares for them.
+    """Parse a YAML document, converting scalars according to the types declared by `kind`.
 
     Raises:
-        yaml.YAMLError: not valid YAML, a mapping names a key twice, or it is nested without an end.
+        yaml.YAMLError: invalid YAML, a duplicate key, or unbounded nesting.
     """
     loader = yaml.SafeLoader(text)
     try:
         node = loader.get_single_node()
         if node is None:
             return None
-        _refuse_twice(node)
+        _reject_duplicate_keys(node)
         return _construct(loader, node, kind)
     except RecursionError as error:
-        raise yaml.YAMLError("it is nested too deeply, or an alias stands within what it names") from error
+        raise yaml.YAMLError("it is nested too deeply, or an alias refers to a node that contains it") from error
     finally:
         loader.dispose()
 
 
-def _refuse_twice(node: yaml.Node) -> None:
-    """See that no mapping names a key twice. What it merges (<<: *other) is not named by it, and gives way to what is."""
+def _reject_duplicate_keys(node: yaml.Node) -> None:
+    """Raise if a mapping has a duplicate key. Keys merged with `<<: *other` do not count, as explicit keys override them."""
     children = list(node.value) if isinstance(node, yaml.SequenceNode) else []
     if isinstance(node, yaml.MappingNode):
         names = set()
         for key, child in node.value:
             if isinstance(key, yaml.ScalarNode) and key.tag != "tag:yaml.org,2002:merge":
                 if key.value in names:
-                    raise yaml.constructor.ConstructorError(None, None, f"the key {key.value} stands there twice", key.start_mark)
+                    raise yaml.constructor.ConstructorError(None, None, f"the key {key.value} appears twice", key.start_mark)
                 names.add(key.value)
             children.append(child)
     for child in children:
-        _refuse_twice(child)
+        _reject_duplicate_keys(child)
 
 
 def _construct(loader: yaml.SafeLoader, node: yaml.Node, kind: Any) -> Any:
     kinds = list(_alternatives(kind))
     if isinstance(node, yaml.ScalarNode):
         if node.style is None and node.tag == "tag:yaml.org,2002:null":
-            # Nothing, where a field may be nothing; a key without a value is never text.
+            # A key without a value is null, never text.
             return node.value if is_text(kind) and type(None) not in kinds and node.value else None
         return loader.construct_object(node) if _is_anything(kind) else node.value
     if isinstance(node, yaml.SequenceNode):
         return [_construct(loader, child, _inner(kind, index)) for index, child in enumerate(node.value)]
+    assert isinstance(node, yaml.MappingNode)
     loader.flatten_mapping(node)
     found: dict[str, Any] = {}
     for key, child in node.value:
@@ -98,7 +99,7 @@ def _construct(loader: yaml.SafeLoader, node: yaml.Node, kind: Any) -> Any:
 
 
 def _alternatives(kind: Any) -> Iterator[Any]:
-    """The members of a union, through Annotated; any other type is the only one."""
+    """Yield the members of a union, seen through Annotated; any other type yields itself."""
     origin = get_origin(kind)
     if origin is Annotated:
         yield from _alternatives(get_args(kind)[0])
@@ -110,7 +111,7 @@ def _alternatives(kind: Any) -> Iterator[Any]:
 
 
 def _inner(kind: Any, key: str | int) -> Any:
-    """The type of what lies under `key` of a value of type `kind`."""
+    """Return the type of the item at `key` of a value of type `kind`."""
     found = []
     for each in _alternatives(kind):
         arguments = get_args(each)
@@ -121,7 +122,7 @@ def _inner(kind: Any, key: str | int) -> Any:
                 found.append(arguments[min(int(key), len(arguments) - 1)] if arguments[-1] is not Ellipsis else arguments[0])
         elif arguments and get_origin(each) is not Literal:
             found.append(arguments[-1])
-    return Union[tuple(found)] if found else Any  # noqa: UP007 (of a list)
+    return Union[tuple(found)] if found else Any  # noqa: UP007 (the members are only known at run time)
 
 
 def _is_words(kind: Any) -> bool:
@@ -137,7 +138,7 @@ def _is_scalar(kind: Any) -> bool:
 
 
 def _is_anything(kind: Any) -> bool:
-    """Whether YAML's own reading decides: no type is declared, numbers are listed, or text stands beside other scalars."""
+    """Check whether YAML's own types apply: any value is accepted, a Literal has numbers, or text is one of several scalar types."""
     scalars = [each for each in _alternatives(kind) if _is_scalar(each)]
     listed = any(get_origin(each) is Literal and not _is_words(each) for each in scalars)
     return listed or Any in scalars or object in scalars or (any(each in (str, Path) for each in scalars) and not is_text(kind))

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
-from rlsys.config.schema import Data, Source
+from rlsys.config.sources import Data, Source
 from rlsys.data.accounts import RowCounts, sum_counts
 from rlsys.data.datasets import Rows, open_rows, sample_rows
 from rlsys.data.readers import DataError

@@ -11,7 +11,8 @@ import yaml
 from pydantic import ValidationError
 
 from rlsys.config.files import known_keys, load_config, save_config
-from rlsys.config.schema import Config, ConfigError, Section
+from rlsys.config.schema import Config, ConfigError
+from rlsys.config.section import Section
 from rlsys.config.values import parse_text
 from rlsys.data.tasks import FAMILIES
 
@@ -134,7 +135,7 @@ def test_text_in_a_file_is_text_too(tmp_path: Path) -> None:
     assert config.rollout.cpus is None and config.data.exclude == Path("1.0")
     with pytest.raises(ConfigError, match="model.path"):
         load_config(write(tmp_path / "b.yaml", "model: {path: }\n"))
-    with pytest.raises(ConfigError, match=r"c\.yaml: not valid YAML(.|\n)*steps stands there twice"):
+    with pytest.raises(ConfigError, match=r"c\.yaml: not valid YAML(.|\n)*the key steps appears twice"):
         load_config(write(tmp_path / "c.yaml", "rl: {steps: 1, steps: 2}\n"))
 
 
@@ -186,7 +187,7 @@ def test_all_that_is_wrong_with_a_list_of_sources_is_told() -> None:
     with pytest.raises(ConfigError) as caught:
         load_config(None, [f"data.train={sources}", "data.heldout=[{path: [1]}, {path: h.jsonl, weight: 0}]"])
     told = "\n".join(caught.value.problems)
-    train = ("train.0.weight", "Did you mean data.train.0.format?", "train.1.weight", "train.2.path: expected it")
+    train = ("train.0.weight", "Did you mean data.train.0.format?", "train.1.weight", "train.2.path: required")
     for words in (*train, "heldout.0.path", "heldout.1.weight"):
         assert told.count(words) == 1, (words, told)
     assert len(caught.value.problems) == 6
@@ -281,7 +282,7 @@ def test_a_section_in_a_section_is_set_and_checked_alike() -> None:
     assert load_config(None, ["prompt.scores.single=[1, 10]"]).prompt.scores.single == (1, 10)
     with pytest.raises(ConfigError, match="unknown key prompt.scores.number.*Did you mean prompt.scores.numbers"):
         load_config(None, ["prompt.scores.number=decimal"])
-    with pytest.raises(ConfigError, match="the first below the second"):
+    with pytest.raises(ConfigError, match="with lowest < highest"):
         load_config(None, ["prompt.scores.range=[10, 1]"])
 
 
