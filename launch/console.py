@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import os
 import sys
 from collections.abc import Callable, Iterator
@@ -13,7 +12,7 @@ from typing import Any
 
 from rich.console import RenderableType
 
-from rlsys.io.files import atomic_write
+from rlsys.io.files import finite_json
 from rlsys.system import terminal as screen
 from rlsys.system.environment_errors import describe_environment_error
 
@@ -48,17 +47,6 @@ def exit_status(error: BaseException) -> int | None:
     return 1 if type(error).__module__.partition(".")[0] in PACKAGES else None
 
 
-def finite(value: Any) -> Any:
-    """`value` with NaN and infinities as None, as JSON has neither."""
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    if isinstance(value, dict):
-        return {key: finite(inner) for key, inner in value.items()}
-    if isinstance(value, list | tuple):
-        return [finite(inner) for inner in value]
-    return value
-
-
 @contextmanager
 def only_json(active: bool) -> Iterator[Callable[[Any], None]]:
     """Yields the function that prints the command's one JSON document.
@@ -80,11 +68,11 @@ def only_json(active: bool) -> Iterator[Callable[[Any], None]]:
         os.dup2(kept, 1)
         os.close(kept)
         for document in documents:
-            text = json.dumps(finite(document), ensure_ascii=False, indent=2, allow_nan=False)
+            text = json.dumps(finite_json(document), ensure_ascii=False, indent=2, allow_nan=False)
             try:
                 text.encode(sys.stdout.encoding or "utf-8")
             except UnicodeEncodeError:
-                text = json.dumps(finite(document), indent=2, allow_nan=False)
+                text = json.dumps(finite_json(document), indent=2, allow_nan=False)
             print(text, flush=True)
 
 
@@ -95,20 +83,3 @@ def report(as_json: bool, measure: Callable[[], Any], render: Callable[[Any], Re
         write_json(document)
         if not as_json:
             to_stdout().print(render(document))
-
-
-@contextmanager
-def atomic_output(path: Path) -> Iterator[Path]:
-    """Yield a temporary path that replaces `path` if the block succeeds and is removed otherwise.
-
-    Symbolic links are followed. Devices and pipes cannot be replaced and are written to directly.
-    """
-    if path.is_dir():
-        raise UserError(f"{path}: is a folder; give the name of a file.")
-    if path.exists() and not path.is_file():
-        yield path
-        return
-    path = Path(os.path.realpath(path))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with atomic_write(path, concurrent=True) as temporary:
-        yield temporary

@@ -20,7 +20,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from launch.console import UserError, atomic_output, print_text, to_stderr
+from launch.console import UserError, print_text, to_stderr
+from rlsys.io.files import atomic_output
 from rlsys.system.processes import die_with_parent
 from rlsys.system.timing import PhaseTimer
 

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from launch.console import UserError, atomic_output, only_json, print_text, to_stderr, to_stdout
+from launch.console import UserError, only_json, print_text, to_stderr, to_stdout
 from launch.options import AsJson
+from rlsys.io.files import atomic_output
 from rlsys.system.terminal import Table
 
 if TYPE_CHECKING:

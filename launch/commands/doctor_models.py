@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from launch.console import UserError, atomic_output, to_stderr
+from launch.console import UserError, to_stderr
+from rlsys.io.files import atomic_output
 from rlsys.system.printable import printable
 from rlsys.system.terminal import Table, progress
 

@@ -7,8 +7,9 @@ from typing import Annotated
 
 import typer
 
-from launch.console import atomic_output, only_json, print_text, to_stderr, to_stdout
+from launch.console import only_json, print_text, to_stderr, to_stdout
 from launch.options import AsJson
+from rlsys.io.files import atomic_output
 
 PAGE = Path("page.html")
 

@@ -1,25 +1,24 @@
-"""`rlsys rft` and `rlsys filter`: learn from one's own right answers, and find the rows that have nothing left to teach."""
+"""`rlsys rft` and `rlsys filter`: rejective fine-tuning, and marking the rows that a model always gets right."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from itertools import islice
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
-from launch.console import print_text, to_stdout
+from launch.console import to_stdout
 from launch.options import ConfigFile, OnlyCheck, Overrides
 
 
 def rft(config: ConfigFile, overrides: Overrides = None, check: OnlyCheck = False) -> None:
-    """Rejective fine-tuning: sample rows with and without a hint, reject, tune on what is kept.
+    """Rejective fine-tuning: sample rows with and without a hint, reject samples, fine-tune on the rest.
 
-    Of rft.samples samples without a hint the incorrect ones are rejected, and all where none is; of one sample with the ground truth in
-    the prompt, the incorrect one. What is kept is learned without the hint, mixed with rft.instruction_data. rft.rounds repeats it.
-    RUN/trajectories/rft_round_1.parquet holds every sample and why it was kept or not, RUN/model the result, from which `rlsys train`
-    goes on (model.path=RUN). A folder that already holds a run is resumed where it stopped.
+    Of the rft.samples samples without a hint, incorrect ones are rejected, and all of them if none is incorrect; the sample with the
+    ground truth in its prompt is rejected if incorrect. The model learns the rest without the hint, mixed with rft.instruction_data;
+    rft.rounds repeats the procedure. RUN/trajectories/rft_round_1.parquet holds every sample and why it was kept or rejected, RUN/model
+    the resulting model, from which `rlsys train` can start (model.path=RUN). If the folder already holds a run, the run resumes where it
+    stopped.
 
     Example: rlsys rft launch/configs/quickstart.yaml model.path=runs/cold-start rft.rows=1024 run.dir=runs/rft
     """
@@ -33,68 +32,23 @@ def rft(config: ConfigFile, overrides: Overrides = None, check: OnlyCheck = Fals
 
 def filter_rows(
     config: ConfigFile,
-    output: Annotated[Path, typer.Option("--output", "-o", metavar="FILE", help="JSONL file to write, a line per row.")],
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="FILE", help="JSONL file to write, one line per row.")],
     overrides: Overrides = None,
-    samples: Annotated[int, typer.Option(min=1, help="N: a row is easy when all of so many samples are right.")] = 3,
-    rows: Annotated[int | None, typer.Option(min=1, help="Look at so many rows of data.train, in a run's order; default: all.")] = None,
-    again: Annotated[bool, typer.Option("--again", help="Begin anew, whatever OUTPUT holds.")] = False,
+    samples: Annotated[int, typer.Option(min=1, help="Samples per row; a row is easy if all of them are right.")] = 3,
+    rows: Annotated[int | None, typer.Option(min=1, help="Number of rows of data.train, in the order of a run. Default: all.")] = None,
+    again: Annotated[bool, typer.Option("--again", help="Start over, ignoring existing rows in OUTPUT.")] = False,
     check: OnlyCheck = False,
 ) -> None:
-    """Mark the rows of data.train that model.path gets right N times of N: RL has nothing to learn from them.
+    """Mark the rows of data.train that model.path always gets right: RL has nothing to learn from them.
 
-    A line is {id, source, right, samples, easy, failures}. Give the file to a run as data.exclude, and its easy rows are left out. A
-    command that was killed goes on after the last line when it is started again.
+    Each line is {id, source, right, samples, easy, failures, tokens}. Pass the file to a run as data.exclude to leave out its easy rows.
+    If the command is interrupted, run it again to resume after the last line.
 
     Example: rlsys filter launch/configs/quickstart.yaml --rows 2000 --output easy.jsonl
     """
     from launch.check import checked_config
 
     settings = checked_config("filter", config, overrides, check, files=(str(output),))
-    from actors.loops.judge import running_judge, write_rows
-    from rlsys.algorithms.rejection import correct
-    from rlsys.data.mixtures import open_mixture
-    from rlsys.data.records import Record
-    from rlsys.io.resumable import ResumableRows
-    from rlsys.judging.requests import ask
-    from rlsys.judging.results import as_before
+    from actors.loops import filter
 
-    console = to_stdout()
-    source = open_mixture(settings.data, "train", settings.seed)
-    total = min(rows or len(source), len(source))
-
-    def marked(left: Iterable[Record]) -> Iterator[dict[str, Any]]:
-        with running_judge(settings, console) as judge:
-            asks = (ask(record, samples, "filter", settings.seed) for record in left)
-            for answer in judge.answer(asks, settings.rollout.temperature):
-                record = answer.question.ask.record
-                right = sum(correct(sample, record) for sample in answer.samples)
-                yield {
-                    "id": record.id,
-                    "source": record.source,
-                    "right": right,
-                    "samples": len(answer.samples),
-                    "easy": bool(answer.samples) and right == len(answer.samples),
-                    "failures": sum(sample["scores"] is None for sample in answer.samples),
-                    "tokens": sum(sample["tokens"] for sample in answer.samples),
-                    **({"skipped": answer.question.skipped} if answer.question.skipped else {}),
-                }
-
-    about = {"samples": samples, "rows": rows, "config": settings.model_dump(mode="json", exclude={"run"})}
-    with ResumableRows(output, about, again) as file:
-        if not file.complete:
-            records = as_before(islice(source.once(), total), islice(file.rows(), file.done))
-            write_rows(file, total, records, marked, console, "filtering the training rows")
-            aside = {reason: count for reason, count in source.account.aside.items() if count}
-            if aside:
-                print_text(
-                    console, f"no record to ask about in {', '.join(f'{count:,} rows ({reason})' for reason, count in aside.items())}"
-                )
-        found = list(file.rows())
-    easy, long = sum(row["easy"] for row in found), sum("skipped" in row for row in found)
-    if long:
-        print_text(
-            console, f"{long:,} of {len(found):,} rows were not asked about: their prompt is longer than prompt.max_tokens", "yellow"
-        )
-    print_text(
-        console, f"{output}: {len(found):,} rows, {easy:,} right {samples} times of {samples}; data.exclude={output} leaves those out"
-    )
+    filter.filter_rows(settings, output, samples, rows, again, to_stdout())

@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 import typer
 
 from launch.commands.judge import Settings
-from launch.console import UserError, atomic_output, finite, only_json, to_stderr
+from launch.console import UserError, only_json, to_stderr
 from launch.options import AsJson
+from rlsys.io.files import atomic_output, finite_json
 from rlsys.system.terminal import Table
 
 if TYPE_CHECKING:
@@ -62,7 +63,7 @@ def score(
             if as_json:
                 judged.append(row)
             if sink is not None:
-                sink.write(json.dumps(finite(row)) + "\n")
+                sink.write(json.dumps(finite_json(row)) + "\n")
         summary = _summary(counts)
         write_json({"rows": judged, "summary": summary})
         if not as_json:

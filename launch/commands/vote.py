@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from launch.console import UserError, atomic_output, only_json, to_stderr
+from launch.console import UserError, only_json, to_stderr
 from launch.options import AsJson
 from rlsys.data.accounts import RowCounts
+from rlsys.io.files import atomic_output
 from rlsys.system.terminal import Table
 
 if TYPE_CHECKING:

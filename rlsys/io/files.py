@@ -1,11 +1,13 @@
-"""Atomic file writes: readers see the old file or the new one, never a part."""
+"""Atomic file writes: readers see the old file or the new one, never a part. And values as JSON can hold them."""
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 
 @contextmanager
@@ -28,3 +30,32 @@ def write_text_atomically(path: Path, text: str) -> None:
     """Write `text` to `path` as UTF-8, in full or not at all."""
     with atomic_write(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
+
+
+@contextmanager
+def atomic_output(path: Path) -> Iterator[Path]:
+    """As `atomic_write` for a path given by a user: creates the folder, follows symbolic links, writes to devices and pipes directly.
+
+    Raises:
+        ValueError: `path` is a folder.
+    """
+    if path.is_dir():
+        raise ValueError(f"{path}: is a folder; give the name of a file.")
+    if path.exists() and not path.is_file():
+        yield path
+        return
+    path = Path(os.path.realpath(path))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_write(path, concurrent=True) as temporary:
+        yield temporary
+
+
+def finite_json(value: Any) -> Any:
+    """Replace NaN and infinities in `value` by None, as JSON has neither."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, dict):
+        return {key: finite_json(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite_json(inner) for inner in value]
+    return value

@@ -303,11 +303,12 @@ def test_what_is_wrong_is_said(straight, judge_model, files, tmp_path, tiny_mode
     assert "Did you mean judgebench?" in error(benchmark=[f"judgebnch={files['judgebench']}"])
     assert "absent.jsonl" in error(benchmark=["judgebench=absent.jsonl"])
     assert "usable as judgebench" in error(benchmark=[f"judgebench={files['realmistake']}"])
-    assert "--k 1,4,2: expected increasing whole numbers from 1" in error(k="1,4,2")
+    assert "--k 1,4,2: expected increasing integers from 1" in error(k="1,4,2")
     assert "--strategy meta: it needs the meta reward" in error(strategy=["meta"])
     assert "--strategy borda: it needs each sample's self-certainty" in error(strategy=["borda"])
     assert "median: no such strategy" in error(strategy=["median"])
-    assert "none of them fits any of the benchmarks" in error(strategy=["majority"], benchmark=[f"realmistake={files['realmistake']}"])
+    realmistake = [f"realmistake={files['realmistake']}"]
+    assert "none of them applies to any of the benchmarks" in error(strategy=["majority"], benchmark=realmistake)
     assert "unknown key" in error(settings=["prompt.length=3"])
     message = error(model=tiny_model, output=output, benchmark=[pairs])
     assert "holds rows of other settings" in message and f"model: '{judge_model}' there, '{tiny_model}' now" in message
@@ -325,7 +326,7 @@ def test_a_folder_in_use_is_left_alone(judge_model, files, tmp_path):
 
 @pytest.mark.parametrize("text", ["", "a", "0,1", "2,2", "1,,2", "1.5", "-1", "1,2,"])
 def test_k_is_increasing(text):
-    with pytest.raises(UserError, match="expected increasing whole numbers"):
+    with pytest.raises(UserError, match="expected increasing integers"):
         increasing(text)
 
 

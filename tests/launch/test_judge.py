@@ -16,7 +16,7 @@ from commands import kill_rlsys_when, rlsys_here, run_rlsys
 from rich.console import Console
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-from launch.commands.judge import judge, render, summarise
+from launch.commands.judge import judge, render
 from launch.commands.rft import filter_rows
 from launch.console import exit_status
 from rlsys.data.batches import Feed
@@ -24,6 +24,7 @@ from rlsys.data.datasets import open_rows
 from rlsys.data.exclusion import read_exclusion
 from rlsys.data.mixtures import open_mixture
 from rlsys.data.readers import DataError, read
+from rlsys.judging.summary import summarise_rows
 from rlsys.prompts.rendering import Prompter
 from rlsys.rewards.extraction import extract
 
@@ -42,7 +43,7 @@ def rows_of(path: Path) -> list[dict]:
 def test_the_table_says_how_many_failures_were_cut_off() -> None:
     sample = {"scores": None, "truncated": True}
     row = {"k": 3, "best": None, "totals": None, "correct": None, "failures": {"no_box": 2}, "samples": [sample, {"scores": None}, sample]}
-    summary = summarise([row | {"parsed": 0, "tokens": 9, "prompt_tokens": 3}])
+    summary = summarise_rows([row | {"parsed": 0, "tokens": 9, "prompt_tokens": 3}])
     assert summary["cut_off"] == 2
     console = Console(width=140, record=True, file=io.StringIO())
     console.print(render(summary))

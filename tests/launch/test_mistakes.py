@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 from commands import ROOT, rlsys_here, run_rlsys
 
-from launch.commands.judge import judge_config
 from launch.console import exit_status
 from rlsys.config.files import load_config, save_config
+from rlsys.judging.setup import judge_config
 from rlsys.system.environment_errors import describe_environment_error
 
 

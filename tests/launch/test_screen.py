@@ -9,8 +9,9 @@ import pytest
 from rich.console import Console
 from rich.text import Text
 
+from actors.loops.evaluation import grid_table
 from actors.loops.progress import Watch
-from launch.commands import config, data, eval, judge, score, show, vote
+from launch.commands import config, data, judge, score, show, vote
 from rlsys.data.accounts import RowCounts
 from rlsys.data.trajectories import TRAJECTORIES
 from rlsys.evaluation.tables import Grid
@@ -50,7 +51,7 @@ def tables() -> dict[str, object]:
     return {
         "summary": summary_table(summary(HOSTILE)),
         "judged": judge.render(judged | {"failures": dict.fromkeys(HOSTILE, 1), "account": dict.fromkeys(HOSTILE, 1), "accuracy": 0.5}),
-        "evaluation": eval.rendered(Grid(HOSTILE[0], ("", *HOSTILE), (("", *HOSTILE),))),
+        "evaluation": grid_table(Grid(HOSTILE[0], ("", *HOSTILE), (("", *HOSTILE),))),
         "keys": config._key_table([{"key": name, "value": name, "help": name} for name in HOSTILE]),
         "panel": show._panel("best 1", row, "green", True),
         "frame": screen.panel(" ".join(HOSTILE), "", "red"),

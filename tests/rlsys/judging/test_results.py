@@ -9,11 +9,11 @@ from itertools import islice
 
 import pytest
 
-from launch.commands.judge import list_once, summarise
 from rlsys.data.readers import DataError, SetAside, read_all
 from rlsys.data.records import Record
 from rlsys.judging.requests import Answer, Question, ask
 from rlsys.judging.results import as_before, in_place, outcome, verdict_row
+from rlsys.judging.summary import require_record, summarise_rows
 from rlsys.judging.voting import STRATEGIES, Options, find
 
 GOOD = {"id": "a", "prompt": "Name a tree.", "responses": ["oak", "ash"]}
@@ -70,11 +70,11 @@ def test_every_row_has_a_line_in_the_order_of_the_input(path, ahead):
 
 def test_the_account_adds_up(path):
     found = lines(path)
-    summary = summarise(found)
+    summary = summarise_rows(found)
     assert summary["account"] == {"verdict": 2, "malformed": 4, "too long": 1} and summary["rows"] == len(LINES)
     assert summary["first_malformed"].startswith("row 1: malformed: expected JSON")
     nothing = [found[1] | {"best": None, "totals": None}, found[1] | {"best": None}]
-    assert summarise(nothing)["account"] == {"verdict": 0, "nothing parsed": 1, "abstained": 1}
+    assert summarise_rows(nothing)["account"] == {"verdict": 0, "nothing parsed": 1, "abstained": 1}
     assert Counter(summary["account"]).total() == summary["rows"]
 
 
@@ -109,7 +109,7 @@ def test_without_a_record_nothing_is_asked(path):
 
     assert [line["id"] for line in in_place([aside], never)] == ["x"]
     with pytest.raises(ValueError, match=r"no usable row among 1; row 1: why"):
-        list(list_once(iter([aside]), path))
+        list(require_record(iter([aside]), path))
 
 
 def judged(record: Record, scores: list[list[float] | None], name: str = "vote", single=(0, 1), text=False, **options) -> dict:

@@ -1,0 +1,191 @@
+"""Evaluates a judge on benchmarks: samples what is missing, computes all figures, writes eval.json and eval.md."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from rlsys.config.schema import Config
+from rlsys.evaluation import Grid, Part, by_group, evaluation, overview, page, parts, unfit
+from rlsys.evaluation.benchmarks import Benchmark, Item
+from rlsys.io.files import atomic_output, finite_json
+from rlsys.io.resumable import ResumableRows
+from rlsys.judging.setup import sampling_settings
+from rlsys.judging.voting import STRATEGIES, Strategy, find
+from rlsys.system.terminal import Table, print_text
+
+Files = dict[tuple[str, str], ResumableRows]
+"""By benchmark and part."""
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """One evaluation of a judge: the benchmarks and how they are sampled.
+
+    Sampling starts engines only if a file in `output` is missing or incomplete; everything else is computed from the files.
+    """
+
+    config: Config
+    """Settings of the engines; a benchmark has one score range, prompt.scores.range."""
+    benchmarks: Mapping[str, Benchmark]
+    output: Path
+    ks: list[int]
+    draws: int
+    """Random subsets of the samples for each k."""
+    temperature: float
+    seed: int
+    text: bool = False
+    """Keep the texts of all samples."""
+    swap: bool = True
+    """Also ask about pairs in the swapped order."""
+
+    @cached_property
+    def parts(self) -> dict[str, list[Part]]:
+        """The passes over each benchmark, one file each."""
+        return {
+            name: parts(benchmark, self.ks[-1], self.temperature, self.seed, self.text, self.swap)
+            for name, benchmark in self.benchmarks.items()
+        }
+
+    @property
+    def all_files_exist(self) -> bool:
+        return all(self._path(name, part).is_file() for name, found in self.parts.items() for part in found)
+
+    def run(
+        self,
+        strategies: Mapping[str, list[Strategy]],
+        console: Console,
+        meta_rm: str | None = None,
+        again: bool = False,
+        began: float | None = None,
+    ) -> dict[str, Any]:
+        """Sample, score, and write eval.json and eval.md.
+
+        Args:
+            strategies: for each benchmark, those to evaluate.
+            meta_rm: folder of the meta reward model that scores every sample.
+            again: discard the samples in `output`.
+            began: `time.monotonic()` at the start of the command; default: now.
+
+        Returns:
+            the document of eval.json (`rlsys.evaluation`).
+        """
+        began = time.monotonic() if began is None else began
+        document: dict[str, Any] = {
+            "model": self.config.model.path,
+            "meta_rm": meta_rm,
+            "k": self.ks,
+            "draws": self.draws,
+            "temperature": self.temperature,
+            "seed": self.seed,
+            "benchmarks": {},
+        }
+        with ExitStack() as stack:
+            files = self._open(meta_rm, again, stack)
+            self._sample(files, meta_rm, console)
+            for name, benchmark in self.benchmarks.items():
+                print_text(console, f"scoring {name} …")
+                rows: dict[str, Iterable[dict[str, Any]]] = {part.name: files[name, part.name].rows() for part in self.parts[name]}
+                score_range = self.config.prompt.scores.range
+                document["benchmarks"][name] = evaluation(benchmark, rows, strategies[name], self.ks, self.draws, self.seed, score_range)
+        document = finite_json(document | {"seconds": time.monotonic() - began})
+        self._write(document)
+        return document
+
+    def _path(self, name: str, part: Part) -> Path:
+        return self.output / f"{name.replace(':', '_')}.{part.name}.jsonl"
+
+    def _open(self, meta_rm: str | None, again: bool, stack: ExitStack) -> Files:
+        """Open the files of all parts before the first engine starts, as any of them may hold rows of other settings."""
+        settings = sampling_settings(self.config, meta_rm)
+        return {
+            (name, part.name): stack.enter_context(ResumableRows(self._path(name, part), settings | part.settings, again))
+            for name, found in self.parts.items()
+            for part in found
+        }
+
+    def _sample(self, files: Files, meta_rm: str | None, console: Console) -> None:
+        """Complete the files with engines that start once, if any file is incomplete."""
+        if all(file.complete for file in files.values()):
+            return
+        # Ray and vLLM take seconds to import, and are not needed to score complete files.
+        from actors.loops.judge import running_judge, write_rows
+
+        with running_judge(self.config, console, meta_rm) as judge:
+            for (name, part_name), file in files.items():
+                if file.complete:
+                    continue
+                part = next(part for part in self.parts[name] if part.name == part_name)
+
+                def rows(items: Iterable[Item], part: Part = part) -> Iterator[dict[str, Any]]:
+                    items = list(items)
+                    for item, answer in zip(items, judge.answer(map(part.ask, items), part.temperature), strict=True):
+                        yield part.row(item, answer)
+
+                write_rows(file, len(part.items), part.items, rows, console, f"{name}: {part_name}")
+
+    def _write(self, document: dict[str, Any]) -> None:
+        with atomic_output(self.output / "eval.json") as path:
+            path.write_text(json.dumps(document, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
+        with atomic_output(self.output / "eval.md") as path:
+            path.write_text(page(document, [overview(document, every=True), *by_group(document)]), encoding="utf-8")
+
+
+def applicable_strategies(
+    names: list[str] | None, benchmark: Benchmark, meta_rm: bool, self_certainty: bool, console: Console
+) -> list[Strategy]:
+    """Return the named strategies (None: all) that are defined on the benchmark.
+
+    Args:
+        meta_rm, self_certainty: whether the samples will have them.
+
+    Raises:
+        ValueError: a named strategy needs a value that the samples will not have.
+    """
+    chosen = []
+    for strategy in map(find, dict.fromkeys(names or list(STRATEGIES))):
+        why = unfit(strategy, benchmark, meta_rm, self_certainty)
+        if why is None:
+            chosen.append(strategy)
+        elif names and (strategy.needs or strategy.counts == "scores"):
+            raise ValueError(f"--strategy {strategy.name}: {why}.")
+        elif names:
+            print_text(console, f"{benchmark.name}: without {strategy.name}, {why}", "yellow")
+    return chosen
+
+
+def print_evaluation(document: dict[str, Any], console: Console) -> None:
+    """Print the overview of eval.json, and a line per benchmark on failures, order consistency and tokens."""
+    console.print(grid_table(overview(document)))
+    for name, found in document["benchmarks"].items():
+        position, failures = found["position"], found["parse_failures"]
+        facts = [f"{failures['failed']:,} of {failures['samples']:,} samples not parsed"]
+        if failures["cut_off"]:
+            facts.append(f"{failures['cut_off']:,} of them cut off at rollout.max_tokens")
+        if position["other_order"] is not None:
+            facts.append(f"the same winner in both orders {position['other_order']:.1%}")
+        if found["tokens"]["per_sample"] is not None:
+            facts.append(f"{found['tokens']['per_sample']:,.0f} tokens per sample")
+        print_text(console, f"{name}: {', '.join(facts)}")
+        if found["skipped"]:
+            more = ", …" if found["skipped"] > len(found["skipped_ids"]) else ""
+            print_text(
+                console, f"{name}: {found['skipped']} prompts too long, no verdict: {', '.join(found['skipped_ids'])}{more}", "yellow"
+            )
+
+
+def grid_table(grid: Grid) -> Table:
+    table = Table(title=grid.title)
+    for number, name in enumerate(grid.header):
+        table.add_column(name, justify="right" if number else "left")
+    for row in grid.rows:
+        table.add_row(*row)
+    return table

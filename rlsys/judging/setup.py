@@ -1,0 +1,41 @@
+"""The config of the engines that judge with a trained model."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rlsys.config.files import load_config
+from rlsys.config.schema import Config, ConfigError
+from rlsys.io.run_folder import resolve_model
+
+
+def judge_config(model: str, seed: int, overrides: list[str] | None) -> tuple[Config, list[str]]:
+    """Return the config of the engines, and the mistakes in `overrides`.
+
+    Template and lengths come from the run that trained the model; then `overrides` apply, invalid ones left out.
+    """
+    path, run = resolve_model(model)
+    run = run or Config()
+    start = Config(
+        seed=seed,
+        model=run.model.model_copy(update={"path": path}),
+        prompt=run.prompt,
+        rollout=Config().rollout.model_copy(update={name: getattr(run.rollout, name) for name in ("max_tokens", "max_num_seqs")}),
+    )
+    try:
+        return load_config(None, overrides, start), []
+    except ConfigError as error:
+        return error.rest or start, list(error.problems)
+
+
+def sampling_settings(config: Config, meta_rm: str | None) -> dict[str, Any]:
+    """Return all settings that every sample depends on, apart from the request itself."""
+    return {
+        "model": config.model.path,
+        "meta_rm": meta_rm,
+        "prompt": config.prompt.model_dump(mode="json"),
+        "top_p": config.rollout.top_p,
+        "max_tokens": config.rollout.max_tokens,
+        "dtype": config.model.dtype,
+        "self_certainty": config.rollout.self_certainty,
+    }
