@@ -11,7 +11,7 @@ import pyarrow as pa
 import torch
 from transformers import AutoTokenizer
 
-from actors.cluster import logs as chatter
+from actors.cluster import logs
 from rlsys.models.loading import ModelError
 from rlsys.models.scalar import ScalarModel, load_classifier, score_texts
 from rlsys.models.self_check import SelfCheck, checked_scalar_model
@@ -47,7 +47,7 @@ class ScalarScorer:
         """
         self.name = name
         if log_dir is not None:
-            chatter.to_file(Path(log_dir) / f"{name}.log")
+            logs.redirect_output(Path(log_dir) / f"{name}.log")
         torch.set_num_threads(threads)
         self.device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else torch.device("cpu")
         self.model, self.self_check = _load(model_path, getattr(torch, dtype), self.device)

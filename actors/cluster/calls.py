@@ -1,12 +1,11 @@
-"""What the loop asks of the actors: sample, judge, hand over, train, write.
+"""The calls that the training loop makes to its actors: sample, judge, train, write, send weights.
 
-Batches stay in Ray's object store: the driver passes references on, and waits for the few numbers that come with each.
+Batches stay in Ray's object store: the driver passes references on and waits only for the few numbers that come with each.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import Any, NamedTuple
@@ -17,8 +16,11 @@ import ray
 
 from actors.cluster.waiting import ActorFailed, Pending, fetch, wait
 
+SHUTDOWN_S = 15
+"""Seconds that engines and learners have to shut down in order before they are killed."""
 
-class Share(NamedTuple):
+
+class InFlightShare(NamedTuple):
     """Requests that an engine is sampling."""
 
     call: Pending
@@ -29,31 +31,97 @@ class Share(NamedTuple):
 
 
 def rollout_names(count: int) -> list[str]:
+    """Names of `count` rollout actors."""
     return [f"rollout-{i}" for i in range(count)]
 
 
-def learner_names(count: int) -> list[str]:
-    return [f"learner-{rank}" for rank in range(count)]
+class LearnerGroup:
+    """All learner ranks as one. Each method calls the method of the same name of every rank's `actors.learner.learner.LearnerActor`
+    (where noted, `actors.learner.scalar_learner.ScalarLearner`), waits at most `timeout_s` seconds, and returns rank 0's answer.
+
+    A large argument is best passed as an object reference, which is stored once for all ranks.
+    """
+
+    def __init__(self, actors: Sequence[Any], timeout_s: float):
+        self.actors, self.timeout_s = list(actors), timeout_s
+        self.names = [f"learner-{rank}" for rank in range(len(self.actors))]
+
+    def join(self) -> list[Pending]:
+        """Let the ranks connect to each other and load the model; returns the pending `setup` calls, by rank."""
+        host, port = wait([Pending(self.actors[0].address.remote(), self.names[0], "address")], self.timeout_s)[0]
+        return self._begin("setup", host, port)
+
+    def connect_rollouts(self, rollouts: Sequence[Any], backend: str, bucket_mib: int, timeout_s: float) -> None:
+        self.call("connect_rollouts", list(rollouts), backend, bucket_mib, timeout_s)
+
+    def start_stage(self, lr: float, warmup_steps: int) -> None:
+        self.call("start_stage", lr, warmup_steps)
+
+    def decay_over(self, steps: int) -> None:
+        self.call("decay_over", steps)
+
+    def snapshot_reference(self) -> None:
+        self.call("snapshot_reference")
+
+    def train_grpo(self, batch: Any, temperature: float, total_samples: int | None = None) -> dict[str, Any]:
+        return self.call("train_grpo", batch, temperature, total_samples)
+
+    def train_sft(self, batch: Any) -> dict[str, Any]:
+        return self.call("train_sft", batch)
+
+    def send_weights(self, version: int, verify: bool) -> dict[str, Any]:
+        return self.call("send_weights", version, verify)
+
+    def save(self, folder: Path) -> None:
+        self.call("save", str(folder))
+
+    def load(self, folder: Path) -> None:
+        self.call("load", str(folder))
+
+    def train(self, batch: Any) -> dict[str, Any]:
+        """ScalarLearner only."""
+        return self.call("train", batch)
+
+    def score(self, batch: Any) -> list[float]:
+        """ScalarLearner only."""
+        return self.call("score", batch)
+
+    def save_model(self, folder: Path) -> None:
+        """ScalarLearner only."""
+        self.call("save_model", str(folder))
+
+    def call(self, method: str, *args: Any) -> Any:
+        """Call any `method` on every rank; returns rank 0's answer. The first failure ends the wait and names its rank."""
+        return wait(self._begin(method, *args), self.timeout_s)[0]
+
+    def _begin(self, method: str, *args: Any) -> list[Pending]:
+        return [Pending(getattr(actor, method).remote(*args), name, method) for actor, name in zip(self.actors, self.names, strict=True)]
 
 
-@dataclass
 class Actors:
-    """Handles of a run's actors, and what the loop asks of them. Every wait is bounded by `timeout_s`, in seconds."""
+    """Handles of a run's actors and the calls that the loop makes to them. Every wait is bounded by `timeout_s`, in seconds.
 
-    rollouts: Sequence[Any]
-    learners: Sequence[Any]
-    reward: Any
-    """None where nothing is judged for training."""
-    timeout_s: float
-    max_num_seqs: int
-    """Sequences that one engine decodes side by side."""
-    verify_weights: bool = False
-    sleeps: bool = False
-    """Engines give their memory back while learners train."""
+    Args:
+        reward: None where nothing is judged for training.
+        max_num_seqs: sequences that one engine decodes concurrently.
+        sleeps: engines release their memory while learners train.
+    """
 
-    def __post_init__(self) -> None:
-        self.rollout_names = rollout_names(len(self.rollouts))
-        self.learner_names = learner_names(len(self.learners))
+    def __init__(
+        self,
+        rollouts: Sequence[Any],
+        learners: Sequence[Any],
+        reward: Any,
+        timeout_s: float,
+        max_num_seqs: int,
+        verify_weights: bool = False,
+        sleeps: bool = False,
+    ):
+        self.rollouts, self.rollout_names = list(rollouts), rollout_names(len(rollouts))
+        self.learners = LearnerGroup(learners, timeout_s)
+        self.reward = reward
+        self.timeout_s, self.max_num_seqs = timeout_s, max_num_seqs
+        self.verify_weights, self.sleeps = verify_weights, sleeps
 
     def sample(
         self, requests: pa.RecordBatch, temperature: float, top_p: float, max_tokens: int, min_tokens: int = 0
@@ -61,7 +129,7 @@ class Actors:
         """Sample every request (REQUESTS schema), min_tokens to max_tokens each.
 
         Returns:
-            Parts (SAMPLES schema) that together are ordered as `requests`, and by sample.
+            Parts (SAMPLES schema) that together are in the order of `requests`, then of the sample.
         """
         parts = dict(self.stream(self._shares(requests), temperature, top_p, max_tokens, min_tokens))
         return [parts[number] for number in range(len(parts))]
@@ -69,26 +137,26 @@ class Actors:
     def stream(
         self, shares: Iterable[pa.RecordBatch], temperature: float, top_p: float, max_tokens: int, min_tokens: int = 0
     ) -> Iterator[tuple[int, ray.ObjectRef]]:
-        """Sample share after share (REQUESTS schema each); yields (number of the share, its SAMPLES) as they get done, in any order.
+        """Sample share after share (REQUESTS schema each); yields (number of the share, its SAMPLES) in order of completion.
 
-        A share goes to the engine with the fewest samples in flight. Each engine holds enough to be full, and what is left waits
-        here for the first that has room, so that a slow engine gets fewer.
+        A share goes to the engine with the fewest samples in flight. Each engine holds enough to be full; the remaining shares wait
+        here for the first engine with room, so a slow engine gets fewer.
         """
         waiting = enumerate(shares)
-        # A share counts until its last sample is done; twice what runs side by side keeps an engine full meanwhile.
+        # A share counts until its last sample is done; twice the concurrent sequences keep an engine full meanwhile.
         room = 2 * self.max_num_seqs
         load = [0] * len(self.rollouts)
-        in_flight: dict[ray.ObjectRef, Share] = {}
+        in_flight: dict[ray.ObjectRef, InFlightShare] = {}
         finished: SimpleQueue[ray.ObjectRef] = SimpleQueue()
         while True:
             while min(load) < room and (numbered := next(waiting, None)):
-                number, asked = numbered
+                number, requests = numbered
                 engine = load.index(min(load))
-                receipt, samples = self.rollouts[engine].sample.remote(asked, temperature, top_p, max_tokens, min_tokens)
+                receipt, samples = self.rollouts[engine].sample.remote(requests, temperature, top_p, max_tokens, min_tokens)
                 call = Pending(receipt, self.rollout_names[engine], "generate")
-                in_flight[receipt] = Share(call, engine, len(asked["seeds"].flatten()), number, samples)
+                in_flight[receipt] = InFlightShare(call, engine, len(requests["seeds"].flatten()), number, samples)
                 load[engine] += in_flight[receipt].samples
-                # Told one by one: ray.wait would look at everything in flight each time.
+                # A callback for each share: ray.wait would examine everything in flight each time.
                 receipt.future().add_done_callback(lambda _, receipt=receipt: finished.put(receipt))
             if not in_flight:
                 return
@@ -104,23 +172,21 @@ class Actors:
             yield share.number, share.result
 
     def _shares(self, requests: pa.RecordBatch) -> list[pa.RecordBatch]:
-        """Some four of them fill an engine, and every engine gets one where there are prompts enough."""
+        """Split requests so that about four shares fill an engine and, with enough prompts, every engine gets one."""
         engines, rows = len(self.rollouts), requests.num_rows
         group_size = len(requests["seeds"].flatten()) // rows
         size = rows if engines == 1 else min(max(1, self.max_num_seqs // (4 * group_size)), -(-rows // engines))
-        # An Arrow slice takes all of the table it was cut from along when it travels; a copy of its rows does not.
+        # An Arrow slice is serialized with the whole table it was cut from; a copy of its rows is not.
         return [requests.take(pa.array(np.arange(start, min(start + size, rows)))) for start in range(0, rows, size)]
 
-    def judge(
-        self, key: str, step: int, groups: pa.RecordBatch, samples: Sequence[ray.ObjectRef], **handed_over: Any
-    ) -> dict[str, Any]:
-        """Score a batch in the parts that `sample` gave; returns its counts. `handed_over`: `want` and `equal` of `RewardActor.judge`."""
-        return self.finish(Pending(self.reward.judge.remote(key, step, groups, *samples, **handed_over), "reward", "judge"))
+    def judge(self, key: str, step: int, groups: pa.RecordBatch, samples: Sequence[ray.ObjectRef], **options: Any) -> dict[str, Any]:
+        """Score a batch in the parts that `sample` returned; returns its counts. `options`: `want` and `equal` of `RewardActor.judge`."""
+        return self.finish(Pending(self.reward.judge.remote(key, step, groups, *samples, **options), "reward", "judge"))
 
-    def hand_over(self, key: str) -> ray.ObjectRef:
-        """What the learner trains on of all that was judged under `key` (LEARNER schema)."""
-        rows, batch = self.reward.hand_over.options(num_returns=2).remote(key)
-        self.finish(Pending(rows, "reward", "hand_over"))
+    def pop_learner_batch(self, key: str) -> ray.ObjectRef:
+        """Take the learner's rows of everything judged under `key` (LEARNER schema) from the reward actor."""
+        rows, batch = self.reward.pop_learner_batch.options(num_returns=2).remote(key)
+        self.finish(Pending(rows, "reward", "pop_learner_batch"))
         return batch
 
     def write_trajectories(self, key: str, path: Path, trained: pa.Table | None = None) -> None:
@@ -128,40 +194,25 @@ class Actors:
         self.finish(self.begin_writing(key, path, trained))
 
     def begin_writing(self, key: str, path: Path, trained: pa.Table | None = None) -> Pending:
-        """`write_trajectories`, to be waited for with `finish` once something else has been done meanwhile."""
+        """Start `write_trajectories`; pass the result to `finish` later."""
         return Pending(self.reward.write.remote(key, str(path), trained), "reward", "write")
 
     def finish(self, call: Pending) -> Any:
-        """The result of one call that is under way."""
+        """Wait for one pending call and return its result."""
         return wait([call], self.timeout_s)[0]
 
-    def join_learners(self) -> list[Pending]:
-        """Let the learner ranks find each other and load the model; what they then say of themselves, by rank, to be waited for."""
-        host, port = self.finish(Pending(self.learners[0].address.remote(), self.learner_names[0], "address"))
-        return self._learner_calls("setup", host, port)
-
-    def learn(self, method: str, *args: Any) -> Any:
-        """Call `method` on every rank; returns rank 0's answer. A large argument is given as a reference, stored once for all ranks."""
-        return wait(self._learner_calls(method, *args), self.timeout_s)[0]
-
     def close(self) -> None:
-        """Let engines and learners shut down in order, briefly; what does not answer is killed."""
-        farewells = [actor.shutdown.remote() for actor in [*self.rollouts, *self.learners]]
-        ray.wait(farewells, num_returns=len(farewells), timeout=15)
-        for actor in [*self.rollouts, *self.learners, *([self.reward] if self.reward else [])]:
+        """Let engines and learners shut down in order, briefly; kill what does not answer."""
+        calls = [actor.shutdown.remote() for actor in [*self.rollouts, *self.learners.actors]]
+        ray.wait(calls, num_returns=len(calls), timeout=SHUTDOWN_S)
+        for actor in [*self.rollouts, *self.learners.actors, *([self.reward] if self.reward else [])]:
             ray.kill(actor)
 
     def sleep(self) -> None:
-        """To be called before learners train: lets every engine give its memory back (`sleeps`). `send_weights` wakes them."""
+        """Let every engine release its memory (if `sleeps`); call it before learners train. `send_weights` wakes the engines."""
         if self.sleeps:
             wait([Pending(actor.sleep.remote(), name, "sleep") for actor, name in zip(self.rollouts, self.rollout_names)], self.timeout_s)
 
     def send_weights(self, version: int) -> dict[str, Any]:
-        """Bring the learners' weights to every engine, asleep or awake; the engines' samples carry `version` from then on."""
-        return self.learn("send_weights", version, self.verify_weights)
-
-    def _learner_calls(self, method: str, *args: Any) -> list[Pending]:
-        return [
-            Pending(getattr(actor, method).remote(*args), name, method)
-            for actor, name in zip(self.learners, self.learner_names, strict=True)
-        ]
+        """Send the learners' weights to every engine, asleep or awake; later samples carry `version`."""
+        return self.learners.send_weights(version, self.verify_weights)

@@ -1,4 +1,4 @@
-"""Where the actors live: placement, starting them and shutting them down. What the loop asks of them is in `actors.cluster.calls`."""
+"""Place, start and shut down the actors. The calls that the loop makes to them are in `actors.cluster.calls`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import ray
 from ray.util.placement_group import placement_group, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
-from actors.cluster.calls import Actors, learner_names, rollout_names
+from actors.cluster.calls import Actors, LearnerGroup, rollout_names
 from actors.cluster.waiting import ActorFailed, Pending, wait
 from actors.reward import RewardActor
 from actors.rollout.rollout import RolloutActor
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 class Reservation:
-    """Resources that the cluster keeps for a run's actors, one bundle each.
+    """Resources reserved in the cluster for a run's actors, one bundle each.
 
     Raises:
         ActorFailed: not granted within `timeout_s` seconds.
@@ -33,39 +33,39 @@ class Reservation:
         self._group = placement_group(bundles, strategy="PACK")
         if not self._group.wait(timeout_s):
             self.release()
-            raise ActorFailed(f"the cluster did not grant {bundles} within {timeout_s:.0f} s; it has {ray.cluster_resources()} in all.")
+            raise ActorFailed(f"the cluster did not grant {bundles} within {timeout_s:.0f} s; its total is {ray.cluster_resources()}.")
 
     def options(self, resources: dict[str, float], bundle: int) -> dict[str, Any]:
-        """Ray options of the actor that gets `resources` out of a bundle; one that needs no core lives outside."""
+        """Return the Ray options of an actor that takes `resources` from a bundle; an actor without CPUs runs outside of it."""
         options: dict[str, Any] = {"num_cpus": resources.get("CPU", 0), "num_gpus": resources.get("GPU", 0)}
         if options["num_cpus"]:
             options["scheduling_strategy"] = PlacementGroupSchedulingStrategy(self._group, placement_group_bundle_index=bundle)
         return options
 
     def release(self) -> None:
-        """Give them back."""
+        """Return the resources to the cluster."""
         remove_placement_group(self._group)
 
 
-class Size(NamedTuple):
-    """What a cluster has in all."""
+class ClusterSize(NamedTuple):
+    """Total resources of a Ray cluster."""
 
     cpus: int
     gpus: int
     nodes: int
 
 
-def cluster_size() -> Size:
-    """Of the Ray cluster that this process is part of."""
+def cluster_size() -> ClusterSize:
+    """Return the size of the Ray cluster that this process has joined."""
     resources = ray.cluster_resources()
-    return Size(int(resources.get("CPU", 1)), int(resources.get("GPU", 0)), sum(node["Alive"] for node in ray.nodes()))
+    return ClusterSize(int(resources.get("CPU", 1)), int(resources.get("GPU", 0)), sum(node["Alive"] for node in ray.nodes()))
 
 
 class ReservedActors(Actors):
-    """Actors in a reservation of their own, which `close` gives back.
+    """Actors with a resource reservation, which `close` releases.
 
     Args:
-        bundles: what each actor that needs any reserves.
+        bundles: one for each actor that needs resources.
     """
 
     def __init__(self, config: Config, bundles: list[dict[str, float]]):
@@ -78,7 +78,7 @@ class ReservedActors(Actors):
     def add_rollouts(
         self, model_path: str, max_model_len: int, backend: str, resources: dict[str, float], threads: int, logs: Path, first_bundle: int
     ) -> None:
-        """Create the engines' actors, in bundles from `first_bundle` on."""
+        """Create the rollout actors, in bundles from `first_bundle` on."""
         config = self.config
         self.rollout_names = rollout_names(config.rollout.actors)
         self.rollouts = [
@@ -102,12 +102,11 @@ class ReservedActors(Actors):
     def add_learners(
         self, model_path: str, resources: dict[str, float], threads: int, logs: Path, actor: type[LearnerActor], **arguments: Any
     ) -> None:
-        """Create the learner ranks, in the first bundles. `arguments` are what `actor` takes besides the rank's own."""
+        """Create the learner ranks, in the first bundles. `arguments`: further arguments of `actor`."""
         config, ranks = self.config, self.config.learner.ranks
-        self.learner_names = learner_names(ranks)
-        self.learners = [
+        handles = [
             ray.remote(actor)
-            .options(name=name, **self.reservation.options(resources, rank))
+            .options(name=f"learner-{rank}", **self.reservation.options(resources, rank))
             .remote(
                 rank=rank,
                 world_size=ranks,
@@ -120,15 +119,16 @@ class ReservedActors(Actors):
                 timeout_s=self.timeout_s,
                 **arguments,
             )
-            for rank, name in enumerate(self.learner_names)
+            for rank in range(ranks)
         ]
+        self.learners = LearnerGroup(handles, self.timeout_s)
 
     def bring_up(self, calls: list[Pending]) -> list[Any]:
-        """Results of the `calls` by which actors start, side by side; the first failure ends them all."""
+        """Wait for the concurrent start-up `calls` and return their results; the first failure ends them all."""
         try:
             return wait(calls, self.timeout_s)
         except (ActorFailed, ModelError):
-            for engine in self.rollouts:  # In the middle of its start it would not hear that it is to shut down.
+            for engine in self.rollouts:  # An engine that is still starting cannot handle a shutdown call.
                 ray.kill(engine)
             raise
 
@@ -138,7 +138,7 @@ class ReservedActors(Actors):
 
 
 class Cluster(ReservedActors):
-    """All actors of a run. `close` ends them; every wait is bounded by `run.actor_timeout_s`."""
+    """All actors of a training run. `close` ends them; every wait is bounded by `run.actor_timeout_s`."""
 
     def __init__(self, config: Config, model_path: str, max_model_len: int, logs: Path, score_format: ScoreFormat = DEFAULT_FORMAT):
         size = cluster_size()
@@ -149,34 +149,34 @@ class Cluster(ReservedActors):
         ranks, engines = config.learner.ranks, config.rollout.actors if placement.rollout["CPU"] else 0
         super().__init__(config, [placement.learner] * ranks + [placement.rollout] * engines)
         self.add_rollouts(model_path, max_model_len, self.backend, placement.rollout, placement.rollout_threads, logs, first_bundle=ranks)
-        from actors.learner.learner import LearnerActor  # takes seconds, in which the engines are starting already
+        from actors.learner.learner import LearnerActor  # takes seconds, while the engines are already starting
 
-        # The engine chooses its positions by what it may be given, not by what comes: so must the trainer.
-        asked = {"rl": config.rl, "temperature": config.rollout.temperature, "longest": max_model_len}
-        self.add_learners(model_path, placement.learner, placement.learner_threads, logs, LearnerActor, **asked)
+        # The engine chooses its positional encoding by the maximum length, not by the actual one: so must the trainer.
+        arguments = {"rl": config.rl, "temperature": config.rollout.temperature, "longest": max_model_len}
+        self.add_learners(model_path, placement.learner, placement.learner_threads, logs, LearnerActor, **arguments)
         self.reward = ray.remote(RewardActor).options(name="reward", num_cpus=0).remote("reward", score_format)
 
     def start(self) -> dict[str, Any]:
-        """Bring all actors up side by side; returns what they say of themselves, by name.
+        """Start all actors concurrently; returns their self-descriptions, by name.
 
         Raises:
-            ModelError: the learners' self-check says that the model would be computed wrong.
+            ModelError: the learners' self-check found that the model would be computed wrong.
             ActorFailed: an actor failed, died or did not answer in time.
         """
         ready = [Pending(actor.ready.remote(), name, "ready") for actor, name in zip(self.rollouts, self.rollout_names, strict=True)]
-        told = self.bring_up([*ready, *self.join_learners(), Pending(self.reward.ready.remote(), "reward", "ready")])
-        self.learn("connect_rollouts", self.rollouts, self.backend, self.config.weights.bucket_mib, self.timeout_s)
-        return dict(zip([*self.rollout_names, *self.learner_names, "reward"], told, strict=True))
+        descriptions = self.bring_up([*ready, *self.learners.join(), Pending(self.reward.ready.remote(), "reward", "ready")])
+        self.learners.connect_rollouts(self.rollouts, self.backend, self.config.weights.bucket_mib, self.timeout_s)
+        return dict(zip([*self.rollout_names, *self.learners.names, "reward"], descriptions, strict=True))
 
 
-class Learners(ReservedActors):
-    """The learner ranks alone, a card each where there are cards, else an equal part of the cores.
+class LearnerCluster(ReservedActors):
+    """Learner ranks without engines: one GPU each if there are GPUs, else an equal share of the cores.
 
     Args:
-        actor: a kind of `LearnerActor`, None for that one itself; `arguments` are what it takes besides the rank's own.
+        actor: a subclass of `LearnerActor`; None: that class itself. `arguments`: its further arguments.
 
     Raises:
-        ValueError: fewer cards than ranks.
+        ValueError: fewer GPUs than ranks.
     """
 
     def __init__(self, config: Config, model_path: str, logs: Path, actor: type[LearnerActor] | None = None, **arguments: Any):
@@ -187,5 +187,5 @@ class Learners(ReservedActors):
         self.add_learners(model_path, resources, self.threads, logs, actor or LearnerActor, **arguments)
 
     def start(self) -> list[dict[str, Any]]:
-        """Bring the ranks up; returns what they say of themselves."""
-        return wait(self.join_learners(), self.timeout_s)
+        """Start the ranks; returns their self-descriptions."""
+        return wait(self.learners.join(), self.timeout_s)

@@ -1,4 +1,4 @@
-"""Keeps libraries' chatter out of the terminal: an actor's output goes to a file, and only chosen lines to the driver."""
+"""Log files of actors: libraries' output goes to a file, and only selected lines to the driver's terminal."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import TextIO
 
 
-def to_file(path: Path) -> TextIO:
-    """Send this process's stdout and stderr (C libraries' too) to `path`, appending; return a stream that still reaches the driver.
+def redirect_output(path: Path) -> TextIO:
+    """Append this process's stdout and stderr (C libraries' too) to `path`; return a stream that still reaches the driver.
 
-    Ray forwards what an actor writes to its own two file descriptors, so these are what has to be replaced.
+    Ray forwards file descriptors 1 and 2 of an actor to the driver, so both are replaced.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     sys.stdout.flush()

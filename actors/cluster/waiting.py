@@ -1,4 +1,4 @@
-"""Bounded waits for remote calls. Nothing waits for ever, and what went wrong names the actor."""
+"""Bounded waits for remote calls. No wait is unbounded, and every error names the actor."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from rlsys.system.environment_errors import describe_environment_error
 
 
 class ActorFailed(RuntimeError):
-    """A remote call failed, its actor died, or it did not answer in time; the message names the actor and the call."""
+    """A remote call failed, its actor died, or it timed out; the message names the actor and the call."""
 
 
 @dataclass(frozen=True)
 class Pending:
-    """A remote call that is under way."""
+    """A remote call in progress."""
 
     ref: ray.ObjectRef
     actor: str
@@ -27,9 +27,9 @@ class Pending:
 
 
 def wait(calls: Sequence[Pending], timeout_s: float) -> list[Any]:
-    """Results of `calls`, in order. Raises at the first failure, without waiting for the rest.
+    """Return the results of `calls`, in order. Raises at the first failure, without waiting for the rest.
 
-    One rank that fails leaves its peers in a collective for ever: hence results are looked at as they come.
+    A failed rank leaves its peers blocked in a collective, so results are checked as they arrive.
 
     Raises:
         ActorFailed: a call raised, its actor died, or not all were done after `timeout_s` seconds.
@@ -49,20 +49,20 @@ def wait(calls: Sequence[Pending], timeout_s: float) -> list[Any]:
 
 
 def fetch(call: Pending, timeout_s: float) -> Any:
-    """The result of one finished call; failures are told in the actor's own words, a model that cannot be used as the ModelError it is."""
+    """Return the result of one finished call; a ModelError is raised as it is, any other failure as ActorFailed."""
     try:
         return ray.get(call.ref, timeout=timeout_s)
     except ray.exceptions.RayTaskError as error:
         if isinstance(error.cause, ModelError):
             raise error.cause from None
         words = describe_environment_error(error.cause) if error.cause is not None else None
-        # What the world did needs no traceback; of anything else the actor's own is the best witness.
-        told = words if words is not None else f"{error.cause or error}\n{error}"
-        raise ActorFailed(f"{call.actor} failed in {call.call}: {told}") from error
+        # An operating-system error needs no traceback; anything else is reported with the actor's.
+        reason = words if words is not None else f"{error.cause or error}\n{error}"
+        raise ActorFailed(f"{call.actor} failed in {call.call}: {reason}") from error
     except ray.exceptions.RayActorError as error:
         raise ActorFailed(f"{call.actor} died during {call.call}: {error}") from error
     except ray.exceptions.GetTimeoutError as error:
         raise ActorFailed(f"{call.actor}: the result of {call.call} did not arrive within {timeout_s:.0f} s.") from error
     except ray.exceptions.RayError as error:
-        # What a call was given, or its result, lay on a machine that is gone.
+        # The arguments or the result were stored on a machine that is gone.
         raise ActorFailed(f"{call.actor}: {call.call}: {type(error).__name__}: {error}") from error

@@ -19,7 +19,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from actors.cluster import logs as chatter
+from actors.cluster import logs
 from actors.learner import checkpoints as saving
 from actors.learner import deepspeed_engine as ds
 from actors.weights.transfer import DeepSpeedSource, make_trainer
@@ -71,7 +71,7 @@ class LearnerActor:
             longest: tokens of the longest row that will come, for the self-check: some models' positions are right up to a length only.
         """
         self.name = f"learner-{rank}"
-        self.console = chatter.to_file(Path(log_dir) / f"{self.name}.log")
+        self.console = logs.redirect_output(Path(log_dir) / f"{self.name}.log")
         keep_freed_memory()
         torch.set_num_threads(threads)
         torch.manual_seed(seed + rank)

@@ -90,9 +90,7 @@ class Judge:
 
 
 @contextmanager
-def running_judge(
-    config: Config, console: Console, meta_rm: str | None = None, logs: Path | None = None
-) -> Iterator[Judge]:
+def running_judge(config: Config, console: Console, meta_rm: str | None = None, logs: Path | None = None) -> Iterator[Judge]:
     """Engines with the model `config.model.path` and its template, up until the block ends.
 
     Args:

@@ -15,7 +15,7 @@ from rlsys.system.terminal import as_text, print_text
 from rlsys.system.timing import PhaseTimer
 
 
-class Watch:
+class ProgressReporter:
     """Says which phase is on, adds up its seconds, and passes numbers on to Ray's metrics."""
 
     def __init__(self, console: Console, run: str):
@@ -28,7 +28,7 @@ class Watch:
         self._gauges: dict[str, Gauge] = {}
         self._started = time.monotonic()
 
-    def __enter__(self) -> Watch:
+    def __enter__(self) -> ProgressReporter:
         self._status.start()
         return self
 

@@ -17,10 +17,11 @@ import pyarrow.parquet as pq
 from rich.console import Console
 from transformers import AutoTokenizer
 
-from actors.cluster.groups import Learners
+from actors.cluster.calls import LearnerGroup
+from actors.cluster.groups import LearnerCluster
 from actors.cluster.session import ray_session
 from actors.loops.judge import Judge, running_judge, write_rows
-from actors.loops.progress import Watch, eta
+from actors.loops.progress import ProgressReporter, eta
 from rlsys.algorithms.rejection import judged_rows, table_rows, write_sampled
 from rlsys.config import schema as settings
 from rlsys.config.checks import require_consistent_settings
@@ -52,8 +53,8 @@ def rejective_fine_tuning(config: Config, console: Console | None = None) -> dic
     with RunFolder(config) as folder:
         summary = folder.read_json("summary.json")
         if summary is None:
-            with ray_session(config.run), Watch(console, folder.path.name) as watch:
-                job = RftJob(config, folder, watch)
+            with ray_session(config.run), ProgressReporter(console, folder.path.name) as progress:
+                job = RftJob(config, folder, progress)
                 for number in range(1, config.rft.rounds + 1):
                     job.round(number)
                 job.finish()
@@ -67,8 +68,8 @@ def rejective_fine_tuning(config: Config, console: Console | None = None) -> dic
 class RftJob:
     """One run's rounds. What a round leaves in RUN/round_N: samples.jsonl, model/, optimizer/; its table is in RUN/trajectories."""
 
-    def __init__(self, config: Config, folder: RunFolder, watch: Watch):
-        self.config, self.folder, self.watch = config, folder, watch
+    def __init__(self, config: Config, folder: RunFolder, progress: ProgressReporter):
+        self.config, self.folder, self.progress = config, folder, progress
         base = find_model(config.model.path)
         self.tokenizer = AutoTokenizer.from_pretrained(base)
         self.prompter = Prompter.of(self.tokenizer, config.prompt)
@@ -78,7 +79,7 @@ class RftJob:
         drawn = heldout_rows(self.heldout_source, self.prompter, config.data.heldout_rows, config.prompt.max_tokens)
         self.heldout = [(each.record, each.order) for each in drawn]
         for part in self.heldout_source.parts:
-            watch.say(f"held-out rows: {part.name}, {part.account}")
+            progress.say(f"held-out rows: {part.name}, {part.account}")
 
     def round(self, number: int) -> None:
         """Sample with the model of the round before, reject, tune, save."""
@@ -87,7 +88,7 @@ class RftJob:
             table = self._table(number)
             if not table.exists():
                 self._sample(number, place)
-                with self.watch.phase("reject"):
+                with self.progress.phase("reject"):
                     self._reject(number, place, table)
             self._tune(number, table, place)
         self.model = str(place / "model")
@@ -122,23 +123,23 @@ class RftJob:
         with ResumableRows(place / "samples.jsonl", {"round": number, "rows": rft.rows}) as file:
             if file.complete and evaluated:
                 return
-            with running_judge(self._judge_config(), self.watch.console, logs=self.folder.logs) as judge:
+            with running_judge(self._judge_config(), self.progress.console, logs=self.folder.logs) as judge:
                 if not evaluated:
                     self._evaluate(judge, "base")
                 if not file.complete:
                     title = f"round {number}: sampling"
-                    with self.watch.phase("sample", f"{title} {rft.rows} rows"):
-                        write_rows(file, total, self._asks(number), judge.rows(rft.temperature), self.watch.console, title)
+                    with self.progress.phase("sample", f"{title} {rft.rows} rows"):
+                        write_rows(file, total, self._asks(number), judge.rows(rft.temperature), self.progress.console, title)
 
     def _evaluate(self, judge: Judge, stage: str) -> None:
         """Greedy on the held-out rows, in the same orders as in `rlsys train`."""
         asks = [Ask(record, [order], [0]) for record, order in self.heldout]
         score_format = self.prompter.score_format
-        with self.watch.phase("evaluate", f"scoring {len(asks)} held-out rows ({stage})"):
+        with self.progress.phase("evaluate", f"scoring {len(asks)} held-out rows ({stage})"):
             answers = enumerate(judge.answer(asks, 0.0))
             rows = (row for group, answer in answers for row in table_rows(answer, 0, group, score_format))
             write_sampled(self.folder.heldout_path(stage), rows, score_format)
-        self.watch.say(heldout.sentence(stage, heldout.summarise(pq.read_table(self.folder.heldout_path(stage)))))
+        self.progress.say(heldout.sentence(stage, heldout.summarise(pq.read_table(self.folder.heldout_path(stage)))))
 
     # --- rejection -----------------------------------------------------------------------------------------------
 
@@ -161,7 +162,7 @@ class RftJob:
             counts = write_sampled(table, judged_rows(noted(), file.rows(), number, per_row, score_format), score_format)
         self._account(number, [sources[row] for row, times in unasked.items() if times == per_row])
         told = ", ".join(f"{why} {count:,}" for why, count in sorted(counts.items(), key=lambda item: -item[1]))
-        self.watch.say(f"round {number}: {sum(counts.values()):,} samples: {told}")
+        self.progress.say(f"round {number}: {sum(counts.values()):,} samples: {told}")
 
     def _account(self, number: int, too_long: list[str]) -> None:
         """Tell what became of all rows drawn so far, after a whole pass over the asks of this round.
@@ -175,7 +176,7 @@ class RftJob:
         for part in self.source.parts:
             part.account.used -= before.get(part.name, 0)
             part.account.aside[TOO_LONG] += before.get(part.name, 0)
-            self.watch.say(f"rows so far: {part.name}, {part.account}")
+            self.progress.say(f"rows so far: {part.name}, {part.account}")
         self.folder.write_json("data_report.json", data_report(self.source, self.heldout_source) | {"too_long": before})
 
     # --- tuning --------------------------------------------------------------------------------------------------
@@ -185,44 +186,44 @@ class RftJob:
         rows = self._learner_rows(number, table)
         batches = _batches(rows.num_rows, rft.batch_rows, rft.epochs, config.seed, number)
         longest = config.prompt.max_tokens + config.rollout.max_tokens
-        learners = Learners(config, self.model, self.folder.logs, rl=settings.Rl(beta=0.0), longest=longest)
+        cluster = LearnerCluster(config, self.model, self.folder.logs, rl=settings.Rl(beta=0.0), longest=longest)
         try:
-            with self.watch.phase("tune", "starting learners"):
-                learners.start()
-                done = self._resume(learners, number)
+            with self.progress.phase("tune", "starting learners"):
+                cluster.start()
+                done = self._resume(cluster.learners, number)
             log = MetricsLog(self.folder.path, done)
             began, first = time.monotonic(), done
             for step in range(done + 1, len(batches) + 1):
-                with self.watch.phase("tune", f"round {number}: batch {step} of {len(batches)}"):
+                with self.progress.phase("tune", f"round {number}: batch {step} of {len(batches)}"):
                     batch = rows.take(np.sort(batches[step - 1])).combine_chunks().to_batches()[0]
-                    metrics = learners.learn("train_sft", batch)
+                    metrics = cluster.learners.train_sft(batch)
                 log.write(step, {"round": number, **metrics})
                 pace = (time.monotonic() - began) / (step - first)
                 if step % max(1, len(batches) // 10) == 0 or step == len(batches):
-                    self.watch.say(
+                    self.progress.say(
                         f"round {number}, batch {step}/{len(batches)}: {metrics['nll']:.3f} nats/token, ETA {eta(step, len(batches), pace)}"
                     )
                 if config.checkpoint.every and step % config.checkpoint.every == 0 and step < len(batches):
-                    with self.watch.phase("checkpoint"):
-                        learners.learn("save", str(self.folder.begin_checkpoint(step)))
+                    with self.progress.phase("checkpoint"):
+                        cluster.learners.save(self.folder.begin_checkpoint(step))
                         self.folder.commit_checkpoint(step, {"round": number, "batch": step}, keep=1)
             log.close()
-            with self.watch.phase("checkpoint", "saving the model"):
-                learners.learn("save", str(place))
+            with self.progress.phase("checkpoint", "saving the model"):
+                cluster.learners.save(place)
         finally:
-            learners.close()
+            cluster.close()
 
-    def _resume(self, learners: Learners, number: int) -> int:
+    def _resume(self, learners: LearnerGroup, number: int) -> int:
         """Batches of this round that a checkpoint holds already."""
         rft = self.config.rft
         found = self.folder.latest_state()
         if found is not None and found[1]["round"] == number:
-            learners.learn("load", str(found[0]))
-            self.watch.say(f"resumed after batch {found[1]['batch']} of round {number}")
+            learners.load(found[0])
+            self.progress.say(f"resumed after batch {found[1]['batch']} of round {number}")
             return found[1]["batch"]
         if has_compatible_optimizer_state(Path(self.model).parent, self.config.learner, self.config.model.dtype):
-            learners.learn("load", str(Path(self.model).parent))
-        learners.learn("start_stage", rft.lr, self.config.learner.warmup_steps)
+            learners.load(Path(self.model).parent)
+        learners.start_stage(rft.lr, self.config.learner.warmup_steps)
         return 0
 
     def _learner_rows(self, number: int, table: Path) -> pa.Table:
@@ -255,7 +256,7 @@ class RftJob:
             portion += [{**row, "group": len(groups) + i} for i, row in enumerate(extra)]
             told = ", ".join(f"{found:,} {name.replace('_', ' ')}" for name, found in aside.items() if found)
             told = f", set aside {told}" if told else ""
-            self.watch.say(f"round {number}: {kept.num_rows:,} trajectories, {len(extra):,} rows of instruction data{told}")
+            self.progress.say(f"round {number}: {kept.num_rows:,} trajectories, {len(extra):,} rows of instruction data{told}")
         parts.append(pa.Table.from_pylist(portion, schema=LEARNER))
         return pa.concat_tables(parts).combine_chunks().sort_by("group")
 
@@ -264,7 +265,7 @@ class RftJob:
     def finish(self) -> None:
         """Evaluate the last model, and give it its place."""
         if not self.folder.heldout_path("rft").exists():
-            with running_judge(self._judge_config(), self.watch.console, logs=self.folder.logs) as judge:
+            with running_judge(self._judge_config(), self.progress.console, logs=self.folder.logs) as judge:
                 self._evaluate(judge, "rft")
         for name in ("model", "optimizer"):
             source = Path(self.model).parent / name
@@ -288,7 +289,7 @@ class RftJob:
             "paired": {"rft_minus_base": heldout.paired(tables["rft"], tables["base"])},
             "rounds": rounds,
             "rows": without_files(self.folder.read_json("data_report.json")),
-            "seconds": {name: round(seconds, 2) for name, seconds in self.watch.seconds.items()},
+            "seconds": {name: round(seconds, 2) for name, seconds in self.progress.seconds.items()},
             "model": self.config.model.path,
             "run_dir": str(self.folder.path),
         }

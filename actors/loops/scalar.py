@@ -10,10 +10,10 @@ import pyarrow as pa
 import ray
 from rich.console import Console
 
-from actors.cluster.groups import Learners
+from actors.cluster.groups import LearnerCluster
 from actors.cluster.session import ray_session
 from actors.learner.scalar_learner import ScalarLearner
-from actors.loops.progress import Watch, eta
+from actors.loops.progress import ProgressReporter, eta
 from rlsys.config.checks import require_consistent_settings
 from rlsys.config.schema import Config
 from rlsys.data.scalar_data import batches, describe, load_scalar_data
@@ -43,7 +43,11 @@ def train_scalar(config: Config, console: Console | None = None) -> dict[str, An
         if report is not None:
             print_text(console, f"{folder.path} holds this run, complete; choose another run.dir for a new one.")
         else:
-            with ray_session(config.run), Watch(console, folder.path.name) as watch, ScalarJob(config, folder, watch) as job:
+            with (
+                ray_session(config.run),
+                ProgressReporter(console, folder.path.name) as progress,
+                ScalarJob(config, folder, progress) as job,
+            ):
                 job.start()
                 job.train()
                 report = job.report()
@@ -57,9 +61,9 @@ def train_scalar(config: Config, console: Console | None = None) -> dict[str, An
 class ScalarJob:
     """One run's ranks, data and clocks."""
 
-    def __init__(self, config: Config, folder: RunFolder, watch: Watch):
-        self.config, self.settings, self.folder, self.watch = config, config.meta_rm, folder, watch
-        self.cluster: Learners | None = None
+    def __init__(self, config: Config, folder: RunFolder, progress: ProgressReporter):
+        self.config, self.settings, self.folder, self.progress = config, config.meta_rm, folder, progress
+        self.cluster: LearnerCluster | None = None
         self.log: MetricsLog | None = None
         self.step = 0
 
@@ -75,7 +79,7 @@ class ScalarJob:
     def start(self) -> None:
         """Model, data, ranks; and, where the folder holds an unfinished run, its latest state."""
         config = self.config
-        with self.watch.phase("start", "preparing model and data"):
+        with self.progress.phase("start", "preparing model and data"):
             base = find_model(config.model.path)
             from transformers import AutoTokenizer
 
@@ -83,22 +87,22 @@ class ScalarJob:
             self.steps = batches(self.data.train, self.settings.batch_texts, self.settings.epochs, config.seed)
         for name, groups in (("train", self.data.train), ("held-out", self.data.heldout)):
             told = describe(groups)
-            self.watch.say(f"{name}: {told['texts']:,} texts of {told['rows']:,} rows, {told['positive']:.1%} with label 1")
-        self.watch.say("what was read: " + ", ".join(f"{name} {count:,}" for name, count in self.data.account.items()))
-        with self.watch.phase("start", "starting learners"):
+            self.progress.say(f"{name}: {told['texts']:,} texts of {told['rows']:,} rows, {told['positive']:.1%} with label 1")
+        self.progress.say("what was read: " + ", ".join(f"{name} {count:,}" for name, count in self.data.account.items()))
+        with self.progress.phase("start", "starting learners"):
             asked = {"objective": config.meta_rm.objective, "longest": config.meta_rm.max_tokens}
-            self.cluster = Learners(config, base, self.folder.logs, ScalarLearner, **asked)
+            self.cluster = LearnerCluster(config, base, self.folder.logs, ScalarLearner, **asked)
             self.folder.write_json("actors.json", self.cluster.start())
-            self.cluster.learn("start_stage", self.settings.lr, config.learner.warmup_steps)
-            self.cluster.learn("decay_over", len(self.steps))
+            self.cluster.learners.start_stage(self.settings.lr, config.learner.warmup_steps)
+            self.cluster.learners.decay_over(len(self.steps))
         resume = self.folder.latest_state()
         if resume is not None:
             path, state = resume
-            self.cluster.learn("load", str(path))
+            self.cluster.learners.load(path)
             self.step = state["step"]
             for name, seconds in state["seconds"].items():
-                self.watch.seconds[name] += seconds
-            self.watch.say(f"resumed after step {self.step} from {path}")
+                self.progress.seconds[name] += seconds
+            self.progress.say(f"resumed after step {self.step} from {path}")
         self.log = MetricsLog(self.folder.path, self.step)
 
     def train(self) -> None:
@@ -107,15 +111,15 @@ class ScalarJob:
         while self.step < total:
             self.step += 1
             groups = [self.data.train[i] for i in self.steps[self.step - 1]]
-            with self.watch.phase("train", f"step {self.step} of {total}"):
-                metrics = self.cluster.learn("train", ray.put(self._batch(groups)))
+            with self.progress.phase("train", f"step {self.step} of {total}"):
+                metrics = self.cluster.learners.train(ray.put(self._batch(groups)))
             metrics["row_tokens"] = describe(groups)["tokens"]
             if self.settings.eval_every and self.step % self.settings.eval_every == 0 and self.step < total:
                 heldout = self._judge(self._score())
                 measures = ("auc", "accuracy", "pairwise_accuracy", "log_loss")
                 metrics |= {f"heldout_{name}": heldout[name]["value"] for name in measures if heldout.get(name)}
             self.log.write(self.step, metrics)
-            self.watch.gauges(metrics)
+            self.progress.gauges(metrics)
             self._say(metrics, total, (time.monotonic() - began) / (self.step - first))
             self._checkpoint(total)
 
@@ -128,7 +132,7 @@ class ScalarJob:
             return
         heldout = f" (held-out {metrics['heldout_log_loss']:.3f})" if judged else ""
         note = f" (update skipped: {metrics['skip_reason']})" if metrics["skipped"] else ""
-        self.watch.say(
+        self.progress.say(
             f"step {self.step}/{total}: loss {metrics['loss']:.3f}{heldout}, accuracy {metrics['accuracy']:.1%}, "
             f"{metrics['row_tokens'] / pace:.0f} tokens/s, ETA {eta(self.step, total, pace)}{note}"
         )
@@ -136,9 +140,9 @@ class ScalarJob:
     def _checkpoint(self, total: int) -> None:
         every = self.config.checkpoint.every
         if self.step < total and every and self.step % every == 0:
-            with self.watch.phase("checkpoint", f"step {self.step}: saving"):
-                self.cluster.learn("save", str(self.folder.begin_checkpoint(self.step)))
-                state = {"step": self.step, "seconds": dict(self.watch.seconds)}
+            with self.progress.phase("checkpoint", f"step {self.step}: saving"):
+                self.cluster.learners.save(self.folder.begin_checkpoint(self.step))
+                state = {"step": self.step, "seconds": dict(self.progress.seconds)}
                 self.folder.commit_checkpoint(self.step, state, self.config.checkpoint.keep)
 
     def _score(self) -> np.ndarray:
@@ -146,8 +150,8 @@ class ScalarJob:
         groups, scores = self.data.heldout, []
         for start in range(0, len(groups), self.settings.batch_texts):
             part = groups[start : start + self.settings.batch_texts]
-            with self.watch.phase("evaluate", f"scoring held-out rows, {start} of {len(groups)} done"):
-                scores += self.cluster.learn("score", ray.put(self._batch(part)))
+            with self.progress.phase("evaluate", f"scoring held-out rows, {start} of {len(groups)} done"):
+                scores += self.cluster.learners.score(ray.put(self._batch(part)))
         return np.array(scores)
 
     def _judge(self, scores: np.ndarray) -> calibration.Report:
@@ -159,8 +163,8 @@ class ScalarJob:
 
     def report(self) -> dict[str, Any]:
         """Save the model and the held-out scores; returns what report.json holds."""
-        with self.watch.phase("checkpoint", "saving the model"):
-            self.cluster.learn("save_model", str(self.folder.path / "model"))
+        with self.progress.phase("checkpoint", "saving the model"):
+            self.cluster.learners.save_model(self.folder.path / "model")
         scores = self._score()
         heldout = [(group.id, group.source, label) for group in self.data.heldout for label in group.labels]
         ids, sources, labels = zip(*heldout)
@@ -173,7 +177,7 @@ class ScalarJob:
             "data": {"train": describe(self.data.train), "heldout": describe(self.data.heldout), "account": self.data.account},
             "steps": len(self.steps),
             "encoded_share": sum(row["encoded_tokens"] for row in taken) / sum(row["row_tokens"] for row in taken),
-            "seconds": {name: round(seconds, 2) for name, seconds in self.watch.seconds.items()},
+            "seconds": {name: round(seconds, 2) for name, seconds in self.progress.seconds.items()},
             "model": self.config.model.path,
             "run_dir": str(self.folder.path),
         }

@@ -28,7 +28,7 @@ import numpy as np
 import pyarrow as pa
 import ray
 
-from actors.cluster import logs as chatter
+from actors.cluster import logs
 from actors.cpu.sampler import request_id
 from actors.rollout import vllm_compat
 from actors.weights.buckets import Segment
@@ -85,7 +85,7 @@ class RolloutActor:
         self.threads = threads or len(os.sched_getaffinity(0))
         self.template_args = template_args
         self.log = Path(log_dir) / f"{name}.log"
-        chatter.to_file(self.log)
+        logs.redirect_output(self.log)
         self._engine: Any = None
         self._version = 0
         self._request_ids = itertools.count()

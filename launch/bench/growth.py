@@ -112,8 +112,8 @@ def measure(work: Work) -> dict[str, Any]:
     results = []
     first = number = 0
     with local_cluster(config, model, config.prompt.max_tokens + work.output_tokens, len(work.cores)) as (cluster, _, folder):
-        cluster.learn("snapshot_reference")
-        cluster.learn("start_stage", config.learner.lr, config.learner.warmup_steps)
+        cluster.learners.snapshot_reference()
+        cluster.learners.start_stage(config.learner.lr, config.learner.warmup_steps)
         # The very first step of all warms up.
         for shape, count in [(work.shapes[0], 1), *((shape, work.repeats) for shape in work.shapes)]:
             one = replace(work, **shape)

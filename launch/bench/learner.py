@@ -87,13 +87,13 @@ def measure(work: Work) -> dict[str, Any]:
     dtype = getattr(torch, config.model.dtype)
     with local_ray(len(work.cores)), tempfile.TemporaryDirectory(prefix="rlsys-bench-") as folder:
         actors = start_learners(config, model, len(work.cores), folder)
-        actors.learn("snapshot_reference")
-        actors.learn("start_stage", config.learner.lr, config.learner.warmup_steps)
+        actors.learners.snapshot_reference()
+        actors.learners.start_stage(config.learner.lr, config.learner.warmup_steps)
         before = sum(on_every_rank(actors, resident_bytes))
         steps = []
         for batch in batches:
             began = time.perf_counter()
-            metrics = actors.learn("train_grpo", batch, config.rollout.temperature)["metrics"]
+            metrics = actors.learners.train_grpo(batch, config.rollout.temperature)["metrics"]
             seconds = {"whole": time.perf_counter() - began}
             seconds |= {name: metrics.get(f"seconds/learner_{name}", 0.0) for name in TRAIN_PARTS}
             if metrics["skipped"]:
@@ -140,7 +140,7 @@ def start_learners(config: Any, model: str, cores: int, folder: str) -> Any:
     common = (model, config.learner, config.rl, config.model.dtype, config.seed, folder, threads)
     learners = [actor.remote(rank, ranks, *common) for rank in range(ranks)]
     actors = Actors([], learners, None, config.run.actor_timeout_s, 1)
-    wait(actors.join_learners(), actors.timeout_s)
+    wait(actors.learners.join(), actors.timeout_s)
     return actors
 
 
@@ -148,7 +148,7 @@ def on_every_rank(actors: Any, function: Callable[[Any], float]) -> list[float]:
     """What `function`, called with the rank's actor in its process, returns there."""
     from actors.cluster.waiting import Pending, wait
 
-    ranks = zip(actors.learners, actors.learner_names, strict=True)
+    ranks = zip(actors.learners.actors, actors.learners.names, strict=True)
     return wait([Pending(actor.__ray_call__.remote(function), name, function.__name__) for actor, name in ranks], actors.timeout_s)
 
 

@@ -14,8 +14,8 @@ import ray
 
 from actors.cluster.calls import Actors
 from actors.cluster.waiting import Pending, wait
-from actors.loops.progress import Watch
-from actors.loops.rl import Batch, Job
+from actors.loops.progress import ProgressReporter
+from actors.loops.rl import Job, TrainingBatch
 from actors.reward import RewardActor
 from launch.bench.memory import resident_bytes
 from launch.bench.stand_ins import EngineStandIn, LearnerStandIn, travelling_bytes
@@ -44,15 +44,15 @@ class StandIns(Actors):
 
     def set_seconds(self, generate_s: float, train_s: float, send_s: float) -> None:
         """How long the stand-ins take from now on."""
-        self.learn("set_seconds", train_s, send_s)
+        self.learners.call("set_seconds", train_s, send_s)
         wait(
             [Pending(host.set_seconds.remote(generate_s), name, "set_seconds") for host, name in zip(self.hosts, self.processes)],
             self.timeout_s,
         )
 
-    def judge(self, key: str, step: int, groups: pa.RecordBatch, *rest: Any, **handed_over: Any) -> dict[str, Any]:
+    def judge(self, key: str, step: int, groups: pa.RecordBatch, *rest: Any, **options: Any) -> dict[str, Any]:
         self.group_bytes += travelling_bytes(groups)
-        return super().judge(key, step, groups, *rest, **handed_over)
+        return super().judge(key, step, groups, *rest, **options)
 
     def travelled(self) -> dict[str, int]:
         """Bytes put into the object store so far, by what they were."""
@@ -62,11 +62,11 @@ class StandIns(Actors):
         return total
 
     def _travelled(self) -> list[Pending]:
-        named = zip([*self.hosts, *self.learners], [*self.processes, *self.learner_names], strict=True)
+        named = zip([*self.hosts, *self.learners.actors], [*self.processes, *self.learners.names], strict=True)
         return [Pending(actor.travelled.remote(), name, "travelled") for actor, name in named]
 
     def close(self) -> None:
-        for actor in [*self.hosts, *self.learners, self.reward]:
+        for actor in [*self.hosts, *self.learners.actors, self.reward]:
             ray.kill(actor)
 
 
@@ -77,12 +77,12 @@ class TimedJob(Job):
         """What `start` does, with actors that are there already. They are not closed with the job."""
         self.prepare()
         self.actors = actors
-        self.cluster = actors
+        self._actors = actors
         self.step, self.notes = 0, []
-        self.log = MetricsLog(self.folder.path)
+        self._log = MetricsLog(self.folder.path)
 
     def __exit__(self, *error: object) -> None:
-        self.cluster = None
+        self._actors = None
         super().__exit__(*error)
 
     def note(self) -> None:
@@ -97,7 +97,7 @@ class TimedJob(Job):
             }
         )
 
-    def _checkpoint(self, batch: Batch) -> None:
+    def _checkpoint(self, batch: TrainingBatch) -> None:
         super()._checkpoint(batch)
         self.note()
 
@@ -110,7 +110,7 @@ def stand_in_config(folder: Path, *overrides: str) -> Config:
 
 def reinforce(config: Config, actors: StandIns) -> tuple[list[dict[str, float]], list[dict[str, Any]]]:
     """Run the loop from its first to its last step; returns notes (before the first step, and after each), and the steps' metrics."""
-    with RunFolder(config) as folder, Watch(silent(), "bench") as watch, TimedJob(config, folder, watch) as job:
+    with RunFolder(config) as folder, ProgressReporter(silent(), "bench") as progress, TimedJob(config, folder, progress) as job:
         job.use(actors)
         job.note()
         job.reinforce()

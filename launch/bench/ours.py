@@ -41,8 +41,8 @@ def measure(work: Work) -> dict[str, Any]:
     texts = prompt_texts(tokenizer, 0, work.steps * work.prompts, work.prompt_tokens)
     began = time.perf_counter()
     with local_cluster(config, model, work.prompt_tokens + work.output_tokens, len(work.cores)) as (cluster, told, folder):
-        cluster.learn("snapshot_reference")
-        cluster.learn("start_stage", config.learner.lr, config.learner.warmup_steps)
+        cluster.learners.snapshot_reference()
+        cluster.learners.start_stage(config.learner.lr, config.learner.warmup_steps)
         start_s = time.perf_counter() - began
         steps = []
         for number in range(work.steps):
@@ -133,7 +133,7 @@ def step(cluster: Cluster, config: Config, work: Work, groups: pa.RecordBatch, n
         cluster.judge(key, number, groups, parts)
     with clock.phase("train"):
         samples = pa.concat_batches(wait([Pending(part, "rollout", "sample") for part in parts], cluster.timeout_s))
-        trained = cluster.learn("train_grpo", learner_rows(groups, samples), config.rollout.temperature)["metrics"]
+        trained = cluster.learners.train_grpo(learner_rows(groups, samples), config.rollout.temperature)["metrics"]
     with clock.phase("write trajectories"):
         cluster.write_trajectories(key, folder / f"step_{number:06d}.parquet")
     with clock.phase("send weights"):

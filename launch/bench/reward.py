@@ -112,7 +112,7 @@ def judge_one(actors: Any, groups: Any, samples: Any, path: Path) -> dict[str, A
     with clock.phase("judge"):
         counts = actors.judge("bench", 1, groups, [samples])
     with clock.phase("hand over"):
-        actors.hand_over("bench")
+        actors.pop_learner_batch("bench")
     with clock.phase("write"):
         actors.write_trajectories("bench", path)
     return {"seconds": clock.stop(), "counts": counts, "file_bytes": path.stat().st_size}

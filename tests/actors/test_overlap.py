@@ -92,7 +92,7 @@ def test_when_training_fails_what_runs_is_waited_for_and_nothing_more_begins():
 
 
 class Weights:
-    """Stands where the learners are asked to send weights, and remembers that they were."""
+    """Stands in for the actors, and records the weight versions sent."""
 
     def __init__(self):
         self.sent = []
@@ -101,18 +101,18 @@ class Weights:
         self.sent.append(version)
 
 
-def test_weights_wait_for_the_batch_that_is_being_generated_unless_they_may_arrive_in_flight():
+def test_weights_wait_for_the_batch_in_generation_unless_in_flight_updates_are_on():
     drained = Job(load_config(None, ["rl.staleness=1"]), None, None)
-    drained.cluster = Weights()
+    drained._actors = Weights()
     with drained.engines:  # as while a batch is being generated
-        sync = threading.Thread(target=drained._sync)
-        sync.start()
+        sending = threading.Thread(target=drained._send_weights)
+        sending.start()
         assert drained.cluster.sent == []
-    sync.join(PATIENCE_S)
+    sending.join(PATIENCE_S)
     assert drained.cluster.sent == [1]
 
     in_flight = Job(load_config(None, ["rl.staleness=1", "rollout.in_flight_updates=true"]), None, None)
-    in_flight.cluster = Weights()
+    in_flight._actors = Weights()
     with in_flight.engines:
-        in_flight._sync()
+        in_flight._send_weights()
         assert in_flight.cluster.sent == [1]

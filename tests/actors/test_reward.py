@@ -11,7 +11,6 @@ import torch
 from actors.reward import RewardActor
 from rlsys.algorithms.grpo import LossInputs, group_advantages, grpo_loss
 from rlsys.data.trajectories import GROUPS, LEARNER, SAMPLES, TRAJECTORIES
-from rlsys.models.packing import plan_micro_batches
 from rlsys.rewards.extraction import ScoreFormat, extract, score_range
 from rlsys.rewards.rules import is_correct, unshuffle
 
@@ -60,7 +59,7 @@ BATCH = (
 def test_rewards_advantages_and_counts():
     actor = RewardActor("reward")
     counts = actor.judge("k", 3, *BATCH)
-    rows, learner = actor.hand_over("k")
+    rows, learner = actor.pop_learner_batch("k")
     assert counts["reward_sum"] == pytest.approx(1 - 1 - 1 - 1)
     assert counts["parse_failures"] == {"no_box": 1}
     assert (counts["groups"], counts["groups_unequal"], counts["oldest_version"]) == (2, 1, 4)
@@ -97,7 +96,7 @@ def test_no_more_groups_than_wanted_reach_the_learner():
     answers = samples(*((g, s, r"\boxed{9, 1}" if s else r"\boxed{1, 9}") for g in range(3) for s in range(2)))
     actor = RewardActor("reward")
     counts = actor.judge("k", 0, rewards, answers, want=2)
-    _, learner = actor.hand_over("k")
+    _, learner = actor.pop_learner_batch("k")
     assert (counts["groups_unequal"], counts["groups_trained"]) == (3, 2)
     assert sorted(set(learner["group"].to_pylist())) == [0, 1]
 
@@ -132,12 +131,12 @@ def test_the_gradient_beside_the_published_objectives(equal_groups, beta, scale)
     asked = groups(*((g, [0, 1], [1.0, 0.0]) for g in range(5)))
     answers = samples(*((g, s, texts[g][s]) for g in range(5) for s in range(3)))
     counts = actor.judge("k", 0, asked, answers, want=5, equal=equal_groups == "train")
-    _, learner = actor.hand_over("k")
+    _, learner = actor.pop_learner_batch("k")
     generator = torch.Generator().manual_seed(0)
     logprob, reference = -torch.rand(2, 5, 3, 3, dtype=torch.float64, generator=generator) - 0.1
 
     ours = torch.zeros_like(logprob)
-    rows = list(zip(learner["group"].to_pylist(), [row % 3 for row in range(learner.num_rows)]))  # groups are handed over whole
+    rows = list(zip(learner["group"].to_pylist(), [row % 3 for row in range(learner.num_rows)]))  # groups are complete
     total_samples = None if equal_groups == "drop" else counts["samples"]
     for part in (part for rank in plan_micro_batches(learner, world_size=2, token_budget=16, total_samples=total_samples) for part in rank):
         of = [rows[row] for row in part.sample.tolist()]
@@ -265,7 +264,7 @@ def test_a_judged_batch_equals_what_one_gets_row_by_row(seed, tmp_path):
         found = [told["parse_failure"] for told in expected[-len(answered) :] if told["parse_failure"]]
         assert totals[-1]["parse_failures"] == {reason: found.count(reason) for reason in found}
 
-    rows, learner = actor.hand_over("k")
+    rows, learner = actor.pop_learner_batch("k")
     assert rows == len(handed)
     columns = (learner[name].to_pylist() for name in ("group", "prompt_tokens", "tokens", "advantage"))
     for (group, prompt, tokens, advantage), one in zip(handed, zip(*columns, strict=True), strict=True):
@@ -282,12 +281,12 @@ def test_a_judged_batch_equals_what_one_gets_row_by_row(seed, tmp_path):
 def test_samples_that_are_not_those_of_the_groups_are_an_error():
     asked, answered = BATCH
     for wrong in (answered.slice(0, 3), answered.take(pa.array([0, 2, 1, 3])), answered.slice(0, 0)):
-        with pytest.raises(ValueError, match=r"reward: k: \d samples for 2 groups: expected equally many of every group"):
+        with pytest.raises(ValueError, match=r"reward: k: \d samples for 2 groups: expected the same number for every group"):
             RewardActor("reward").judge("k", 0, asked, wrong)
 
 
 def test_a_training_result_of_another_length_is_an_error(tmp_path):
     actor = RewardActor("reward")
     actor.judge("k", 0, *BATCH)
-    with pytest.raises(ValueError, match="1 trained rows, expected the 2 that were handed over"):
+    with pytest.raises(ValueError, match="1 trained rows, expected the 2 of the learner batch"):
         actor.write("k", str(tmp_path / "t.parquet"), pa.table({"trainer_logprob": [0.0], "reference_logprob": [0.0]}))

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.text import Text
 
 from actors.loops.evaluation import grid_table
-from actors.loops.progress import Watch
+from actors.loops.progress import ProgressReporter
 from launch.commands import config, data, judge, score, show, vote
 from rlsys.data.accounts import RowCounts
 from rlsys.data.trajectories import TRAJECTORIES
@@ -82,12 +82,12 @@ def test_what_commands_print_shows_names_as_they_are(capsys: pytest.CaptureFixtu
 
 def test_lines_of_a_run_show_names_as_they_are() -> None:
     file = io.StringIO()
-    watch = Watch(Console(file=file, width=500), HOSTILE[0])
+    progress = ProgressReporter(Console(file=file, width=500), HOSTILE[0])
     for name in HOSTILE:
-        watch.say(name)
-        watch.warn(name)
-        screen.print_text(watch.console, name, "bold")
-        watch._status.update(screen.as_text(name))
+        progress.say(name)
+        progress.warn(name)
+        screen.print_text(progress.console, name, "bold")
+        progress._status.update(screen.as_text(name))
     assert all(file.getvalue().count(name) == 3 for name in HOSTILE if name != "[/]")
     with screen.progress(Console(file=file, width=500, force_terminal=True)) as bar:
         bar.add_task(HOSTILE[0], total=1, pace=HOSTILE[1])

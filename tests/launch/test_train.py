@@ -48,10 +48,12 @@ def test_a_run_leaves_a_folder_that_explains_itself(straight_run):
 def test_every_sample_is_on_record_and_its_reward_can_be_worked_out_again(straight_run):
     config, _ = straight_run
     rows = open_rows(config.data.train, config.data, config.seed)
+    trained = [row["groups_trained"] > 0 for row in MetricsLog.read(config.run.dir)]
     for step in (1, 2, 3):
         table = pq.read_table(config.run.dir / "trajectories" / f"step_{step:06d}.parquet")
         assert table.schema.names == TRAJECTORIES.names
-        assert set(table["weight_version"].to_pylist()) == {step}  # version 1 came of the cold start
+        # The cold start produced version 1, and each step that trained anything the next one.
+        assert set(table["weight_version"].to_pylist()) == {1 + sum(trained[: step - 1])}
         for row in table.to_pylist():
             record = rows[int(row["prompt_id"].split("-")[1])]
             assert record.id == row["prompt_id"]
@@ -92,6 +94,19 @@ def test_a_run_stops_when_engine_and_trainer_do_not_agree(ray_session, tiny, qui
     with pytest.raises(MismatchError, match="step 2: .* for 2 step"):
         train(config, quiet)
     assert [row["step"] for row in MetricsLog.read(config.run.dir)] == [1, 2]
+
+
+def test_steps_that_train_nothing_send_no_weights(ray_session, tiny, quiet, tiny_model, tmp_path):
+    """An untrained tiny model never writes a score, so all rewards are equal. Its weights stay version 0, also after a resume."""
+    for steps in (2, 3):
+        settings = ("sft.rows=0", "rl.refill=false", f"rl.steps={steps}", "checkpoint.every=1")
+        config = tiny(tmp_path / "run", tiny_model, "data.heldout_rows=1", *settings)
+        train(config, quiet)
+    metrics = MetricsLog.read(config.run.dir)
+    assert [(row["step"], row["groups_trained"], row["weight_version"]) for row in metrics] == [(1, 0, 0), (2, 0, 0), (3, 0, 0)]
+    for step in (1, 2, 3):
+        table = pq.read_table(config.run.dir / "trajectories" / f"step_{step:06d}.parquet")
+        assert set(table["weight_version"].to_pylist()) == {0}
 
 
 def test_a_model_that_fails_its_self_check_is_one_line_and_nothing_else(ray_session, tiny_model, tmp_path):
@@ -186,10 +201,12 @@ def test_real_preferences_with_generation_overlapping_training(straight_run, tin
     )
     summary = train(config, quiet)
     assert summary["heldout"]["rl"]["n"] == 6
+    current = 0
     for row in MetricsLog.read(config.run.dir):
         table = pq.read_table(config.run.dir / "trajectories" / f"step_{row['step']:06d}.parquet")
         versions = np.array(table["weight_version"].to_pylist())
-        assert ((row["step"] - 1 - versions) <= 1).all() and (versions <= row["step"] - 1).all()
+        assert ((current - versions) <= 1).all() and (versions <= current).all()
+        current += row["groups_trained"] > 0
     assert any(row["groups_trained"] > 0 and not row["skipped"] for row in MetricsLog.read(config.run.dir))
     report = json.loads((config.run.dir / "data_report.json").read_text())
     for side in ("train", "heldout"):

@@ -1,0 +1,90 @@
+"""One RL step: its batch, and the metrics and the screen line that report it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from typing import Any
+
+import ray
+
+from rlsys.evaluation.advice import failures_in_words
+
+
+@dataclass
+class TrainingBatch:
+    """The judged samples of one RL step."""
+
+    step: int
+    learner: ray.ObjectRef
+    """LEARNER schema."""
+    counts: dict[str, Any]
+    sampler_state: dict[str, Any]
+    seconds: dict[str, float]
+    """By phase: draw, generate, judge."""
+
+    @property
+    def trainable(self) -> bool:
+        """Whether any group is trained on. Otherwise the weights stay the same."""
+        return self.counts["groups_trained"] > 0
+
+
+def phase_seconds(elapsed: float, phases: Counter[str]) -> dict[str, float]:
+    """Return the seconds of a step by phase; `other` is the time outside of every phase."""
+    named = {name.replace(" ", "_"): value for name, value in phases.items()}
+    return {**named, "other": elapsed - sum(named.values()), "step": elapsed}
+
+
+def add_counts(rounds: list[dict[str, Any]]) -> dict[str, Any]:
+    """Combine the counts of a step's rounds (`RewardActor.judge`)."""
+    separate = ("parse_failures", "oldest_version", "sources")
+    total = {name: sum(counts[name] for counts in rounds) for name in rounds[0] if name not in separate}
+    total["sources"] = [source for counts in rounds for source in counts["sources"]]
+    total["parse_failures"] = dict(sum((Counter(counts["parse_failures"]) for counts in rounds), Counter()))
+    total["oldest_version"] = min(counts["oldest_version"] for counts in rounds)
+    return total
+
+
+def step_metrics(batch: TrainingBatch, update: dict[str, Any], seconds: dict[str, float]) -> dict[str, Any]:
+    """Combine the figures of a step's samples, update and phases.
+
+    `seconds/step` is the sum of wait_for_samples, train, send_weights, write_trajectories, checkpoint, evaluate and other.
+    draw, generate and judge are the batch's own: they add up to the wait when nothing overlaps.
+    """
+    counts, seconds = batch.counts, {**seconds, **batch.seconds}
+    reward = counts["reward_sum"] / counts["samples"]
+    return {
+        "reward": reward,
+        "accuracy": (reward + 1) / 2,
+        "groups_equal_share": 1 - counts["groups_unequal"] / counts["groups"],
+        "tokens_per_sample": counts["tokens"] / counts["samples"],
+        "parse_failure_share": sum(counts["parse_failures"].values()) / counts["samples"],
+        **{name: value for name, value in counts.items() if name not in ("parse_failures", "reward_sum", "sources")},
+        **{f"parse_failures/{reason}": count for reason, count in counts["parse_failures"].items()},
+        **update,
+        **{f"seconds/{name}": value for name, value in seconds.items()},
+        "generated_tokens_per_s": counts["tokens"] / seconds["generate"],
+    }
+
+
+def step_line(batch: TrainingBatch, update: dict[str, Any], metrics: dict[str, Any], steps: int, eta: str) -> str:
+    """Format a step's line for the screen."""
+    counts = batch.counts
+    divergence = f"KL {update['kl']:.4f}, entropy {update['entropy']:.2f}, " if update.get("kl") is not None else ""
+    note = f" (update skipped: {update.get('skip_reason')})" if update.get("skipped") else ""
+    return (
+        f"step {batch.step}/{steps}: reward {metrics['reward']:+.3f}, {divergence}"
+        f"{counts['groups_unequal']}/{counts['groups']} groups unequal, {metrics['generated_tokens_per_s']:.0f} tokens/s, "
+        f"generate {metrics['seconds/generate']:.1f} s, train {metrics['seconds/train']:.1f} s, "
+        f"send {metrics['seconds/send_weights']:.1f} s, ETA {eta}{note}"
+    )
+
+
+def set_aside_note(batch: TrainingBatch, too_long: int, max_tokens: int) -> str:
+    """Describe the step's parse failures and the rows that were too long so far; empty if there are none."""
+    counts, notes = batch.counts, []
+    if counts["parse_failures"]:  # truncated texts are among them
+        notes.append(failures_in_words(counts["parse_failures"], counts["samples"], counts["truncated"], max_tokens))
+    if too_long:
+        notes.append(f"{too_long:,} rows longer than prompt.max_tokens so far")
+    return "".join(f"; {note}" for note in notes)
