@@ -11,6 +11,7 @@ import torch
 from actors.reward import RewardActor
 from rlsys.algorithms.grpo import LossInputs, group_advantages, grpo_loss
 from rlsys.data.trajectories import GROUPS, LEARNER, SAMPLES, TRAJECTORIES
+from rlsys.models.packing import plan_micro_batches
 from rlsys.rewards.extraction import ScoreFormat, extract, score_range
 from rlsys.rewards.rules import is_correct, unshuffle
 
