@@ -1,4 +1,4 @@
-"""Entry point of `rlsys`. It imports the rest inside of what watches for Ctrl-C, as that takes a second."""
+"""Entry point of `rlsys`. Imports happen inside `main`, as they take a second in which Ctrl-C must work too."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import sys
 
 
 def main() -> None:
-    """Exit status 2 and one message for what the user can put right, 1 for a job that failed, 130 after Ctrl-C."""
+    """Run the command; exit with 2 and one message for an error that the user can fix, 1 for a failed job, 130 after Ctrl-C."""
     _open_streams()
     try:
         from launch.app import app
@@ -15,11 +15,11 @@ def main() -> None:
         app()
     except (KeyboardInterrupt, SystemExit) as end:
         if isinstance(end, KeyboardInterrupt) or end.code == 130:
-            print("interrupted; what was complete is kept, and the same command goes on from there", file=sys.stderr)
+            print("interrupted; completed work is kept, and the same command resumes from there", file=sys.stderr)
             sys.exit(130)
         raise
     except BrokenPipeError:
-        # Whoever read our output has seen enough.
+        # The reader of our output, such as `head`, has closed the pipe.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(141)
     except Exception as error:
@@ -34,12 +34,12 @@ def main() -> None:
 
 
 def _open_streams() -> None:
-    """See that stdin, stdout and stderr are open, so that no file of ours gets the number of one, and take any character."""
+    """Open stdin, stdout and stderr if closed, so that no other file gets their descriptors, and let them encode any character."""
     for number, (name, mode) in enumerate((("stdin", "r"), ("stdout", "w"), ("stderr", "w"))):
         try:
             os.fstat(number)
         except OSError:
-            os.open(os.devnull, os.O_RDWR)  # gets the lowest number that is free
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest free descriptor
         if getattr(sys, name) is None:
             setattr(sys, name, os.fdopen(number, mode, closefd=False))
     for stream in (sys.stdout, sys.stderr):

@@ -1,4 +1,4 @@
-"""What every command shares: how it speaks to a person, how it prints JSON, and how it says that something is wrong."""
+"""Shared by all commands: console output, JSON output and errors."""
 
 from __future__ import annotations
 
@@ -23,16 +23,15 @@ PACKAGES = ("rlsys", "actors", "launch")
 
 
 class UserError(ValueError):
-    """Something that the person at the keyboard can put right; the message says where it is and what to do."""
+    """An error that the user can fix; the message says where it is and what to do."""
 
 
 def exit_status(error: BaseException) -> int | None:
-    """The status to exit with when `error` can be shown as it is, without a traceback; None: it is a bug, raise it.
+    """Return the exit status for an error that is printed without a traceback, or None for a bug, which should be raised.
 
-    2: a ValueError raised in the project's own files, which say what the person can put right, and what the world did (OSError, a hub out
-    of reach). 1: any other exception class of the project's own (an actor that died, with its last words). None: everything out of a
-    library, which nobody foresaw.
-    `RLSYS_TRACEBACK=1` keeps every traceback.
+    2: a ValueError raised in the project's own files, or an error of the environment (OSError, an unreachable hub). 1: any other exception
+    class of the project (an actor that died). None: any other exception raised in a library.
+    With `RLSYS_TRACEBACK=1` every error keeps its traceback.
     """
     if os.environ.get("RLSYS_TRACEBACK"):
         return None
@@ -49,24 +48,24 @@ def exit_status(error: BaseException) -> int | None:
 
 @contextmanager
 def only_json(active: bool) -> Iterator[Callable[[Any], None]]:
-    """Yields the function that prints the command's one JSON document.
+    """Yield the function that prints the command's JSON document when the block ends.
 
-    While `active`, everything else that reaches stdout goes to stderr, libraries' and child processes' output included
-    (the file descriptor itself is turned round), so that stdout holds the document and nothing else.
+    While `active`, everything else written to stdout goes to stderr, including the output of libraries and child processes (the file
+    descriptor is redirected), so that stdout holds nothing but the document.
     """
     if not active:
         yield lambda document: None
         return
     documents: list[Any] = []
     sys.stdout.flush()
-    kept = os.dup(1)
+    saved = os.dup(1)
     os.dup2(2, 1)
     try:
         yield documents.append
     finally:
         sys.stdout.flush()
-        os.dup2(kept, 1)
-        os.close(kept)
+        os.dup2(saved, 1)
+        os.close(saved)
         for document in documents:
             text = json.dumps(finite_json(document), ensure_ascii=False, indent=2, allow_nan=False)
             try:
@@ -77,7 +76,7 @@ def only_json(active: bool) -> Iterator[Callable[[Any], None]]:
 
 
 def report(as_json: bool, measure: Callable[[], Any], render: Callable[[Any], RenderableType]) -> None:
-    """Measure, and print the document: as JSON and nothing else, or rendered for a person."""
+    """Run `measure` and print its document, as JSON or rendered."""
     with only_json(as_json) as write_json:
         document = measure()
         write_json(document)

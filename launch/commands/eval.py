@@ -54,7 +54,7 @@ def evaluate(
     Example: rlsys eval --model runs/quickstart -b judgebench=gpt.jsonl -b rewardbench=filtered.parquet --k 1,2,4,8 --output evals/first
     """
     ks = increasing(k)
-    from launch.check import checked
+    from launch.check import run_checks
     from rlsys.io.run_folder import resolve_model
     from rlsys.judging.setup import judge_config
 
@@ -67,7 +67,7 @@ def evaluate(
         try:
             benchmarks = load_benchmarks(benchmark, limit, console)
         except ValueError as error:  # reported together with all other mistakes
-            checked("eval", config, [*problems, str(error)], check, meta_rm=meta_rm, folder=str(output))
+            run_checks("eval", config, [*problems, str(error)], check, meta_rm=meta_rm, folder=str(output))
             raise
         from actors.loops.evaluation import Evaluation, applicable_strategies, print_evaluation
 
@@ -79,7 +79,7 @@ def evaluate(
             raise UserError(f"--strategy {', '.join(strategy or [])}: none of them applies to any of the benchmarks.")
         evaluation = Evaluation(config, benchmarks, output, ks, draws, temperature, seed, text, swap)
         if check or again or problems or not evaluation.all_files_exist:
-            checked("eval", config, problems, check, meta_rm=meta_rm, folder=str(output))
+            run_checks("eval", config, problems, check, meta_rm=meta_rm, folder=str(output))
         document = evaluation.run(strategies, console, None if meta_rm is None else resolve_model(meta_rm)[0], again, began)
         write_json(document)
         if not as_json:

@@ -73,7 +73,7 @@ def judge(
 
     Example: rlsys judge --model runs/quickstart --input pairs.jsonl --format trl_preference --k 8 --output judged.jsonl
     """
-    from launch.check import checked
+    from launch.check import run_checks
     from rlsys.io.run_folder import resolve_model
     from rlsys.judging.setup import judge_config, sampling_settings
     from rlsys.judging.voting import Options, find
@@ -84,7 +84,7 @@ def judge(
     if output.exists() and input.exists() and output.samefile(input):
         problems.append(f"--output {output}: this is the input; name another file.")
     if again or check or problems or not output.is_file():
-        checked("judge", config, problems, check, rows=(str(input), format), meta_rm=meta_rm, files=(str(output),))
+        run_checks("judge", config, problems, check, rows=(str(input), format), meta_rm=meta_rm, files=(str(output),))
     reward_model = None if meta_rm is None else resolve_model(meta_rm)[0]
     with only_json(as_json) as write_json:
         console = to_stderr() if as_json else to_stdout()

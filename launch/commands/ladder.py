@@ -15,9 +15,9 @@ def ladder(config: ConfigFile, overrides: Overrides = None, check: OnlyCheck = F
 
     Example: rlsys ladder launch/configs/ladder-tiny.yaml run.dir=runs/ladder
     """
-    from launch.check import checked_config
+    from launch.check import load_checked_config
 
-    settings = checked_config("ladder", config, overrides, check)
+    settings = load_checked_config("ladder", config, overrides, check)
     from actors.loops.ladder import run_ladder
     from launch.commands.report import report
 

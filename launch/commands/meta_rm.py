@@ -20,9 +20,9 @@ def meta_rm(
 
     Example: rlsys meta-rm launch/configs/meta-rm-tiny.yaml meta_rm.data='[runs/tiny/trajectories/*.parquet]'
     """
-    from launch.check import checked_config
+    from launch.check import load_checked_config
 
-    settings = checked_config("meta-rm", config, overrides, check)
+    settings = load_checked_config("meta-rm", config, overrides, check)
     from actors.loops.scalar import train_scalar
 
     with only_json(as_json) as write_json:

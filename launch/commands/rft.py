@@ -22,9 +22,9 @@ def rft(config: ConfigFile, overrides: Overrides = None, check: OnlyCheck = Fals
 
     Example: rlsys rft launch/configs/quickstart.yaml model.path=runs/cold-start rft.rows=1024 run.dir=runs/rft
     """
-    from launch.check import checked_config
+    from launch.check import load_checked_config
 
-    settings = checked_config("rft", config, overrides, check)
+    settings = load_checked_config("rft", config, overrides, check)
     from actors.loops.rft import rejective_fine_tuning
 
     rejective_fine_tuning(settings, console=to_stdout())
@@ -46,9 +46,9 @@ def filter_rows(
 
     Example: rlsys filter launch/configs/quickstart.yaml --rows 2000 --output easy.jsonl
     """
-    from launch.check import checked_config
+    from launch.check import load_checked_config
 
-    settings = checked_config("filter", config, overrides, check, files=(str(output),))
+    settings = load_checked_config("filter", config, overrides, check, files=(str(output),))
     from actors.loops import filter
 
     filter.filter_rows(settings, output, samples, rows, again, to_stdout())

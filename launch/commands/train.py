@@ -15,9 +15,9 @@ def train(config: ConfigFile, overrides: Overrides = None, check: OnlyCheck = Fa
 
     Example: rlsys train launch/configs/quickstart.yaml rl.steps=50 run.dir=runs/longer
     """
-    from launch.check import checked_config
+    from launch.check import load_checked_config
 
-    settings = checked_config("train", config, overrides, check)
+    settings = load_checked_config("train", config, overrides, check)
     from actors.loops.rl import train as run
 
     run(settings, console=to_stdout())
@@ -28,9 +28,9 @@ def sft(config: ConfigFile, overrides: Overrides = None, check: OnlyCheck = Fals
 
     Example: rlsys sft launch/configs/quickstart.yaml sft.rows=512 run.dir=runs/cold-start
     """
-    from launch.check import checked_config
+    from launch.check import load_checked_config
 
-    settings = checked_config("sft", config, overrides, check)
+    settings = load_checked_config("sft", config, overrides, check)
     from actors.loops.rl import train as run
 
     run(settings, console=to_stdout(), stages=("sft",))
