@@ -136,7 +136,7 @@ def writable_folder(folder: Path) -> None:
         with tempfile.TemporaryDirectory(prefix=".rlsys-", dir=place) as aside:
             Path(aside, *(part for part in folder.relative_to(place).parts if part != "..")).mkdir(parents=True, exist_ok=True)
     except FileNotFoundError as error:  # as in /proc
-        raise OSError(errno.EROFS, "Nothing can be made there", str(place)) from error
+        raise OSError(errno.EROFS, "Nothing can be created there", str(place)) from error
     except OSError as error:
         raise OSError(error.errno, error.strerror, str(folder if error.errno == errno.ENAMETOOLONG else place)) from error
 

@@ -1,13 +1,13 @@
-"""A run's folder: what lies where, who may write in it, and its checkpoints.
+"""Layout, lock and checkpoints of a run folder.
 
 RUN/config.yaml              resolved config
 RUN/metrics.jsonl            one line per step (tensorboard/ holds the same)
 RUN/trajectories/            step_000001.parquet ..., heldout_base.parquet, heldout_cold_start.parquet, heldout_rl.parquet
-RUN/checkpoints/cold_start/  model/ after the cold start: the frozen reference of RL
+RUN/checkpoints/cold_start/  model/ after the cold start: the frozen reference model of RL
 RUN/checkpoints/step_000010/ model/ (Hugging Face format), optimizer/ (one file per rank), state.json
-RUN/checkpoints/best.json    which checkpoint had the best held-out reward
-RUN/logs/                    what each actor, vLLM and DeepSpeed said
-RUN/summary.json             written last, when the run is complete
+RUN/checkpoints/best.json    name of the checkpoint with the best held-out reward
+RUN/logs/                    logs of each actor, vLLM and DeepSpeed
+RUN/summary.json             written last: the run is complete
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ from rlsys.io.files import atomic_write, write_text_atomically
 from rlsys.models.loading import ensure_model
 
 MAY_CHANGE = {"run", "checkpoint", "rl.steps", "rl.eval_every"}
-"""Keys that a resumed run may change; everything else would make another run of it."""
+"""Keys and sections that may change when a run is resumed."""
 
-WORK = (
+WORK_PATTERNS = (
     "cold_start.json",
     "metrics.jsonl",
     "checkpoints/step_*/state.json",
@@ -43,15 +43,17 @@ WORK = (
     "report.json",
     "summary.json",
 )
-"""What says that a run has done something that is worth keeping; an empty file or folder says nothing."""
+"""Results of training or sampling, which a run with another config may not discard. Empty files and folders do not count."""
 
 
 class RunFolder:
-    """Opens (or makes) the folder of a run and holds its lock until `close`, or the end of its `with` block.
+    """Open or create a run folder, and hold its lock until `close` or the end of the `with` block.
+
+    `was_reset`: the folder held another config without completed work and has been cleared.
 
     Raises:
-        ConfigError: another process is using the folder, or something of a run with a different config was trained there.
-        OSError: it cannot be made or written.
+        ConfigError: another process holds the lock, or the folder holds completed work of a different config.
+        OSError: the folder cannot be created or written.
     """
 
     def __init__(self, config: Config):
@@ -106,37 +108,40 @@ class RunFolder:
         return self.path / "checkpoints" / "cold_start"
 
     def cold_start_state(self) -> dict[str, Any] | None:
-        """What cold_start.json holds; None until the cold start is complete, as the file is written after its weights."""
+        """Return the content of cold_start.json, which is written after the weights; None if the cold start is not complete."""
         return self.read_json("cold_start.json")
 
     def checkpoint_path(self, step: int) -> Path:
         return self.path / "checkpoints" / f"step_{step:06d}"
 
     def begin_checkpoint(self, step: int) -> Path:
-        """An empty folder to write into; `commit_checkpoint` gives it its name."""
-        aside = self.path / "checkpoints" / f".partial_{step:06d}"
-        shutil.rmtree(aside, ignore_errors=True)
-        aside.mkdir(parents=True)
-        return aside
+        """Create an empty temporary folder for a checkpoint, to be renamed by `commit_checkpoint`."""
+        partial = self._partial_path(step)
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+        return partial
+
+    def _partial_path(self, step: int) -> Path:
+        return self.path / "checkpoints" / f".partial_{step:06d}"
 
     def commit_checkpoint(self, step: int, state: dict[str, Any], keep: int) -> None:
-        """Complete the folder of `begin_checkpoint`, rename it, and drop all but the newest `keep` and the best."""
-        aside = self.path / "checkpoints" / f".partial_{step:06d}"
-        (aside / "state.json").write_text(json.dumps(state, indent=2))
+        """Complete the folder of `begin_checkpoint`, rename it, and delete all but the newest `keep` checkpoints and the best one."""
+        partial = self._partial_path(step)
+        (partial / "state.json").write_text(json.dumps(state, indent=2))
         shutil.rmtree(self.checkpoint_path(step), ignore_errors=True)
-        os.replace(aside, self.checkpoint_path(step))
+        os.replace(partial, self.checkpoint_path(step))
         for old in self.checkpoints()[:-keep]:
             if old.name != self.best().get("checkpoint"):
                 shutil.rmtree(old)
-        # From here on a resumed run starts from this checkpoint; of the cold start only the model (the reference) is needed.
+        # A resumed run starts from this checkpoint; only the model of the cold start is still needed, as the reference.
         shutil.rmtree(self.cold_start / "optimizer", ignore_errors=True)
 
     def checkpoints(self) -> list[Path]:
-        """Complete checkpoints, oldest first."""
+        """List complete checkpoints, oldest first."""
         return sorted(path for path in (self.path / "checkpoints").glob("step_*") if (path / "state.json").exists())
 
     def best(self) -> dict[str, Any]:
-        """{"checkpoint": name, "reward": held-out reward} of the best so far; empty before the first evaluation."""
+        """Return {"checkpoint": name, "reward": held-out reward} of the best checkpoint; empty before the first evaluation."""
         return self.read_json("checkpoints/best.json") or {}
 
     def is_best(self, reward: float) -> bool:
@@ -146,18 +151,18 @@ class RunFolder:
         self.write_json("checkpoints/best.json", {"checkpoint": self.checkpoint_path(step).name, "reward": reward})
 
     def latest_state(self) -> tuple[Path, dict[str, Any]] | None:
-        """The newest complete checkpoint and its state, or None for a fresh run."""
-        found = self.checkpoints()
-        return (found[-1], json.loads((found[-1] / "state.json").read_text())) if found else None
+        """Return the newest complete checkpoint and its state, or None for a new run."""
+        checkpoints = self.checkpoints()
+        return (checkpoints[-1], json.loads((checkpoints[-1] / "state.json").read_text())) if checkpoints else None
 
 
 def resolve_model(path: str | Path) -> tuple[str, Config | None]:
-    """(model, config of the run that it comes from) of a run's folder, a model in one, or any other model (None then).
+    """Resolve a run folder, a model inside one, or any other model to (model, config of its run or None).
 
-    Of a run it is what lies in RUN/model, else the newest checkpoint, else the cold start.
+    The model of a run is RUN/model, else its newest checkpoint, else its cold start.
 
     Raises:
-        ConfigError: the folder of a run that has no model yet.
+        ConfigError: the run has no model yet.
     """
     place = Path(path).absolute()
     if (place / "config.yaml").is_file():
@@ -165,7 +170,7 @@ def resolve_model(path: str | Path) -> tuple[str, Config | None]:
         candidates = [place, *newest[::-1], place / "checkpoints" / "cold_start"]
         model = next((folder / "model" for folder in candidates if (folder / "model").is_dir()), None)
         if model is None:
-            raise ConfigError(f"{path}: this run has saved no model yet; let it reach a checkpoint, or name a model's folder.")
+            raise ConfigError(f"{path}: this run has not saved a model yet; wait for its first checkpoint, or choose a model folder.")
         return str(model), load_config(place / "config.yaml")
     for folder in list(place.parents)[:3]:
         if (folder / "config.yaml").is_file() and (folder / ".lock").exists():
@@ -174,23 +179,23 @@ def resolve_model(path: str | Path) -> tuple[str, Config | None]:
 
 
 def find_model(path: str) -> str:
-    """Folder or hub name of the model that `model.path` stands for: a run's, or any other, which is made where that can be done."""
+    """Resolve `model.path` to a model folder or hub name, building a built-in model if it is absent."""
     return ensure_model(resolve_model(path)[0])
 
 
 def learner_identity(ranks: int, zero_stage: int, dtype: str) -> dict[str, Any]:
-    """What must be the same for an optimizer's state to be loaded, by the names of the settings."""
+    """Return the settings that must match for an optimizer state to be loaded."""
     return {"learner.ranks": ranks, "learner.zero_stage": zero_stage, "model.dtype": dtype}
 
 
 def has_compatible_optimizer_state(folder: Path, learner: Learner, dtype: str) -> bool:
-    """Whether an optimizer's state that such a learner can load lies in `folder`, beside the model.
+    """Check whether `folder` has an optimizer state that such a learner can load.
 
-    Its fp32 weights are finer than the saved model's: updates smaller than bfloat16 can tell apart are not lost.
+    Its fp32 master weights preserve updates that are too small for the bfloat16 weights of the saved model.
     """
-    about = folder / "optimizer" / "learner.json"
-    wanted = learner_identity(learner.ranks, learner.zero_stage, dtype)
-    return about.is_file() and wanted.items() <= json.loads(about.read_text()).items()
+    identity_file = folder / "optimizer" / "learner.json"
+    required = learner_identity(learner.ranks, learner.zero_stage, dtype)
+    return identity_file.is_file() and required.items() <= json.loads(identity_file.read_text()).items()
 
 
 def write_parquet(table: pa.Table, path: Path) -> None:
@@ -200,50 +205,50 @@ def write_parquet(table: pa.Table, path: Path) -> None:
 
 
 def completed_work(folder: Path) -> list[str]:
-    """What a run in `folder` has trained, sampled to learn from, or come to: nothing of it could be had again without the same work.
+    """List results of training or sampling in `folder`, which would have to be computed again.
 
-    An evaluation of the base model, logs, and whatever was cut off before it was complete do not count.
+    Evaluations of the base model, logs and incomplete results do not count.
     """
-    return sorted(str(found.relative_to(folder)) for pattern in WORK for found in folder.glob(pattern) if _is_full(found))
+    return sorted(str(found.relative_to(folder)) for pattern in WORK_PATTERNS for found in folder.glob(pattern) if _has_content(found))
 
 
-def _is_full(path: Path) -> bool:
+def _has_content(path: Path) -> bool:
     return any(path.iterdir()) if path.is_dir() else path.stat().st_size > 0
 
 
 def require_same_config(config: Config) -> None:
-    """See that `run.dir` may hold this run: a folder with another config's work may not.
+    """Check that `run.dir` does not hold completed work of another config.
 
     Raises:
-        ConfigError: it names the settings that differ.
+        ConfigError: it does; the message names the settings that differ.
     """
     folder = config.run.dir.absolute()
     changed = _changed(config)
     if changed and (work := completed_work(folder)):
         raise ConfigError(
-            f"{folder / 'config.yaml'}: the folder holds a run with another config ({'; '.join(changed)}), and what it came to "
-            f"({work[0]}{', ...' if len(work) > 1 else ''}). Choose another run.dir, or remove the folder."
+            f"{folder / 'config.yaml'}: the folder holds results ({work[0]}{', ...' if len(work) > 1 else ''}) of a run with "
+            f"another config ({'; '.join(changed)}). Choose another run.dir, or remove the folder."
         )
 
 
 def _changed(config: Config) -> list[str]:
-    """How the settings that the folder was begun with differ, those apart that may change."""
+    """Describe differences from the saved config of the folder, except in `MAY_CHANGE`."""
     saved = config.run.dir.absolute() / "config.yaml"
     if not saved.exists():
         return []
     try:
         old = load_config(saved)
     except ConfigError as error:
-        return [f"which cannot be read: {error}"]
+        return [f"its config cannot be read: {error}"]
     return [
-        f"{key}: {before!r} there, {after!r} now"
+        f"{key}: {before!r} before, {after!r} now"
         for key, before, after in _differences(old.model_dump(mode="json"), config.model_dump(mode="json"))
         if key not in MAY_CHANGE and key.partition(".")[0] not in MAY_CHANGE
     ]
 
 
 def _clear(folder: Path) -> None:
-    """Remove what an earlier config left where nothing was trained."""
+    """Remove leftovers of a run without completed work."""
     for place in [folder / name for name in ("trajectories", "checkpoints", "logs", "tensorboard")] + list(folder.glob("round_*")):
         shutil.rmtree(place, ignore_errors=True)
     for name in ("actors.json", "data_report.json", "metrics.jsonl"):

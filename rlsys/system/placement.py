@@ -1,4 +1,4 @@
-"""How a cluster's cores and cards are divided between learners and engines: arithmetic alone."""
+"""Divide the CPU cores and GPUs of a cluster between learners and engines. Pure arithmetic."""
 
 from __future__ import annotations
 
@@ -9,21 +9,21 @@ from rlsys.config.schema import Config
 
 @dataclass(frozen=True)
 class Placement:
-    """What each actor reserves (Ray resources) and how many threads it may use."""
+    """Ray resources and threads per actor."""
 
     learner: dict[str, float]
     learner_threads: int
     rollout: dict[str, float]
     rollout_threads: int
     colocated: bool
-    """Learners and engines take turns on the same cores or cards."""
+    """Learners and engines take turns on the same cores or GPUs."""
 
 
 def place(config: Config, cpus: int, gpus: int, nodes: int) -> Placement:
-    """Divide a cluster of `cpus` cores and `gpus` cards on `nodes` machines.
+    """Divide a cluster of `cpus` cores and `gpus` GPUs on `nodes` machines.
 
-    Without cards, synchronous phases take turns, so both sides get every core; overlapping ones (staleness >= 1) halve the
-    cores. With cards, learners and engines get their own where there are enough, and share them otherwise.
+    Without GPUs, synchronous phases take turns, so both sides use all cores; overlapping phases (staleness >= 1) get half of them each.
+    With GPUs, learners and engines have their own if there are enough, and share them otherwise.
     """
     ranks, engines, tensor_parallel = config.learner.ranks, config.rollout.actors, config.rollout.tensor_parallel
     cores = max(1, cpus // nodes)
@@ -34,41 +34,41 @@ def place(config: Config, cpus: int, gpus: int, nodes: int) -> Placement:
     if gpus:
         if gpus < max(ranks, engines * tensor_parallel):
             raise ValueError(
-                f"{ranks} learner ranks and {engines} x {tensor_parallel} engine cards want at least "
+                f"{ranks} learner ranks and {engines} x {tensor_parallel} engine GPUs require at least "
                 f"{max(ranks, engines * tensor_parallel)} GPUs; the cluster has {gpus}. Lower learner.ranks or rollout.actors."
             )
         part = 0.5 if colocated else 1.0
         learner = {"CPU": 1.0, "GPU": part}
-        # An engine over several cards needs them whole; it may not share.
+        # A tensor-parallel engine needs whole GPUs.
         rollout = {"CPU": 1.0, "GPU": part if tensor_parallel == 1 else float(tensor_parallel)}
         return Placement(learner, learner_threads, rollout, rollout_threads, colocated)
-    # Where phases take turns the engines reserve nothing: the learners' reservation stands for both.
-    wanted = ranks * learner_threads + (0 if colocated else engines * rollout_threads)
-    # More actors than cores share them: a reservation beyond what there is would never be granted.
-    scale = min(1.0, cpus / wanted)
+    # If phases take turns, the learners' reservation covers both.
+    requested = ranks * learner_threads + (0 if colocated else engines * rollout_threads)
+    # Actors share cores if there are too few: Ray never grants a reservation that exceeds the cluster.
+    scale = min(1.0, cpus / requested)
     learner = {"CPU": int(100 * scale * learner_threads) / 100}
     rollout = {"CPU": 0.0 if colocated else int(100 * scale * rollout_threads) / 100}
     return Placement(learner, learner_threads, rollout, rollout_threads, colocated)
 
 
 def place_learners(config: Config, cpus: int, gpus: int, nodes: int) -> tuple[dict[str, float], int]:
-    """(Ray resources of one rank, its threads) where nothing but learners runs."""
+    """Return (Ray resources, threads) per learner rank on a cluster without engines."""
     ranks = config.learner.ranks
     threads = config.learner.cpus or max(1, cpus // nodes // -(-ranks // nodes))
     if gpus:
         if gpus < ranks:
-            raise ValueError(f"{ranks} learner ranks want as many GPUs; the cluster has {gpus}. Lower learner.ranks.")
+            raise ValueError(f"{ranks} learner ranks require {ranks} GPUs; the cluster has {gpus}. Lower learner.ranks.")
         return {"CPU": 1.0, "GPU": 1.0}, threads
-    # A reservation beyond what there is would never be granted.
+    # Ray never grants a reservation that exceeds the cluster.
     return {"CPU": int(100 * min(threads, cpus / ranks)) / 100}, threads
 
 
-def weight_backend(chosen: str, gpus: float, colocated: bool) -> str:
-    """The weight transfer that "auto" stands for on a cluster of `gpus` cards."""
-    return chosen if chosen != "auto" else "cpu" if not gpus else "ipc" if colocated else "nccl"
+def weight_backend(configured: str, gpus: float, colocated: bool) -> str:
+    """Resolve "auto" to a weight transfer backend."""
+    return configured if configured != "auto" else "cpu" if not gpus else "ipc" if colocated else "nccl"
 
 
 def engines_sleep(config: Config, gpus: int, colocated: bool) -> bool:
-    """Whether engines sleep while learners train: `rollout.sleep`, with what its None stands for on a cluster of `gpus` cards."""
-    chosen = config.rollout.sleep
-    return chosen if chosen is not None else bool(gpus) and colocated and config.rl.staleness == 0
+    """Resolve `rollout.sleep`: whether engines sleep while learners train."""
+    configured = config.rollout.sleep
+    return configured if configured is not None else bool(gpus) and colocated and config.rl.staleness == 0

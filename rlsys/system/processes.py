@@ -1,4 +1,4 @@
-"""What the operating system does for processes."""
+"""Process settings of the operating system and the C library."""
 
 from __future__ import annotations
 
@@ -6,25 +6,25 @@ import ctypes
 import signal
 
 PR_SET_PDEATHSIG = 1
-"""Of Linux's prctl: which signal a process gets when its parent ends."""
+"""Option of Linux's prctl: signal to receive when the parent process ends."""
 
 
-def die_with_parent(how: signal.Signals) -> None:
-    """Have the system send this process the signal `how` when its parent ends, however that ends."""
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, how)
+def die_with_parent(death_signal: signal.Signals) -> None:
+    """Have the kernel send this process `death_signal` when its parent ends for any reason."""
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, death_signal)
 
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
-"""Of the C library's mallopt, <malloc.h>."""
+"""Options of mallopt, from <malloc.h>."""
 KEPT_BYTES = 2**30
-"""Size below which the C library keeps freed memory for later."""
+"""Allocations up to this size stay on the heap when they are freed."""
 
 
 def keep_freed_memory() -> None:
-    """Have this process use memory again that it freed, instead of giving it back to the system.
+    """Have this process reuse freed memory instead of returning it to the operating system.
 
-    What comes from the system comes as pages that are cleared and mapped one by one, at the first touch; a learner on a CPU frees and
-    allocates the same gigabytes in every step. Nothing happens without glibc.
+    New memory is mapped and zeroed page by page on first access, and a CPU learner frees and allocates the same gigabytes in every step.
+    No effect without glibc.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:

@@ -1,14 +1,13 @@
-"""What a person sees in a terminal. Strings are text: brackets in a name, a path or an error are no markup, and no control
-character gets through. Style is given beside the text, never inside of it.
+"""Terminal output. Strings are plain text: brackets are not parsed as markup, and control characters are replaced.
 
-Everything that is printed goes through this module (`tests/test_architecture.py` holds that).
+Styles are passed separately, never as markup. All output goes through this module (enforced by `tests/test_architecture.py`).
 """
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, overload
 
 from rich.console import Console, RenderableType
 from rich.panel import Panel
@@ -19,19 +18,21 @@ from rich.text import Text
 from rlsys.system.printable import printable
 
 WIDTH = 140
-"""Columns of what is printed into a file or a job's log, where there is no terminal to ask."""
+"""Line width for files and job logs, which have no terminal size."""
 
 
 def stdout() -> Console:
+    """Create a console for standard output."""
     return _console(sys.stdout.isatty())
 
 
 def stderr() -> Console:
+    """Create a console for standard error."""
     return _console(sys.stderr.isatty(), stderr=True)
 
 
 def silent() -> Console:
-    """Prints nothing."""
+    """Create a console that discards its output."""
     return Console(quiet=True)
 
 
@@ -39,26 +40,30 @@ def _console(terminal: bool, **options: Any) -> Console:
     return Console(width=None if terminal else WIDTH, markup=False, emoji=False, highlight=False, **options)
 
 
+@overload
+def as_text(value: str | Text, style: str = "") -> Text: ...
+@overload
+def as_text(value: RenderableType, style: str = "") -> RenderableType: ...
 def as_text(value: RenderableType, style: str = "") -> RenderableType:
-    """A string as it is, in one style; anything else comes back as it was given."""
+    """Convert a string to sanitised text in one style; return other renderables unchanged."""
     return Text(printable(value), style) if isinstance(value, str) else value
 
 
-def print_text(console: Console, what: str | Text, style: str | None = None) -> None:
-    """Print `what` as it is; a long line is left to the terminal to wrap."""
-    console.print(as_text(what), style=style, highlight=False, soft_wrap=True)
+def print_text(console: Console, text: str | Text, style: str | None = None) -> None:
+    """Print `text` without markup; the terminal wraps long lines."""
+    console.print(as_text(text), style=style, highlight=False, soft_wrap=True)
 
 
 class Table(RichTable):
-    """A table whose strings are text, on any console.
+    """A table whose strings are plain text on any console.
 
     Args:
-        headers: a column each.
-        title, caption: over and under the table.
+        headers: one per column.
+        title, caption: above and below the table.
         options: of `rich.table.Table`.
     """
 
-    def __init__(self, *headers: str, title: RenderableType = "", caption: RenderableType = "", **options: Any):
+    def __init__(self, *headers: str, title: str | Text = "", caption: str | Text = "", **options: Any):
         super().__init__(title=as_text(title, "table.title") or None, caption=as_text(caption, "table.caption") or None, **options)
         for header in headers:
             self.add_column(header)
@@ -71,12 +76,12 @@ class Table(RichTable):
 
 
 def panel(title: str, parts: RenderableType, style: str) -> Panel:
-    """`parts` in a frame with a title."""
+    """Draw `parts` in a frame with a title."""
     return Panel(parts, title=as_text(title), title_align="left", border_style=style)
 
 
 def progress(console: Console) -> Progress:
-    """A bar for tasks with a `pace`; nothing where nobody watches."""
+    """Create a progress bar for tasks with a `pace` field; it is hidden if the console is not a terminal."""
     columns: Iterable[Any] = (
         TextColumn("{task.description}", markup=False),
         BarColumn(),

@@ -1,23 +1,23 @@
-"""Seconds by phase."""
+"""Wall-clock time by phase."""
 
 from __future__ import annotations
 
 import time
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 
 class PhaseTimer:
-    """Adds up how long each phase took; a phase may be entered any number of times."""
+    """Accumulate the duration of each phase; a phase may be entered any number of times."""
 
     def __init__(self) -> None:
-        self.seconds: Counter[str] = Counter()
+        self.seconds: defaultdict[str, float] = defaultdict(float)
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
-        began = time.perf_counter()
+        start = time.perf_counter()
         try:
             yield
         finally:
-            self.seconds[name] += time.perf_counter() - began
+            self.seconds[name] += time.perf_counter() - start

@@ -272,5 +272,5 @@ def test_ranks_share_the_cores_or_have_a_card_each():
     resources, threads = place_learners(load_config(None, ["learner.ranks=3"]), cpus=2, gpus=0, nodes=1)
     assert threads == 1 and 0 < 3 * resources["CPU"] <= 2
     assert place_learners(two, cpus=8, gpus=2, nodes=1)[0] == {"CPU": 1.0, "GPU": 1.0}
-    with pytest.raises(ValueError, match="2 learner ranks want as many GPUs; the cluster has 1"):
+    with pytest.raises(ValueError, match="2 learner ranks require 2 GPUs; the cluster has 1"):
         place_learners(two, cpus=8, gpus=1, nodes=1)

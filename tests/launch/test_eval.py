@@ -311,8 +311,8 @@ def test_what_is_wrong_is_said(straight, judge_model, files, tmp_path, tiny_mode
     assert "none of them applies to any of the benchmarks" in error(strategy=["majority"], benchmark=realmistake)
     assert "unknown key" in error(settings=["prompt.length=3"])
     message = error(model=tiny_model, output=output, benchmark=[pairs])
-    assert "holds rows of other settings" in message and f"model: '{judge_model}' there, '{tiny_model}' now" in message
-    assert "k: 6 there, 4 now" in error(output=output, k="1,4", benchmark=[pairs])
+    assert "holds rows of other settings" in message and f"model: '{judge_model}' before, '{tiny_model}' now" in message
+    assert "k: 6 before, 4 now" in error(output=output, k="1,4", benchmark=[pairs])
     assert not (tmp_path / "new").exists() or not list((tmp_path / "new").iterdir())
 
 

@@ -143,7 +143,7 @@ def test_version() -> None:
 
 @pytest.mark.parametrize(
     ("number", "words"),
-    [(errno.EACCES, "permissions"), (errno.ENOSPC, "Free some space"), (errno.ENOTDIR, "A file stands"), (errno.EISDIR, "name a file")],
+    [(errno.EACCES, "permissions"), (errno.ENOSPC, "Free some space"), (errno.ENOTDIR, "A file exists"), (errno.EISDIR, "choose a file")],
 )
 def test_an_error_of_the_system_is_one_line_with_what_to_do(number: int, words: str) -> None:
     error = OSError(number, os.strerror(number), "runs/[a]")

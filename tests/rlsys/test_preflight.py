@@ -219,9 +219,9 @@ def test_a_place_that_may_not_be_written_is_told(tmp_path):
 @pytest.mark.parametrize(
     ("place", "told"),
     [
-        ("/proc/x/y", "/proc: Nothing can be made there. Choose a place on a disk that can be written to."),
-        ("file/run", "/file: Not a directory. A file stands where"),
-        ("loop/run", "/loop: Not a directory. A file stands where"),
+        ("/proc/x/y", "/proc: Nothing can be created there. Choose a location on a writable disk."),
+        ("file/run", "/file: Not a directory. A file exists where"),
+        ("loop/run", "/loop: Not a directory. A file exists where"),
         ("a" * 300, "File name too long. Choose a shorter name."),
         ("new/" + "a" * 300, "File name too long. Choose a shorter name."),
     ],

@@ -75,9 +75,9 @@ def test_cut_at_any_byte_all_whole_rows_are_kept_and_no_other(path: Path) -> Non
 def test_rows_of_other_settings_are_refused_and_left_as_they_are(path: Path) -> None:
     begun(path, 1)
     before = {name: (path.parent / name).read_bytes() for name in names(path)}
-    with pytest.raises(DataError, match=r"other settings \(k: 2 there, 3 now; new: None there, True now\).*--again"):
+    with pytest.raises(DataError, match=r"other settings \(k: 2 before, 3 now; new: None before, True now\).*--again"):
         ResumableRows(path, SETTINGS | {"k": 3, "new": True})
-    with pytest.raises(DataError, match=r"\(model: 'm' there, None now\)"):
+    with pytest.raises(DataError, match=r"\(model: 'm' before, None now\)"):
         ResumableRows(path, {name: value for name, value in SETTINGS.items() if name != "model"})
     assert {name: (path.parent / name).read_bytes() for name in names(path)} == before
     with ResumableRows(path, SETTINGS) as rows:  # a refusal leaves no lock behind, either
@@ -101,7 +101,7 @@ def test_a_finished_file_is_complete_whoever_asks_and_refuses_other_settings(pat
 def test_rows_whose_settings_nobody_wrote_down_are_refused(path: Path) -> None:
     path.parent.mkdir()
     path.write_text('{"id": "of somebody else"}\n')
-    with pytest.raises(DataError, match="k: None there, 2 now"):
+    with pytest.raises(DataError, match="k: None before, 2 now"):
         ResumableRows(path, SETTINGS)
     assert path.read_text() == '{"id": "of somebody else"}\n' and names(path) == {"rows.jsonl"}
 
