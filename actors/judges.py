@@ -16,7 +16,7 @@ import ray
 from actors.cluster.groups import ReservedActors, cluster_size, weight_backend
 from actors.cluster.waiting import Pending, fetch
 from rlsys.config.schema import Config
-from rlsys.judging.requests import Answer, Ask, Question, answers, questions, requests
+from rlsys.judging.requests import JudgeRequest, JudgeResult, RenderedRequest, collect_results, render_requests, request_batch
 from rlsys.prompts.rendering import Prompter
 
 AHEAD = 4
@@ -37,7 +37,7 @@ class Sampling:
 class _Share:
     """Rows that travel together."""
 
-    questions: list[Question]
+    questions: list[RenderedRequest]
     requests: pa.RecordBatch
     samples: ray.ObjectRef | None = None
     """None until they are drawn."""
@@ -96,7 +96,7 @@ class Judges(ReservedActors):
             ray.kill(scorer)
         super().close()
 
-    def answer(self, asks: Iterable[Ask], prompter: Prompter, sampling: Sampling, max_prompt_tokens: int) -> Iterator[Answer]:
+    def answer(self, asks: Iterable[JudgeRequest], prompter: Prompter, sampling: Sampling, max_prompt_tokens: int) -> Iterator[JudgeResult]:
         """The answers to `asks`, in their order, as soon as they and those before them are there.
 
         Raises:
@@ -105,8 +105,8 @@ class Judges(ReservedActors):
         shares: dict[int, _Share] = {}
 
         def admitted() -> Iterator[pa.RecordBatch]:
-            for number, batch in enumerate(self._batches(questions(asks, prompter, max_prompt_tokens))):
-                shares[number] = _Share(batch, requests(batch))
+            for number, batch in enumerate(self._batches(render_requests(asks, prompter, max_prompt_tokens))):
+                shares[number] = _Share(batch, request_batch(batch))
                 yield shares[number].requests
 
         oldest = 0
@@ -124,23 +124,23 @@ class Judges(ReservedActors):
         for number in sorted(shares):
             yield from self._answers(shares.pop(number), prompter)
 
-    def _batches(self, asked: Iterable[Question]) -> Iterator[list[Question]]:
+    def _batches(self, asked: Iterable[RenderedRequest]) -> Iterator[list[RenderedRequest]]:
         """Questions in shares, some four of which fill an engine."""
-        batch: list[Question] = []
+        batch: list[RenderedRequest] = []
         size = 0
         for question in asked:
             batch.append(question)
-            size += 0 if question.skipped else len(question.ask.orders)
+            size += 0 if question.skipped else len(question.request.orders)
             if 4 * size >= self.max_num_seqs:
                 yield batch
                 batch, size = [], 0
         if batch:
             yield batch
 
-    def _answers(self, share: _Share, prompter: Prompter) -> list[Answer]:
+    def _answers(self, share: _Share, prompter: Prompter) -> list[JudgeResult]:
         meta_rewards = self.finish(share.scoring) if share.scoring else None
         samples = fetch(Pending(share.samples, "rollout", "sample"), self.timeout_s)
-        return answers(share.questions, samples, meta_rewards, prompter)
+        return collect_results(share.questions, samples, meta_rewards, prompter)
 
 
 def _is_scored(share: _Share) -> bool:

@@ -16,7 +16,7 @@ from rlsys.models.loading import ModelError
 from rlsys.models.scalar import ScalarModel, load_classifier, score_texts
 from rlsys.models.self_check import SelfCheck, checked_scalar_model
 from rlsys.prompts.chat import Chat
-from rlsys.prompts.tokenizers import Translation, difference
+from rlsys.prompts.tokenizers import Retokenizer, tokenizer_difference
 
 
 class ScalarScorer:
@@ -55,8 +55,8 @@ class ScalarScorer:
         own = AutoTokenizer.from_pretrained(model_path)
         judge = own if judge_path is None else AutoTokenizer.from_pretrained(judge_path)
         self.special = _special_ids(judge)
-        self.tokens_differ = difference(judge, own)
-        self.translation = Translation(judge, own) if self.tokens_differ else None
+        self.tokens_differ = tokenizer_difference(judge, own)
+        self.translation = Retokenizer(judge, own) if self.tokens_differ else None
 
     def __repr__(self) -> str:
         return self.name

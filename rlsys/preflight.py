@@ -178,7 +178,7 @@ def _check_model(task: PreflightTask, config: Config, report: PreflightReport) -
             tokens = config.prompt.max_tokens + max(config.rollout.max_tokens, config.eval.max_tokens or 0)
             trains = task.command in IN_RUN_DIR
             report.facts["model"] = check_model_folder(base, config.meta_rm.max_tokens if task.command == "meta-rm" else tokens, trains)
-            prompter = Prompter.of(load_tokenizer(base), config.prompt)
+            prompter = Prompter.from_config(load_tokenizer(base), config.prompt)
             check_vocabulary(base, prompter)
             return prompter
     with report.collect_errors():

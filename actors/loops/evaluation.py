@@ -19,7 +19,7 @@ from rlsys.evaluation.benchmarks import Benchmark, Item
 from rlsys.io.files import atomic_output, finite_json
 from rlsys.io.resumable import ResumableRows
 from rlsys.judging.setup import sampling_settings
-from rlsys.judging.voting import STRATEGIES, Strategy, find
+from rlsys.judging.voting import STRATEGIES, Strategy, find_strategy
 from rlsys.system.terminal import Table, print_text
 
 Files = dict[tuple[str, str], ResumableRows]
@@ -151,7 +151,7 @@ def applicable_strategies(
         ValueError: a named strategy needs a value that the samples will not have.
     """
     chosen = []
-    for strategy in map(find, dict.fromkeys(names or list(STRATEGIES))):
+    for strategy in map(find_strategy, dict.fromkeys(names or list(STRATEGIES))):
         why = unfit(strategy, benchmark, meta_rm, self_certainty)
         if why is None:
             chosen.append(strategy)

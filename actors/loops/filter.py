@@ -15,8 +15,8 @@ from rlsys.config.schema import Config
 from rlsys.data.mixtures import open_mixture
 from rlsys.data.records import Record
 from rlsys.io.resumable import ResumableRows
-from rlsys.judging.requests import Answer, ask
-from rlsys.judging.results import as_before
+from rlsys.judging.requests import JudgeResult, judge_request
+from rlsys.judging.results import check_resumed_items
 from rlsys.system.terminal import print_text
 
 
@@ -34,13 +34,13 @@ def filter_rows(config: Config, output: Path, samples: int, rows: int | None, ag
 
     def filtered(records: Iterable[Record]) -> Iterator[dict[str, Any]]:
         with running_judge(config, console) as judge:
-            asks = (ask(record, samples, "filter", config.seed) for record in records)
+            asks = (judge_request(record, samples, "filter", config.seed) for record in records)
             yield from map(filter_row, judge.answer(asks, config.rollout.temperature))
 
     identity = {"samples": samples, "rows": rows, "config": config.model_dump(mode="json", exclude={"run"})}
     with ResumableRows(output, identity, again) as file:
         if not file.complete:
-            records = as_before(islice(source.once(), total), islice(file.rows(), file.done))
+            records = check_resumed_items(islice(source.once(), total), islice(file.rows(), file.done))
             write_rows(file, total, records, filtered, console, "filtering the training rows")
             aside = ", ".join(f"{count:,} rows ({reason})" for reason, count in source.account.aside.items() if count)
             if aside:
@@ -56,9 +56,9 @@ def filter_rows(config: Config, output: Path, samples: int, rows: int | None, ag
     )
 
 
-def filter_row(answer: Answer) -> dict[str, Any]:
+def filter_row(answer: JudgeResult) -> dict[str, Any]:
     """Return {id, source, right, samples, easy, failures, tokens}, and `skipped` if the prompt was too long."""
-    record = answer.question.ask.record
+    record = answer.rendered.request.record
     right = sum(correct(sample, record) for sample in answer.samples)
     return {
         "id": record.id,
@@ -68,5 +68,5 @@ def filter_row(answer: Answer) -> dict[str, Any]:
         "easy": bool(answer.samples) and right == len(answer.samples),
         "failures": sum(sample["scores"] is None for sample in answer.samples),
         "tokens": sum(sample["tokens"] for sample in answer.samples),
-        **({"skipped": answer.question.skipped} if answer.question.skipped else {}),
+        **({"skipped": answer.rendered.skipped} if answer.rendered.skipped else {}),
     }

@@ -14,7 +14,7 @@ from rlsys.config.schema import Config
 from rlsys.data.mixtures import open_mixture
 from rlsys.io.resumable import ResumableRows
 from rlsys.io.run_folder import find_model
-from rlsys.judging.requests import Ask, ask, questions
+from rlsys.judging.requests import JudgeRequest, judge_request, render_requests
 from rlsys.prompts.rendering import Prompter
 
 
@@ -29,14 +29,14 @@ def fresh_samples(config: Config, rows: int, samples: int, seed: int, path: Path
         return
     source = open_mixture(config.data, "train", seed)
 
-    def asks() -> Iterator[Ask]:
+    def asks() -> Iterator[JudgeRequest]:
         for record in source.fresh().take(rows):
-            yield ask(record, samples, "fresh", seed)
+            yield judge_request(record, samples, "fresh", seed)
 
     with ResumableRows(path.with_suffix(".jsonl"), {"model": config.model.path, "rows": rows, "samples": samples, "seed": seed}) as file:
         if not file.complete:
             with running_judge(config, console) as judge:
                 write_rows(file, rows, asks(), judge.rows(config.rollout.temperature), console, "fresh samples")
-        prompter = Prompter.of(AutoTokenizer.from_pretrained(find_model(config.model.path)), config.prompt)
-        asked = questions(asks(), prompter, config.prompt.max_tokens)
+        prompter = Prompter.from_config(AutoTokenizer.from_pretrained(find_model(config.model.path)), config.prompt)
+        asked = render_requests(asks(), prompter, config.prompt.max_tokens)
         write_sampled(path, judged_rows(asked, file.rows(), score_format=prompter.score_format), prompter.score_format)

@@ -20,8 +20,8 @@ from rlsys.config.schema import Config
 from rlsys.data.records import Record
 from rlsys.io.resumable import ResumableRows
 from rlsys.io.run_folder import find_model
-from rlsys.judging.requests import Answer, Ask
-from rlsys.judging.sampling_plans import Plan
+from rlsys.judging.requests import JudgeRequest, JudgeResult
+from rlsys.judging.sampling_plans import SamplingPlan
 from rlsys.prompts.rendering import Prompter
 from rlsys.system.terminal import print_text, progress
 
@@ -40,21 +40,21 @@ class Judge:
     prompter: Prompter
     config: Config
 
-    def answer(self, asks: Iterable[Ask], temperature: float) -> Iterator[Answer]:
+    def answer(self, asks: Iterable[JudgeRequest], temperature: float) -> Iterator[JudgeResult]:
         """The answers to `asks`, in their order."""
         sampling = Sampling(temperature, self.config.rollout.top_p, self.config.rollout.max_tokens)
         yield from self.judges.answer(asks, self.prompter, sampling, self.config.prompt.max_tokens)
 
-    def answer_by(self, plan: Plan, records: Iterable[Record], temperature: float) -> Iterator[Answer]:
+    def answer_by(self, plan: SamplingPlan, records: Iterable[Record], temperature: float) -> Iterator[JudgeResult]:
         """The answers to `records`, in their order, each asked for as long as `plan` wants. No engine waits for the end of a round."""
         source, exhausted = enumerate(records), False
         # By number of the record: what is to be asked next, what is not settled, and what is and waits for an earlier one.
-        waiting: deque[tuple[int, Ask]] = deque()
-        unsettled: dict[int, Answer | None] = {}
-        settled: dict[int, Answer] = {}
+        waiting: deque[tuple[int, JudgeRequest]] = deque()
+        unsettled: dict[int, JudgeResult | None] = {}
+        settled: dict[int, JudgeResult] = {}
         asked, given = deque[int](), 0
 
-        def asks() -> Iterator[Ask]:
+        def asks() -> Iterator[JudgeRequest]:
             nonlocal exhausted
             while True:
                 room = len(unsettled) + len(settled) < ROUNDS_AHEAD
@@ -74,7 +74,7 @@ class Judge:
                 number = asked.popleft()
                 before = unsettled.pop(number)
                 answer = before.extended(answer) if before else answer
-                more = None if answer.question.skipped else plan(answer.question.ask.record, answer)
+                more = None if answer.rendered.skipped else plan(answer.rendered.request.record, answer)
                 if more is None:
                     settled[number] = answer
                 else:
@@ -84,7 +84,7 @@ class Judge:
                     yield settled.pop(given)
                     given += 1
 
-    def rows(self, temperature: float) -> Callable[[Iterable[Ask]], Iterator[Row]]:
+    def rows(self, temperature: float) -> Callable[[Iterable[JudgeRequest]], Iterator[Row]]:
         """For `write_rows`: from asks to what was sampled for them."""
         return lambda asks: (answer.row() for answer in self.answer(asks, temperature))
 
@@ -100,7 +100,7 @@ def running_judge(config: Config, console: Console, meta_rm: str | None = None, 
     from transformers import AutoTokenizer
 
     model = find_model(config.model.path)
-    prompter = Prompter.of(AutoTokenizer.from_pretrained(model), config.prompt)
+    prompter = Prompter.from_config(AutoTokenizer.from_pretrained(model), config.prompt)
     with tempfile.TemporaryDirectory(prefix="rlsys-logs-") as scratch, ray_session(config.run):
         began = time.monotonic()
         print_text(console, "starting the engines …")

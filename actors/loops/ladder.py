@@ -27,7 +27,7 @@ from rlsys.evaluation.ladder import Rightness, rightness, rung
 from rlsys.io.files import atomic_output
 from rlsys.io.run_folder import resolve_model
 from rlsys.judging.setup import judge_config
-from rlsys.judging.voting import find
+from rlsys.judging.voting import find_strategy
 from rlsys.system.terminal import print_text
 
 BENCHMARK = "format:rlsys"
@@ -133,7 +133,7 @@ class Ladder:
         """Judge the test rows with a model; return how right one sample is, averaged over the largest of `ks`, and its tokens."""
         self.evaluate(name, model, sorted(set(ks)))
         samples = self.sampled_rows(name, "samples")
-        right = rightness(samples, self.gold, find("vote"), 1, ks[-1], self.config.ladder.draws, self.config.seed)
+        right = rightness(samples, self.gold, find_strategy("vote"), 1, ks[-1], self.config.ladder.draws, self.config.seed)
         return right, _tokens_per_row(samples, len(right), 1, ks[-1])
 
     def judge(self) -> dict[str, Any]:
@@ -154,7 +154,7 @@ class Ladder:
             single, tokens = self.judge_single(name, model, tuple(ladder.k) if name == "rl" else (1, ladder.single_samples))
             self.single_sample[name] = single
             greedy_rows = self.sampled_rows(name, "greedy")
-            greedy = rightness(greedy_rows, gold, find("vote"), 1, 1, 1, seed)
+            greedy = rightness(greedy_rows, gold, find_strategy("vote"), 1, 1, 1, seed)
             rungs.append(rung(name, f"{title}, greedy", greedy, seed, previous, _tokens_per_row(greedy_rows, len(records), 1, 1)))
             single_name = "vote@1" if name == "rl" else f"{name}@1"
             rungs.append(rung(single_name, f"{title}, one sample", single, seed, previous_single, tokens))
@@ -162,11 +162,11 @@ class Ladder:
         samples, k_max = self.sampled_rows("rl", "samples"), ladder.k[-1]
         votes = {1: self.single_sample["rl"]}
         for k in ladder.k[1:]:
-            votes[k] = rightness(samples, gold, find("vote"), k, k_max, ladder.draws, seed)
+            votes[k] = rightness(samples, gold, find_strategy("vote"), k, k_max, ladder.draws, seed)
             tokens = _tokens_per_row(samples, len(records), k, k_max)
             rungs.append(rung(f"vote@{k}", f"vote, k = {k}", votes[k], seed, votes[1], tokens))
         for k in ladder.k[1:]:
-            guided = rightness(samples, gold, find("meta"), k, k_max, ladder.draws, seed)
+            guided = rightness(samples, gold, find_strategy("meta"), k, k_max, ladder.draws, seed)
             tokens = _tokens_per_row(samples, len(records), k, k_max)
             rungs.append(rung(f"meta@{k}", f"guided vote, k = {k}", guided, seed, votes[k], tokens))
         baseline = dict(zip(gold, self.bradley_terry(records), strict=True))
@@ -230,7 +230,7 @@ class Ladder:
 
         path = self.folder / "bt" / "model"
         model = load_scalar_model(path, getattr(torch, self.config.model.dtype), packing=self.config.learner.packing).eval()
-        prompter = Prompter.of(AutoTokenizer.from_pretrained(path), self.config.prompt)
+        prompter = Prompter.from_config(AutoTokenizer.from_pretrained(path), self.config.prompt)
         groups = []
         for record in records:
             with suppress(ChatError):  # no verdict counts as wrong

@@ -35,7 +35,7 @@ from rlsys.evaluation import heldout
 from rlsys.io.metrics import MetricsLog
 from rlsys.io.resumable import ResumableRows
 from rlsys.io.run_folder import RunFolder, find_model, has_compatible_optimizer_state
-from rlsys.judging.requests import Ask, Question, ask, questions
+from rlsys.judging.requests import JudgeRequest, RenderedRequest, judge_request, render_requests
 from rlsys.prompts.rendering import Prompter
 from rlsys.reporting.summary import summary_table
 from rlsys.system.terminal import print_text, stderr
@@ -72,7 +72,7 @@ class RftJob:
         self.config, self.folder, self.progress = config, folder, progress
         base = find_model(config.model.path)
         self.tokenizer = AutoTokenizer.from_pretrained(base)
-        self.prompter = Prompter.of(self.tokenizer, config.prompt)
+        self.prompter = Prompter.from_config(self.tokenizer, config.prompt)
         self.model = base
         self.source = open_mixture(config.data, "train", config.seed)
         self.heldout_source = open_mixture(config.data, "heldout", config.seed)
@@ -98,7 +98,7 @@ class RftJob:
     def _table(self, number: int) -> Path:
         return self.folder.path / "trajectories" / f"rft_round_{number}.parquet"
 
-    def _asks(self, number: int) -> Iterator[Ask]:
+    def _asks(self, number: int) -> Iterator[JudgeRequest]:
         """Those of a round, the same whenever it is begun again: each row without a hint, then with one."""
         rft, seed = self.config.rft, self.config.seed
         self.source = self.source.fresh()
@@ -109,9 +109,9 @@ class RftJob:
                 if drawn <= (number - 1) * rft.rows:
                     continue
                 if rft.non_hinted:
-                    yield ask(record, rft.samples, "rft", seed, number)
+                    yield judge_request(record, rft.samples, "rft", seed, number)
                 if rft.hinted:
-                    yield ask(record, 1, "rft hinted", seed, number, hinted=True)
+                    yield judge_request(record, 1, "rft hinted", seed, number, hinted=True)
 
     def _judge_config(self) -> Config:
         return self.config.model_copy(update={"model": self.config.model.model_copy(update={"path": self.model})})
@@ -133,7 +133,7 @@ class RftJob:
 
     def _evaluate(self, judge: Judge, stage: str) -> None:
         """Greedy on the held-out rows, in the same orders as in `rlsys train`."""
-        asks = [Ask(record, [order], [0]) for record, order in self.heldout]
+        asks = [JudgeRequest(record, [order], [0]) for record, order in self.heldout]
         score_format = self.prompter.score_format
         with self.progress.phase("evaluate", f"scoring {len(asks)} held-out rows ({stage})"):
             answers = enumerate(judge.answer(asks, 0.0))
@@ -145,16 +145,16 @@ class RftJob:
 
     def _reject(self, number: int, place: Path, table: Path) -> None:
         """Write the table of all that was sampled: each sample, and why it was kept or not."""
-        asked = questions(self._asks(number), self.prompter, self.config.prompt.max_tokens)
+        asked = render_requests(self._asks(number), self.prompter, self.config.prompt.max_tokens)
         per_row = self.config.rft.non_hinted + self.config.rft.hinted
         unasked: Counter[int] = Counter()
         sources: dict[int, str] = {}
 
-        def noted() -> Iterator[Question]:
+        def noted() -> Iterator[RenderedRequest]:
             for place, question in enumerate(asked):
                 if question.skipped:
                     unasked[place // per_row] += 1
-                    sources[place // per_row] = question.ask.record.source
+                    sources[place // per_row] = question.request.record.source
                 yield question
 
         with ResumableRows(place / "samples.jsonl", {"round": number, "rows": self.config.rft.rows}) as file:

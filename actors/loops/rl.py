@@ -91,7 +91,7 @@ class Job:
         self._actors: Actors | None = None
         self._log: MetricsLog | None = None
         self.step = self.version = 0
-        self.guard = MismatchGuard.of(config)
+        self.guard = MismatchGuard.from_config(config)
         # Engines generate one batch at a time; an evaluation counts as one.
         self.engines = Lock()
 
@@ -127,7 +127,7 @@ class Job:
         from transformers import AutoTokenizer
 
         self.tokenizer = AutoTokenizer.from_pretrained(base)
-        prompter = Prompter.of(self.tokenizer, config.prompt)
+        prompter = Prompter.from_config(self.tokenizer, config.prompt)
         source = open_mixture(config.data, "train", config.seed)
         excluded = read_exclusion(config.data.exclude, source)
         self.feed = Feed(source, prompter, config.prompt.max_tokens, excluded.rows)
@@ -282,7 +282,7 @@ class Job:
                 pace.append(now - began)
                 self._report(batch, metrics, phase_seconds(now - began, after - before), sum(pace) / len(pace))
                 began, before = now, after
-                warning = self.guard.look(batch.step, metrics.get("mismatch"), lag)
+                warning = self.guard.check(batch.step, metrics.get("mismatch"), lag)
                 if warning:
                     self.progress.warn(warning)
                 self._checkpoint(batch)

@@ -18,7 +18,7 @@ def measure(work: Work) -> dict[str, Any]:
 
     config = run_config(work)
     model = ensure_model(config.model.path)
-    prompter = Prompter.of(AutoTokenizer.from_pretrained(model), config.prompt)
+    prompter = Prompter.from_config(AutoTokenizer.from_pretrained(model), config.prompt)
     engine, start_s = offline_engine(config, model, MAX_PROMPT_TOKENS + work.output_tokens)
     from vllm import SamplingParams
 

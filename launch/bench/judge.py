@@ -32,7 +32,7 @@ from rlsys.system.terminal import Table
 
 if TYPE_CHECKING:
     from rlsys.config.schema import Config
-    from rlsys.judging.requests import Ask
+    from rlsys.judging.requests import JudgeRequest
     from rlsys.prompts.rendering import Prompter
 
 MAX_PROMPT_TOKENS = 1024
@@ -68,16 +68,16 @@ def judge(
     report(as_json, both_sides, render)
 
 
-def ask_batches(work: Work, config: Config) -> list[list[Ask]]:
+def ask_batches(work: Work, config: Config) -> list[list[JudgeRequest]]:
     """What is asked in each batch; in the last batch every row in one order."""
     from rlsys.config.schema import Data
     from rlsys.data.datasets import open_rows
-    from rlsys.judging.requests import ask
+    from rlsys.judging.requests import judge_request
 
     records = [record for record in islice(open_rows(Path("tasks:heldout"), Data(responses=(2, 4)), 0), work.prompts * (work.steps + 1))]
     batches = [records[i * work.prompts : (i + 1) * work.prompts] for i in range(work.steps + 1)]
-    shuffled = [[ask(record, work.samples, "bench", config.seed) for record in batch] for batch in batches[:-1]]
-    return [*shuffled, [ask(record, work.samples, "bench", config.seed, order=tuple(range(record.n))) for record in batches[-1]]]
+    shuffled = [[judge_request(record, work.samples, "bench", config.seed) for record in batch] for batch in batches[:-1]]
+    return [*shuffled, [judge_request(record, work.samples, "bench", config.seed, order=tuple(range(record.n))) for record in batches[-1]]]
 
 
 def measure(work: Work) -> dict[str, Any]:
@@ -97,7 +97,7 @@ def measure(work: Work) -> dict[str, Any]:
                 answers = list(judge.judges.answer(asks, judge.prompter, sampling, MAX_PROMPT_TOKENS))
                 seconds.append(time.perf_counter() - began)
                 check(work, [sample["tokens"] for answer in answers for sample in answer.samples])
-                prompts.append(sum(len(answer.question.prompts) for answer in answers))
+                prompts.append(sum(len(answer.rendered.prompts) for answer in answers))
     return {"system": "rlsys judge", "seconds": seconds, "prompts": prompts, "start_s": start_s}
 
 
@@ -107,7 +107,7 @@ def check(work: Work, lengths: list[int]) -> None:
         raise RuntimeError(f"expected {work.sequences} outputs of {work.output_tokens} tokens, found lengths {sorted(set(lengths))}.")
 
 
-def user_turns(prompter: Prompter, asks: list[Ask]) -> list[tuple[str, int]]:
+def user_turns(prompter: Prompter, asks: list[JudgeRequest]) -> list[tuple[str, int]]:
     """(user turn, how many samples) of every different prompt."""
     counts: dict[str, int] = {}
     for one in asks:

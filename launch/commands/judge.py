@@ -76,10 +76,10 @@ def judge(
     from launch.check import run_checks
     from rlsys.io.run_folder import resolve_model
     from rlsys.judging.setup import judge_config, sampling_settings
-    from rlsys.judging.voting import Options, find
+    from rlsys.judging.voting import Options, find_strategy
 
     config, problems = judge_config(model, seed, settings)
-    chosen, options = find(strategy or ("meta" if meta_rm else "vote")), Options(k_meta=k_meta, error_rate=error_rate)
+    chosen, options = find_strategy(strategy or ("meta" if meta_rm else "vote")), Options(k_meta=k_meta, error_rate=error_rate)
     problems += missing_inputs(chosen, config, meta_rm)
     if output.exists() and input.exists() and output.samefile(input):
         problems.append(f"--output {output}: this is the input; name another file.")
@@ -90,8 +90,8 @@ def judge(
         console = to_stderr() if as_json else to_stdout()
         from rlsys.data.readers import Report, read_all
         from rlsys.io.resumable import ResumableRows
-        from rlsys.judging.results import as_before, in_place, verdict_row
-        from rlsys.judging.sampling_plans import plan_for
+        from rlsys.judging.results import check_resumed_items, in_input_order, result_row
+        from rlsys.judging.sampling_plans import sampling_plan
         from rlsys.judging.summary import require_record, summarise_rows
 
         report = Report()
@@ -114,11 +114,11 @@ def judge(
 
                 def judged(records: Iterator[Record]) -> Iterator[dict[str, Any]]:
                     with running_judge(config, console, reward_model) as judge:
-                        for answer in judge.answer_by(plan_for(chosen, k, options, seed), records, temperature):
-                            yield verdict_row(answer, chosen, options, seed, judge.prompter.score_format.single, text)
+                        for answer in judge.answer_by(sampling_plan(chosen, k, options, seed), records, temperature):
+                            yield result_row(answer, chosen, options, seed, judge.prompter.score_format.single, text)
 
-                items = as_before(require_record(rows, input), islice(file.rows(), file.done))
-                write_rows(file, None, items, lambda left: in_place(left, judged), console, f"judging {input.name}")
+                items = check_resumed_items(require_record(rows, input), islice(file.rows(), file.done))
+                write_rows(file, None, items, lambda left: in_input_order(left, judged), console, f"judging {input.name}")
             summary = summarise_rows(file.rows())
         write_json(summary | {"output": str(output)})
         if not as_json:

@@ -45,9 +45,9 @@ def vote(
 
     Example: rlsys vote samples.jsonl --strategy meta --k 8 --k-meta 4
     """
-    from rlsys.judging.voting import Options, SampleTable, decide, find
+    from rlsys.judging.voting import Options, SampleTable, decide, find_strategy
 
-    chosen = find(strategy)
+    chosen = find_strategy(strategy)
     options = Options(k_meta=k_meta, power=power, error_rate=error_rate, round_size=round_size, margin=margin)
     with only_json(as_json) as write_json, ExitStack() as stack:
         table = SampleTable(chosen.needs)
@@ -83,13 +83,13 @@ def read_samples(file: Path, table: SampleTable) -> RowCounts:
         UserError: `rlsys judge` could ask none of the rows.
     """
     from rlsys.data.readers import DataError, strict_rows
-    from rlsys.judging.results import outcome
+    from rlsys.judging.results import row_status
 
     account = RowCounts()
     for number, row in strict_rows(file):
         account.rows += 1
         if "skipped" in row:
-            account.aside[str(outcome(row))] += 1
+            account.aside[str(row_status(row))] += 1
             continue
         try:
             table.add(row)

@@ -43,12 +43,12 @@ class MismatchGuard:
     """Steps in a row that were too large."""
 
     @classmethod
-    def of(cls, config: Config) -> MismatchGuard:
+    def from_config(cls, config: Config) -> MismatchGuard:
         """For a run. With top_p below 1 the engine's probabilities are larger by up to 1 / top_p, as they are of the nucleus alone."""
         setting = f"mismatch_{config.model.dtype}"
         return cls(getattr(config.rl, setting), config.rl.mismatch_steps, f"rl.{setting}", -math.log(config.rollout.top_p))
 
-    def look(self, step: int, mismatch: float | None, lag: int = 0) -> str | None:
+    def check(self, step: int, mismatch: float | None, lag: int = 0) -> str | None:
         """Judge one step.
 
         Args:

@@ -19,7 +19,7 @@ from rlsys.data.readers import DataError
 from rlsys.data.records import Record
 from rlsys.data.trajectories import TRAJECTORIES, with_scores_of
 from rlsys.io.files import atomic_write
-from rlsys.judging.requests import Answer, Question, Sample
+from rlsys.judging.requests import JudgeResult, RenderedRequest, Sample
 from rlsys.rewards.extraction import DEFAULT_FORMAT, ScoreFormat
 from rlsys.rewards.rules import is_correct, rule_reward, unshuffle
 
@@ -38,21 +38,21 @@ def correct(sample: Sample, record: Record, score_format: ScoreFormat = DEFAULT_
     return sample["scores"] is not None and is_correct(unshuffle(sample["scores"], sample["order"]), record.rewards, score_format.single)
 
 
-def verdicts(samples: Sequence[Sample], record: Record, hinted: bool, score_format: ScoreFormat = DEFAULT_FORMAT) -> list[str]:
+def decisions(samples: Sequence[Sample], record: Record, hinted: bool, score_format: ScoreFormat = DEFAULT_FORMAT) -> list[str]:
     """Why each sample of a row is kept or rejected."""
     right = [correct(sample, record, score_format) for sample in samples]
     if not hinted and all(right):
         return [TOO_EASY] * len(samples)
-    return [_why(sample, good) for sample, good in zip(samples, right)]
+    return [_decision(sample, good) for sample, good in zip(samples, right)]
 
 
-def _why(sample: Sample, right: bool) -> str:
+def _decision(sample: Sample, right: bool) -> str:
     if sample["scores"] is None:
         return f"parse failure: {sample['failure']}"
     return KEPT if right else INCORRECT
 
 
-def table_rows(answer: Answer, step: int, group: int, score_format: ScoreFormat = DEFAULT_FORMAT) -> list[dict[str, Any]]:
+def table_rows(answer: JudgeResult, step: int, group: int, score_format: ScoreFormat = DEFAULT_FORMAT) -> list[dict[str, Any]]:
     """The rows of SAMPLED for the samples of one answer.
 
     Args:
@@ -60,10 +60,10 @@ def table_rows(answer: Answer, step: int, group: int, score_format: ScoreFormat 
         group: number of the row that was asked.
         score_format: how the scores were read.
     """
-    record, hinted = answer.question.ask.record, answer.question.ask.hinted
-    prompts = {tuple(prompt.order): prompt for prompt in answer.question.prompts}
+    record, hinted = answer.rendered.request.record, answer.rendered.request.hinted
+    prompts = {tuple(prompt.order): prompt for prompt in answer.rendered.prompts}
     rows = []
-    for number, (sample, why) in enumerate(zip(answer.samples, verdicts(answer.samples, record, hinted, score_format))):
+    for number, (sample, why) in enumerate(zip(answer.samples, decisions(answer.samples, record, hinted, score_format))):
         prompt, right = prompts[tuple(sample["order"])], correct(sample, record, score_format)
         rows.append(
             {
@@ -95,22 +95,22 @@ def table_rows(answer: Answer, step: int, group: int, score_format: ScoreFormat 
 
 
 def judged_rows(
-    asked: Iterable[Question],
+    asked: Iterable[RenderedRequest],
     sampled: Iterable[dict[str, Any]],
     step: int = 0,
     asks_of_a_row: int = 1,
     score_format: ScoreFormat = DEFAULT_FORMAT,
 ) -> Iterator[dict[str, Any]]:
-    """Rows of SAMPLED, from what was asked and, in the same order, what `Answer.row` wrote of it.
+    """Rows of SAMPLED, from what was asked and, in the same order, what `JudgeResult.row` wrote of it.
 
     Raises:
         DataError: something else was asked then.
     """
     for number, (question, row) in enumerate(zip(asked, sampled, strict=True)):
-        source, name = question.ask.record.key
+        source, name = question.request.record.key
         if (row.get("source", source), row["id"]) != (source, name):
             raise DataError(f"sample of row {row['id']!r} where {name!r} was asked: the data has changed.")
-        yield from table_rows(Answer(question, row["samples"]), step, number // asks_of_a_row, score_format)
+        yield from table_rows(JudgeResult(question, row["samples"]), step, number // asks_of_a_row, score_format)
 
 
 def write_sampled(path: Path, rows: Iterable[dict[str, Any]], score_format: ScoreFormat = DEFAULT_FORMAT) -> Counter[str]:

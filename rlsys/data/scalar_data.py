@@ -69,7 +69,7 @@ def load_scalar_data(config: Config, tokenizer: Any) -> ScalarData:
     endless = [source.path for source in config.data.sources("train") if str(source.path).startswith(TASKS)]
     if endless and settings.rows is None:
         raise ConfigError(f"data.train: {endless[0]} goes on for ever: say how many rows to train on, for example meta_rm.rows=2000.")
-    prompter = Prompter.of(tokenizer, config.prompt)
+    prompter = Prompter.from_config(tokenizer, config.prompt)
     rows, heldout_rows = (open_mixture(config.data, which, config.seed) for which in ("train", "heldout"))
     heldout, _ = read_preferences(heldout_rows, prompter, config.data.heldout_rows, settings.max_tokens)
     train, counts = read_preferences(rows, prompter, settings.rows or len(rows), settings.max_tokens, heldout, drawn=True)

@@ -13,7 +13,7 @@ from rlsys.evaluation import biases
 from rlsys.evaluation.benchmarks import SCORES, Benchmark, Item, baselines, interval, score
 from rlsys.evaluation.benchmarks.schemes import OVERALL, RocAuc
 from rlsys.evaluation.work import Row
-from rlsys.judging.voting import Options, SampleTable, Strategy, find, subsets, take
+from rlsys.judging.voting import Options, SampleTable, Strategy, find_strategy, subsets, take
 from rlsys.judging.voting.table import CELLS
 from rlsys.prompts.rendering import seed_for
 from rlsys.rewards.rules import single_is_correct
@@ -88,7 +88,7 @@ def evaluation(
         "skipped_ids": skipped[:NAMED],
         "baselines": {name: found and {"value": float(found.overall.mean())} for name, found in plain.items()},
         # As many draws of the one sample share out the ties at the top.
-        "greedy": single.point(find("vote"), np.zeros((draws, 1), np.int64), seed),
+        "greedy": single.point(find_strategy("vote"), np.zeros((draws, 1), np.int64), seed),
         "strategies": points,
         "position": _position(of_greedy) | {"samples": _position(of_samples)},
         "length": biases.length_bias(of_samples, [record.responses for record in records], [_best(record) for record in records]),

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from rlsys.evaluation.benchmarks import Benchmark, Item
-from rlsys.judging.requests import Answer, Ask, ask
+from rlsys.judging.requests import JudgeRequest, JudgeResult, judge_request
 from rlsys.prompts.rendering import shuffled
 
 Row = dict[str, Any]
@@ -22,15 +22,15 @@ class Part:
     name: str
     """samples, greedy or swapped."""
     items: tuple[Item, ...]
-    ask: Callable[[Item], Ask]
+    ask: Callable[[Item], JudgeRequest]
     temperature: float
     text: bool
     """Whether the texts are kept."""
     settings: dict[str, Any]
     """JSON object of what the rows depend on, besides model and prompt."""
 
-    def row(self, item: Item, answer: Answer) -> Row:
-        """`Answer.row` under the item's id, as several items may share a record."""
+    def row(self, item: Item, answer: JudgeResult) -> Row:
+        """`JudgeResult.row` under the item's id, as several items may share a record."""
         return answer.row(self.text) | {"id": item.id}
 
 
@@ -44,8 +44,8 @@ def parts(benchmark: Benchmark, k: int, temperature: float, seed: int, text: boo
         swap: ask about pairs in the other order, too, unless the benchmark itself does.
     """
 
-    def sampled(item: Item) -> Ask:
-        return ask(item.record, k, "eval", seed, item.id, order=item.order)
+    def sampled(item: Item) -> JudgeRequest:
+        return judge_request(item.record, k, "eval", seed, item.id, order=item.order)
 
     drawn = {"k": k, "temperature": temperature, "seed": seed, "text": text}
     found = [
@@ -58,14 +58,14 @@ def parts(benchmark: Benchmark, k: int, temperature: float, seed: int, text: boo
     return found
 
 
-def greedy(item: Item) -> Ask:
+def greedy(item: Item) -> JudgeRequest:
     """One sample in the benchmark's order or, where there is none, in one that the record's id decides, as held-out rows have it."""
-    return ask(item.record, 1, "greedy", item.id, order=greedy_order(item))
+    return judge_request(item.record, 1, "greedy", item.id, order=greedy_order(item))
 
 
-def swapped(item: Item) -> Ask:
+def swapped(item: Item) -> JudgeRequest:
     """`greedy` in the other order."""
-    return ask(item.record, 1, "greedy", item.id, order=greedy_order(item)[::-1])
+    return judge_request(item.record, 1, "greedy", item.id, order=greedy_order(item)[::-1])
 
 
 def greedy_order(item: Item) -> Sequence[int]:

@@ -1,7 +1,7 @@
-"""Judging records by many samples each: what is asked of the engines, and what their answers come to.
+"""Requests to a judge and their results: records to be judged, each by several samples.
 
-An `Ask` is a record with the order of its responses in each of its samples. Orders that agree share a prompt, which is then encoded
-once. The answers are *samples* as `rlsys.judging.voting.table` reads them, their scores as shown.
+A `JudgeRequest` is a record with one response order per sample. Samples with the same order share a prompt, which is encoded only once.
+Results hold samples in the format that `rlsys.judging.voting.table` reads, with scores in the order shown.
 """
 
 from __future__ import annotations
@@ -22,33 +22,36 @@ Sample = dict[str, Any]
 
 
 @dataclass(frozen=True)
-class Ask:
+class JudgeRequest:
     """A record to be judged by one sample for each of `orders`."""
 
     record: Record
     orders: Sequence[Sequence[int]]
     seeds: Sequence[int]
-    """Of sampling, one for each order."""
+    """Sampling seeds, one for each order."""
     hinted: bool = False
-    """Whether the ground truth is told."""
+    """Whether the prompt reveals the ground truth."""
     others: Sequence[str] = ()
-    """Judgements of the same responses in the same order, to be read before one's own."""
+    """Earlier judgements of the same responses in the same order, appended to the prompt."""
 
 
-def ask(record: Record, k: int, *key: str | int, order: Sequence[int] | None = None, hinted: bool = False, first: int = 0) -> Ask:
-    """k samples of a record, shuffled afresh for each one unless `order` is given; all derived from (*key, record.id).
+def judge_request(
+    record: Record, k: int, *key: str | int, order: Sequence[int] | None = None, hinted: bool = False, first: int = 0
+) -> JudgeRequest:
+    """Request k samples of a record. Orders and seeds depend on (*key, record.id) alone.
 
     Args:
-        first: how many of the record's samples were asked for before.
+        order: use this order for every sample instead of a random one for each.
+        first: number of samples of the record that were requested before.
     """
     numbers = range(first, first + k)
     orders = [order or shuffled(record.n, *key, record.id, sample) for sample in numbers]
-    return Ask(record, orders, [seed_for(*key, record.id, sample) for sample in numbers], hinted)
+    return JudgeRequest(record, orders, [seed_for(*key, record.id, sample) for sample in numbers], hinted)
 
 
 @dataclass
 class Prompt:
-    """One rendering of an `Ask`, and the samples that have this order."""
+    """A rendered prompt of a `JudgeRequest`, with the samples that share its order."""
 
     order: Sequence[int]
     text: str
@@ -57,100 +60,108 @@ class Prompt:
 
 
 @dataclass
-class Question:
-    """An `Ask` as the engines get it: one prompt for each different order."""
+class RenderedRequest:
+    """A `JudgeRequest` with its prompts, one for each distinct order."""
 
-    ask: Ask
+    request: JudgeRequest
     prompts: list[Prompt]
     skipped: str | None = None
-    """Why it cannot be asked, in words."""
+    """Human-readable reason for skipping the request; None if it is not skipped."""
 
 
 @dataclass
-class Answer:
-    """What came back: the samples in the order of the ask's. Empty where it was skipped."""
+class JudgeResult:
+    """The samples of a request, in the order of its `orders`; empty if the request was skipped."""
 
-    question: Question
+    rendered: RenderedRequest
     samples: list[Sample] = field(default_factory=list)
 
     @property
     def prompt_tokens(self) -> int:
-        """Tokens of all prompts, one that several samples share counted once."""
-        return sum(len(prompt.tokens) for prompt in self.question.prompts) if self.samples else 0
+        """Total tokens of the prompts; a prompt shared by several samples counts once."""
+        return sum(len(prompt.tokens) for prompt in self.rendered.prompts) if self.samples else 0
 
-    def extended(self, later: Answer) -> Answer:
-        """With the samples of a later ask of the same record."""
-        one, two = self.question, later.question
-        both = Ask(one.ask.record, [*one.ask.orders, *two.ask.orders], [*one.ask.seeds, *two.ask.seeds], one.ask.hinted, two.ask.others)
-        shifted = [replace(prompt, samples=[len(one.ask.orders) + sample for sample in prompt.samples]) for prompt in two.prompts]
-        return Answer(Question(both, [*one.prompts, *shifted], one.skipped or two.skipped), [*self.samples, *later.samples])
+    def extended(self, later: JudgeResult) -> JudgeResult:
+        """Append the samples of a later request for the same record."""
+        one, two = self.rendered, later.rendered
+        both = JudgeRequest(
+            one.request.record,
+            [*one.request.orders, *two.request.orders],
+            [*one.request.seeds, *two.request.seeds],
+            one.request.hinted,
+            two.request.others,
+        )
+        shifted = [replace(prompt, samples=[len(one.request.orders) + sample for sample in prompt.samples]) for prompt in two.prompts]
+        return JudgeResult(RenderedRequest(both, [*one.prompts, *shifted], one.skipped or two.skipped), [*self.samples, *later.samples])
 
     def row(self, text: bool = True) -> dict[str, Any]:
-        """{id, source, samples, tokens (generated), prompt_tokens} for a file and, where it could not be asked, skipped: why.
+        """Return the row for a file: {id, source, samples, tokens (generated), prompt_tokens} and, for a skipped request, skipped (reason).
 
         Args:
-            text: keep the texts of the samples.
+            text: include the texts of the samples.
         """
         row = {
-            "id": self.question.ask.record.id,
-            "source": self.question.ask.record.source,
+            "id": self.rendered.request.record.id,
+            "source": self.rendered.request.record.source,
             "samples": [{name: value for name, value in sample.items() if text or name != "text"} for sample in self.samples],
             "tokens": sum(sample["tokens"] for sample in self.samples),
             "prompt_tokens": self.prompt_tokens,
         }
-        return row | ({"skipped": self.question.skipped} if self.question.skipped else {})
+        return row | ({"skipped": self.rendered.skipped} if self.rendered.skipped else {})
 
 
-def questions(asks: Iterable[Ask], prompter: Prompter, max_prompt_tokens: int) -> Iterator[Question]:
-    """Render each ask; one whose prompt is longer than `max_prompt_tokens` is skipped, never cut."""
-    for one in asks:
+def render_requests(requests: Iterable[JudgeRequest], prompter: Prompter, max_prompt_tokens: int) -> Iterator[RenderedRequest]:
+    """Render the prompts of each request. Prompts are never truncated: a request with one over `max_prompt_tokens` is skipped."""
+    for request in requests:
         by_order: dict[tuple[int, ...], list[int]] = {}
-        for sample, order in enumerate(one.orders):
+        for sample, order in enumerate(request.orders):
             by_order.setdefault(tuple(order), []).append(sample)
         prompts = []
         for order, samples in by_order.items():
-            told = [hint_for(one.record, order, prompter.score_format.single)] if one.hinted else []
-            told += [prompter.others(one.others)] if one.others else []
-            text = prompter.render(one.record, order, "\n\n".join(told))
+            hints = [hint_for(request.record, order, prompter.score_format.single)] if request.hinted else []
+            hints += [prompter.other_judgements(request.others)] if request.others else []
+            text = prompter.render(request.record, order, "\n\n".join(hints))
             prompts.append(Prompt(order, text, prompter.encode(text), samples))
         longest = max(len(prompt.tokens) for prompt in prompts)
         too_long = f"its prompt has {longest} tokens, more than {max_prompt_tokens}" if longest > max_prompt_tokens else None
-        yield Question(one, prompts, too_long)
+        yield RenderedRequest(request, prompts, too_long)
 
 
-def requests(batch: Sequence[Question]) -> pa.RecordBatch:
-    """REQUESTS of all prompts of the questions that are not skipped, numbered from 0."""
-    prompts = [(question.ask, prompt) for question in batch if not question.skipped for prompt in question.prompts]
+def request_batch(batch: Sequence[RenderedRequest]) -> pa.RecordBatch:
+    """Return a record batch (schema REQUESTS) of all prompts that are not skipped, with groups numbered from 0."""
+    prompts = [(rendered.request, prompt) for rendered in batch if not rendered.skipped for prompt in rendered.prompts]
     columns = {
         "group": range(len(prompts)),
         "prompt_tokens": [prompt.tokens for _, prompt in prompts],
-        "seeds": [[one.seeds[sample] for sample in prompt.samples] for one, prompt in prompts],
+        "seeds": [[request.seeds[sample] for sample in prompt.samples] for request, prompt in prompts],
     }
     return pa.record_batch(columns, schema=REQUESTS)
 
 
-def answers(batch: Sequence[Question], samples: pa.RecordBatch, meta_rewards: Sequence[float] | None, prompter: Prompter) -> list[Answer]:
-    """What the samples say that were drawn for `requests(batch)`.
+def collect_results(
+    batch: Sequence[RenderedRequest], samples: pa.RecordBatch, meta_rewards: Sequence[float] | None, prompter: Prompter
+) -> list[JudgeResult]:
+    """Assign the samples generated for `request_batch(batch)` to their requests and extract the scores.
 
     Args:
         samples: SAMPLES schema, ordered by group and sample.
-        meta_rewards: the meta RM's logit of each of the samples.
+        meta_rewards: the meta RM's logit for each sample.
     """
     rows = iter(samples.select(["tokens", "logprobs", "text", "finish_reason", "certainty"]).to_pylist())
     metas = iter(meta_rewards if meta_rewards is not None else [])
-    result = []
-    for question in batch:
-        if question.skipped:
-            result.append(Answer(question))
+    results = []
+    for rendered in batch:
+        if rendered.skipped:
+            results.append(JudgeResult(rendered))
             continue
-        found: list[Sample] = [{}] * len(question.ask.orders)
-        for prompt in question.prompts:
-            for place in prompt.samples:
-                found[place] = _sample(next(rows), prompt.order, prompter.score_format)
+        found: list[Sample] = [{}] * len(rendered.request.orders)
+        for prompt in rendered.prompts:
+            for index in prompt.samples:
+                found[index] = _sample(next(rows), prompt.order, prompter.score_format)
                 if meta_rewards is not None:
-                    found[place]["meta_reward"] = next(metas)
-        result.append(Answer(question, found))
-    return result
+                    found[index]["meta_reward"] = next(metas)
+        results.append(JudgeResult(rendered, found))
+    return results
 
 
 def _sample(row: dict[str, Any], order: Sequence[int], score_format: ScoreFormat) -> Sample:

@@ -1,4 +1,4 @@
-"""From the answers of a judge to the rows that `rlsys judge` writes."""
+"""The rows that `rlsys judge` writes, from the results of a judge."""
 
 from __future__ import annotations
 
@@ -10,63 +10,72 @@ from typing import Any
 from rlsys.data.accounts import TOO_LONG
 from rlsys.data.readers import DataError, SetAside
 from rlsys.data.records import Record
-from rlsys.judging.requests import Answer
+from rlsys.judging.requests import JudgeResult
 from rlsys.judging.voting import Options, SampleTable, Strategy, decide, mean
 from rlsys.rewards.rules import single_is_correct
 
 Row = dict[str, Any]
 
 
-def verdict_row(answer: Answer, strategy: Strategy, options: Options, seed: int, single: tuple[int, int], text: bool) -> dict[str, Any]:
-    """One line of `rlsys judge`.
+def result_row(result: JudgeResult, strategy: Strategy, options: Options, seed: int, single: tuple[int, int], text: bool) -> Row:
+    """Return the output row of `rlsys judge` for one record.
 
-    {id, source, n, k, totals, best, tied, abstained, parsed, failures, tokens, prompt_tokens, gold, correct, samples}: totals and best in
-    the record's own order, null without a verdict; parsed and failures (by reason) count samples; tokens are those generated,
-    prompt_tokens those of the different prompts; gold is the best response by the ground truth (of a single response: 0 or 1), null where
-    there is none; correct compares the two (of a single response: whether the mean of the scores that the strategy counts, or of all where
-    it counts winners, is nearer to the right end of the range).
-    A row that could not be asked has no samples; `skipped` says why in words, `set_aside` in short.
+    {id, source, n, k, totals, best, tied, abstained, parsed, spent, failures, tokens, prompt_tokens, gold, correct, samples}
+
+    - totals, best: in the record's own order; null without a verdict
+    - parsed, failures (by reason): numbers of samples
+    - tokens, prompt_tokens: generated tokens, and tokens of the distinct prompts
+    - gold: the best response by the ground truth (0 or 1 for a single response); null without ground truth
+    - correct: whether best equals gold. For a single response: whether the mean score is nearer to the correct end of the range; the
+      mean is over the samples that the strategy uses, or over all samples if it counts winners
+
+    The row of a skipped request has no samples; `skipped` is the human-readable reason, `set_aside` the short one.
 
     Args:
         single: lowest and highest score of a single response.
-        text: keep the texts of the samples.
+        text: include the texts of the samples.
     """
-    record = answer.question.ask.record
-    truth = record.has_truth
-    gold = None if not truth else int(record.rewards[0]) if record.n == 1 else record.best
-    asked = answer.row(text)
-    row: dict[str, Any] = {"id": record.id, "source": record.source, "n": record.n, "k": len(answer.samples)}
-    if answer.question.skipped:
-        nothing = {"totals": None, "best": None, "gold": gold, "correct": False if truth else None, "samples": []}
-        return row | {"skipped": answer.question.skipped, "set_aside": TOO_LONG} | nothing
+    record = result.rendered.request.record
+    gold = None if not record.has_truth else int(record.rewards[0]) if record.n == 1 else record.best
+    sampled = result.row(text)
+    row: Row = {"id": record.id, "source": record.source, "n": record.n, "k": len(result.samples)}
+    if result.rendered.skipped:
+        empty: Row = {"totals": None, "best": None, "gold": gold, "correct": None if gold is None else False, "samples": []}
+        return row | {"skipped": result.rendered.skipped, "set_aside": TOO_LONG} | empty
     table = SampleTable(strategy.needs)
-    table.add({"id": record.id, "samples": answer.samples})
-    (decided,) = decide(table, strategy, options, seed=seed)
-    right = None if not truth else decided["best"] is not None and decided["best"] == gold
-    if truth and record.n == 1:
-        right = _single_right(table, strategy, options, gold, single)
+    table.add({"id": record.id, "samples": result.samples})
+    (verdict,) = decide(table, strategy, options, seed=seed)
+    correct = None if gold is None else verdict["best"] is not None and verdict["best"] == gold
+    if gold is not None and record.n == 1:
+        correct = _single_is_correct(table, strategy, options, gold, single)
     return row | {
-        **{name: decided[name] for name in ("totals", "best", "tied", "abstained", "parsed")},
-        "spent": decided["samples"],
-        "failures": dict(Counter(sample["failure"] for sample in answer.samples if "failure" in sample)),
-        "tokens": asked["tokens"],
-        "prompt_tokens": asked["prompt_tokens"],
+        "totals": verdict["totals"],
+        "best": verdict["best"],
+        "tied": verdict["tied"],
+        "abstained": verdict["abstained"],
+        "parsed": verdict["parsed"],
+        "spent": verdict["samples"],
+        "failures": dict(Counter(sample["failure"] for sample in result.samples if "failure" in sample)),
+        "tokens": sampled["tokens"],
+        "prompt_tokens": sampled["prompt_tokens"],
         "gold": gold,
-        "correct": right,
-        "samples": asked["samples"],
+        "correct": correct,
+        "samples": sampled["samples"],
     }
 
 
-def set_aside_row(row: SetAside) -> dict[str, Any]:
-    """The line of `rlsys judge` for a row that nothing could be asked about: as `verdict_row`, and `row`, its number in the file."""
-    nothing = {"n": 0, "k": 0, "totals": None, "best": None, "gold": None, "correct": None, "samples": []}
-    return {"id": row.id, "source": None, "row": row.row, "skipped": f"{row.reason}: {row.message}", "set_aside": row.reason, **nothing}
+def set_aside_row(row: SetAside) -> Row:
+    """Return the output row for an input row that was set aside: the keys of `result_row`, plus `row`, its number in the file."""
+    empty: Row = {"n": 0, "k": 0, "totals": None, "best": None, "gold": None, "correct": None, "samples": []}
+    return {"id": row.id, "source": None, "row": row.row, "skipped": f"{row.reason}: {row.message}", "set_aside": row.reason, **empty}
 
 
-def in_place(items: Iterable[Record | SetAside], verdicts: Callable[[Iterator[Record]], Iterator[Row]]) -> Iterator[Row]:
-    """A line for each of `items`, in their order: `verdicts` gives those of the records, in theirs.
+def in_input_order(items: Iterable[Record | SetAside], judge: Callable[[Iterator[Record]], Iterator[Row]]) -> Iterator[Row]:
+    """Yield an output row for each item, in input order.
 
-    `verdicts` is not called where there is no record. It may take records ahead of the lines that it gives.
+    Args:
+        judge: yields the rows of the records, in their order. It may read records ahead of the rows that it yields, and is not called if
+            there is no record.
     """
     items = iter(items)
     for first in items:
@@ -83,38 +92,39 @@ def in_place(items: Iterable[Record | SetAside], verdicts: Callable[[Iterator[Re
             if isinstance(item, Record):
                 yield item
 
-    for verdict in verdicts(records()):
-        while isinstance(waiting[0], SetAside):
-            yield set_aside_row(waiting.popleft())
-        waiting.popleft()
-        yield verdict
-    yield from map(set_aside_row, waiting)
+    for row in judge(records()):
+        while isinstance(item := waiting.popleft(), SetAside):
+            yield set_aside_row(item)
+        yield row
+    for item in waiting:
+        assert isinstance(item, SetAside), "`judge` yielded fewer rows than records"
+        yield set_aside_row(item)
 
 
-def as_before(items: Iterable[Record | SetAside], lines: Iterable[Row]) -> Iterator[Record | SetAside]:
-    """`items`, the first of which must be those of `lines`, which were written of them in an earlier start.
+def check_resumed_items(items: Iterable[Record | SetAside], lines: Iterable[Row]) -> Iterator[Record | SetAside]:
+    """Yield `items`, checking that the first ones are those of `lines`, the output of an earlier start.
 
     Raises:
-        DataError: they are others.
+        DataError: an item does not match its line.
     """
     items = iter(items)
     for number, line in enumerate(lines, 1):
         item = next(items, None)
-        if item is None or item.id != line["id"] or isinstance(item, Record) and item.source != line.get("source", item.source):
+        if item is None or item.id != line["id"] or (isinstance(item, Record) and item.source != line.get("source", item.source)):
             found = "nothing" if item is None else repr(item.id)
             raise DataError(f"line {number} of the output is about {line['id']!r}, found {found}: the input has changed; use --again.")
         yield item
     yield from items
 
 
-def outcome(line: Row) -> str:
-    """What became of the row that a line is about: "verdict", "nothing parsed", "abstained", or why it was set aside."""
+def row_status(line: Row) -> str:
+    """Return the status of an output row: "verdict", "nothing parsed", "abstained", or the reason why it was set aside."""
     if "skipped" in line:
-        return line.get("set_aside", TOO_LONG)
+        return str(line.get("set_aside", TOO_LONG))
     return "verdict" if line["best"] is not None else "abstained" if line["totals"] is not None else "nothing parsed"
 
 
-def _single_right(table: SampleTable, strategy: Strategy, options: Options, gold: int, single: tuple[int, int]) -> bool:
+def _single_is_correct(table: SampleTable, strategy: Strategy, options: Options, gold: int, single: tuple[int, int]) -> bool:
     ((_, samples),) = table.groups()
     ((score,),) = (strategy if strategy.counts == "scores" else mean)(samples, options).levels
     return bool(score == score and single_is_correct(score, gold, single))

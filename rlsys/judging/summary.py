@@ -10,7 +10,7 @@ from typing import Any
 from rlsys.data.accounts import MALFORMED
 from rlsys.data.readers import DataError, SetAside
 from rlsys.data.records import Record
-from rlsys.judging.results import outcome
+from rlsys.judging.results import row_status
 
 
 def require_record(rows: Iterator[Record | SetAside], file: Path) -> Iterator[Record | SetAside]:
@@ -44,7 +44,7 @@ def summarise_rows(rows: Iterable[dict[str, Any]]) -> dict[str, Any]:
     )
     failures: Counter[str] = Counter()
     for row in rows:
-        account[outcome(row)] += 1
+        account[row_status(row)] += 1
         if row.get("set_aside") == MALFORMED and first_malformed is None:
             first_malformed = f"row {row['row']}: {row['skipped']}"
         total["rows"] += 1

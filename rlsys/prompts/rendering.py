@@ -102,7 +102,7 @@ class Prompter:
         self._check_marks()
 
     @classmethod
-    def of(cls, tokenizer: Any, prompt: Prompt) -> Prompter:
+    def from_config(cls, tokenizer: Any, prompt: Prompt) -> Prompter:
         """The one that a run's settings ask for."""
         return cls(tokenizer, prompt.template, ScoreFormat(**prompt.scores.model_dump()), prompt.principles, prompt.chat_template_args)
 
@@ -111,7 +111,7 @@ class Prompter:
 
         Args:
             order: order[p] is the index of the response at place p.
-            hint: what the model is told at the end of the user turn (`hint_for`, `others`).
+            hint: what the model is told at the end of the user turn (`hint_for`, `other_judgements`).
         """
         return self.chat.render([{"role": "user", "content": self.user_turn(record, order) + (f"\n\n{hint}" if hint else "")}])
 
@@ -133,7 +133,7 @@ class Prompter:
         messages = [{"role": self._role(message["role"]), "content": self.defuse(message["content"])} for message in record.context]
         return str(self._module(messages, [self.defuse(record.responses[original]) for original in order])).strip("\n")
 
-    def others(self, judgements: Sequence[str]) -> str:
+    def other_judgements(self, judgements: Sequence[str]) -> str:
         """Judgements of the same responses in the same order, defused, for the end of a prompt that asks for another one."""
         shown = "\n\n".join(f"Judgement {number}:\n{self.defuse(text)}" for number, text in enumerate(judgements, 1))
         return f"Others have judged these responses before you. Weigh what they say, then judge anew, in the form asked for.\n\n{shown}"

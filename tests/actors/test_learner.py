@@ -405,12 +405,12 @@ def test_the_guard_sees_corrupted_rollout_logprobs(ranks, batch, tiny_model):
         ranks[1]("rebuild", {"zero_stage": 2}, {"beta": 0.0})
         return ranks[1].first("train_grpo", rows, TEMPERATURE)["metrics"]["mismatch"]
 
-    assert MismatchGuard.of(config).look(1, mismatch(honest)) is None
+    assert MismatchGuard.from_config(config).check(1, mismatch(honest)) is None
     for corrupted in (with_logprobs(batch, perturbed), shifted):
-        guard, found = MismatchGuard.of(config), mismatch(corrupted)
+        guard, found = MismatchGuard.from_config(config), mismatch(corrupted)
         with pytest.raises(MismatchError, match="rl.mismatch_float32"):
             for step in range(1, config.rl.mismatch_steps + 1):
-                guard.look(step, found)
+                guard.check(step, found)
         assert step == config.rl.mismatch_steps
 
 

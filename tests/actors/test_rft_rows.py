@@ -11,7 +11,7 @@ from actors.loops.rft import RftJob
 from rlsys.config.files import load_config
 from rlsys.io.resumable import ResumableRows
 from rlsys.io.run_folder import RunFolder
-from rlsys.judging.requests import questions
+from rlsys.judging.requests import render_requests
 
 KEYS = [("a", "1"), ("b", "1"), ("a", "1"), ("a", "2"), ("a", "long")]
 """(source, id) of the rows: one id in two sources, and twice in one."""
@@ -34,11 +34,11 @@ class Silent:
 
 def sampled(question) -> dict:
     """What would be written of a question: the first sample right, the others wrong, and each says whose query it is about."""
-    record = question.ask.record
+    record = question.request.record
     row = {"id": record.id, "source": record.source, "tokens": 0, "prompt_tokens": 0, "samples": []}
     if question.skipped:
         return row | {"skipped": question.skipped}
-    for number, order in enumerate(question.ask.orders):
+    for number, order in enumerate(question.request.orders):
         right = [9 if record.rewards[response] else 2 for response in order]
         scores = right if number == 0 else right[::-1]
         text = f"{record.context[-1]['content']} \\boxed{{{scores[0]}, {scores[1]}}}"
@@ -60,7 +60,7 @@ def test_each_text_is_learned_after_the_prompt_of_its_own_row(tiny_model, tmp_pa
         job = RftJob(config, folder, watch)
         place, table = folder.path / "round_1", job._table(1)
         with ResumableRows(place / "samples.jsonl", {"round": 1, "rows": 5}) as file:
-            for question in questions(job._asks(1), job.prompter, config.prompt.max_tokens):
+            for question in render_requests(job._asks(1), job.prompter, config.prompt.max_tokens):
                 file.write(sampled(question))
             file.finish()
         job._reject(1, place, table)

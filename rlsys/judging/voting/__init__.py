@@ -1,15 +1,15 @@
 """Sample, then aggregate: k judgements of one row become one verdict (arXiv 2504.02495).
 
 `Samples` holds the judgements, a *strategy* turns them into an `Outcome`, `best` picks the response. Each strategy is a small pure
-function over any number of leading dimensions; `@strategy` registers one, `find` looks one up by name.
+function over any number of leading dimensions; `@strategy` registers one, `find_strategy` looks one up by name.
 """
 
 from __future__ import annotations
 
-from rlsys.judging.voting.adaptive import adaptive, decided, e_value
+from rlsys.judging.voting.adaptive import adaptive, e_value, is_decided
 from rlsys.judging.voting.samples import Samples, subsets, take
 from rlsys.judging.voting.strategies import abstain, borda, majority, mean, meta, meta_weighted, rpc, synthesis, vote
-from rlsys.judging.voting.strategy import STRATEGIES, Options, Outcome, Strategy, find, strategy
+from rlsys.judging.voting.strategy import STRATEGIES, Options, Outcome, Strategy, find_strategy, strategy
 from rlsys.judging.voting.table import SampleTable, decide
 from rlsys.judging.voting.verdict import Coverage, best, coverage_curve, margin, tied
 
@@ -27,9 +27,9 @@ __all__ = [
     "borda",
     "coverage_curve",
     "decide",
-    "decided",
+    "is_decided",
     "e_value",
-    "find",
+    "find_strategy",
     "majority",
     "margin",
     "mean",

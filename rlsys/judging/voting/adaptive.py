@@ -55,7 +55,7 @@ def adaptive(samples: Samples, options: Options) -> Outcome:
     return replace(added(1.0, votes, parsed & used), used=used)
 
 
-def decided(samples: Samples, options: Options) -> Bools:
+def is_decided(samples: Samples, options: Options) -> Bools:
     """[...]: whether `adaptive` stops within the samples drawn so far; for the one who draws them, to ask after each round."""
     looks = np.arange(options.round_size, samples.scores.shape[-2] + 1, options.round_size)
     return _decisive(winners(samples.scores), looks, options.error_rate).any(axis=-1)

@@ -128,7 +128,7 @@ def strategy(name: str, *, source: str, needs: Sequence[str] = (), counts: str =
     return register
 
 
-def find(name: str) -> Strategy:
+def find_strategy(name: str) -> Strategy:
     """The strategy `name`; or, written FILE.py:NAME, the one that the Python file FILE.py registers under NAME.
 
     Raises:

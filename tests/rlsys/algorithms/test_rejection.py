@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from rlsys.algorithms import rejection
 from rlsys.data.readers import DataError
 from rlsys.data.records import Record
-from rlsys.judging.requests import Answer, Ask, Prompt, Question
+from rlsys.judging.requests import JudgeRequest, JudgeResult, Prompt, RenderedRequest
 from rlsys.rewards.extraction import ScoreFormat
 
 FAILURES = ("no_box", "wrong_count")
@@ -64,33 +64,33 @@ def test_why_a_sample_is_kept_or_not(drawn: tuple[Record, list[dict[str, object]
             expected.append("incorrect")
         else:
             expected.append("kept" if hinted or False in right else "too easy")
-    assert rejection.verdicts(samples, row, hinted) == expected
+    assert rejection.decisions(samples, row, hinted) == expected
     assert [rejection.correct(one, row) for one in samples] == right
 
 
 def test_one_wrong_sample_makes_a_row_worth_learning() -> None:
     row, right, wrong = record((1.0, 0.0)), sample((1, 0), [2, 9]), sample((1, 0), [9, 2])
-    assert rejection.verdicts([right, right], row, hinted=False) == ["too easy", "too easy"]
-    assert rejection.verdicts([right, right], row, hinted=True) == ["kept", "kept"]
-    assert rejection.verdicts([right, wrong], row, hinted=False) == ["kept", "incorrect"]
-    assert rejection.verdicts([right, sample((0, 1), None)], row, hinted=False) == ["kept", "parse failure: no_box"]
-    assert rejection.verdicts([wrong, sample((0, 1), [5, 5])], row, hinted=True) == ["incorrect", "incorrect"]
-    assert rejection.verdicts([], row, hinted=False) == []
+    assert rejection.decisions([right, right], row, hinted=False) == ["too easy", "too easy"]
+    assert rejection.decisions([right, right], row, hinted=True) == ["kept", "kept"]
+    assert rejection.decisions([right, wrong], row, hinted=False) == ["kept", "incorrect"]
+    assert rejection.decisions([right, sample((0, 1), None)], row, hinted=False) == ["kept", "parse failure: no_box"]
+    assert rejection.decisions([wrong, sample((0, 1), [5, 5])], row, hinted=True) == ["incorrect", "incorrect"]
+    assert rejection.decisions([], row, hinted=False) == []
 
 
 @pytest.mark.parametrize(("score", "reward", "why"), [(4, 1.0, "kept"), (3, 1.0, "incorrect"), (2, 0.0, "kept"), (3, 0.0, "incorrect")])
 def test_a_single_response_is_judged_by_the_range_that_was_asked_for(score: int, reward: float, why: str) -> None:
     one = sample((0,), [score])
-    assert rejection.verdicts([one], record((reward,)), True, ScoreFormat(single=(1, 5))) == [why]
+    assert rejection.decisions([one], record((reward,)), True, ScoreFormat(single=(1, 5))) == [why]
 
 
-def question(row: Record, orders: list[tuple[int, ...]], hinted: bool = False) -> Question:
+def rendered_request(row: Record, orders: list[tuple[int, ...]], hinted: bool = False) -> RenderedRequest:
     different = list(dict.fromkeys(orders))
     prompts = [
         Prompt(order, f"prompt {order}", [7] * (number + 3), [i for i, each in enumerate(orders) if each == order])
         for number, order in enumerate(different)
     ]
-    return Question(Ask(row, orders, list(range(len(orders))), hinted), prompts)
+    return RenderedRequest(JudgeRequest(row, orders, list(range(len(orders))), hinted), prompts)
 
 
 def test_the_rows_of_an_answer_by_hand() -> None:
@@ -100,8 +100,8 @@ def test_the_rows_of_an_answer_by_hand() -> None:
         sample((0, 1, 2), [9, 4, 2], truncated=True),
         sample((1, 2, 0), None, tokens=0, logprob=0.0),
     ]
-    answer = Answer(question(row, [(1, 2, 0), (0, 1, 2), (1, 2, 0)]), samples)
-    first, second, third = rejection.table_rows(answer, step=2, group=5)
+    result = JudgeResult(rendered_request(row, [(1, 2, 0), (0, 1, 2), (1, 2, 0)]), samples)
+    first, second, third = rejection.table_rows(result, step=2, group=5)
     assert set(first) == set(rejection.SAMPLED.names) - {"advantage", "trainer_logprob", "reference_logprob"}
     assert [(one["step"], one["group"], one["sample"]) for one in (first, second, third)] == [(2, 5, 0), (2, 5, 1), (2, 5, 2)]
     assert (first["prompt_id"], first["source"], first["family"], first["ground_truth"]) == ("r1", "s", "f", (0.0, 1.0, 0.5))
@@ -119,12 +119,14 @@ def test_the_rows_of_an_answer_by_hand() -> None:
     assert [one["rollout_logprob"] for one in (first, second, third)] == [-1.5, -1.5, None]  # a text of no token has none
     assert [one["weight_version"] for one in (first, second, third)] == [0, 0, 0]  # rejective fine-tuning samples once, before it tunes
     assert not any(one["hinted"] for one in (first, second, third))
-    (told,) = rejection.table_rows(Answer(question(row, [(1, 2, 0)], hinted=True), samples[:1]), 0, 0)
+    (told,) = rejection.table_rows(JudgeResult(rendered_request(row, [(1, 2, 0)], hinted=True), samples[:1]), 0, 0)
     assert told["hinted"] and told["why"] == "kept"
 
 
 def test_what_was_sampled_belongs_to_what_was_asked() -> None:
-    asked = [question(record((1.0, 0.0), name, source), [(0, 1)]) for source, name in (("s", "a"), ("s", "b"), ("t", "a"), ("t", "b"))]
+    asked = [
+        rendered_request(record((1.0, 0.0), name, source), [(0, 1)]) for source, name in (("s", "a"), ("s", "b"), ("t", "a"), ("t", "b"))
+    ]
     written = [{"id": name, "source": source, "samples": [sample((0, 1), [9, 2])]} for source, name in ("sa", "sb", "ta", "tb")]
     found = list(rejection.judged_rows(asked, written, step=1, asks_of_a_row=2))
     assert [(one["source"], one["prompt_id"], one["group"], one["step"]) for one in found] == [
@@ -143,14 +145,15 @@ def test_what_was_sampled_belongs_to_what_was_asked() -> None:
 
 
 def test_a_question_that_was_skipped_has_no_rows() -> None:
-    asked = [question(record((1.0, 0.0), "a"), [(0, 1)]), question(record((1.0, 0.0), "b"), [(0, 1)])]
+    asked = [rendered_request(record((1.0, 0.0), "a"), [(0, 1)]), rendered_request(record((1.0, 0.0), "b"), [(0, 1)])]
     written = [{"id": "a", "source": "s", "samples": []}, {"id": "b", "source": "s", "samples": [sample((0, 1), [2, 9])]}]
     (one,) = rejection.judged_rows(asked, written)
     assert (one["prompt_id"], one["group"]) == ("b", 1)
 
 
 def table(*scores: list[float] | None) -> list[dict[str, object]]:
-    return rejection.table_rows(Answer(question(record((1.0, 0.0)), [(0, 1)] * len(scores)), [sample((0, 1), s) for s in scores]), 0, 0)
+    rendered = rendered_request(record((1.0, 0.0)), [(0, 1)] * len(scores))
+    return rejection.table_rows(JudgeResult(rendered, [sample((0, 1), s) for s in scores]), 0, 0)
 
 
 def test_the_file_holds_all_rows_in_order_whatever_is_written_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

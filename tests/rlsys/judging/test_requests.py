@@ -1,4 +1,4 @@
-"""From asks to prompts, requests and answers: every sample comes back at its own place, read in the order in which it was shown."""
+"""From requests to prompts, batches and results: every sample comes back at its own place, read in the order in which it was shown."""
 
 from __future__ import annotations
 
@@ -10,7 +10,15 @@ from hypothesis import strategies as st
 
 from rlsys.data.records import Record
 from rlsys.data.trajectories import REQUESTS, SAMPLES
-from rlsys.judging.requests import Answer, Ask, Question, answers, ask, questions, requests
+from rlsys.judging.requests import (
+    JudgeRequest,
+    JudgeResult,
+    RenderedRequest,
+    collect_results,
+    judge_request,
+    render_requests,
+    request_batch,
+)
 from rlsys.prompts.rendering import Prompter, hint_for
 
 PROMPTER = Prompter(tokenizer_of(STYLES["chatml"]), "compact")
@@ -22,7 +30,7 @@ def record(n: int, name: str = "r1", query: str = "Which?") -> Record:
     return Record(name, "s", ({"role": "user", "content": query},), tuple(f"response-{i}" for i in range(n)), rewards)
 
 
-def drawn_for(asked: pa.RecordBatch, **more: object) -> pa.RecordBatch:
+def samples_for(asked: pa.RecordBatch, **more: object) -> pa.RecordBatch:
     """SAMPLES of what was asked, in which every text tells its seed: the box of a seed has scores counted up from 1, as shown."""
     rows = []
     for row in asked.to_pylist():
@@ -41,32 +49,36 @@ def box_of(scores: str) -> str:
 
 
 def test_every_sample_has_its_own_seed_and_an_order_of_its_own() -> None:
-    one = ask(record(4), 40, 7, "x")
+    one = judge_request(record(4), 40, 7, "x")
     assert len(one.orders) == len(one.seeds) == len(set(one.seeds)) == 40
     assert all(sorted(order) == [0, 1, 2, 3] for order in one.orders) and len(set(map(tuple, one.orders))) > 10
-    assert ask(record(4), 40, 7, "x") == one
-    for other in (ask(record(4), 40, 8, "x"), ask(record(4), 40, 7, "y"), ask(record(4, "r2"), 40, 7, "x")):
+    assert judge_request(record(4), 40, 7, "x") == one
+    for other in (judge_request(record(4), 40, 8, "x"), judge_request(record(4), 40, 7, "y"), judge_request(record(4, "r2"), 40, 7, "x")):
         assert other.seeds != one.seeds and other.orders != one.orders
 
 
 @given(st.integers(1, 4), st.integers(1, 6), st.integers(1, 6))
 def test_asking_in_two_rounds_is_asking_at_once(n: int, first: int, second: int) -> None:
-    whole, one, two = ask(record(n), first + second, "k"), ask(record(n), first, "k"), ask(record(n), second, "k", first=first)
+    whole, one, two = (
+        judge_request(record(n), first + second, "k"),
+        judge_request(record(n), first, "k"),
+        judge_request(record(n), second, "k", first=first),
+    )
     assert [*one.orders, *two.orders] == whole.orders and [*one.seeds, *two.seeds] == whole.seeds
 
 
 def test_a_given_order_is_kept_and_seeds_still_differ() -> None:
-    one = ask(record(3), 5, "k", order=(2, 0, 1), hinted=True)
+    one = judge_request(record(3), 5, "k", order=(2, 0, 1), hinted=True)
     assert one.orders == [(2, 0, 1)] * 5 and len(set(one.seeds)) == 5 and one.hinted
-    assert one.seeds == ask(record(3), 5, "k").seeds
+    assert one.seeds == judge_request(record(3), 5, "k").seeds
 
 
 @given(st.lists(st.permutations(range(3)), min_size=1, max_size=8))
 def test_one_prompt_for_each_order_and_every_sample_in_one(orders: list[list[int]]) -> None:
-    (question,) = questions([Ask(record(3), orders, range(len(orders)))], PROMPTER, ROOMY)
-    assert len(question.prompts) == len({tuple(order) for order in orders})
-    assert sorted(place for prompt in question.prompts for place in prompt.samples) == list(range(len(orders)))
-    for prompt in question.prompts:
+    (rendered,) = render_requests([JudgeRequest(record(3), orders, range(len(orders)))], PROMPTER, ROOMY)
+    assert len(rendered.prompts) == len({tuple(order) for order in orders})
+    assert sorted(place for prompt in rendered.prompts for place in prompt.samples) == list(range(len(orders)))
+    for prompt in rendered.prompts:
         assert all(tuple(orders[place]) == tuple(prompt.order) for place in prompt.samples)
         assert prompt.text == PROMPTER.render(record(3), prompt.order) and prompt.tokens == PROMPTER.encode(prompt.text)
 
@@ -76,22 +88,23 @@ def test_what_is_told_stands_at_the_end_the_hint_before_others_judgements() -> N
     by_hand = {
         (False, False): "",
         (True, False): hint_for(row, order),
-        (False, True): PROMPTER.others(others),
-        (True, True): f"{hint_for(row, order)}\n\n{PROMPTER.others(others)}",
+        (False, True): PROMPTER.other_judgements(others),
+        (True, True): f"{hint_for(row, order)}\n\n{PROMPTER.other_judgements(others)}",
     }
     for (hinted, told), end in by_hand.items():
-        (question,) = questions([Ask(row, [order], [0], hinted, others if told else ())], PROMPTER, ROOMY)
+        (rendered,) = render_requests([JudgeRequest(row, [order], [0], hinted, others if told else ())], PROMPTER, ROOMY)
         turn = PROMPTER.user_turn(row, order) + (f"\n\n{end}" if end else "")
-        assert question.prompts[0].text == f"<|im_start|>user\n{turn}<|im_end|>\n<|im_start|>assistant\n"
-        assert ("Response 1 is the best one" in question.prompts[0].text) == hinted
+        assert rendered.prompts[0].text == f"<|im_start|>user\n{turn}<|im_end|>\n<|im_start|>assistant\n"
+        assert ("Response 1 is the best one" in rendered.prompts[0].text) == hinted
 
 
 def test_a_prompt_as_long_as_the_limit_is_asked_and_one_token_more_is_not() -> None:
     short, long = record(2), record(2, query="Which of the two?")
-    (length,) = {len(prompt.tokens) for question in questions([ask(long, 9, "k")], PROMPTER, ROOMY) for prompt in question.prompts}
-    asks = [ask(long, 4, "k"), ask(short, 4, "k")]
-    assert [question.skipped for question in questions(asks, PROMPTER, length)] == [None, None]
-    first, second = questions(asks, PROMPTER, length - 1)
+    (rendered,) = render_requests([judge_request(long, 9, "k")], PROMPTER, ROOMY)
+    (length,) = {len(prompt.tokens) for prompt in rendered.prompts}
+    requests = [judge_request(long, 4, "k"), judge_request(short, 4, "k")]
+    assert [each.skipped for each in render_requests(requests, PROMPTER, length)] == [None, None]
+    first, second = render_requests(requests, PROMPTER, length - 1)
     assert first.skipped == f"its prompt has {length} tokens, more than {length - 1}" and second.skipped is None
 
 
@@ -99,10 +112,10 @@ def test_the_longest_of_the_prompts_counts() -> None:
     """A hint is longer for place 10 than for place 9, so that the orders of one ask are not equally long."""
     row = Record("r1", "s", ({"role": "user", "content": "?"},), tuple("abcdefghij"), (1.0, *[0.0] * 9))
     first, last = (0, *range(1, 10)), (*range(1, 10), 0)
-    (question,) = questions([Ask(row, [first, last, first], [1, 2, 3], hinted=True)], PROMPTER, ROOMY)
-    lengths = [len(prompt.tokens) for prompt in question.prompts]
+    (rendered,) = render_requests([JudgeRequest(row, [first, last, first], [1, 2, 3], hinted=True)], PROMPTER, ROOMY)
+    lengths = [len(prompt.tokens) for prompt in rendered.prompts]
     assert lengths[1] == lengths[0] + 1
-    (tight,) = questions([Ask(row, [first, last, first], [1, 2, 3], hinted=True)], PROMPTER, lengths[0])
+    (tight,) = render_requests([JudgeRequest(row, [first, last, first], [1, 2, 3], hinted=True)], PROMPTER, lengths[0])
     assert tight.skipped is not None
 
 
@@ -111,77 +124,80 @@ orders_of = st.integers(1, 3).flatmap(lambda n: st.lists(st.permutations(range(n
 
 @given(st.lists(st.tuples(orders_of, st.booleans()), min_size=1, max_size=4), st.booleans())
 def test_samples_come_back_to_their_places(rows: list[tuple[list[list[int]], bool]], with_meta: bool) -> None:
-    asks, seed = [], 0
+    requests, seed = [], 0
     for number, (orders, _) in enumerate(rows):
-        asks.append(Ask(record(len(orders[0]), f"r{number}"), orders, range(seed, seed + len(orders))))
+        requests.append(JudgeRequest(record(len(orders[0]), f"r{number}"), orders, range(seed, seed + len(orders))))
         seed += len(orders)
     batch = [
-        Question(each.ask, each.prompts, "too long" if skip else None) for each, (_, skip) in zip(questions(asks, PROMPTER, ROOMY), rows)
+        RenderedRequest(each.request, each.prompts, "too long" if skip else None)
+        for each, (_, skip) in zip(render_requests(requests, PROMPTER, ROOMY), rows)
     ]
-    asked = requests(batch)
+    asked = request_batch(batch)
     assert asked.schema.equals(REQUESTS) and asked["group"].to_pylist() == list(range(asked.num_rows))
     seeds = [seed for seeds in asked["seeds"].to_pylist() for seed in seeds]
-    assert sorted(seeds) == [seed for each, (_, skip) in zip(asks, rows) if not skip for seed in each.seeds]
+    assert sorted(seeds) == [seed for each, (_, skip) in zip(requests, rows) if not skip for seed in each.seeds]
     metas = [seed / 2 for seed in seeds] if with_meta else None
-    found = answers(batch, drawn_for(asked), metas, PROMPTER)
-    assert [answer.question for answer in found] == batch
-    for answer, (orders, skip) in zip(found, rows):
-        assert (answer.samples == []) == skip
-        assert answer.prompt_tokens == (0 if skip else sum(len(prompt.tokens) for prompt in answer.question.prompts))
-        for sample, order, seed in zip(answer.samples, orders, answer.question.ask.seeds, strict=False):
+    found = collect_results(batch, samples_for(asked), metas, PROMPTER)
+    assert [result.rendered for result in found] == batch
+    for result, (orders, skip) in zip(found, rows):
+        assert (result.samples == []) == skip
+        assert result.prompt_tokens == (0 if skip else sum(len(prompt.tokens) for prompt in result.rendered.prompts))
+        for sample, order, seed in zip(result.samples, orders, result.rendered.request.seeds, strict=False):
             assert sample["text"].startswith(f"seed {seed}: ") and sample["order"] == list(order)
             assert sample["scores"] == list(range(1, len(order) + 1)) and "failure" not in sample
             assert sample.get("meta_reward") == (seed / 2 if with_meta else None)
-        assert len(answer.samples) == (0 if skip else len(orders))
+        assert len(result.samples) == (0 if skip else len(orders))
 
 
 def test_what_a_sample_says_in_full() -> None:
-    batch = list(questions([Ask(record(2), [(1, 0)], [5])], PROMPTER, ROOMY))
+    batch = list(render_requests([JudgeRequest(record(2), [(1, 0)], [5])], PROMPTER, ROOMY))
     plain = {"order": [1, 0], "scores": [1, 2], "logprob": -1.75, "tokens": 3, "text": "seed 5: \\boxed{1, 2}"}
-    ((one,),) = [answer.samples for answer in answers(batch, drawn_for(requests(batch)), None, PROMPTER)]
+    ((one,),) = [result.samples for result in collect_results(batch, samples_for(request_batch(batch)), None, PROMPTER)]
     assert one == plain
-    ((one,),) = [answer.samples for answer in answers(batch, drawn_for(requests(batch), certainty=0.5), [2.0], PROMPTER)]
+    ((one,),) = [result.samples for result in collect_results(batch, samples_for(request_batch(batch), certainty=0.5), [2.0], PROMPTER)]
     assert one == plain | {"certainty": 0.5, "meta_reward": 2.0}
-    ((cut,),) = [answer.samples for answer in answers(batch, drawn_for(requests(batch), finish_reason="length"), None, PROMPTER)]
+    ((cut,),) = [
+        result.samples for result in collect_results(batch, samples_for(request_batch(batch), finish_reason="length"), None, PROMPTER)
+    ]
     assert cut == plain | {"scores": None, "failure": "truncated", "truncated": True}
-    ((none,),) = [answer.samples for answer in answers(batch, drawn_for(requests(batch), text="2 to 1"), None, PROMPTER)]
+    ((none,),) = [result.samples for result in collect_results(batch, samples_for(request_batch(batch), text="2 to 1"), None, PROMPTER)]
     assert none == plain | {"scores": None, "failure": "no_box", "text": "2 to 1"}
-    nothing = drawn_for(requests(batch), tokens=[], logprobs=[], text="")
-    ((empty,),) = [answer.samples for answer in answers(batch, nothing, None, PROMPTER)]
+    nothing = samples_for(request_batch(batch), tokens=[], logprobs=[], text="")
+    ((empty,),) = [result.samples for result in collect_results(batch, nothing, None, PROMPTER)]
     assert empty == {"order": [1, 0], "scores": None, "failure": "no_box", "logprob": 0, "tokens": 0, "text": ""}
 
 
-def answered(one: Ask) -> Answer:
-    batch = list(questions([one], PROMPTER, ROOMY))
-    (found,) = answers(batch, drawn_for(requests(batch)), None, PROMPTER)
+def answered(one: JudgeRequest) -> JudgeResult:
+    batch = list(render_requests([one], PROMPTER, ROOMY))
+    (found,) = collect_results(batch, samples_for(request_batch(batch)), None, PROMPTER)
     return found
 
 
 @given(st.integers(1, 3), st.integers(1, 4), st.integers(1, 4))
 def test_an_answer_that_was_extended_is_the_answer_to_both(n: int, first: int, second: int) -> None:
-    one, two = answered(ask(record(n), first, "k")), answered(ask(record(n), second, "k", first=first))
-    both, whole = one.extended(two), answered(ask(record(n), first + second, "k"))
-    assert both.samples == whole.samples and list(both.question.ask.orders) == list(whole.question.ask.orders)
-    assert list(both.question.ask.seeds) == list(whole.question.ask.seeds)
-    for prompt in both.question.prompts:
+    one, two = answered(judge_request(record(n), first, "k")), answered(judge_request(record(n), second, "k", first=first))
+    both, whole = one.extended(two), answered(judge_request(record(n), first + second, "k"))
+    assert both.samples == whole.samples and list(both.rendered.request.orders) == list(whole.rendered.request.orders)
+    assert list(both.rendered.request.seeds) == list(whole.rendered.request.seeds)
+    for prompt in both.rendered.prompts:
         assert all(both.samples[place]["order"] == list(prompt.order) for place in prompt.samples)
-    assert sorted(place for prompt in both.question.prompts for place in prompt.samples) == list(range(first + second))
+    assert sorted(place for prompt in both.rendered.prompts for place in prompt.samples) == list(range(first + second))
     assert both.prompt_tokens == one.prompt_tokens + two.prompt_tokens
     assert len(one.samples) == first and len(two.samples) == second  # neither of the two has changed
 
 
 def test_the_row_that_is_written() -> None:
-    answer = answered(ask(record(2), 3, "k", order=(0, 1)))
-    length = len(answer.question.prompts[0].tokens)
-    row = answer.row()
-    assert row == {"id": "r1", "source": "s", "samples": answer.samples, "tokens": 9, "prompt_tokens": length}
-    assert [set(one) ^ set(two) for one, two in zip(answer.row(text=False)["samples"], answer.samples)] == [{"text"}] * 3
-    (skipped,) = questions([ask(record(2), 3, "k")], PROMPTER, 1)
-    row = Answer(skipped).row()
+    result = answered(judge_request(record(2), 3, "k", order=(0, 1)))
+    length = len(result.rendered.prompts[0].tokens)
+    row = result.row()
+    assert row == {"id": "r1", "source": "s", "samples": result.samples, "tokens": 9, "prompt_tokens": length}
+    assert [set(one) ^ set(two) for one, two in zip(result.row(text=False)["samples"], result.samples)] == [{"text"}] * 3
+    (skipped,) = render_requests([judge_request(record(2), 3, "k")], PROMPTER, 1)
+    row = JudgeResult(skipped).row()
     assert row == {"id": "r1", "source": "s", "samples": [], "tokens": 0, "prompt_tokens": 0, "skipped": skipped.skipped}
 
 
 def test_too_few_samples_are_no_answer() -> None:
-    batch = list(questions([ask(record(2), 3, "k", order=(0, 1))], PROMPTER, ROOMY))
+    batch = list(render_requests([judge_request(record(2), 3, "k", order=(0, 1))], PROMPTER, ROOMY))
     with pytest.raises(StopIteration):
-        answers(batch, drawn_for(requests(batch)).slice(0, 2), None, PROMPTER)
+        collect_results(batch, samples_for(request_batch(batch)).slice(0, 2), None, PROMPTER)

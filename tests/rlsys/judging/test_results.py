@@ -11,10 +11,10 @@ import pytest
 
 from rlsys.data.readers import DataError, SetAside, read_all
 from rlsys.data.records import Record
-from rlsys.judging.requests import Answer, Question, ask
-from rlsys.judging.results import as_before, in_place, outcome, verdict_row
+from rlsys.judging.requests import JudgeResult, RenderedRequest, judge_request
+from rlsys.judging.results import check_resumed_items, in_input_order, result_row, row_status
 from rlsys.judging.summary import require_record, summarise_rows
-from rlsys.judging.voting import STRATEGIES, Options, find
+from rlsys.judging.voting import STRATEGIES, Options, find_strategy
 
 GOOD = {"id": "a", "prompt": "Name a tree.", "responses": ["oak", "ash"]}
 LINES = [
@@ -49,13 +49,13 @@ def verdicts(records, ahead: int = 2, skip: str = "d"):
 
 def verdict(record: Record, skip: str) -> dict:
     too_long = "its prompt has 9 tokens, more than 8" if record.id == skip else None
-    question = Question(ask(record, 2, "k"), [], too_long)
+    rendered = RenderedRequest(judge_request(record, 2, "k"), [], too_long)
     samples = [] if too_long else [{"order": [0, 1], "scores": [9, 2], "logprob": -1.0, "tokens": 3, "text": ""}] * 2
-    return verdict_row(Answer(question, samples), find("vote"), Options(), 0, (0, 1), False)
+    return result_row(JudgeResult(rendered, samples), find_strategy("vote"), Options(), 0, (0, 1), False)
 
 
 def lines(path, **more) -> list[dict]:
-    return list(in_place(read_all(path, "responses", truth=False), lambda records: verdicts(records, **more)))
+    return list(in_input_order(read_all(path, "responses", truth=False), lambda records: verdicts(records, **more)))
 
 
 @pytest.mark.parametrize("ahead", [0, 1, 100])
@@ -81,13 +81,13 @@ def test_the_account_adds_up(path):
 @pytest.mark.parametrize("done", range(len(LINES) + 1))
 def test_killed_after_any_line_it_goes_on_with_the_next(path, done):
     whole = lines(path)
-    items = as_before(read_all(path, "responses", truth=False), whole[:done])
+    items = check_resumed_items(read_all(path, "responses", truth=False), whole[:done])
     asked = []
 
     def left(records):
         return verdicts(asked.append(record) or record for record in records)
 
-    again = list(in_place(islice(items, done, None), left))
+    again = list(in_input_order(islice(items, done, None), left))
     assert whole[:done] + again == whole
     assert [record.id for record in asked] == [line["id"] for line in whole[done:] if line.get("set_aside") != "malformed"]
 
@@ -96,9 +96,9 @@ def test_an_input_that_changed_is_refused(path):
     whole = lines(path)
     path.write_text(path.read_text().replace('"a"', '"z"'))
     with pytest.raises(DataError, match="line 2 of the output is about 'a', found 'z'"):
-        list(as_before(read_all(path, "responses", truth=False), whole[:3]))
+        list(check_resumed_items(read_all(path, "responses", truth=False), whole[:3]))
     with pytest.raises(DataError, match="found nothing"):
-        list(as_before([], whole[:1]))
+        list(check_resumed_items([], whole[:1]))
 
 
 def test_without_a_record_nothing_is_asked(path):
@@ -107,7 +107,7 @@ def test_without_a_record_nothing_is_asked(path):
     def never(records):
         raise AssertionError("engines would start")
 
-    assert [line["id"] for line in in_place([aside], never)] == ["x"]
+    assert [line["id"] for line in in_input_order([aside], never)] == ["x"]
     with pytest.raises(ValueError, match=r"no usable row among 1; row 1: why"):
         list(require_record(iter([aside]), path))
 
@@ -120,8 +120,8 @@ def judged(record: Record, scores: list[list[float] | None], name: str = "vote",
         known | {"scores": each, "meta_reward": float(-place)} | ({"failure": "no_box"} if each is None else {})
         for place, each in enumerate(scores)
     ]
-    question = Question(ask(record, len(scores), "k", order=order), [])
-    return verdict_row(Answer(question, samples), find(name), Options(**options), 0, single, text)
+    rendered = RenderedRequest(judge_request(record, len(scores), "k", order=order), [])
+    return result_row(JudgeResult(rendered, samples), find_strategy(name), Options(**options), 0, single, text)
 
 
 def labelled(*rewards: float, source: str = "s") -> Record:
@@ -159,19 +159,19 @@ def test_without_one_best_response_nothing_is_right_or_wrong(rewards, has_labels
     for scores in ([[1.0] * record.n], [[0.0] * record.n], [None]):
         found = judged(record, scores)
         assert (found["gold"] is None) == (found["correct"] is None) == (not truth)
-    question = Question(ask(record, 1, "k"), [], "its prompt has 9 tokens, more than 8")
-    skipped = verdict_row(Answer(question), find("vote"), Options(), 0, (0, 1), False)
+    rendered = RenderedRequest(judge_request(record, 1, "k"), [], "its prompt has 9 tokens, more than 8")
+    skipped = result_row(JudgeResult(rendered), find_strategy("vote"), Options(), 0, (0, 1), False)
     assert (skipped["gold"] is None) == (not truth) and skipped["correct"] is (False if truth else None)
-    assert (skipped["best"], skipped["totals"], skipped["k"], outcome(skipped)) == (None, None, 0, "too long")
+    assert (skipped["best"], skipped["totals"], skipped["k"], row_status(skipped)) == (None, None, 0, "too long")
 
 
 def test_a_verdict_that_is_withheld_or_missing_is_not_right():
     record = labelled(1.0, 0.0)
     assert [judged(record, [[9, 8]], "abstain", margin=margin)["correct"] for margin in (1.0, 1.5)] == [True, False]
     withheld, nothing = judged(record, [[9, 8]], "abstain", margin=1.5), judged(record, [None, None])
-    assert (outcome(withheld), withheld["best"], withheld["totals"]) == ("abstained", None, [9.0, 8.0])
-    assert (outcome(nothing), nothing["best"], nothing["totals"], nothing["correct"]) == ("nothing parsed", None, None, False)
-    assert outcome(judged(record, [[9, 8]])) == "verdict" and outcome({"skipped": "as older files say it"}) == "too long"
+    assert (row_status(withheld), withheld["best"], withheld["totals"]) == ("abstained", None, [9.0, 8.0])
+    assert (row_status(nothing), nothing["best"], nothing["totals"], nothing["correct"]) == ("nothing parsed", None, None, False)
+    assert row_status(judged(record, [[9, 8]])) == "verdict" and row_status({"skipped": "as older files say it"}) == "too long"
 
 
 @pytest.mark.parametrize("name", sorted(STRATEGIES))
@@ -198,4 +198,4 @@ def test_a_single_response_is_right_on_its_own_side_of_the_middle(name, score, r
 def test_of_a_single_response_the_scores_count_that_the_strategy_counts(name, options, scores, right):
     found = judged(labelled(1.0), scores, name, **options)
     assert found["correct"] is right
-    assert outcome(found) == "verdict" or not right
+    assert row_status(found) == "verdict" or not right

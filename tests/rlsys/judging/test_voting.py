@@ -12,7 +12,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from rlsys.judging import voting
-from rlsys.judging.voting import STRATEGIES, Options, Samples, find, strategy, subsets, take, tied
+from rlsys.judging.voting import STRATEGIES, Options, Samples, find_strategy, strategy, subsets, take, tied
 from rlsys.judging.voting.strategies import _low
 
 NAN = float("nan")
@@ -379,11 +379,11 @@ def test_a_file_of_ones_own_is_found_again(tmp_path) -> None:
     path = tmp_path / "mine.py"
     path.write_text(OWN.format(tag="a"))
     try:
-        own = find(f"{path}:median-a")
+        own = find_strategy(f"{path}:median-a")
         assert own(PAPER).totals.tolist() == [7.0, 9.0]
-        assert find(f"{path}:median-a") is own
+        assert find_strategy(f"{path}:median-a") is own
         with pytest.raises(ValueError, match="median-b: no such strategy.*median-a"):
-            find(f"{path}:median-b")
+            find_strategy(f"{path}:median-b")
     finally:
         STRATEGIES.pop("median-a", None)
 
@@ -393,7 +393,7 @@ def test_a_file_of_ones_own_is_found_again(tmp_path) -> None:
 )
 def test_unknown_strategies(name: str, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        find(name)
+        find_strategy(name)
 
 
 @pytest.mark.parametrize(

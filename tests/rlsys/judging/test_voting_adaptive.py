@@ -88,7 +88,7 @@ def test_asking_after_each_round_draws_what_adaptive_uses(data: st.DataObject) -
     drawn = 0
     while drawn < len(votes):
         drawn = min(drawn + options.round_size, len(votes))
-        if voting.decided(voting.take(samples, np.arange(drawn)), options):
+        if voting.is_decided(voting.take(samples, np.arange(drawn)), options):
             break
     assert voting.adaptive(samples, options).used.sum() == drawn
 

@@ -195,7 +195,7 @@ def test_the_strategies_read_what_is_written() -> None:
     for name in ("meta", "meta_weighted", "rpc", "borda"):
         assert verdicts(rows, name)[0]["best"] == 1, name
     assert verdicts(rows, "majority")[0]["tied"]
-    assert voting.find("majority").counts == "winners"
+    assert voting.find_strategy("majority").counts == "winners"
 
 
 def whole(first: int, **more) -> dict:

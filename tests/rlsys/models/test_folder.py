@@ -51,8 +51,8 @@ def test_odd_settings_that_say_nothing_are_no_obstacle(tiny_model, tmp_path):
 def test_a_tokenizer_of_more_tokens_than_the_model_is_no_obstacle_unless_they_are_written(tiny_model, tmp_path):
     tokenizer = AutoTokenizer.from_pretrained(tiny_model)
     tokenizer.add_tokens(["<picture>"])
-    check_vocabulary(str(tiny_model), Prompter.of(tokenizer, Config().prompt))
+    check_vocabulary(str(tiny_model), Prompter.from_config(tokenizer, Config().prompt))
     tokenizer.add_special_tokens({"additional_special_tokens": ["<end>"]})
     tokenizer.chat_template = tokenizer.chat_template.replace("<|im_end|>", "<end>")
     with pytest.raises(ModelError, match=r"token 513 \(<end>\), and there are 512 \(vocab_size\). Copy the tokenizer"):
-        check_vocabulary(str(tiny_model), Prompter.of(tokenizer, Config().prompt))
+        check_vocabulary(str(tiny_model), Prompter.from_config(tokenizer, Config().prompt))

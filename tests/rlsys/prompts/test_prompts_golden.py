@@ -52,7 +52,7 @@ def conversation(name: str) -> str:
 
 def judgements(name: str) -> str:
     one = prompter(name)
-    return one.render(record(2), (0, 1), one.others(["Analysis: the first is right.\nScores: \\boxed{9, 2}", "No idea."]))
+    return one.render(record(2), (0, 1), one.other_judgements(["Analysis: the first is right.\nScores: \\boxed{9, 2}", "No idea."]))
 
 
 def other_range(name: str) -> str:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from rlsys.prompts.tokenizers import Translation, difference
+from rlsys.prompts.tokenizers import Retokenizer, tokenizer_difference
 
 
 @pytest.fixture(scope="module")
@@ -36,27 +36,27 @@ def swap_two_words(form: dict) -> None:
 
 
 def test_the_same_tokenizer_does_not_differ(judge, tiny_model):
-    assert difference(judge, AutoTokenizer.from_pretrained(tiny_model)) is None
+    assert tokenizer_difference(judge, AutoTokenizer.from_pretrained(tiny_model)) is None
     other_chat = copy.deepcopy(judge)
     other_chat.chat_template = "{{ messages }}"  # makes texts; their ids are the same
-    assert difference(judge, other_chat) is None
+    assert tokenizer_difference(judge, other_chat) is None
 
 
 def test_one_difference_each(judge):
-    assert "2 of the first with another id" in difference(judge, changed(judge, swap_two_words))
+    assert "2 of the first have another id" in tokenizer_difference(judge, changed(judge, swap_two_words))
     longer = copy.deepcopy(judge)
     longer.add_tokens(["<note>"])
-    assert "vocabularies of" in difference(judge, longer)
+    assert "vocabularies of" in tokenizer_difference(judge, longer)
     special = copy.deepcopy(judge)
     special.add_special_tokens({"additional_special_tokens": [judge.convert_ids_to_tokens(300)]})
-    assert difference(judge, special) is not None
+    assert tokenizer_difference(judge, special) is not None
     other_rules = changed(judge, lambda form: form["model"].update(merges=form["model"]["merges"][:1]))
-    assert "rules" in difference(judge, other_rules)
+    assert "rules" in tokenizer_difference(judge, other_rules)
 
 
 def test_texts_are_encoded_as_the_other_tokenizer_would(judge):
     other = changed(judge, swap_two_words)
-    translation = Translation(judge, other)
+    translation = Retokenizer(judge, other)
     chat = judge.apply_chat_template([{"role": "user", "content": "A or B? naïve 你好"}], add_generation_prompt=True, tokenize=False)
     prompt = np.array(judge.encode(chat, add_special_tokens=False), np.int32)
     (once, again) = translation.prompts([prompt, prompt])
