@@ -1,8 +1,8 @@
-"""Where a run's records come from: one source or several, drawn in a seed's order and in exact shares, with an account of every row.
+"""The training rows of a run: one source, or a mixture of several in exact proportions, with counts of what became of every row.
 
-Sources of a mixture take turns by the method of Webster and Sainte-Lague: next is the one with the lowest (used + 1/2) / weight. So after
-any number of records each source has had its share to within about one, and exactly its share wherever all shares are whole numbers. A row
-that cannot be used gives its turn to the next row of the same source.
+Sources of a mixture take turns by the Webster/Sainte-Lague method: the next one is the source with the lowest (used + 1/2) / weight. After
+any number of records each source is within about one record of its share, and has exactly its share wherever all shares are whole
+numbers. A row that cannot be used is replaced by the next row of the same source.
 """
 
 from __future__ import annotations
@@ -20,72 +20,72 @@ from rlsys.data.records import Record
 from rlsys.data.sampler import Sampler
 from rlsys.prompts.rendering import seed_for
 
-AT_ONCE = 256
-"""Rows drawn together where all of them are."""
+CHUNK_ROWS = 256
+"""Rows read per call when a whole epoch is read."""
 
-Found = list[tuple[int, Record]]
-"""(epoch, record)."""
-Keep = Callable[[Found, RowCounts], list[Any]]
-"""What is made of records that were drawn; fewer, where some are set aside, which it counts in the account."""
+EpochRecords = list[tuple[int, Record]]
+"""(epoch, record) of each sampled record."""
+Convert = Callable[[EpochRecords, RowCounts], list[Any]]
+"""Turns sampled records into the items to return. It may drop some, which it then counts in the `RowCounts`."""
 
 
-def keep_records(found: Found, account: RowCounts) -> list[Record]:
-    """Every record, as it is."""
-    return [record for _, record in found]
+def keep_records(sampled: EpochRecords, account: RowCounts) -> list[Record]:
+    """Return every record unchanged."""
+    return [record for _, record in sampled]
 
 
 @dataclass
 class MixturePart:
-    """One source: its rows, where their order stands, and what became of those that were read."""
+    """One source of a mixture: its rows, the position in their order, and the counts of the rows read."""
 
     name: str
     rows: Rows
     sampler: Sampler
     weight: float = 1.0
     prefix: str = ""
-    """What stands before the source of its records, so that those of two parts are told apart."""
+    """Prefix of `Record.source`, so that records of two parts differ in it."""
     account: RowCounts = field(default_factory=RowCounts)
 
-    def take(self, count: int, keep: Keep) -> list[Any]:
-        """The next `count` that `keep` keeps.
+    def take(self, count: int, convert: Convert) -> list[Any]:
+        """Return the next `count` items that `convert` yields.
 
         Raises:
-            DataError: a whole epoch (of a row's records, all) went by without one.
+            DataError: a whole epoch (one per record of a row) yielded none.
         """
-        taken: list[Any] = []
-        aside, barren, most = Counter(self.account.aside), 0, 1
-        while len(taken) < count:
-            places = count - len(taken)
-            drawn = sample_rows(self.rows, self.sampler, places, self.account)
-            most = max([most, *(len(records) for _, records in drawn)])
-            kept = self._kept(drawn, keep)
-            taken += kept
-            barren = 0 if kept else barren + places
-            if barren > most * len(self.rows):
-                told = ", ".join(f"{number:,} {reason}" for reason, number in (self.account.aside - aside).items())
+        items: list[Any] = []
+        aside, unused_rows, max_records = Counter(self.account.aside), 0, 1
+        while len(items) < count:
+            missing = count - len(items)
+            rows = sample_rows(self.rows, self.sampler, missing, self.account)
+            max_records = max([max_records, *(len(records) for _, records in rows)])
+            kept = self._convert(rows, convert)
+            items += kept
+            unused_rows = 0 if kept else unused_rows + missing
+            if unused_rows > max_records * len(self.rows):
+                counts = ", ".join(f"{number:,} {reason}" for reason, number in (self.account.aside - aside).items())
                 raise DataError(
-                    f"{self.name}: no row is left to use ({told}). Raise prompt.max_tokens, leave out fewer rows (data.exclude), or do "
-                    "without this source."
+                    f"{self.name}: no row is left to use ({counts}). Raise prompt.max_tokens, exclude fewer rows (data.exclude), or "
+                    "remove this source."
                 )
-        return taken
+        return items
 
-    def once(self, keep: Keep) -> Iterator[Any]:
-        """What is kept of one epoch, from its beginning."""
+    def once(self, convert: Convert) -> Iterator[Any]:
+        """Yield the items of one epoch, from its beginning."""
         self.sampler = Sampler(self.sampler.size, self.sampler.seed)
         while self.sampler.epoch == 0:
-            places = min(AT_ONCE, self.sampler.size - self.sampler.position)
-            yield from self._kept(sample_rows(self.rows, self.sampler, places, self.account), keep)
+            count = min(CHUNK_ROWS, self.sampler.size - self.sampler.position)
+            yield from self._convert(sample_rows(self.rows, self.sampler, count, self.account), convert)
 
     def scan(self) -> Iterator[Record]:
-        """All usable records in the source's own order; what becomes of each is up to whoever asks for the next one."""
-        return map(self._own, self.rows.scan(self.account))
+        """Yield all usable records in the source's own order; the caller counts what becomes of each."""
+        return map(self._with_prefix, self.rows.scan(self.account))
 
-    def _kept(self, drawn: list[tuple[int, list[Record]]], keep: Keep) -> list[Any]:
-        kept = keep([(epoch, self._own(records[epoch % len(records)])) for epoch, records in drawn], self.account)
-        self.account.used += len(kept)
-        return kept
+    def _convert(self, rows: list[tuple[int, list[Record]]], convert: Convert) -> list[Any]:
+        items = convert([(epoch, self._with_prefix(records[epoch % len(records)])) for epoch, records in rows], self.account)
+        self.account.used += len(items)
+        return items
 
-    def _own(self, record: Record) -> Record:
+    def _with_prefix(self, record: Record) -> Record:
         return replace(record, source=self.prefix + record.source) if self.prefix else record
 
     def state_dict(self) -> dict[str, Any]:
@@ -93,72 +93,72 @@ class MixturePart:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         state = dict(state)
-        # A run of before there were accounts has none.
+        # States saved by earlier versions have no account.
         self.account = RowCounts.from_json(state.pop("account", RowCounts().to_json()))
         self.sampler.load_state_dict(state)
 
 
 class Mixture:
-    """One source or several. What is drawn depends on the seed and on where the mixture stands alone."""
+    """One source or several. What is sampled depends only on the seed and the mixture's state."""
 
     def __init__(self, parts: Sequence[MixturePart]):
         self.parts = list(parts)
 
     def __len__(self) -> int:
-        """Rows of all sources, usable or not."""
+        """Number of rows of all sources, usable or not."""
         return sum(len(part.rows) for part in self.parts)
 
     @property
     def account(self) -> RowCounts:
-        """Of all sources together."""
+        """Counts of all sources together."""
         return sum_counts(part.account for part in self.parts)
 
     def fresh(self) -> Mixture:
-        """The same sources, from the beginning of their order, with nothing counted."""
+        """Return a mixture of the same sources at the beginning of their order, with zero counts."""
         parts = [replace(part, sampler=Sampler(part.sampler.size, part.sampler.seed), account=RowCounts()) for part in self.parts]
         return Mixture(parts)
 
-    def take(self, count: int, keep: Keep = keep_records) -> list[Any]:
-        """The next `count` that `keep` keeps, the sources in turn, as they would be if they were taken one by one.
+    def take(self, count: int, convert: Convert = keep_records) -> list[Any]:
+        """Return the next `count` items that `convert` yields, alternating between sources as if taken one by one.
 
         Raises:
             DataError: as `MixturePart.take`.
         """
         turns = self._turns(count)
-        taken = [iter(part.take(turns.count(place), keep)) for place, part in enumerate(self.parts)]
-        return [next(taken[place]) for place in turns]
+        items = [iter(part.take(turns.count(i), convert)) for i, part in enumerate(self.parts)]
+        return [next(items[i]) for i in turns]
 
-    def once(self, keep: Keep = keep_records) -> Iterator[Any]:
-        """What is kept of one epoch of every source; the sources take turns until each has come to its end."""
-        left = {place: part.once(keep) for place, part in enumerate(self.parts)}
-        given = [0] * len(self.parts)
-        while left:
-            place = self._next(given, list(left))
+    def once(self, convert: Convert = keep_records) -> Iterator[Any]:
+        """Yield the items of one epoch of every source; the sources take turns until all are exhausted."""
+        remaining = {i: part.once(convert) for i, part in enumerate(self.parts)}
+        yielded = [0] * len(self.parts)
+        while remaining:
+            turn = self._next(yielded, list(remaining))
             try:
-                one = next(left[place])
+                item = next(remaining[turn])
             except StopIteration:
-                del left[place]
+                del remaining[turn]
                 continue
-            given[place] += 1
-            yield one
+            yielded[turn] += 1
+            yield item
 
     def scan(self) -> Iterator[tuple[MixturePart, Record]]:
-        """All usable records in their sources' own order, one of each source in turn, with the part that each belongs to."""
-        left = [(part, part.scan()) for part in self.parts]
-        while left:
-            for one in list(left):
-                record = next(one[1], None)
+        """Yield (part, record) for all usable records in their sources' own order, one of each source in turn."""
+        remaining = [(part, part.scan()) for part in self.parts]
+        while remaining:
+            for part, records in list(remaining):
+                record = next(records, None)
                 if record is None:
-                    left.remove(one)
+                    remaining.remove((part, records))
                 else:
-                    yield one[0], record
+                    yield part, record
 
     def part_of(self, source: str) -> MixturePart:
-        """The part that a record with this source comes from."""
+        """Return the part that a record with this source comes from."""
         return max((part for part in self.parts if source.startswith(part.prefix)), key=lambda part: len(part.prefix))
 
     def metrics(self, groups: Sequence[tuple[str, float]]) -> dict[str, float]:
-        """{source/NAME/rows, source/NAME/reward} of a step: rows of each part of a mixture, and their mean reward where there are any.
+        """Return {source/NAME/rows, source/NAME/reward} of a step: rows of each part of a mixture, and their mean reward if any.
 
         Args:
             groups: (source, mean reward of its samples) of each row of the step.
@@ -172,55 +172,55 @@ class Mixture:
         return rows | {f"source/{name}/reward": sum(own) / len(own) for name, own in rewards.items() if own}
 
     def state_dict(self) -> dict[str, Any]:
-        """Where every source stands, and its account; of one source alone what `Sampler.state_dict` says, and its account."""
+        """Return the sampler state and counts of every source; for a single source they are at the top level."""
         if len(self.parts) == 1:
             return self.parts[0].state_dict()
         return {"sources": {part.name: part.state_dict() for part in self.parts}}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from `state`.
+        """Continue from `state`.
 
         Raises:
-            ValueError: it belongs to other sources, or to rows of another number or seed.
+            ValueError: it belongs to other sources, or to another number of rows or seed.
         """
         states = state.get("sources", {self.parts[0].name: state} if len(self.parts) == 1 else {})
         if states.keys() != {part.name for part in self.parts}:
-            own, saved = (", ".join(names) or "one file alone" for names in ([part.name for part in self.parts], states))
-            raise ValueError(f"the saved run drew from {saved}, this one draws from {own}: restore data.train, or start a new run folder.")
+            own, saved = (", ".join(names) or "a single file" for names in ([part.name for part in self.parts], states))
+            raise ValueError(f"the saved run sampled {saved}, this one samples {own}: restore data.train, or start a new run folder.")
         for part in self.parts:
             part.load_state_dict(states[part.name])
 
     def _turns(self, count: int) -> list[int]:
-        """Whose turn each of the next `count` is."""
+        """Return the index of the part whose turn each of the next `count` items is."""
         used = [part.account.used for part in self.parts]
         turns = []
         for _ in range(count):
-            place = self._next(used, range(len(self.parts)))
-            used[place] += 1
-            turns.append(place)
+            turn = self._next(used, range(len(self.parts)))
+            used[turn] += 1
+            turns.append(turn)
         return turns
 
-    def _next(self, used: Sequence[int], places: Sequence[int]) -> int:
-        return min(places, key=lambda place: ((used[place] + 0.5) / self.parts[place].weight, place))
+    def _next(self, used: Sequence[int], candidates: Sequence[int]) -> int:
+        return min(candidates, key=lambda i: ((used[i] + 0.5) / self.parts[i].weight, i))
 
 
 def data_report(train: Mixture, heldout: Mixture) -> dict[str, Any]:
-    """What data_report.json holds: {train, heldout}, each by the name of the source {rows_in_source, rows, used, set_aside, file?}.
+    """Return the content of data_report.json: {train, heldout}, each {source name: {rows_in_source, rows, used, set_aside, file?}}.
 
-    `rows` are those that were drawn (train; again in each epoch) or read (held out), in all starts of the run; used and set_aside (by
-    reason) add up to them. `file` is `rlsys.data.readers.Report`, of the rows that were seen since the process began, with messages.
+    `rows` counts the rows sampled (train; again in each epoch) or read (held out) over all restarts of the run; used and set_aside (by
+    reason) add up to it. `file` is `rlsys.data.readers.Report`, with messages, of the rows seen since the process started.
     """
 
-    def told(part: MixturePart) -> dict[str, Any]:
+    def entry(part: MixturePart) -> dict[str, Any]:
         report = getattr(part.rows, "report", None)
         file = {} if report is None else {"file": report.to_json()}
         return {"rows_in_source": len(part.rows), **part.account.to_json(), **file}
 
-    return {name: {part.name: told(part) for part in mixture.parts} for name, mixture in (("train", train), ("heldout", heldout))}
+    return {name: {part.name: entry(part) for part in mixture.parts} for name, mixture in (("train", train), ("heldout", heldout))}
 
 
 def without_files(report: dict[str, Any]) -> dict[str, Any]:
-    """The accounts alone of what `data_report` gave."""
+    """Return the result of `data_report` without its `file` entries."""
 
     def plain(part: dict[str, Any]) -> dict[str, Any]:
         return {name: value for name, value in part.items() if name != "file"}
@@ -229,12 +229,12 @@ def without_files(report: dict[str, Any]) -> dict[str, Any]:
 
 
 def single_source(rows: Rows, seed: int, name: str = "") -> Mixture:
-    """A single source, drawn in the order of `seed`."""
+    """Return a mixture of a single source, sampled in the order of `seed`."""
     return Mixture([MixturePart(name, rows, Sampler(len(rows), seed))])
 
 
 def open_mixture(data: Data, which: Literal["train", "heldout"], seed: int) -> Mixture:
-    """The rows of `data.train` or `data.heldout`. Of several sources each has an order of its own.
+    """Open the rows of `data.train` or `data.heldout`; each of several sources has its own order.
 
     Raises:
         rlsys.data.readers.DataError, ValueError: as `open_rows`.
@@ -245,11 +245,12 @@ def open_mixture(data: Data, which: Literal["train", "heldout"], seed: int) -> M
     parts = []
     for source in sources:
         rows = open_source_rows(source, data, seed)
-        sampler = Sampler(len(rows), seed_for("mixture", seed, source.name))
-        parts.append(MixturePart(source.name, rows, sampler, source.weight, f"{source.name}/"))
+        name = source.name or str(source.path)
+        sampler = Sampler(len(rows), seed_for("mixture", seed, name))
+        parts.append(MixturePart(name, rows, sampler, source.weight, f"{name}/"))
     return Mixture(parts)
 
 
 def open_source_rows(source: Source, data: Data, seed: int) -> Rows:
-    """The rows of one of `data.sources`; raises as `open_rows`."""
+    """Open the rows of one of `data.sources`; raises as `open_rows`."""
     return open_rows(source.path, data.model_copy(update={"format": source.format, "columns": source.columns}), seed)

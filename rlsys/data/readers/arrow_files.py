@@ -1,4 +1,4 @@
-"""Rows of Parquet files and of Arrow files (Feather, and what the `datasets` library saves)."""
+"""Rows of Parquet and Arrow files (Feather, and the `datasets` library's format)."""
 
 from __future__ import annotations
 
@@ -14,87 +14,87 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from rlsys.data.readers.fields import DataError, Unreadable
-from rlsys.data.readers.raw import Raw, SingleFile, damage
+from rlsys.data.readers.raw import RawRow, SingleFile, reading_errors
 
 BATCH_ROWS = 4096
-"""Parquet rows decoded at a time."""
+"""Rows decoded at a time."""
 BUFFER_BYTES = 1 << 16
-"""Read at a time from each column of a Parquet file, so that memory does not depend on the size of its row groups."""
+"""Read buffer per column of a Parquet file; it keeps memory independent of the size of row groups."""
 
 
 class Parquet(SingleFile):
-    """A Parquet file, decoded some rows at a time whatever the size of its row groups.
+    """A Parquet file, decoded in batches of rows whatever the size of its row groups.
 
-    A row cannot be read without decoding its row group up to there. Whenever a row group is decoded, the rows of it that are `upcoming`
-    are therefore kept, until they are fetched: a file of few large groups is decoded once for thousands of rows drawn at random, and of
-    one with many small groups little more than the groups of the rows asked for. Memory holds at most the upcoming rows.
+    Reading a row requires decoding its row group up to that row. So whenever a row group is decoded, its `upcoming` rows are cached until
+    they are fetched: a file of a few large groups is decoded once per thousands of random rows, and a file of many small groups hardly
+    beyond the groups of the rows requested. The cache never exceeds the upcoming rows.
     """
 
     def __init__(self, path: Path):
         super().__init__(path)
         try:
-            # A memory map would count the pages of the file as memory of the process.
+            # A memory map would count the pages of the file as resident memory.
             self._file = pq.ParquetFile(path, buffer_size=BUFFER_BYTES, pre_buffer=False)
         except pa.ArrowException as error:
             raise DataError(f"not a readable Parquet file ({error}).", file=str(path)) from error
         _check_names(self._file.schema_arrow, path)
         metadata = self._file.metadata
         self._starts = list(accumulate((metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)), initial=0))
-        self._kept: dict[int, Raw] = {}
+        self._cache: dict[int, RawRow] = {}
 
     def __len__(self) -> int:
         return self._starts[-1]
 
-    def scan(self) -> Iterator[tuple[int, Raw]]:
+    def scan(self) -> Iterator[tuple[int, RawRow]]:
         for first, batch in self._batches(range(self._file.num_row_groups)):
             yield from enumerate(rows_of(batch), start=first + 1)
 
-    def fetch(self, indices: Sequence[int], upcoming: Sequence[int] = ()) -> list[tuple[int, Raw]]:
-        self._load([index for index in indices if index not in self._kept], indices, upcoming)
-        rows = [(index + 1, self._kept[index]) for index in indices]
+    def fetch(self, indices: Sequence[int], upcoming: Sequence[int] = ()) -> list[tuple[int, RawRow]]:
+        self._load([index for index in indices if index not in self._cache], indices, upcoming)
+        rows = [(index + 1, self._cache[index]) for index in indices]
         for index in set(indices).difference(upcoming):
-            del self._kept[index]
-        # The kept rows of all groups run out at about the same time: one group a call is decoded ahead of that.
-        soon = next((index for index in upcoming[: len(upcoming) // 2] if index not in self._kept), None)
+            del self._cache[index]
+        # The cached rows of all groups run out at about the same time: decode one group per call ahead of that.
+        soon = next((index for index in upcoming[: len(upcoming) // 2] if index not in self._cache), None)
         if soon is not None:
             self._load([soon], upcoming)
         return rows
 
     def _load(self, missing: Sequence[int], *wanted: Sequence[int]) -> None:
-        """Decode the row groups of `missing` and keep what they hold of `wanted`; forget other rows than `wanted`."""
+        """Decode the row groups of `missing`, cache their rows that are in `wanted`, and evict all other rows."""
         if not missing:
             return
         indices = sorted(set().union(*wanted))
-        self._kept = {index: self._kept[index] for index in indices if index in self._kept}
+        self._cache = {index: self._cache[index] for index in indices if index in self._cache}
         for first, batch in self._batches(sorted({bisect_right(self._starts, index) - 1 for index in missing})):
             here = indices[bisect_left(indices, first) : bisect_left(indices, first + len(batch))]
-            self._kept.update((index, row_of(batch, index - first)) for index in here)
+            self._cache.update((index, row_of(batch, index - first)) for index in here)
 
     def _batches(self, groups: Iterable[int]) -> Iterator[tuple[int, pa.RecordBatch]]:
-        """(index of the first row, rows) of all rows of `groups`."""
+        """Yield (index of the first row, rows) of the batches of `groups`."""
         for group in groups:
             first = self._starts[group]
-            # One thread decodes as fast as several here, and leaves the other cores to whoever computes on them.
+            # One thread is as fast as several here, and leaves the other cores free.
             batches = self._file.iter_batches(BATCH_ROWS, row_groups=[group], use_threads=False)
             while (batch := self._next(batches)) is not None:
                 yield first, batch
                 first += len(batch)
 
     def _next(self, batches: Iterator[pa.RecordBatch]) -> pa.RecordBatch | None:
-        with damage(self._path):
+        with reading_errors(self._path):
             return next(batches, None)
 
 
 class ArrowFile(SingleFile):
-    """An Arrow file: of the file format (Feather version 2) or a stream, as `Dataset.save_to_disk` writes it.
+    """An Arrow file, in the file format (Feather version 2) or the stream format (`Dataset.save_to_disk`).
 
-    Batches are read where the file lies in the page cache. A stream is indexed once by the places of its batches; one whose dictionaries
-    stand between them can only be read from its beginning and is copied, without dictionaries, to a file that vanishes with the process.
+    Batches are read from a memory map. A stream is indexed once by the offsets of its batches. A stream with dictionaries between its
+    batches has no random access and is copied, without dictionaries, to a temporary file.
     """
 
     def __init__(self, path: Path):
         super().__init__(path)
-        with damage(path):
+        with reading_errors(path):
             self._map = pa.memory_map(str(path))
             if self._map.read(6) == b"ARROW1":
                 self._open_file(pa.ipc.open_file(self._map))
@@ -106,17 +106,17 @@ class ArrowFile(SingleFile):
     def __len__(self) -> int:
         return self._starts[-1]
 
-    def scan(self) -> Iterator[tuple[int, Raw]]:
+    def scan(self) -> Iterator[tuple[int, RawRow]]:
         for number, first in enumerate(self._starts[:-1]):
-            with damage(self._path):
+            with reading_errors(self._path):
                 batch = self._batch(number)
             for start in range(0, len(batch), BATCH_ROWS):
                 yield from enumerate(rows_of(batch.slice(start, BATCH_ROWS)), start=first + start + 1)
 
-    def fetch(self, indices: Sequence[int], upcoming: Sequence[int] = ()) -> list[tuple[int, Raw]]:
-        rows: dict[int, Raw] = {}
+    def fetch(self, indices: Sequence[int], upcoming: Sequence[int] = ()) -> list[tuple[int, RawRow]]:
+        rows: dict[int, RawRow] = {}
         number, batch = -1, None
-        with damage(self._path):
+        with reading_errors(self._path):
             for index in sorted(set(indices)):
                 if (needed := bisect_right(self._starts, index) - 1) != number:
                     number, batch = needed, self._batch(needed)
@@ -158,7 +158,7 @@ class ArrowFile(SingleFile):
 
 
 def _without_dictionaries(reader: pa.ipc.RecordBatchStreamReader) -> pa.MemoryMappedFile:
-    """The batches of a stream in a file of which each can be read alone: every row as it would be given out, in Arrow's own types."""
+    """Copy the batches of a stream to a temporary file with random access, with dictionaries decoded."""
     with tempfile.NamedTemporaryFile() as file:
         schema = pa.schema([(field.name, _plain_type(field.type)) for field in reader.schema])
         with pa.ipc.new_file(file.name, schema) as writer:
@@ -183,16 +183,16 @@ def _check_names(schema: pa.Schema, path: Path) -> None:
         raise DataError(f"expected columns of different names, found {', '.join(twice)} more than once.", file=str(path))
 
 
-def rows_of(batch: pa.RecordBatch) -> list[Raw]:
-    """All rows of a batch. A value that Python cannot hold stands as `Unreadable`, so that it costs its row only if it is needed."""
+def rows_of(batch: pa.RecordBatch) -> list[RawRow]:
+    """Return all rows of a batch. Values that Python cannot represent become `Unreadable`, an error only if a reader needs them."""
     try:
         return [_texts(row) for row in batch.to_pylist(maps_as_pydicts="strict")]
     except (ValueError, KeyError, OverflowError, NotImplementedError):
         return [row_of(batch, index) for index in range(len(batch))]
 
 
-def row_of(batch: pa.RecordBatch, index: int) -> Raw:
-    """One row of a batch, as `rows_of` gives it. (`RecordBatch.take` does not know every type.)"""
+def row_of(batch: pa.RecordBatch, index: int) -> RawRow:
+    """Return one row of a batch, as in `rows_of`. (`RecordBatch.take` does not support every type.)"""
     return _texts({name: _value(column, index) for name, column in zip(batch.schema.names, batch.columns, strict=True)})
 
 
@@ -204,7 +204,7 @@ def _value(column: pa.Array, index: int) -> Any:
 
 
 def _texts(row: dict[str, Any]) -> dict[str, Any]:
-    """The row with bytes that are UTF-8 as text: some writers do not say that a column is one."""
+    """Decode bytes that are UTF-8: some writers do not mark text columns as such."""
     for key, value in row.items():
         if isinstance(value, bytes):
             try:

@@ -1,4 +1,4 @@
-"""From a file to records: streaming (`read`) and by row number (`RecordFile`), with a report of what was set aside and why."""
+"""Records of a file: streamed (`read`) or by row number (`RecordFile`), with a report of the rows set aside and why."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from rlsys.data.accounts import MALFORMED, TIE, RowCounts
+from rlsys.data.readers.compression import COMPRESSED_SUFFIXES
 from rlsys.data.readers.fields import DataError, Row, check, printable, renamed
-from rlsys.data.readers.packed import PACKED
-from rlsys.data.readers.raw import Raw, Source
+from rlsys.data.readers.raw import RawRow, Source
 from rlsys.data.readers.registry import READERS, Reader, formats_of, reader_of
 from rlsys.data.readers.sources import first_rows, open_source
 from rlsys.data.records import NoUniqueBest, Record
@@ -18,49 +18,49 @@ from rlsys.data.records import NoUniqueBest, Record
 USABLE = "usable"
 OUTCOMES = ("", USABLE, TIE, MALFORMED)
 FIRST_LOOK = 1024
-"""Rows that are checked when a file is opened for drawing."""
+"""Rows that are checked when a file is opened for random access."""
 MESSAGES = 20
-"""Malformed rows whose message a report keeps; all of them are counted."""
+"""Malformed rows whose message a report keeps; all are counted."""
 ID_LIMIT = 1_000_000
-"""Ids of a file that are watched for repetition (64-bit hashes, under 100 MB); ids made from row numbers cannot repeat and are not."""
+"""Ids of a file that are checked for duplicates (64-bit hashes, under 100 MB); ids generated from row numbers are not checked."""
 
 
 @dataclass
 class Report:
-    """What reading a file came to; `rlsys data check` prints it. Counts grow while the file is being read."""
+    """Statistics of reading a file, updated while it is read; `rlsys data check` prints them."""
 
     file: str = ""
     format: str = ""
     rows_in_file: int | None = None
-    """Of which `rows` have been seen; None where the file is read from its beginning to its end."""
+    """Total rows, of which `rows` have been seen; None if the file is streamed."""
     rows: int = 0
     """Rows seen; blank lines are not rows."""
     records: int = 0
-    """Good records. A row may hold several (ppe_best_of_k, rewardbench2)."""
+    """Good records. A row may yield several (ppe_best_of_k, rewardbench2)."""
     no_unique_best: int = 0
-    """Records set aside because no single response is the best: ties and splits, in good rows."""
+    """Records of well-formed rows set aside because no single response is the best: ties and split votes."""
     malformed_count: int = 0
-    """Rows set aside because they are not what the format says."""
+    """Rows set aside because they violate the format."""
     malformed: list[tuple[int, str]] = field(default_factory=list)
     """(row, message) of the first `MESSAGES` of them."""
     dropped_responses: int = 0
-    """Responses without a score that were left out of good rows (ultrafeedback)."""
+    """Responses without a score, dropped from good rows (ultrafeedback)."""
     unchecked_ids: int = 0
-    """Records whose id was not compared with earlier ones, as it came after `ID_LIMIT` others."""
+    """Records after the first `ID_LIMIT`, whose ids were not checked for duplicates."""
     responses: dict[int, int] = field(default_factory=dict)
     """Good records by their number of responses."""
     bytes: int = 0
-    """Of all files that are read."""
+    """Total size of the files read."""
     passed_over: list[str] = field(default_factory=list)
-    """Files of a folder that were not read: empty, or no rows by their names."""
+    """Files of a folder that were not read: empty, or not data files by their names."""
 
     @property
     def unusable(self) -> float:
-        """Share of the rows seen that are malformed, 0..1. Rows without a unique best are what the format says."""
+        """Fraction of the rows seen that are malformed, 0..1. Rows without a unique best are not malformed."""
         return self.malformed_count / max(1, self.rows)
 
     def to_json(self) -> dict[str, Any]:
-        """A JSON-ready dict of all fields; `malformed` as [{row, message}]."""
+        """Return a JSON-ready dict of all fields; `malformed` as [{row, message}]."""
         return asdict(self) | {
             "unusable": self.unusable,
             "malformed": [{"row": row, "message": message} for row, message in self.malformed],
@@ -68,18 +68,18 @@ class Report:
         }
 
     def summary(self) -> str:
-        """The report in lines for a person."""
+        """Return the report as text, several lines."""
         by_n = ", ".join(f"{count:,} with {n} response{'s' if n > 1 else ''}" for n, count in sorted(self.responses.items()))
         of = "" if self.rows_in_file is None else f" of {self.rows_in_file:,}"
         lines = [f"{self.file} ({self.format}): {self.rows:,}{of} rows, {self.records:,} records{f' ({by_n})' if by_n else ''}"]
         if self.no_unique_best:
             lines.append(f"no unique best response, set aside: {self.no_unique_best:,}")
         if self.dropped_responses:
-            lines.append(f"responses without a score, left out: {self.dropped_responses:,}")
+            lines.append(f"responses without a score, dropped: {self.dropped_responses:,}")
         if self.passed_over:
-            lines.append(f"files passed over: {', '.join(self.passed_over)}")
+            lines.append(f"files skipped: {', '.join(self.passed_over)}")
         if self.unchecked_ids:
-            lines.append(f"ids not checked for repetition (after the first {ID_LIMIT:,}): {self.unchecked_ids:,}")
+            lines.append(f"ids not checked for duplicates (after the first {ID_LIMIT:,}): {self.unchecked_ids:,}")
         if self.malformed_count:
             lines.append(f"malformed rows, set aside: {self.malformed_count:,}")
             lines.extend(f"  {message}" for _, message in self.malformed)
@@ -97,36 +97,36 @@ def read(
     truth: bool = True,
     columns: Mapping[str, str] | None = None,
 ) -> Iterator[Record]:
-    """The records of a file in its own order, streamed: memory does not grow with the file (JSON documents excepted).
+    """Stream the records of a file in its own order, in constant memory (except for JSON documents).
 
     Args:
-        path: what `open_source` takes: a file, a folder, a pattern, a data set of the hub.
+        path: as for `open_source`: a file, a folder, a glob pattern or a Hub dataset.
         format: a name in READERS.
         strict: raise at the first malformed row instead of counting it. Rows without a unique best are counted either way.
-        report: filled while reading.
-        truth: set records without a unique best response aside, as training needs one; False: give them all.
-        columns: the names under which the file has the keys of the format, where it has others: {"prompt": "question"}.
+        report: updated while reading.
+        truth: set aside records without a unique best response, as training needs one; False: yield them too.
+        columns: the file's names of the format's keys, where they differ: {"prompt": "question"}.
 
     Raises:
-        DataError: at once for an unknown format or a file that cannot be opened; while iterating for a damaged or empty file and,
+        DataError: immediately, for an unknown format or a file that cannot be opened; while iterating, for a damaged or empty file and,
             if `strict`, for a malformed row. It names file, row and key.
     """
     rows = read_all(path, format, strict=strict, report=report, truth=truth, columns=columns)
-    return (one for one in rows if isinstance(one, Record))
+    return (row for row in rows if isinstance(row, Record))
 
 
 @dataclass(frozen=True)
 class SetAside:
-    """A row in which no record was found."""
+    """A row without a usable record."""
 
     row: int
-    """1-based; in JSONL the line."""
+    """1-based row number; in JSONL the line number."""
     id: str
-    """Its own, where it has one; else as a record of this row would be called."""
+    """The row's own id, or the one generated for its record."""
     reason: str
-    """MALFORMED or TIE, of `rlsys.data.accounts`."""
+    """MALFORMED or TIE of `rlsys.data.accounts`."""
     message: str
-    """What is wrong with it."""
+    """The error."""
 
 
 def read_all(
@@ -138,14 +138,14 @@ def read_all(
     truth: bool = True,
     columns: Mapping[str, str] | None = None,
 ) -> Iterator[Record | SetAside]:
-    """As `read`, and in their places the rows in which no record was found."""
+    """Like `read`, but also yield the rows without a usable record, in place."""
     path, report = Path(path), report if report is not None else Report()
     source = _open(path, format)
     usable = _Check(path, source, format, strict, report, ids=set(), truth=truth, columns=columns)
-    return _everything(_some(source.scan(), path), usable)
+    return _with_set_aside(_not_empty(source.scan(), path), usable)
 
 
-def _everything(rows: Iterator[tuple[int, Raw]], usable: _Check) -> Iterator[Record | SetAside]:
+def _with_set_aside(rows: Iterator[tuple[int, RawRow]], usable: _Check) -> Iterator[Record | SetAside]:
     for number, raw in rows:
         records = usable(number, raw)
         yield from records
@@ -156,19 +156,19 @@ def _everything(rows: Iterator[tuple[int, Raw]], usable: _Check) -> Iterator[Rec
 
 
 class RecordFile:
-    """The rows of a file by number, each read and checked when it is asked for, so that a file of any length opens at once.
+    """Random access to the rows of a file; each is read and checked when fetched, so that files of any size open quickly.
 
-    Opening counts the rows and checks the first `FIRST_LOOK` of them, then goes on until one is usable: a wrong format is told before
-    anything else starts. `report` counts every row once, however often it is fetched. Ids are compared only where all rows are read in
-    their order: while iterating, and if `strict`. Memory: a byte a row, what `Source.fetch` keeps, and a .json whole.
+    Opening counts the rows and checks the first `FIRST_LOOK`, continuing until one is usable, so that a wrong format fails early. `report`
+    counts every row once, however often it is fetched. Duplicate ids are detected only where rows are read in order: while iterating, and
+    if `strict`. Memory: one byte per row, the cache of `Source.fetch`, and the whole of a .json.
 
     Args:
         path, format, columns: as for `read`.
-        strict: check every row at opening and raise at the first malformed one. This reads the whole file.
-        max_unusable: the largest share of malformed rows, 0..1, among those seen at opening or, from `FIRST_LOOK` rows on, since.
+        strict: check every row when opening, and raise at the first malformed one. This reads the whole file.
+        max_unusable: the largest fraction of malformed rows, 0..1, among those seen when opening or, after `FIRST_LOOK` rows, so far.
 
     Raises:
-        DataError: as `read`; if no row is usable, or more than `max_unusable` allows are not; later, if the file changes under it.
+        DataError: as `read`; if no row is usable, or more than `max_unusable` are malformed; later, if the file changes on disk.
     """
 
     def __init__(
@@ -181,9 +181,9 @@ class RecordFile:
         self._usable = _Check(self._path, self._source, format, strict, self.report, columns=columns)
         self.report.rows_in_file = len(self)
         self._seen = bytearray(len(self))
-        """What became of each row, a place in OUTCOMES; 0: not read yet."""
+        """Outcome of each row, an index in OUTCOMES; 0: not read yet."""
         at_opening = _Check(self._path, self._source, format, strict, self.report, ids=set() if strict else None, columns=columns)
-        for index, (number, raw) in enumerate(_some(self._source.scan(), self._path)):
+        for index, (number, raw) in enumerate(_not_empty(self._source.scan(), self._path)):
             if index >= FIRST_LOOK and self.report.records and not strict:
                 break
             at_opening(number, raw)
@@ -196,15 +196,15 @@ class RecordFile:
         self._refuse_unusable()
 
     def __len__(self) -> int:
-        """Rows of the file, good or bad."""
+        """Number of rows, good or bad."""
         return len(self._source)
 
     def __iter__(self) -> Iterator[Record]:
-        """All good records in the file's own order, streamed."""
+        """Stream all good records in the file's own order."""
         return read(self._path, self._format, columns=self._columns)
 
     def scan(self, account: RowCounts) -> Iterator[Record]:
-        """The same; counts in `account`, a fresh one, how many were read, and those set aside by reason."""
+        """Like `__iter__`; counts the rows read and set aside in `account`, which must be new."""
         report = Report()
 
         def count_aside() -> None:
@@ -219,11 +219,11 @@ class RecordFile:
         count_aside()
 
     def why(self, index: int) -> str:
-        """The reason why row `index`, in which `fetch` found no record, is set aside."""
+        """Return why row `index`, for which `fetch` returned no record, is set aside."""
         return OUTCOMES[self._seen[index]]
 
     def sources_of(self, ids: Set[str]) -> dict[str, set[str]]:
-        """id -> the sources of the good records that have it, of those of `ids` that occur. Reads the whole file."""
+        """Return {id: sources of the good records with that id} for the `ids` that occur. Reads the whole file."""
         found: dict[str, set[str]] = {}
         for record in self:
             if record.id in ids:
@@ -231,14 +231,14 @@ class RecordFile:
         return found
 
     def fetch(self, indices: Sequence[int], upcoming: Sequence[int] = ()) -> list[list[Record]]:
-        """The good records of each of the rows `indices`: none, one or, in some formats, several.
+        """Return the good records of each of the rows `indices`: none, one or, in some formats, several.
 
         Args:
             indices: 0-based row numbers, in any order.
-            upcoming: row numbers that will be fetched next. They cost less if they are told in time: see `Source.fetch`.
+            upcoming: row numbers that will be fetched next, for prefetching: see `Source.fetch`.
         """
         if self._stat() != self._stamp:
-            raise DataError("the file has changed since it was opened: start again, or restore it.", file=str(self._path))
+            raise DataError("the file has changed since it was opened: restart, or restore it.", file=str(self._path))
         records = []
         for index, (number, raw) in zip(indices, self._source.fetch(indices, upcoming), strict=True):
             records.append(self._usable(number, raw, count=not self._seen[index]))
@@ -251,13 +251,13 @@ class RecordFile:
         report = self.report
         if report.unusable > self._max_unusable:
             raise DataError(
-                f"{report.malformed_count:,} of the first {report.rows:,} rows are malformed as {self._format}, a larger share than "
+                f"{report.malformed_count:,} of the first {report.rows:,} rows are malformed as {self._format}, more than "
                 f"data.max_unusable={self._max_unusable:g} allows. The first: {report.malformed[0][1]}",
                 file=str(self._path),
             )
 
     def _stat(self) -> list[tuple[int, int]] | None:
-        """What changes when a file does."""
+        """Return size and modification time of each file; None if one is missing."""
         try:
             return [(stat.st_size, stat.st_mtime_ns) for stat in (file.stat() for file in self._source.files)]
         except FileNotFoundError:
@@ -265,7 +265,7 @@ class RecordFile:
 
 
 class _Check:
-    """From a raw row to its good records; the rest goes into the report. `ids`: hashes of those seen so far; None: not compared."""
+    """Converts raw rows to good records and reports the rest. `ids`: hashes of the ids seen so far; None: do not check for duplicates."""
 
     def __init__(
         self,
@@ -282,15 +282,19 @@ class _Check:
         self._truth, self._columns = truth, columns or {}
         self._stem = _stem(path)
         self.outcome = 0
-        """Of the row before, a place in OUTCOMES."""
+        """Outcome of the last row, an index in OUTCOMES."""
         self.fault = ""
-        """What was wrong with the last row that was set aside."""
+        """The error of the last row that was set aside."""
         report.file, report.format = str(path), format
         report.bytes = sum(file.stat().st_size for file in source.files)
-        report.passed_over = [str(file) for file in getattr(source, "passed_over", ())]
+        report.passed_over = [str(file) for file in source.skipped_files]
 
-    def __call__(self, number: int, raw: Raw, count: bool = True) -> list[Record]:
-        """The good records of row `number`; `count` it in the report or not.
+    def __call__(self, number: int, raw: RawRow, count: bool = True) -> list[Record]:
+        """Return the good records of row `number`.
+
+        Args:
+            count: count the row in the report.
+
 
         Raises:
             DataError: the row is malformed, and the check is strict.
@@ -303,12 +307,12 @@ class _Check:
             row = Row(renamed(raw, self._columns) if self._columns else raw, self.name(number))
             good, ties = _convert(row, self._reader, self._truth)
             if good and (unread := self._columns.keys() - row.asked):
-                raise DataError(f"data.columns: expected keys of the format, found {', '.join(sorted(unread))}, which it does not read.")
+                raise DataError(f"data.columns: expected keys of the format, found {', '.join(sorted(unread))}, which it does not use.")
             if self._ids is not None and row.has_id:
                 _check_ids(good, self._ids, report)
         except DataError as error:
-            file, place = self._source.place(number)
-            placed = error.at(str(file), place)
+            file, position = self._source.locate(number)
+            placed = DataError(f"{error.problem} {self._source.hint}".rstrip(), key=error.key).at(str(file), position)
             report.malformed_count += 1
             self.outcome, self.fault = OUTCOMES.index(MALFORMED), error.problem
             if len(report.malformed) < MESSAGES:
@@ -325,7 +329,7 @@ class _Check:
         return good
 
     def name(self, number: int) -> str:
-        """What a record of row `number` is called where it has no id of its own."""
+        """Return the id of a record of row `number` that has none of its own."""
         return f"{self._stem}:{number}"
 
 
@@ -336,7 +340,7 @@ def _open(path: Path, format: str) -> Source:
         except DataError as error:
             if "unknown format" in error.problem:
                 raise
-            # The file cannot be read, either.
+            # The file cannot be read either.
             try:
                 reader_of(format)
             except DataError as unknown:
@@ -346,21 +350,21 @@ def _open(path: Path, format: str) -> Source:
 
 def _stem(path: Path) -> str:
     name = path.name
-    return Path(next((name.removesuffix(suffix) for suffix in PACKED if name.lower().endswith(suffix)), name)).stem
+    return Path(next((name.removesuffix(suffix) for suffix in COMPRESSED_SUFFIXES if name.lower().endswith(suffix)), name)).stem
 
 
-def _some(rows: Iterator[tuple[int, Raw]], path: Path) -> Iterator[tuple[int, Raw]]:
-    """`rows`, of which there must be one."""
+def _not_empty(rows: Iterator[tuple[int, RawRow]], path: Path) -> Iterator[tuple[int, RawRow]]:
+    """Yield `rows`, of which there must be at least one."""
     empty = True
     for row in rows:
         empty = False
         yield row
     if empty:
-        raise DataError("the file holds no rows.", file=str(path))
+        raise DataError("the file has no rows.", file=str(path))
 
 
 def _convert(row: Row, reader: Reader, truth: bool) -> tuple[list[Record], int]:
-    """(good records, how many were set aside for want of a unique best)."""
+    """Return (good records, number of records without a unique best)."""
     try:
         records = reader(row)
     except NoUniqueBest:
@@ -377,11 +381,11 @@ def _convert(row: Row, reader: Reader, truth: bool) -> tuple[list[Record], int]:
 
 
 def _check_ids(records: list[Record], seen: set[int], report: Report) -> None:
-    """Raise DataError if an id of the same source came before; hashes, since the ids of a large file would not fit."""
+    """Raise DataError if a record's (source, id) was seen before; only hashes are kept, to bound memory."""
     hashes = [hash((record.source, record.id)) for record in records]
     for record, key in zip(records, hashes, strict=True):
         if key in seen:
-            raise DataError(f"id: expected an id that no earlier row has, found {record.id!r} again.", key="id")
+            raise DataError(f"id: expected a unique id, found {record.id!r} again.", key="id")
     room = max(0, ID_LIMIT - len(seen))
     seen.update(hashes[:room])
     report.unchecked_ids += max(0, len(hashes) - room)

@@ -1,4 +1,4 @@
-"""Opening whatever holds rows: its first bytes decide, and its name where they do not."""
+"""Opening data sources: the first bytes of a file decide its kind, then its name."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from rlsys.data.readers.arrow_files import ArrowFile, Parquet
+from rlsys.data.readers.compression import COMPRESSED_SUFFIXES, detect_codec, open_decompressed, without_codec_suffix
 from rlsys.data.readers.fields import DataError
 from rlsys.data.readers.folders import HUB, Shards, folder_files, hub_files, pattern_files
 from rlsys.data.readers.json_files import JsonDocument, JsonLines, parse_line
-from rlsys.data.readers.packed import PACKED, bare_name, codec_of, opened
-from rlsys.data.readers.raw import Source, damage
+from rlsys.data.readers.raw import Source, reading_errors
 from rlsys.data.readers.tables import Csv
 
 LINES = (".jsonl", ".ndjson", ".jsonlines")
@@ -21,31 +21,35 @@ KINDS = {
     **dict.fromkeys(LINES, "JSON Lines"), ".json": "JSON", ".csv": "CSV", ".tsv": "CSV", ".parquet": "Parquet",
     ".arrow": "Arrow", ".feather": "Arrow",
 }  # fmt: skip
-"""Kinds of files by the suffixes that they commonly have."""
-SUFFIXES = tuple(suffix + packed for suffix in KINDS for packed in ("", *PACKED) if not packed or KINDS[suffix] not in ("Parquet", "Arrow"))
-"""Of files of rows; others are read if their content says what they are."""
+"""Kind of file by its usual suffix."""
+SUFFIXES = tuple(
+    suffix + codec for suffix in KINDS for codec in ("", *COMPRESSED_SUFFIXES) if not codec or KINDS[suffix] not in ("Parquet", "Arrow")
+)
+"""Suffixes of data files; a file with another suffix is read if its content is recognized."""
 _BOM = b"\xef\xbb\xbf"
 _PARQUET = (b"PAR1",)
 _ARROW = (b"ARROW1", b"\xff\xff\xff\xff")
 _FOREIGN = {
-    b"PK\x03\x04": "a zip archive (or a workbook): unpack it, or save its rows as CSV",
-    b"FEA1": "Feather version 1: write it anew as version 2",
+    b"PK\x03\x04": "a zip archive (or a workbook): extract it, or save its rows as CSV",
+    b"FEA1": "Feather version 1: rewrite it as version 2",
     b"SQLite format 3": "an SQLite database: export its rows as CSV or JSON",
     b"%PDF": "a PDF document",
     b"\xff\xfe": "UTF-16: convert it to UTF-8",
     b"\xfe\xff": "UTF-16: convert it to UTF-8",
-    b"version https://git-lfs": "a pointer of Git LFS, not the file itself: fetch it with `git lfs pull`",
+    b"version https://git-lfs": "a Git LFS pointer, not the file itself: run `git lfs pull`",
 }
 
 
 def open_source(path: str | Path) -> Source:
-    """The rows of `path`: a file of JSON Lines, JSON, CSV, Parquet or Arrow, each but the last two also packed; or several as one: a folder
-    of such files, a pattern (*.parquet), what `Dataset.save_to_disk` wrote, a data set of the Hugging Face hub (owner/name).
+    """Open the rows of `path`.
 
-    A split, where there are several, stands behind a colon: FOLDER:train, FILE.json:train, owner/name:train, owner/name:config:train.
+    One file: JSON Lines, JSON or CSV (all three also compressed), Parquet or Arrow. Several files read as one: a folder of such files, a
+    glob pattern (*.parquet), the output of `Dataset.save_to_disk`, or a dataset on the Hugging Face Hub (owner/name).
+
+    A split is selected after a colon: FOLDER:train, FILE.json:train, owner/name:train, owner/name:config:train.
 
     Raises:
-        DataError: missing, unreadable, empty, damaged, not a file of rows; several splits of which none is chosen.
+        DataError: the path is missing, unreadable, empty, damaged or not a data file; or it has several splits and none is selected.
     """
     path = Path(path)
     try:
@@ -53,12 +57,12 @@ def open_source(path: str | Path) -> Source:
             return _open_existing(path, None)
         pattern, (base, _, split) = str(path), str(path).rpartition(":")
         if glob.has_magic(pattern):
-            return _together(*pattern_files(pattern), path)
+            return _combine(*pattern_files(pattern), path)
         if base and Path(base).exists():
             return _open_existing(Path(base), split)
         address = HUB.fullmatch(pattern)
         if address and not pattern.lower().endswith(SUFFIXES) and not path.parent.exists():
-            return _together(hub_files(address), [], path)
+            return _combine(hub_files(address), [], path)
         raise FileNotFoundError
     except FileNotFoundError as error:
         raise DataError("there is no such file.", file=str(path)) from error
@@ -67,17 +71,18 @@ def open_source(path: str | Path) -> Source:
 
 
 def first_rows(path: str | Path, count: int = 20) -> list[dict[str, Any]]:
-    """The first rows that can be read, of the first `count`."""
+    """Return the readable rows among the first `count`."""
     return [raw for _, raw in islice(open_source(path).scan(), count) if isinstance(raw, dict)]
 
 
 def strict_rows(path: Path, lines: bool = False) -> Iterator[tuple[int, dict[str, Any]]]:
-    """(row number, in JSONL the line; row) of each row of a file that must be faultless: how every smaller file is read.
+    """Yield (row number, in JSONL the line number; row) for each row of a file in which every row must be readable.
 
     Args:
-        lines: it is JSONL that the project wrote, whatever its name, and may be empty.
+        lines: the file is JSONL written by the project, whatever its name, and may be empty.
+
     Raises:
-        DataError: as `open_source`, or a row that cannot be read. It names file and row.
+        DataError: as `open_source`, or a row cannot be read; it names file and row.
     """
     empty = not lines
     for number, raw in (JsonLines(path) if lines else open_source(path)).scan():
@@ -86,26 +91,26 @@ def strict_rows(path: Path, lines: bool = False) -> Iterator[tuple[int, dict[str
         yield number, raw
         empty = False
     if empty:
-        raise DataError("the file holds no rows.", file=str(path))
+        raise DataError("the file has no rows.", file=str(path))
 
 
 def _open_existing(path: Path, split: str | None) -> Source:
     if path.is_dir():
-        return _together(*folder_files(path, split, _kind_of), path)
+        return _combine(*folder_files(path, split, _kind_of), path)
     source = _open_file(path, split)
     if split is not None and not isinstance(source, JsonDocument):
-        raise DataError(f"expected a file of several splits, of which {split!r} is one, found a file of rows.", file=str(path))
+        raise DataError(f"expected a file with several splits, {split!r} among them, found a file of rows.", file=str(path))
     return source
 
 
-def _together(files: list[Path], passed_over: list[Path], path: Path) -> Source:
+def _combine(files: list[Path], skipped: list[Path], path: Path) -> Source:
     if not files:
         raise DataError("there is no such file.", file=str(path))
-    return Shards([_open_file(file) for file in files], passed_over)
+    return Shards([_open_file(file) for file in files], skipped)
 
 
 def _kind_of(path: Path) -> str | None:
-    return KINDS.get(Path(bare_name(path.name)).suffix)
+    return KINDS.get(Path(without_codec_suffix(path.name)).suffix)
 
 
 def _open_file(path: Path, split: str | None = None) -> Source:
@@ -114,18 +119,22 @@ def _open_file(path: Path, split: str | None = None) -> Source:
         return JsonLines(path)  # a pipe
     if path.stat().st_size == 0:
         raise DataError("the file is empty.", file=str(path))
-    codec, name = codec_of(path), bare_name(path.name)
-    with damage(path), opened(path, codec) as file:
+    codec, name = detect_codec(path), without_codec_suffix(path.name)
+    with reading_errors(path), open_decompressed(path, codec) as file:
         head = file.peek(32)[:32]
         lines = (line for line in file if line.strip())
         first, more = next(lines, b"").removeprefix(_BOM).strip(), next(lines, None) is not None
     foreign = next((words for magic, words in _FOREIGN.items() if head.startswith(magic)), None)
     if foreign:
         raise DataError(f"the file is {foreign}.", file=str(path))
-    for magic, suffixes, kind in ((_PARQUET, (".parquet",), Parquet), (_ARROW, (".arrow", ".feather"), ArrowFile)):
+    kinds: tuple[tuple[tuple[bytes, ...], tuple[str, ...], type[Parquet] | type[ArrowFile]], ...] = (
+        (_PARQUET, (".parquet",), Parquet),
+        (_ARROW, (".arrow", ".feather"), ArrowFile),
+    )
+    for magic, suffixes, kind in kinds:
         if head.startswith(magic) or name.endswith(suffixes):
             if codec:
-                raise DataError("the file is packed, and can only be read from its beginning: unpack it.", file=str(path))
+                raise DataError("the file is compressed and needs random access: decompress it.", file=str(path))
             return kind(path)
     if name.endswith((".csv", ".tsv")):
         return Csv(path, codec)
@@ -135,11 +144,11 @@ def _open_file(path: Path, split: str | None = None) -> Source:
         return JsonLines(path, codec)
     if name.endswith(".json") or first.startswith((b"{", b"[")):
         return JsonDocument(path, codec, split)
-    raise DataError(f"neither its name nor its content is that of a file of rows: expected {', '.join(KINDS)}.", file=str(path))
+    raise DataError(f"neither the name nor the content is that of a data file: expected {', '.join(KINDS)}.", file=str(path))
 
 
 def _document(path: Path, codec: str | None, split: str | None) -> Source:
-    """A document under a name of lines; lines of which the first is damaged, if it is none."""
+    """Open a JSON document named like JSON Lines; if it is not one, its first line is damaged."""
     try:
         return JsonDocument(path, codec, split)
     except DataError:
@@ -147,5 +156,5 @@ def _document(path: Path, codec: str | None, split: str | None) -> Source:
 
 
 def _is_document(first: bytes) -> bool:
-    """Whether a file that begins with this line is laid out over several, or a list."""
+    """Whether a file that begins with this line is a list, or an object laid out over several lines."""
     return first in (b"{", b"[") or first.startswith(b"[{")

@@ -1,4 +1,4 @@
-"""Rows of CSV files: every value is a text, and a number where the format asks for one."""
+"""CSV rows: every value is text, parsed as a number where the format requires one."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 
+from rlsys.data.readers.compression import open_decompressed
 from rlsys.data.readers.fields import DataError
-from rlsys.data.readers.json_files import LineIndex, parse_line
-from rlsys.data.readers.packed import opened
-from rlsys.data.readers.raw import Raw, SingleFile, damage
+from rlsys.data.readers.json_files import LineIndex
+from rlsys.data.readers.raw import RawRow, SingleFile, reading_errors
 
 DELIMITERS = ",\t;"
 csv.field_size_limit(min(sys.maxsize, 2**31 - 1))
 
 
 class Csv(SingleFile):
-    """A CSV file with a header (RFC 4180), fields parted by commas, tabs or semicolons, whichever the header has most of.
+    """A CSV file with a header (RFC 4180), delimited by commas, tabs or semicolons, whichever is most frequent in the header.
 
-    Rows count from 1, the header apart. To be read by number they are written, once, to a file that vanishes with the process.
+    Rows are numbered from 1, without the header. For random access they are written once to a temporary file.
     """
 
     def __init__(self, path: Path, codec: str | None = None):
@@ -41,8 +41,8 @@ class Csv(SingleFile):
     def __len__(self) -> int:
         return self._index.rows
 
-    def scan(self) -> Iterator[tuple[int, Raw]]:
-        with damage(self._path), self._text() as file:
+    def scan(self) -> Iterator[tuple[int, RawRow]]:
+        with reading_errors(self._path), self._text() as file:
             lines = csv.reader(file, delimiter=self._delimiter, strict=True)
             number = -1
             while True:
@@ -61,21 +61,21 @@ class Csv(SingleFile):
                     if number:
                         yield number, self._row(fields)
 
-    def fetch(self, indices: Sequence[int], upcoming: Sequence[int] = ()) -> list[tuple[int, Raw]]:
+    def fetch(self, indices: Sequence[int], upcoming: Sequence[int] = ()) -> list[tuple[int, RawRow]]:
         rows = {index: self._index.line(index)[1] for index in sorted(set(indices))}
         return [(index + 1, _read_back(rows[index])) for index in indices]
 
-    def _row(self, fields: list[str]) -> Raw:
+    def _row(self, fields: list[str]) -> RawRow:
         if len(fields) != len(self._names):
             return DataError(f"expected {len(self._names)} fields, as in the header, found {len(fields)}.")
         if [fields[0].removeprefix("\ufeff"), *fields[1:]] == self._names:
-            return DataError("expected a row, found the header again: several files were put one behind the other.")
+            return DataError("expected a row, found the header again: were several files concatenated?")
         return dict(zip(self._names, fields, strict=True))
 
     def _text(self) -> io.TextIOWrapper:
-        with damage(self._path):
-            # What is not UTF-8 comes as surrogates, which no text of a record may hold: one malformed row.
-            return io.TextIOWrapper(opened(self._path, self._codec), encoding="utf-8-sig", errors="surrogateescape", newline="")
+        with reading_errors(self._path):
+            # Bytes that are not UTF-8 become surrogates, which records reject: one malformed row.
+            return io.TextIOWrapper(open_decompressed(self._path, self._codec), encoding="utf-8-sig", errors="surrogateescape", newline="")
 
     @cached_property
     def _index(self) -> LineIndex:
@@ -85,6 +85,6 @@ class Csv(SingleFile):
         return LineIndex(copy)
 
 
-def _read_back(line: bytes) -> Raw:
-    found = parse_line(line)
+def _read_back(line: bytes) -> RawRow:
+    found = json.loads(line)
     return DataError(found["error"]) if "error" in found else found["row"]

@@ -1,4 +1,4 @@
-"""Families about handling given words: copy, reverse, pick, change case, wrap in marks, spell."""
+"""Task families that manipulate given words: copy, reverse, pick, change case, wrap in punctuation, spell."""
 
 from __future__ import annotations
 
@@ -13,7 +13,14 @@ PICK_QUERIES = ("What is the {} word here: {}", "Give the {} word of: {}", "Whic
 CASE_QUERIES = ("Write in {}: {}", "Put this in {}: {}", "Change to {}: {}")
 WRAP_QUERIES = ("Put in {}: {}", "Write inside {}: {}", "Use {} around: {}")
 SPELL_QUERIES = ("Spell {} with dashes.", "Spell the word {}, letter by letter.", "How do you spell {}?")
-WRAPPERS = {"round brackets": "()", "square brackets": "[]", "double quotes": '""', "stars": "**", "dashes": "--", "slashes": "//"}
+WRAPPERS = {
+    "round brackets": ("(", ")"),
+    "square brackets": ("[", "]"),
+    "double quotes": ('"', '"'),
+    "stars": ("*", "*"),
+    "dashes": ("-", "-"),
+    "slashes": ("/", "/"),
+}
 CASES = {"lower case": str.lower, "capitals": str.upper, "title case": str.title, "sentence case": str.capitalize}
 
 
@@ -82,7 +89,7 @@ def _build_case(rng: random.Random, level: int, facts: tuple[str, tuple[str, ...
     right = CASES[wanted](text)
     names = {change(text): name for name, change in CASES.items()}
     if level > 1:
-        # One word left as it should not be.
+        # One word has the wrong case.
         parts = right.split()
         place = rng.randrange(len(parts))
         parts[place] = parts[place].lower() if wanted == "capitals" else parts[place].upper()
@@ -112,7 +119,7 @@ def _build_wrap(rng: random.Random, level: int, facts: tuple[str, tuple[str, ...
     right = wrap(wanted, 0, len(words))
     wrong = [wrap(name, 0, len(words)) for name in rng.sample([name for name in WRAPPERS if name != wanted], 5 if level == 1 else 3)]
     if level > 1:
-        # The right marks around too little.
+        # The right punctuation around too few words.
         wrong += [wrap(wanted, 1, len(words)), wrap(wanted, 0, len(words) - 1)]
 
     def note(response: str) -> str:
@@ -150,10 +157,10 @@ def _build_spelling(rng: random.Random, level: int, facts: tuple[str]) -> Item:
 
 
 COPYING = (
-    Family("copy", "the same sentence again, word for word", _draw_sentence, _build_copy),
+    Family("copy", "a sentence repeated word for word", _draw_sentence, _build_copy),
     Family("reverse", "words in reverse order", _draw_words, _build_reverse),
-    Family("pick_word", "the first, last or n-th of some words", _draw_pick, _build_pick),
+    Family("pick_word", "the first, last or n-th of several words", _draw_pick, _build_pick),
     Family("letter_case", "lower case, capitals or title case", _draw_case, _build_case),
-    Family("wrapping", "words inside given marks", _draw_wrap, _build_wrap),
+    Family("wrapping", "words inside given punctuation", _draw_wrap, _build_wrap),
     Family("spelling", "a word spelled letter by letter", _draw_spelling, _build_spelling),
 )

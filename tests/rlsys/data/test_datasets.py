@@ -69,7 +69,7 @@ def test_what_is_kept_for_later_is_bounded(tmp_path):
     sampler = Sampler(len(rows), 0)
     for _ in range(40):
         sample_records(rows, sampler, 400)
-        assert len(rows._source._kept) <= AHEAD
+        assert len(rows._source._cache) <= AHEAD
 
 
 def test_one_usable_row_in_a_thousand_is_found(tmp_path):

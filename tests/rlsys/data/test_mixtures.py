@@ -125,9 +125,9 @@ def test_one_source_alone_is_drawn_and_saved_as_it_always_was(tmp_path):
 def test_a_state_of_other_sources_is_refused(tmp_path):
     state = mixture(tmp_path).state_dict()
     single = open_mixture(Data(train=tmp_path / "b.jsonl"), "train", 0)
-    with pytest.raises(ValueError, match="drew from a, b, third"):
+    with pytest.raises(ValueError, match="sampled a, b, third"):
         single.load_state_dict(state)
-    with pytest.raises(ValueError, match="drew from one file alone"):
+    with pytest.raises(ValueError, match="sampled a single file"):
         mixture(tmp_path).load_state_dict(single.state_dict())
 
 

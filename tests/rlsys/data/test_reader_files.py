@@ -9,6 +9,7 @@ import json
 import lzma
 import os
 import random
+import re
 import sys
 import threading
 import tracemalloc
@@ -38,6 +39,20 @@ def write(path: Path, rows) -> Path:
 def load(path: Path, format: str, **options):
     report = Report()
     return list(read(path, format, report=report, **options)), report
+
+
+def test_rows_under_an_unknown_key_are_hinted_at(tmp_path):
+    row = {"input": "Q?", "output_1": "one", "output_2": "two", "label": 1}
+    path = tmp_path / "f.json"
+    path.write_text(json.dumps({"version": 1, "instances": [row, row]}))
+    hint = f"If the rows are under 'instances', read {path}:instances."
+    with pytest.raises(DataError, match=re.escape(hint)):
+        RecordFile(path, "llmbar")
+    assert load(path, "llmbar")[1].malformed[0][1].endswith(hint)
+    assert len(load(f"{path}:instances", "llmbar")[0]) == 2
+    # No hint for a list of rows, nor for a valid single row with a list of objects in it.
+    path.write_text(json.dumps([{"instances": [row]}]))
+    assert "instances," not in load(path, "llmbar")[1].malformed[0][1] and "read " not in load(path, "llmbar")[1].malformed[0][1]
 
 
 def test_damaged_lines_are_counted_by_their_line_number(tmp_path):
@@ -123,7 +138,7 @@ def test_rows_fetched_in_any_order_with_any_foresight_are_those_of_the_file(tmp_
         indices, upcoming = (dice.choices(range(500), k=dice.randrange(1, 200)) for _ in range(2))
         assert source.fetch(indices, upcoming) == [whole[i] for i in indices]
         if suffix == "parquet":
-            assert set(source._kept) <= set(upcoming)
+            assert set(source._cache) <= set(upcoming)
 
 
 def test_the_index_of_lines_is_right_at_its_marks_and_between(tmp_path):
@@ -269,16 +284,16 @@ def test_a_format_is_meant_by_another_spelling_or_a_part_of_its_name(name, meant
 @pytest.mark.parametrize(
     "name, content, message",
     [
-        ("f.csv", b"a,b", "holds no rows"),
+        ("f.csv", b"a,b", "has no rows"),
         ("f.csv", b'a,b\n1,"2\n3,4\n', "closing quotation mark"),
         ("f.csv", b"a,a\n1,2\n", "columns of different names, found 'a'"),
-        ("f.md", b"# Rows", "neither its name nor its content"),
+        ("f.md", b"# Rows", "neither the name nor the content"),
         ("f.jsonl", b"PK\x03\x04...", "a zip archive"),
         ("f.parquet", b"version https://git-lfs.github.com/spec/v1\n", "git lfs pull"),
         ("f.arrow", b"not Arrow", "damaged"),
         ("f.jsonl", b"", "the file is empty"),
-        ("f.jsonl", b"\n \n", "holds no rows"),
-        ("f.json", b"[]", "holds no rows"),
+        ("f.jsonl", b"\n \n", "has no rows"),
+        ("f.json", b"[]", "has no rows"),
         ("f.json", b"{}", 'expected a list of objects or {"data"'),
         ("f.json", b"3", "expected a list"),
         ("f.json", b'{"train": [{}], "test": [{}]}', "FILE:train"),
@@ -287,7 +302,7 @@ def test_a_format_is_meant_by_another_spelling_or_a_part_of_its_name(name, meant
         ("f.jsonl", "{}".encode("utf-16"), "UTF-16"),
         ("f.parquet", b"PAR1 but not really", "not a readable Parquet file"),
         ("f.jsonl.gz", b"\x1f\x8b not gzip", "damaged"),
-        ("f.parquet", gzip.compress(b"PAR1", mtime=0), "unpack it"),
+        ("f.parquet", gzip.compress(b"PAR1", mtime=0), "decompress it"),
         ("f.jsonl.gz", gzip.compress(b'{"a": 1}\n' * 1000, mtime=0)[:30], "damaged"),
     ],
 )
@@ -307,17 +322,17 @@ def test_lines_that_end_in_a_carriage_return_alone_are_read_or_told(tmp_path):
     assert len(load(tmp_path / "f.csv", "trl_preference")[0]) == 2
     (tmp_path / "f.jsonl").write_text(rows)
     records, report = load(tmp_path / "f.jsonl", "rlsys")
-    assert not records and "carriage return alone" in report.malformed[0][1]
+    assert not records and "bare carriage return" in report.malformed[0][1]
 
 
 def test_missing_files_and_folders_say_so(tmp_path):
     with pytest.raises(DataError, match="there is no such file"):
         read(tmp_path / "none.jsonl", "rlsys")
     (tmp_path / "folder.json").mkdir()
-    with pytest.raises(DataError, match="holds no file of rows"):
+    with pytest.raises(DataError, match="has no data file"):
         read(tmp_path / "folder.json", "rlsys")
     pq.write_table(pa.table({"a": pa.array([], pa.int64())}), tmp_path / "f.parquet")
-    with pytest.raises(DataError, match="holds no rows"):
+    with pytest.raises(DataError, match="has no rows"):
         list(read(tmp_path / "f.parquet", "rlsys"))
 
 
@@ -343,7 +358,7 @@ def test_a_faulty_row_of_a_smaller_file_is_named(tmp_path):
     with pytest.raises(DataError, match="f.jsonl, row 3: row: expected an object"):
         list(strict_rows(tmp_path / "f.jsonl"))
     (tmp_path / "f.jsonl").write_text("\n \n")
-    with pytest.raises(DataError, match="holds no rows"):
+    with pytest.raises(DataError, match="has no rows"):
         list(strict_rows(tmp_path / "f.jsonl"))
     assert list(strict_rows(tmp_path / "f.jsonl", lines=True)) == []
 
@@ -419,7 +434,7 @@ def test_what_a_pattern_names_besides_rows_is_named_and_lost_files_are_refused(t
         assert [Path(name).name for name in load(path, "trl_preference")[1].passed_over] == ["b.jsonl", "c.jsonl"]
     (tmp_path / "d.jsonl").symlink_to(tmp_path / "nowhere")
     for path in (tmp_path, tmp_path / "*.jsonl"):
-        with pytest.raises(DataError, match=r"d\.jsonl: is a link to a file that is not there"):
+        with pytest.raises(DataError, match=r"d\.jsonl: is a link to a file that does not exist"):
             load(path, "trl_preference")
 
 
@@ -442,10 +457,10 @@ def test_a_malformed_row_of_a_shard_is_named_by_its_own_file_and_line(tmp_path):
         (["train.jsonl", "test.jsonl"], r"several splits \(test, train\).*:t"),
         (["pairs.jsonl", "pairs_test.jsonl"], "several splits"),
         (["a/train-00000-of-00001.parquet", "b/train-00000-of-00001.parquet"], "several splits.*a/train, b/train"),
-        (["a.parquet", "a.jsonl"], "JSON Lines and Parquet: name the files"),
+        (["a.parquet", "a.jsonl"], "JSON Lines and Parquet files: name the ones"),
         (["a.jsonl", "a.jsonl.gz"], "a under several names"),
-        (["notes.txt"], "no file of rows"),
-        ([], "no file of rows"),
+        (["notes.txt"], "no data file"),
+        ([], "no data file"),
     ],
 )
 def test_folders_that_could_be_read_in_several_ways_are_refused(tmp_path, files, message):
@@ -466,7 +481,7 @@ def test_a_split_is_named_behind_a_colon(tmp_path):
         with pytest.raises(DataError, match="dev"):
             read(tmp_path / f"{name}:dev", "trl_preference")
     path = write(tmp_path / "f.jsonl", pairs(1))
-    with pytest.raises(DataError, match="a file of several splits"):
+    with pytest.raises(DataError, match="a file with several splits"):
         read(f"{path}:train", "trl_preference")
 
 
