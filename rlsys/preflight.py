@@ -1,7 +1,7 @@
-"""Everything that can be known of a command before anything starts: one list of all mistakes, in seconds.
+"""Check settings, data and model of a command before it starts, and report all mistakes together, within seconds.
 
-Neither torch nor Ray is needed, so `python -m rlsys.preflight` does without (it reads a `PreflightTask` as JSON from stdin and writes a
-`PreflightReport` to stdout): importing torch would take longer than all checks. Read `run_preflight` first.
+`python -m rlsys.preflight` reads a `PreflightTask` as JSON from stdin and writes a `PreflightReport` to stdout. It runs without torch and
+Ray, as importing torch would take longer than all checks. Start at `run_preflight`.
 """
 
 from __future__ import annotations
@@ -31,58 +31,59 @@ if TYPE_CHECKING:
     from rlsys.prompts.rendering import Prompter
 
 ROWS_CHECKED = 64
-"""Rows of a source that are rendered: enough to see that none fits, few enough for a second."""
+"""Rows to render per source: enough to detect that no row fits, few enough to take about a second."""
 FEW_HELDOUT = 100
-"""Fewer held-out rows than this tell an accuracy to about ten points at best."""
+"""With fewer held-out rows the accuracy has a margin of error of about ten points or more."""
 TRAINING = ("train", "sft", "rft", "ladder")
 IN_RUN_DIR = (*TRAINING, "meta-rm")
-"""Commands that write into run.dir; the others write what `PreflightTask.files` and `PreflightTask.folder` say."""
+"""Commands that write into run.dir; the others write `PreflightTask.files` and `PreflightTask.folder`."""
 
 
 @dataclass
 class PreflightTask:
-    """What is to be checked."""
+    """A command and its settings."""
 
     command: str
     config: dict[str, Any]
     rows: tuple[str, str] | None = None
-    """A file to judge, and its format."""
+    """Path and format of a file to judge."""
     meta_rm: str | None = None
     files: tuple[str, ...] = ()
-    """Files that will be written."""
+    """Files that the command will write."""
     folder: str | None = None
-    """Folder that will be written into, where it is not run.dir."""
+    """Output folder of the command, if it is not run.dir."""
     cpus: int | None = None
-    """Cores of this machine; None where a cluster decides."""
+    """CPU cores of this machine; None if the job runs on a cluster."""
     gpus: int = 0
 
 
 @dataclass
 class PreflightReport:
-    """What came of it."""
+    """Results of the checks."""
 
     mistakes: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
-    """What is no mistake and yet good to know before a long run."""
+    """Remarks that are not mistakes but worth knowing before a long run."""
     facts: dict[str, str] = field(default_factory=dict)
+    """What was checked, and the result, for display."""
 
     @contextmanager
     def collect_errors(self) -> Iterator[None]:
-        """Whatever is wrong inside the block becomes one of the mistakes."""
+        """Record an error raised inside the block as a mistake, and continue."""
         try:
             yield
         except (ValueError, OSError) as error:
-            told = describe_environment_error(error) or str(error)
-            if told not in self.mistakes:
-                self.mistakes.append(told)
+            message = describe_environment_error(error) or str(error)
+            if message not in self.mistakes:
+                self.mistakes.append(message)
 
 
 def run_preflight(task: PreflightTask) -> PreflightReport:
-    """Check everything of `task` that needs no engine; leaves nothing behind."""
+    """Check everything about `task` that requires no engine, without leaving any files behind."""
     report, config = PreflightReport(), Config.model_validate(task.config)
     report.mistakes += find_conflicts(config, task.command)
     with report.collect_errors():
-        _check_places(task, config)
+        _check_outputs(task, config)
     with report.collect_errors():
         _check_placement(task, config, report)
     prompter = _check_model(task, config, report)
@@ -103,76 +104,76 @@ def run_preflight(task: PreflightTask) -> PreflightReport:
     return report
 
 
-# --- places and machines ---------------------------------------------------------------------------------------------
+# --- folders and resources --------------------------------------------------------------------------------------------
 
 
-def _check_places(task: PreflightTask, config: Config) -> None:
+def _check_outputs(task: PreflightTask, config: Config) -> None:
     if task.command in IN_RUN_DIR:
-        writable_folder(config.run.dir)
+        require_writable(config.run.dir)
         if task.command != "ladder":
             require_same_config(config)
     if task.folder is not None:
-        writable_folder(Path(task.folder))
+        require_writable(Path(task.folder))
     for name in map(Path, task.files):
         if name.is_dir():
             raise ModelError(f"{name}: is a folder; give the name of a file.")
         if name.exists() and not name.is_file():
-            raise ModelError(f"{name}: is no file; the command goes on after what a file holds, so give the name of one.")
-        writable_folder(name.parent)
+            raise ModelError(f"{name}: is not a regular file, so the command could not be resumed; give the name of a file.")
+        require_writable(name.parent)
 
 
-def writable_folder(folder: Path) -> None:
-    """See that `folder` can be made, or written into: make another one in its place, and remove it. Permissions alone do not say it.
+def require_writable(folder: Path) -> None:
+    """Check that `folder` can be created or written, by trying it in a temporary folder: permissions alone are not conclusive.
 
     Raises:
-        OSError: it cannot; the error names the place.
+        OSError: it cannot; the error names the path.
     """
-    place = folder = folder.absolute()
-    while not os.path.lexists(place):
-        place = place.parent
-    if not place.is_dir():
-        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(place))
+    existing = folder = folder.absolute()
+    while not os.path.lexists(existing):
+        existing = existing.parent
+    if not existing.is_dir():
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(existing))
     try:
-        with tempfile.TemporaryDirectory(prefix=".rlsys-", dir=place) as aside:
-            Path(aside, *(part for part in folder.relative_to(place).parts if part != "..")).mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".rlsys-", dir=existing) as temporary:
+            Path(temporary, *(part for part in folder.relative_to(existing).parts if part != "..")).mkdir(parents=True, exist_ok=True)
     except FileNotFoundError as error:  # as in /proc
-        raise OSError(errno.EROFS, "Nothing can be created there", str(place)) from error
+        raise OSError(errno.EROFS, "Nothing can be created there", str(existing)) from error
     except OSError as error:
-        raise OSError(error.errno, error.strerror, str(folder if error.errno == errno.ENAMETOOLONG else place)) from error
+        raise OSError(error.errno, error.strerror, str(folder if error.errno == errno.ENAMETOOLONG else existing)) from error
 
 
 def _check_placement(task: PreflightTask, config: Config, report: PreflightReport) -> None:
     if task.cpus is None:
-        report.facts["placement"] = "the cluster that this job was submitted to decides"
+        report.facts["placement"] = "depends on the cluster of the job"
         return
     cores = f"{task.cpus} core(s)"
     if task.command == "meta-rm":
         _, threads = place_learners(config, task.cpus, task.gpus, 1)
-        wanted, told = config.learner.ranks * threads, f"{config.learner.ranks} rank(s) with {threads} thread(s)"
+        required, layout = config.learner.ranks * threads, f"{config.learner.ranks} rank(s) with {threads} thread(s)"
     else:
         placed = place(config, task.cpus, task.gpus, 1)
         learners, engines = config.learner.ranks * placed.learner_threads, config.rollout.actors * placed.rollout_threads
-        wanted = max(learners, engines) if placed.colocated or task.gpus else learners + engines
-        told = f"{config.rollout.actors} engine(s) with {placed.rollout_threads} thread(s)"
+        required = max(learners, engines) if placed.colocated or task.gpus else learners + engines
+        layout = f"{config.rollout.actors} engine(s) with {placed.rollout_threads} thread(s)"
         if task.command in TRAINING:
-            told += f", {config.learner.ranks} learner rank(s) with {placed.learner_threads}"
-    report.facts["placement"] = f"{told}; {cores}" + (f", {task.gpus} GPU(s)" if task.gpus else "")
-    if not task.gpus and wanted > task.cpus:
-        todo = "Lower learner.ranks, learner.cpus, rollout.actors or rollout.cpus."
-        report.notes.append(f"{told} share {cores}: that works, and slowly. {todo}")
+            layout += f", {config.learner.ranks} learner rank(s) with {placed.learner_threads}"
+    report.facts["placement"] = f"{layout}; {cores}" + (f", {task.gpus} GPU(s)" if task.gpus else "")
+    if not task.gpus and required > task.cpus:
+        advice = "To avoid this, lower learner.ranks, learner.cpus, rollout.actors or rollout.cpus."
+        report.notes.append(f"{layout} share {cores}, which will be slow. {advice}")
 
 
 # --- model and template -----------------------------------------------------------------------------------------------
 
 
 def _check_model(task: PreflightTask, config: Config, report: PreflightReport) -> Prompter | None:
-    """The prompter that the command will use; None where there is none yet, or what is wrong is noted."""
+    """Return the prompter of the command, or None if the model is not available or invalid (and reported)."""
     from rlsys.prompts.rendering import Prompter, template_source
 
     with report.collect_errors():
         base, _ = resolve_model(config.model.path)
         if is_built_on_demand(base):
-            report.notes.append(f"model.path={base} is not there yet: it is made first, and prompts are measured only then.")
+            report.notes.append(f"model.path={base} does not exist yet and will be built first; prompt lengths are not checked.")
         else:
             ensure_model(base)
             tokens = config.prompt.max_tokens + max(config.rollout.max_tokens, config.eval.max_tokens or 0)
@@ -182,24 +183,24 @@ def _check_model(task: PreflightTask, config: Config, report: PreflightReport) -
             check_vocabulary(base, prompter)
             return prompter
     with report.collect_errors():
-        # Whatever is wrong with the model, the template may be wrong, too.
+        # Check the template even if the model is invalid.
         template_source(config.prompt.template)
     return None
 
 
 def load_tokenizer(model: str) -> Any:
-    """The tokenizer of a model's folder or hub name.
+    """Load the tokenizer of a model folder or hub name.
 
     Raises:
-        ModelError: it cannot be loaded; the message says why.
+        ModelError: it cannot be loaded; the message gives the reason.
     """
     from transformers import AutoTokenizer
 
     try:
         return AutoTokenizer.from_pretrained(model, trust_remote_code=False)
-    except Exception as error:  # tokenizers and the checks of config.json have exceptions of every kind
-        told = " ".join(str(error).split())[:300]
-        raise ModelError(f"model {model}: its tokenizer cannot be loaded ({type(error).__name__}: {told}).") from error
+    except Exception as error:  # tokenizers and config.json validation raise many types of exceptions
+        reason = " ".join(str(error).split())[:300]
+        raise ModelError(f"model {model}: its tokenizer cannot be loaded ({type(error).__name__}: {reason}).") from error
 
 
 # --- rows -------------------------------------------------------------------------------------------------------------
@@ -214,32 +215,32 @@ def _check_rows(command: str, config: Config, prompter: Prompter | None, report:
         _check_lengths(f"data.train={name}", records, config, prompter, report)
         if command in ("train", "sft") and config.sft.rows and config.sft.data is None and any(record.worked is None for record in records):
             report.mistakes.append(
-                f"sft.rows={config.sft.rows}, but the rows of data.train={name} carry no worked judgements to learn from: name a "
-                'file of {"prompt": text, "completion": text} with sft.data, or set sft.rows=0 to go without a cold start.'
+                f"sft.rows={config.sft.rows}, but the rows of data.train={name} have no worked judgements to train on: set sft.data "
+                'to a file of {"prompt": text, "completion": text}, or sft.rows=0 to skip the cold start.'
             )
     if config.data.exclude is not None:
         with report.collect_errors():
-            readable = len(report.mistakes) == before
-            read_exclusion(config.data.exclude, open_mixture(config.data, "train", config.seed)) if readable else excluded_ids(
-                config.data.exclude
-            )
+            if len(report.mistakes) == before:
+                read_exclusion(config.data.exclude, open_mixture(config.data, "train", config.seed))
+            else:
+                excluded_ids(config.data.exclude)
     if command != "filter":
-        wanted = config.data.heldout_rows
+        requested = config.data.heldout_rows
         usable = [
             _check_lengths(f"data.heldout={name}", records, config, prompter, report)
-            for name, records in _first_records(config, "heldout", wanted, report)
+            for name, records in _first_records(config, "heldout", requested, report)
         ]
-        if usable and sum(usable) < min(FEW_HELDOUT, wanted):
+        if usable and sum(usable) < min(FEW_HELDOUT, requested):
             report.notes.append(
-                f"data.heldout has {sum(usable)} usable rows, data.heldout_rows={wanted} are wanted: an accuracy of so few is known to "
-                f"{98 / max(sum(usable), 1) ** 0.5:.0f} points either way. Add rows, a few hundred if you can."
+                f"data.heldout has {sum(usable)} usable rows of data.heldout_rows={requested}: the accuracy has a margin of error of "
+                f"{98 / max(sum(usable), 1) ** 0.5:.0f} points. Add rows, a few hundred if possible."
             )
 
 
 def _first_records(
     config: Config, which: Literal["train", "heldout"], count: int, report: PreflightReport
 ) -> Iterator[tuple[str, list[Record]]]:
-    """(name, the first `count` usable records) of each source that can be opened."""
+    """Yield (name, first `count` usable records) of each source that can be opened."""
     from rlsys.data.mixtures import open_source_rows
 
     for source in config.data.sources(which):
@@ -250,7 +251,7 @@ def _first_records(
 
 
 def _check_lengths(name: str, records: list[Record], config: Config, prompter: Prompter | None, report: PreflightReport) -> int:
-    """How many of the records fit; none that does is a mistake."""
+    """Return how many records fit into `prompt.max_tokens`; it is a mistake if none does."""
     if prompter is None or not records:
         return len(records)
     limit = config.prompt.max_tokens
@@ -264,12 +265,12 @@ def _check_lengths(name: str, records: list[Record], config: Config, prompter: P
     if not fitting:
         report.mistakes.append(
             f"{name}: none of the first {len(lengths)} rows fits into prompt.max_tokens={limit}: their prompts have {lengths[0]:,} to "
-            f"{lengths[-1]:,} tokens. Set prompt.max_tokens={lengths[-1]}, or choose a shorter prompt.template."
+            f"{lengths[-1]:,} tokens. Set prompt.max_tokens={lengths[-1]}, or use a shorter prompt.template."
         )
     elif fitting < len(lengths):
         report.notes.append(
-            f"{name}: {len(lengths) - fitting} of the first {len(lengths)} rows are longer than prompt.max_tokens={limit} and will be set "
-            f"aside; the longest has {lengths[-1]:,} tokens."
+            f"{name}: {len(lengths) - fitting} of the first {len(lengths)} rows are longer than prompt.max_tokens={limit} and will be "
+            f"skipped; the longest has {lengths[-1]:,} tokens."
         )
     return fitting
 
@@ -277,10 +278,10 @@ def _check_lengths(name: str, records: list[Record], config: Config, prompter: P
 def _check_judged_rows(file: str, format: str, config: Config, prompter: Prompter | None, report: PreflightReport) -> None:
     from rlsys.data.readers import DataError, read
 
-    first = list(islice(read(file, format, truth=False, columns=config.data.columns), ROWS_CHECKED))
-    if not first:
-        raise DataError(f"{file}: no usable row; `rlsys data check {file} --format {format}` says why.")
-    _check_lengths(f"--input {file}", first, config, prompter, report)
+    records = list(islice(read(file, format, truth=False, columns=config.data.columns), ROWS_CHECKED))
+    if not records:
+        raise DataError(f"{file}: no usable row; `rlsys data check {file} --format {format}` lists the reasons.")
+    _check_lengths(f"--input {file}", records, config, prompter, report)
 
 
 def _check_trajectories(config: Config) -> None:
@@ -300,21 +301,21 @@ def _check_trajectories(config: Config) -> None:
 
 
 def _check_supervised(command: str, config: Config, prompter: Prompter) -> None:
-    """A first row of what is learned from besides data.train."""
+    """Read the first rows of training data other than data.train."""
     from rlsys.data.batches import prompt_completion_rows
     from rlsys.data.instructions import instruction_rows
     from rlsys.data.readers import DataError
 
     if command in ("train", "sft") and config.sft.rows and config.sft.data is not None:
         if not prompt_completion_rows(config.sft.data, ROWS_CHECKED, prompter.chat):
-            raise DataError(f"sft.data={config.sft.data}: it holds no rows.")
+            raise DataError(f"sft.data={config.sft.data}: the file has no rows.")
     if command in ("rft", "ladder") and config.rft.instruction_data is not None and config.rft.instruction_share:
         longest = config.prompt.max_tokens + config.rollout.max_tokens
         instruction_rows(config.rft.instruction_data, 1, prompter.chat, config.data, config.seed, longest)
 
 
 if __name__ == "__main__":
-    # transformers then leaves out all that needs torch, which a tokenizer does not.
+    # transformers then skips everything that depends on torch; tokenizers do not.
     sys.modules["torch"] = None  # type: ignore[assignment]
     out = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)

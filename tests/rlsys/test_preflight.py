@@ -17,7 +17,7 @@ import pytest
 
 from rlsys.config.files import load_config
 from rlsys.io.run_folder import RunFolder
-from rlsys.preflight import PreflightReport, PreflightTask, run_preflight, writable_folder
+from rlsys.preflight import PreflightReport, PreflightTask, require_writable, run_preflight
 
 ROOT = Path(__file__).resolve().parents[2]
 ROW = {"id": "1", "context": [{"role": "user", "content": "Say a word."}], "responses": ["yes", "no"], "rewards": [1, 0]}
@@ -213,7 +213,7 @@ def test_a_place_that_may_not_be_written_is_told(tmp_path):
         pytest.skip("root may write anywhere")
     (tmp_path / "locked").mkdir(mode=0o500)
     with pytest.raises(PermissionError, match="locked"):
-        writable_folder(tmp_path / "locked" / "a" / "b")
+        require_writable(tmp_path / "locked" / "a" / "b")
 
 
 @pytest.mark.parametrize(
@@ -236,22 +236,22 @@ def test_a_place_in_which_nothing_can_be_made_is_told(found, tmp_path, place, to
 
 def test_a_place_is_tried_and_left_as_it_was(tmp_path, monkeypatch):
     for place in (tmp_path, tmp_path / "a" / "b", tmp_path / "no" / ".." / ".." / "c"):
-        writable_folder(place)
+        require_writable(place)
 
     def read_only(path: str, mode: int = 0o777) -> None:
         raise OSError(errno.EROFS, os.strerror(errno.EROFS), path)
 
     monkeypatch.setattr(os, "mkdir", read_only)
     with pytest.raises(OSError, match=f"Read-only file system: '{tmp_path}'"):  # root may write, and the disk may not
-        writable_folder(tmp_path / "a")
+        require_writable(tmp_path / "a")
     assert list(tmp_path.iterdir()) == []
 
 
-def test_cards_and_cores(found):
+def test_gpus_and_cores(found):
     assert any("GPUs" in each for each in found("learner.ranks=3", gpus=2).mistakes)
     assert found("learner.ranks=3", cpus=None).mistakes == []
     crowded = found("learner.ranks=3", "learner.cpus=2")
-    assert crowded.mistakes == [] and any("slowly" in each for each in crowded.notes)
+    assert crowded.mistakes == [] and any("slow" in each for each in crowded.notes)
 
 
 def test_few_rows_and_rows_that_do_not_fit_are_told(found, tmp_path):
