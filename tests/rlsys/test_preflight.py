@@ -1,4 +1,4 @@
-"""What can be known before anything starts: every mistake is found, all of them at once, and nothing is made or changed."""
+"""Preflight: all mistakes are reported together, and nothing is created or changed."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ ROW = {"id": "1", "context": [{"role": "user", "content": "Say a word."}], "resp
 
 
 @pytest.fixture
-def found(tiny_model, tmp_path, monkeypatch):
-    """`found("rl.steps=3", command="train", cpus=2, ...)` -> what the check finds, in an empty folder."""
+def check(tiny_model, tmp_path, monkeypatch):
+    """`check("rl.steps=3", command="train", cpus=2, ...)` -> the report, in an empty working folder."""
     monkeypatch.chdir(tmp_path)
     small = ["model.path=" + str(tiny_model), "prompt.template=compact", "run.dir=run", "data.responses=[2]", "data.heldout_rows=8"]
 
-    def look(*overrides: str, command: str = "train", cpus: int | None = 2, **more) -> PreflightReport:
+    def run(*overrides: str, command: str = "train", cpus: int | None = 2, **more) -> PreflightReport:
         config = load_config(None, [*small, *overrides])
         return run_preflight(PreflightTask(command, config.model_dump(mode="json"), cpus=cpus, **more))
 
-    return look
+    return run
 
 
 def write_rows(path: Path, rows: list[dict]) -> Path:
@@ -42,7 +42,7 @@ def write_rows(path: Path, rows: list[dict]) -> Path:
 
 
 def copy_of(model: Path, place: Path, **config) -> Path:
-    """The model with other settings in its config.json."""
+    """Copy the model with changes to its config.json."""
     shutil.copytree(model, place)
     path = place / "config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | config))
@@ -50,15 +50,15 @@ def copy_of(model: Path, place: Path, **config) -> Path:
 
 
 @pytest.mark.parametrize("command", ["train", "sft", "rft", "filter", "ladder", "judge", "eval", "meta-rm"])
-def test_nothing_is_wrong_with_what_is_right_and_nothing_is_made(found, tmp_path, command):
+def test_valid_commands_have_no_mistakes_and_nothing_is_created(check, tmp_path, command):
     more = {"meta-rm": ["meta_rm.objective=bt", "meta_rm.rows=8"], "sft": ["sft.rows=4"]}.get(command, [])
-    assert found(*more, command=command).mistakes == []
+    assert check(*more, command=command).mistakes == []
     assert list(tmp_path.iterdir()) == []
 
 
-def test_all_mistakes_are_told_at_once(found, tmp_path):
+def test_all_mistakes_are_reported_together(check, tmp_path):
     (tmp_path / "file").write_text("")
-    told = found(
+    mistakes = check(
         "data.train=absent.jsonl",
         "data.heldout=there.jsonl",
         "data.exclude=nowhere.jsonl",
@@ -78,18 +78,18 @@ def test_all_mistakes_are_told_at_once(found, tmp_path):
         "group_size",
         "eval.samples",
     ):
-        assert sum(words in each for each in told) == 1, (words, told)
-    assert len(told) == 8
+        assert sum(words in each for each in mistakes) == 1, (words, mistakes)
+    assert len(mistakes) == 8
 
 
-def test_everything_wrong_with_generated_tasks_is_told(found):
-    (told,) = found("data.families=[nonsense, sum]", "data.level=7", "data.responses=[0, 9]").mistakes
-    assert all(words in told for words in ("'nonsense', 'sum'", "level 7", "responses (0, 9)"))
+def test_all_mistakes_in_generated_tasks_are_reported(check):
+    (mistake,) = check("data.families=[nonsense, sum]", "data.level=7", "data.responses=[0, 9]").mistakes
+    assert all(words in mistake for words in ("'nonsense', 'sum'", "level 7", "responses (0, 9)"))
 
 
-def test_an_unknown_format_of_a_file_that_is_not_there_is_told_with_it(found):
-    (told,) = found("data.train={path: absent.jsonl, format: nonsense}").mistakes
-    assert "unknown format 'nonsense'" in told and "absent.jsonl: there is no such file" in told
+def test_unknown_format_and_missing_file_are_reported_together(check):
+    (mistake,) = check("data.train={path: absent.jsonl, format: nonsense}").mistakes
+    assert "unknown format 'nonsense'" in mistake and "absent.jsonl: there is no such file" in mistake
 
 
 @pytest.mark.parametrize(
@@ -123,13 +123,15 @@ def test_an_unknown_format_of_a_file_that_is_not_there_is_told_with_it(found):
         (["model.path=rows.jsonl"], "judge", "file"),
     ],
 )
-def test_a_mistake_is_one_sentence_that_names_it(found, tmp_path, overrides, command, words):
+def test_mistake_is_one_sentence(check, tmp_path, overrides, command, words):
     write_rows(tmp_path / "rows.jsonl", [ROW])
     (tmp_path / "empty.jsonl").write_text("")
     pq.write_table(pa.table({"x": [1]}), tmp_path / "other.parquet")
-    told = found(*overrides, command=command).mistakes
-    # Where rows do not fit, each source says so.
-    assert len(told) == 1 + (overrides == ["prompt.max_tokens=20"] and command == "train") and all(words in each for each in told), told
+    mistakes = check(*overrides, command=command).mistakes
+    # Long rows are reported for each source.
+    assert len(mistakes) == 1 + (overrides == ["prompt.max_tokens=20"] and command == "train") and all(
+        words in each for each in mistakes
+    ), mistakes
 
 
 QUANTIZED = '{"model_type": "llama", "quantization_config": {"quant_method": "gptq"}}'
@@ -155,60 +157,60 @@ QUANTIZED = '{"model_type": "llama", "quantization_config": {"quant_method": "gp
         (lambda place: (place / "chat_template.jinja").unlink(), "chat template"),
     ],
 )
-def test_a_model_that_cannot_be_loaded_is_refused_by_its_files(found, tiny_model, tmp_path, change, words):
+def test_invalid_model_files_are_rejected(check, tiny_model, tmp_path, change, words):
     place = copy_of(tiny_model, tmp_path / "model")
     change(place)
-    told = found(f"model.path={place}").mistakes
-    assert len(told) == 1 and words in told[0], told
+    mistakes = check(f"model.path={place}").mistakes
+    assert len(mistakes) == 1 and words in mistakes[0], mistakes
 
 
-def test_an_adapter_alone_is_no_model(found, tiny_model, tmp_path):
+def test_adapter_without_base_model_is_rejected(check, tiny_model, tmp_path):
     place = copy_of(tiny_model, tmp_path / "adapter")
     (place / "adapter_config.json").write_text('{"base_model_name_or_path": "owner/base", "r": 8}')
-    assert found(f"model.path={place}").mistakes == []  # beside whole weights
+    assert check(f"model.path={place}").mistakes == []  # beside whole weights
     (place / "model.safetensors").rename(place / "adapter_model.safetensors")
     for change in (lambda: None, (place / "config.json").unlink, lambda: (place / "adapter_config.json").write_text("{")):
         change()
-        (told,) = found(f"model.path={place}").mistakes
-        assert "this is an adapter" in told and "Merge it into" in told
-        assert ("owner/base" in told) == ((place / "adapter_config.json").read_text() != "{")
+        (mistake,) = check(f"model.path={place}").mistakes
+        assert "this is an adapter" in mistake and "Merge it into" in mistake
+        assert ("owner/base" in mistake) == ((place / "adapter_config.json").read_text() != "{")
 
 
-def test_a_quantized_model_may_judge(found, tiny_model, tmp_path):
+def test_quantized_model_may_judge(check, tiny_model, tmp_path):
     place = copy_of(tiny_model, tmp_path / "model")
     (place / "config.json").write_text(QUANTIZED)
     rows = write_rows(tmp_path / "rows.jsonl", [ROW])
-    assert found(f"model.path={place}", command="judge", rows=(str(rows), "rlsys")).mistakes == []
+    assert check(f"model.path={place}", command="judge", rows=(str(rows), "rlsys")).mistakes == []
 
 
-def test_a_model_that_is_nowhere_is_one_sentence(found, monkeypatch):
+def test_missing_model_is_one_sentence(check, monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")
-    told = found("model.path=runs/nope", command="judge").mistakes
-    assert len(told) == 1 and "runs/nope: no such folder here" in told[0] and "cannot be reached" in told[0]
-    assert "no hub name" in found("model.path=a b").mistakes[0]
+    mistakes = check("model.path=runs/nope", command="judge").mistakes
+    assert len(mistakes) == 1 and "runs/nope: no such folder here" in mistakes[0] and "cannot be reached" in mistakes[0]
+    assert "no hub name" in check("model.path=a b").mistakes[0]
 
 
-def test_what_a_judge_reads_and_writes_is_checked(found, tmp_path):
+def test_inputs_and_outputs_of_judge_are_checked(check, tmp_path):
     rows = write_rows(tmp_path / "rows.jsonl", [ROW])
     tied = write_rows(tmp_path / "blank.jsonl", [{"nothing": 1}])
     (tmp_path / "folder").mkdir()
-    assert found(command="judge", rows=(str(rows), "rlsys"), files=("new/out.jsonl",)).mistakes == []
-    told = found(command="judge", rows=(str(tied), "rlsys"), files=("folder",), meta_rm="/nowhere/rm").mistakes
-    assert len(told) == 3
+    assert check(command="judge", rows=(str(rows), "rlsys"), files=("new/out.jsonl",)).mistakes == []
+    mistakes = check(command="judge", rows=(str(tied), "rlsys"), files=("folder",), meta_rm="/nowhere/rm").mistakes
+    assert len(mistakes) == 3
     for words in ("blank.jsonl", "is a folder", "/nowhere/rm"):
-        assert any(words in each for each in told), told
-    assert "rows.jsonl" in found(command="eval", folder="rows.jsonl/evals").mistakes[0]
+        assert any(words in each for each in mistakes), mistakes
+    assert "rows.jsonl" in check(command="eval", folder="rows.jsonl/evals").mistakes[0]
 
 
-def test_another_configs_work_is_told_and_a_failed_try_is_no_obstacle(found):
+def test_completed_work_of_another_config_is_reported(check):
     with RunFolder(load_config(None, ["run.dir=run"])) as folder:
-        assert found().mistakes == []
+        assert check().mistakes == []
         folder.write_json("cold_start.json", {})
-    told = found().mistakes
-    assert len(told) == 1 and "another config" in told[0] and "cold_start.json" in told[0]
+    mistakes = check().mistakes
+    assert len(mistakes) == 1 and "another config" in mistakes[0] and "cold_start.json" in mistakes[0]
 
 
-def test_a_place_that_may_not_be_written_is_told(tmp_path):
+def test_folder_without_write_permission_is_reported(tmp_path):
     if os.geteuid() == 0:
         pytest.skip("root may write anywhere")
     (tmp_path / "locked").mkdir(mode=0o500)
@@ -217,7 +219,7 @@ def test_a_place_that_may_not_be_written_is_told(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("place", "told"),
+    ("place", "message"),
     [
         ("/proc/x/y", "/proc: Nothing can be created there. Choose a location on a writable disk."),
         ("file/run", "/file: Not a directory. A file exists where"),
@@ -226,15 +228,15 @@ def test_a_place_that_may_not_be_written_is_told(tmp_path):
         ("new/" + "a" * 300, "File name too long. Choose a shorter name."),
     ],
 )
-def test_a_place_in_which_nothing_can_be_made_is_told(found, tmp_path, place, told):
+def test_location_that_cannot_be_created_is_reported(check, tmp_path, place, message):
     (tmp_path / "file").write_text("")
     (tmp_path / "loop").symlink_to("loop")
-    (mistake,) = found(f"run.dir={place}").mistakes
-    assert told in mistake
+    (mistake,) = check(f"run.dir={place}").mistakes
+    assert message in mistake
     assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "loop"]
 
 
-def test_a_place_is_tried_and_left_as_it_was(tmp_path, monkeypatch):
+def test_write_check_leaves_no_trace(tmp_path, monkeypatch):
     for place in (tmp_path, tmp_path / "a" / "b", tmp_path / "no" / ".." / ".." / "c"):
         require_writable(place)
 
@@ -247,29 +249,29 @@ def test_a_place_is_tried_and_left_as_it_was(tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_gpus_and_cores(found):
-    assert any("GPUs" in each for each in found("learner.ranks=3", gpus=2).mistakes)
-    assert found("learner.ranks=3", cpus=None).mistakes == []
-    crowded = found("learner.ranks=3", "learner.cpus=2")
+def test_gpus_and_cores(check):
+    assert any("GPUs" in each for each in check("learner.ranks=3", gpus=2).mistakes)
+    assert check("learner.ranks=3", cpus=None).mistakes == []
+    crowded = check("learner.ranks=3", "learner.cpus=2")
     assert crowded.mistakes == [] and any("slow" in each for each in crowded.notes)
 
 
-def test_few_rows_and_rows_that_do_not_fit_are_told(found, tmp_path):
+def test_few_rows_and_long_rows_are_noted(check, tmp_path):
     long = ROW | {"id": "2", "responses": ["word " * 500, "no"]}
     write_rows(tmp_path / "rows.jsonl", [ROW, long])
-    look = found("data.train=rows.jsonl", "data.heldout=rows.jsonl", "prompt.max_tokens=400")
-    assert look.mistakes == []
-    assert any("data.heldout has 1 usable rows" in each for each in look.notes)
-    assert any("data.train=rows.jsonl: 1 of the first 2 rows are longer" in each for each in look.notes)
+    report = check("data.train=rows.jsonl", "data.heldout=rows.jsonl", "prompt.max_tokens=400")
+    assert report.mistakes == []
+    assert any("data.heldout has 1 usable rows" in each for each in report.notes)
+    assert any("data.train=rows.jsonl: 1 of the first 2 rows are longer" in each for each in report.notes)
 
 
-def test_every_source_of_a_mixture_is_looked_into(found, tmp_path):
+def test_every_source_of_a_mixture_is_checked(check, tmp_path):
     write_rows(tmp_path / "rows.jsonl", [ROW])
-    told = found("data.train=[rows.jsonl, {path: absent.jsonl, weight: 2}, {path: other.jsonl, format: rlsys}]").mistakes
-    assert len(told) == 2 and "absent.jsonl" in told[0] and "other.jsonl" in told[1]
+    mistakes = check("data.train=[rows.jsonl, {path: absent.jsonl, weight: 2}, {path: other.jsonl, format: rlsys}]").mistakes
+    assert len(mistakes) == 2 and "absent.jsonl" in mistakes[0] and "other.jsonl" in mistakes[1]
 
 
-def test_the_check_needs_no_torch_and_finds_the_same(found, tmp_path):
+def test_check_without_torch_gives_the_same_report(check, tmp_path):
     config = load_config(None, ["data.train=absent.jsonl", "model.path=/nowhere/model", "meta_rm.data=[x]"])
     for command in ("train", "meta-rm"):
         task = PreflightTask(command, config.model_dump(mode="json"), cpus=2)

@@ -1,4 +1,4 @@
-"""Config: YAML, then overrides, then checks whose messages name the file or override, the key, and what would be right."""
+"""Loading of configs: YAML, overrides, validation and error messages."""
 
 from __future__ import annotations
 
@@ -24,20 +24,20 @@ def write(path: Path, text: str) -> Path:
     return path
 
 
-def test_no_file_means_all_defaults() -> None:
+def test_defaults_without_a_file() -> None:
     assert load_config(None) == Config()
 
 
-def test_a_file_sets_what_it_names_and_leaves_the_rest(tmp_path: Path) -> None:
+def test_file_sets_only_the_keys_it_names(tmp_path: Path) -> None:
     config = load_config(write(tmp_path / "a.yaml", "seed: 3\nrl:\n  beta: 0.5\n"))
     assert (config.seed, config.rl.beta, config.rl.steps) == (3, 0.5, Config().rl.steps)
 
 
-def test_an_empty_file_is_all_defaults(tmp_path: Path) -> None:
+def test_empty_file_gives_defaults(tmp_path: Path) -> None:
     assert load_config(write(tmp_path / "a.yaml", "# nothing yet\n")) == Config()
 
 
-def test_overrides_win_over_the_file_and_later_ones_over_earlier(tmp_path: Path) -> None:
+def test_later_overrides_take_precedence_over_earlier_ones_and_the_file(tmp_path: Path) -> None:
     path = write(tmp_path / "a.yaml", "rl: {steps: 5, beta: 0.5}\n")
     config = load_config(path, ["rl.steps=6", "rl.steps=7", "seed=9"])
     assert (config.rl.steps, config.rl.beta, config.seed) == (7, 0.5, 9)
@@ -72,7 +72,7 @@ def test_overrides_win_over_the_file_and_later_ones_over_earlier(tmp_path: Path)
         ("rl={steps: 010}", lambda c: c.rl.steps == 10),
     ],
 )
-def test_the_field_says_what_an_overrides_value_is(override: str, read) -> None:
+def test_override_is_parsed_by_the_type_of_its_field(override: str, read) -> None:
     assert read(load_config(None, [override]))
 
 
@@ -80,7 +80,7 @@ def test_the_field_says_what_an_overrides_value_is(override: str, read) -> None:
     ("key", "nearest"),
     [("rl.stepz", "rl.steps"), ("rollout.temprature", "rollout.temperature"), ("learnr", "learner"), ("modle", "model")],
 )
-def test_an_unknown_key_names_the_nearest_known_one(tmp_path: Path, key: str, nearest: str) -> None:
+def test_unknown_key_suggests_the_closest_known_key(tmp_path: Path, key: str, nearest: str) -> None:
     with pytest.raises(ConfigError, match=f"override '{key}=1'.*unknown key {key}.*Did you mean {nearest}\\?"):
         load_config(None, [f"{key}=1"])
     section, dot, name = key.partition(".")
@@ -89,7 +89,7 @@ def test_an_unknown_key_names_the_nearest_known_one(tmp_path: Path, key: str, ne
         load_config(path)
 
 
-def test_an_unknown_key_like_no_other_points_to_the_list() -> None:
+def test_unknown_key_without_a_close_match_refers_to_the_list() -> None:
     with pytest.raises(ConfigError, match="rlsys config show"):
         load_config(None, ["qqqqqqqq=1"])
 
@@ -113,20 +113,20 @@ def test_an_unknown_key_like_no_other_points_to_the_list() -> None:
         ("data.families=sum", "data.families"),
     ],
 )
-def test_a_bad_value_names_the_override_the_key_and_the_value(override: str, key: str) -> None:
+def test_invalid_override_reports_override_key_and_value(override: str, key: str) -> None:
     with pytest.raises(ConfigError) as caught:
         load_config(None, [override])
     message = str(caught.value)
     assert message.startswith(f"override {override!r}: {key}: ") and "got " in message
 
 
-def test_a_bad_value_in_a_file_names_the_file_even_beside_good_overrides(tmp_path: Path) -> None:
+def test_invalid_value_in_a_file_reports_the_file_despite_valid_overrides(tmp_path: Path) -> None:
     path = write(tmp_path / "mine.yaml", "rl: {beta: -1}\n")
     with pytest.raises(ConfigError, match=r"mine\.yaml: rl\.beta: "):
         load_config(path, ["rl.steps=3"])
 
 
-def test_text_in_a_file_is_text_too(tmp_path: Path) -> None:
+def test_text_fields_in_a_file_are_verbatim(tmp_path: Path) -> None:
     text = (
         "seed: 010\nrun: {dir: 2024-01-01}\nmodel:\n  path: yes\nprompt: {template: 'a #3'}\nrollout: {cpus: null}\ndata: {exclude: 1.0}\n"
     )
@@ -139,25 +139,25 @@ def test_text_in_a_file_is_text_too(tmp_path: Path) -> None:
         load_config(write(tmp_path / "c.yaml", "rl: {steps: 1, steps: 2}\n"))
 
 
-def test_what_a_mapping_merges_gives_way_to_what_it_says(tmp_path: Path) -> None:
+def test_explicit_keys_override_merged_keys(tmp_path: Path) -> None:
     text = "data:\n  train:\n  - &first {path: a.jsonl, weight: 2}\n  - {<<: *first, path: b.jsonl}\n  - {<<: *first, path: c.jsonl}\n"
     train = load_config(write(tmp_path / "a.yaml", text)).data.train
     assert [(str(source.path), source.weight) for source in train] == [("a.jsonl", 2), ("b.jsonl", 2), ("c.jsonl", 2)]
 
 
 @pytest.mark.parametrize("text", ["data:\n  train: &a [*a]\n", "rl: &a {steps: *a}\n", "[" * 3000])
-def test_yaml_without_an_end_is_refused_in_words(tmp_path: Path, text: str) -> None:
+def test_unbounded_yaml_is_rejected(tmp_path: Path, text: str) -> None:
     with pytest.raises(ConfigError, match="nested too deeply"):
         load_config(write(tmp_path / "a.yaml", text))
 
 
 @pytest.mark.parametrize("override", ["learner.betas=[2,3]", "learner.betas=[0.9,1]", "learner.betas=[-0.1,0.9]", "seed=4294967296"])
-def test_numbers_that_no_optimizer_or_engine_takes(override: str) -> None:
+def test_out_of_range_numbers_are_rejected(override: str) -> None:
     with pytest.raises(ConfigError, match=override.partition("=")[0]):
         load_config(None, [override])
 
 
-def test_a_tilde_is_the_home_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_tilde_expands_to_the_home_folder(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", "/home/someone")
     config = load_config(None, ["run.dir=~/runs/a", "model.path=~/models/a", "data.train=~/a.jsonl", "data.heldout=[~/b.jsonl]"])
     found = (config.run.dir, config.model.path, config.data.train, config.data.heldout[0].path)
@@ -165,7 +165,7 @@ def test_a_tilde_is_the_home_folder(monkeypatch: pytest.MonkeyPatch) -> None:
     assert load_config(None, ["run.dir=a~/b"]).run.dir == Path("a~/b")
 
 
-def test_where_a_field_takes_anything_yaml_decides() -> None:
+def test_yaml_types_apply_to_fields_that_accept_any_value() -> None:
     assert parse_text("{thinking: no, depth: 010, name: a}", dict[str, Any]) == {"thinking": False, "depth": 8, "name": "a"}
     assert parse_text("{prompt: 007}", dict[str, str]) == {"prompt": "007"}
     assert parse_text("a: b", Path | tuple[Path, ...]) == "a: b"
@@ -173,7 +173,7 @@ def test_where_a_field_takes_anything_yaml_decides() -> None:
     assert parse_text("5", int | str) == 5
 
 
-def test_what_is_right_remains_beside_what_is_wrong() -> None:
+def test_valid_settings_are_kept_in_the_rest_of_an_error() -> None:
     wrong = ["rl.stepz=1", "rl.steps=-1", "seed", "data.responses=[x, y]", "data.level=2", "rl.beta=0.5", "nothing=1"]
     with pytest.raises(ConfigError) as caught:
         load_config(None, wrong)
@@ -182,20 +182,20 @@ def test_what_is_right_remains_beside_what_is_wrong() -> None:
     assert (rest.data.level, rest.rl.beta, rest.rl.steps, rest.data.responses) == (2, 0.5, Config().rl.steps, Config().data.responses)
 
 
-def test_all_that_is_wrong_with_a_list_of_sources_is_told() -> None:
+def test_all_problems_of_a_source_list_are_reported() -> None:
     sources = "[{path: a.jsonl, weight: -1, formt: x}, {path: b.jsonl, weight: y, format: nope}, {format: z}]"
     with pytest.raises(ConfigError) as caught:
         load_config(None, [f"data.train={sources}", "data.heldout=[{path: [1]}, {path: h.jsonl, weight: 0}]"])
-    told = "\n".join(caught.value.problems)
+    message = "\n".join(caught.value.problems)
     train = ("train.0.weight", "Did you mean data.train.0.format?", "train.1.weight", "train.2.path: required")
     for words in (*train, "heldout.0.path", "heldout.1.weight"):
-        assert told.count(words) == 1, (words, told)
+        assert message.count(words) == 1, (words, message)
     assert len(caught.value.problems) == 6
     with pytest.raises(ConfigError, match="leave weight out; 2 sources are called a"):
         load_config(None, ["data.heldout=[{path: a.jsonl, weight: 2, name: a}, {path: b.jsonl, name: a}]"])
 
 
-def test_what_is_right_of_a_source_is_checked_further() -> None:
+def test_valid_parts_of_an_invalid_source_are_kept() -> None:
     with pytest.raises(ConfigError) as caught:
         load_config(None, ["data.train=[{path: a.jsonl, weight: -1, format: nope}, b.jsonl]"])
     assert len(caught.value.problems) == 1
@@ -203,7 +203,7 @@ def test_what_is_right_of_a_source_is_checked_further() -> None:
     assert (first.path, first.format, first.weight, second.path) == (Path("a.jsonl"), "nope", 1.0, Path("b.jsonl"))
 
 
-def test_a_single_source_needs_no_list(tmp_path: Path) -> None:
+def test_single_source_needs_no_list(tmp_path: Path) -> None:
     several = load_config(None, ["data.train=[{path: x.jsonl, format: shp, columns: {labels: l}}]"])
     alone = load_config(None, ["data.train={path: x.jsonl, format: shp, columns: {labels: l}}"])
     in_a_file = load_config(write(tmp_path / "a.yaml", "data: {train: {path: x.jsonl, format: shp}}"), ["data.train.columns={labels: l}"])
@@ -214,30 +214,30 @@ def test_a_single_source_needs_no_list(tmp_path: Path) -> None:
         load_config(None, ["data.train={path: x.jsonl, formt: shp}"])
 
 
-def test_two_sources_of_one_name_are_told_apart_by_their_paths() -> None:
+def test_duplicate_source_names_are_reported_with_their_paths() -> None:
     with pytest.raises(ConfigError, match=r"2 sources are called a \(x/one\.jsonl, y/two\.jsonl\): .*\{path: y/two\.jsonl, name: a-2\}"):
         load_config(None, ["data.train=[{path: x/one.jsonl, name: a}, {path: y/two.jsonl, name: a}]"])
 
 
-def test_a_bare_key_names_the_sections_that_have_it() -> None:
+def test_key_without_section_suggests_all_sections_that_have_it() -> None:
     with pytest.raises(ConfigError, match=r"Did you mean prompt\.max_tokens or rollout\.max_tokens or "):
         load_config(None, ["max_tokens=3"])
 
 
-def test_compiled_layers_do_without_zero_3() -> None:
+def test_compiled_layers_reject_zero_3() -> None:
     with pytest.raises(ConfigError, match=r"'learner.layers=compiled'.*learner.layers: .*zero_stage 0, 1 or 2"):
         load_config(None, ["learner.layers=compiled", "learner.zero_stage=3"])
     assert load_config(None, ["learner.layers=compiled"]).learner.layers == "compiled"
 
 
-def test_every_problem_is_reported_at_once() -> None:
+def test_all_problems_are_reported_together() -> None:
     with pytest.raises(ConfigError) as caught:
         load_config(None, ["rl.steps=-1", "rl.betta=1"])
     assert len(str(caught.value).splitlines()) == 2
 
 
 @pytest.mark.parametrize("override", ["rl.steps", "=3", "rl.steps=[1", "seed.deep=1"])
-def test_an_override_that_is_none_is_quoted(override: str) -> None:
+def test_malformed_override_is_quoted(override: str) -> None:
     with pytest.raises(ConfigError) as caught:
         load_config(None, ["seed=1", override])
     assert repr(override) in str(caught.value)
@@ -247,19 +247,19 @@ def test_an_override_that_is_none_is_quoted(override: str) -> None:
     ("text", "expected"),
     [("rl: [", "not valid YAML"), ("- a\n- b\n", "expected sections"), ("just words", "expected sections")],
 )
-def test_a_file_that_is_no_config_is_named(tmp_path: Path, text: str, expected: str) -> None:
+def test_file_that_is_not_a_config_is_named(tmp_path: Path, text: str, expected: str) -> None:
     with pytest.raises(ConfigError, match=rf"mine\.yaml: .*{expected}"):
         load_config(write(tmp_path / "mine.yaml", text))
 
 
-def test_a_missing_file_is_named(tmp_path: Path) -> None:
+def test_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"absent\.yaml: cannot be read"):
         load_config(tmp_path / "absent.yaml")
     with pytest.raises(ConfigError, match="cannot be read"):
         load_config(tmp_path)
 
 
-def test_a_saved_config_loads_as_the_same_config(tmp_path: Path) -> None:
+def test_save_and_load_round_trip(tmp_path: Path) -> None:
     config = load_config(
         None, ["rl.steps=7", "learner.betas=[0.8, 0.9]", "data.families=[a, '010']", "learner.lr=1e-7", "run.dir=runs/x #3"]
     )
@@ -267,18 +267,18 @@ def test_a_saved_config_loads_as_the_same_config(tmp_path: Path) -> None:
     assert load_config(tmp_path / "config.yaml") == config
 
 
-def test_assignment_is_checked_too() -> None:
+def test_assignments_are_validated() -> None:
     with pytest.raises(ValidationError):
         Config().rl.steps = -1
 
 
-def test_known_keys_are_the_keys_of_a_full_config() -> None:
+def test_known_keys_match_the_config() -> None:
     tree = Config().model_dump()
     expected = set(tree) | {f"{name}.{key}" for name, section in tree.items() if isinstance(section, dict) for key in section}
     assert set(known_keys()) == expected | {f"prompt.scores.{key}" for key in tree["prompt"]["scores"]}
 
 
-def test_a_section_in_a_section_is_set_and_checked_alike() -> None:
+def test_nested_sections_are_set_and_validated() -> None:
     assert load_config(None, ["prompt.scores.single=[1, 10]"]).prompt.scores.single == (1, 10)
     with pytest.raises(ConfigError, match="unknown key prompt.scores.number.*Did you mean prompt.scores.numbers"):
         load_config(None, ["prompt.scores.number=decimal"])
@@ -293,32 +293,32 @@ def sections() -> list[type[Section]]:
 
 
 @pytest.mark.parametrize("section", sections(), ids=lambda section: section.__name__)
-def test_every_setting_says_what_it_is(section: type[Section]) -> None:
+def test_every_setting_has_a_help_text(section: type[Section]) -> None:
     silent = [name for name, info in section.model_fields.items() if not info.description and info.annotation not in sections()]
     assert silent == []
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.name)
-def test_the_ready_made_configs_load(path: Path) -> None:
+def test_ready_made_configs_load(path: Path) -> None:
     config = load_config(path)
     assert config.run.dir == Path("runs") / path.stem  # two of them never write in one folder
     assert set(config.data.families) <= set(FAMILIES)
 
 
-def test_training_rows_may_be_a_mixture(tmp_path):
+def test_training_rows_can_be_a_mixture(tmp_path):
     path = tmp_path / "mix.yaml"
     sources = "[{path: x/a.jsonl, format: trl_preference, weight: 2}, y/a.jsonl, b.parquet]"
     path.write_text(f"data:\n  train: {sources}\n  format: skywork\n")
     config = load_config(path, ["data.train.2.weight=0.5", "data.train.2.name=010", "data.heldout=[tasks:heldout, h.jsonl]"])
-    told = [(one.name, one.format, one.weight) for one in config.data.sources("train")]
-    assert told == [("x/a.jsonl", "trl_preference", 2), ("y/a.jsonl", "skywork", 1), ("010", "skywork", 0.5)]
+    train = [(source.name, source.format, source.weight) for source in config.data.sources("train")]
+    assert train == [("x/a.jsonl", "trl_preference", 2), ("y/a.jsonl", "skywork", 1), ("010", "skywork", 0.5)]
     assert [one.name for one in config.data.sources("heldout")] == ["tasks:heldout", "h"]
     save_config(config, tmp_path / "saved.yaml")
     assert load_config(tmp_path / "saved.yaml") == config
 
 
 @pytest.mark.parametrize(
-    ("override", "told"),
+    ("override", "message"),
     [
         ("data.train=[{path: a.jsonl, wieght: 2}]", "unknown key data.train.0.wieght"),
         ("data.train=[{path: a.jsonl, weight: 0}]", "data.train.0.weight: Input should be greater than 0"),
@@ -328,6 +328,6 @@ def test_training_rows_may_be_a_mixture(tmp_path):
         ("data.train.0.weight=2", "data.train"),
     ],
 )
-def test_a_mixture_that_cannot_be_drawn_from_is_refused(override, told):
-    with pytest.raises(ConfigError, match=re.escape(told)):
+def test_invalid_mixture_is_rejected(override, message):
+    with pytest.raises(ConfigError, match=re.escape(message)):
         load_config(None, [override])

@@ -1,4 +1,4 @@
-"""A file of rows: what stands there after every kind of end, and who may go on with it."""
+"""Resumable files of rows: content after interruptions, settings and locking."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ def names(path: Path) -> set[str]:
     return {file.name for file in path.parent.iterdir()}
 
 
-def begun(path: Path, count: int) -> None:
+def write_first_rows(path: Path, count: int) -> None:
     with ResumableRows(path, SETTINGS) as rows:
         for row in ROWS[rows.done : count]:
             rows.write(row)
 
 
-def test_a_row_is_in_the_file_when_write_returns(path: Path) -> None:
+def test_row_is_on_disk_when_write_returns(path: Path) -> None:
     with ResumableRows(path, SETTINGS) as rows:
         assert (rows.done, rows.complete) == (0, False)
         for number, row in enumerate(ROWS, 1):
@@ -46,8 +46,8 @@ def test_a_row_is_in_the_file_when_write_returns(path: Path) -> None:
 
 
 @pytest.mark.parametrize("count", range(len(ROWS) + 1))
-def test_whoever_starts_again_goes_on_after_the_last_row(path: Path, count: int) -> None:
-    begun(path, count)
+def test_resume_continues_after_the_last_row(path: Path, count: int) -> None:
+    write_first_rows(path, count)
     assert path.parent.exists() and (names(path) == set()) == (count == 0)
     with ResumableRows(path, SETTINGS) as rows:
         assert rows.done == count and list(rows.rows()) == ROWS[:count]
@@ -57,8 +57,8 @@ def test_whoever_starts_again_goes_on_after_the_last_row(path: Path, count: int)
     assert [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n")[:-1]] == ROWS
 
 
-def test_cut_at_any_byte_all_whole_rows_are_kept_and_no_other(path: Path) -> None:
-    begun(path, len(ROWS))
+def test_truncation_at_any_byte_keeps_exactly_the_complete_rows(path: Path) -> None:
+    write_first_rows(path, len(ROWS))
     part = path.with_name("rows.jsonl.part")
     whole = part.read_bytes()
     for length in range(1, len(whole) + 1):
@@ -72,19 +72,19 @@ def test_cut_at_any_byte_all_whole_rows_are_kept_and_no_other(path: Path) -> Non
             assert rows.part.read_bytes() == whole
 
 
-def test_rows_of_other_settings_are_refused_and_left_as_they_are(path: Path) -> None:
-    begun(path, 1)
+def test_rows_of_other_settings_are_rejected_and_left_unchanged(path: Path) -> None:
+    write_first_rows(path, 1)
     before = {name: (path.parent / name).read_bytes() for name in names(path)}
     with pytest.raises(DataError, match=r"other settings \(k: 2 before, 3 now; new: None before, True now\).*--again"):
         ResumableRows(path, SETTINGS | {"k": 3, "new": True})
     with pytest.raises(DataError, match=r"\(model: 'm' before, None now\)"):
         ResumableRows(path, {name: value for name, value in SETTINGS.items() if name != "model"})
     assert {name: (path.parent / name).read_bytes() for name in names(path)} == before
-    with ResumableRows(path, SETTINGS) as rows:  # a refusal leaves no lock behind, either
+    with ResumableRows(path, SETTINGS) as rows:  # no lock is left behind
         assert rows.done == 1
 
 
-def test_a_finished_file_is_complete_whoever_asks_and_refuses_other_settings(path: Path) -> None:
+def test_finished_file_is_complete_and_rejects_other_settings(path: Path) -> None:
     with ResumableRows(path, SETTINGS) as rows:
         rows.write(ROWS[0])
         rows.finish()
@@ -98,7 +98,7 @@ def test_a_finished_file_is_complete_whoever_asks_and_refuses_other_settings(pat
     assert path.read_bytes() == written and names(path) == {"rows.jsonl", "rows.jsonl.settings.json"}
 
 
-def test_rows_whose_settings_nobody_wrote_down_are_refused(path: Path) -> None:
+def test_rows_without_saved_settings_are_rejected(path: Path) -> None:
     path.parent.mkdir()
     path.write_text('{"id": "of somebody else"}\n')
     with pytest.raises(DataError, match="k: None before, 2 now"):
@@ -107,7 +107,7 @@ def test_rows_whose_settings_nobody_wrote_down_are_refused(path: Path) -> None:
 
 
 @pytest.mark.parametrize("finished", [False, True])
-def test_again_begins_from_nothing_with_any_settings(path: Path, finished: bool) -> None:
+def test_restart_discards_rows_and_accepts_new_settings(path: Path, finished: bool) -> None:
     with ResumableRows(path, SETTINGS) as rows:
         rows.write(ROWS[0])
         if finished:
@@ -120,15 +120,15 @@ def test_again_begins_from_nothing_with_any_settings(path: Path, finished: bool)
         assert list(rows.rows()) == ROWS[2:]
 
 
-def test_settings_may_change_while_no_row_is_written(path: Path) -> None:
-    begun(path, 0)
+def test_settings_may_change_before_the_first_row(path: Path) -> None:
+    write_first_rows(path, 0)
     assert names(path) == set()
     with ResumableRows(path, SETTINGS | {"k": 5}) as rows:
         rows.write(ROWS[0])
     assert json.loads(path.with_name("rows.jsonl.settings.json").read_text()) == SETTINGS | {"k": 5}
 
 
-def test_no_row_at_all_is_a_whole_file_too(path: Path) -> None:
+def test_file_without_rows_can_be_complete(path: Path) -> None:
     with ResumableRows(path, SETTINGS) as rows:
         rows.finish()
         assert list(rows.rows()) == []
@@ -138,7 +138,7 @@ def test_no_row_at_all_is_a_whole_file_too(path: Path) -> None:
     assert names(path) == {"rows.jsonl", "rows.jsonl.settings.json"}
 
 
-def test_what_json_cannot_hold_is_an_error_and_leaves_no_half_row(path: Path) -> None:
+def test_unserialisable_row_raises_and_leaves_no_partial_row(path: Path) -> None:
     with ResumableRows(path, SETTINGS) as rows:
         rows.write(ROWS[0])
         for bad, error in (({"x": float("nan")}, ValueError), ({"x": {1, 2}}, TypeError), ({"x": "\ud800"}, UnicodeEncodeError)):
@@ -148,8 +148,8 @@ def test_what_json_cannot_hold_is_an_error_and_leaves_no_half_row(path: Path) ->
         assert list(rows.rows()) == ROWS[:2]
 
 
-def test_one_process_at_a_time(path: Path) -> None:
-    """Another process holds the file, is refused while this one does, and is let in as soon as it is closed."""
+def test_file_is_locked_against_other_processes(path: Path) -> None:
+    """Another process is rejected while this one holds the lock, and admitted afterwards."""
     code = (
         "import sys; from pathlib import Path; from rlsys.data.readers import DataError; from rlsys.io.resumable import ResumableRows\n"
         "try:\n    rows = ResumableRows(Path(sys.argv[1]), {'k': 2}, restart=True)\n"
@@ -163,8 +163,8 @@ def test_one_process_at_a_time(path: Path) -> None:
 
     with ResumableRows(path, {"k": 2}) as rows:
         rows.write(ROWS[0])
-        refused = other()
-        assert refused.returncode == 1 and "another process is writing it" in refused.stderr
+        rejected = other()
+        assert rejected.returncode == 1 and "another process is writing it" in rejected.stderr
         assert list(rows.rows()) == ROWS[:1]  # not even --again touches it
-    let_in = other()
-    assert (let_in.returncode, let_in.stdout) == (0, "0\n"), let_in.stderr
+    admitted = other()
+    assert (admitted.returncode, admitted.stdout) == (0, "0\n"), admitted.stderr

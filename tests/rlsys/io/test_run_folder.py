@@ -1,4 +1,4 @@
-"""A run's folder: one writer, one config, checkpoints that are whole or absent."""
+"""Run folders: one writer, one config, complete checkpoints."""
 
 import json
 
@@ -16,7 +16,7 @@ def config(tmp_path, *overrides):
     return load_config(None, [f"run.dir={tmp_path / 'run'}", *overrides])
 
 
-def test_a_second_writer_is_refused(tmp_path):
+def test_second_writer_is_rejected(tmp_path):
     folder = RunFolder(config(tmp_path))
     with pytest.raises(ConfigError, match="another process"):
         RunFolder(config(tmp_path))
@@ -24,7 +24,7 @@ def test_a_second_writer_is_refused(tmp_path):
     RunFolder(config(tmp_path)).close()
 
 
-def test_another_config_is_refused_and_named_but_more_steps_are_welcome(tmp_path):
+def test_other_config_is_rejected_unless_only_the_steps_change(tmp_path):
     with RunFolder(config(tmp_path)) as folder:
         folder.write_json("cold_start.json", {})
     with pytest.raises(ConfigError, match=r"cold_start.json.*rl.beta: 0.01 before, 0.5 now"):
@@ -35,8 +35,8 @@ def test_another_config_is_refused_and_named_but_more_steps_are_welcome(tmp_path
 
 WORK = ("checkpoints/step_000001/state.json", "trajectories/step_000001.parquet", "trajectories/rft_round_1.parquet")
 WORK += ("metrics.jsonl", "round_1/samples.jsonl.part", "round_1/model/x", "model/config.json", "report.json", "summary.json")
-NO_WORK = ("trajectories/heldout_base.parquet", "checkpoints/.partial_000001/x", "checkpoints/cold_start/model/x", "logs/rollout-0.log")
-NO_WORK += ("actors.json", "data_report.json", "round_1/samples.jsonl.settings.json", "tensorboard/events", "metrics.jsonl-nothing-yet")
+NOT_WORK = ("trajectories/heldout_base.parquet", "checkpoints/.partial_000001/x", "checkpoints/cold_start/model/x", "logs/rollout-0.log")
+NOT_WORK += ("actors.json", "data_report.json", "round_1/samples.jsonl.settings.json", "tensorboard/events", "metrics.jsonl-nothing-yet")
 
 
 def write(path, text="something"):
@@ -45,7 +45,7 @@ def write(path, text="something"):
 
 
 @pytest.mark.parametrize("name", WORK)
-def test_a_folder_that_has_come_to_something_keeps_its_config(tmp_path, name):
+def test_folder_with_completed_work_keeps_its_config(tmp_path, name):
     RunFolder(config(tmp_path)).close()
     write(tmp_path / "run" / name)
     with pytest.raises(ConfigError, match=r"learner.lr: 2e-05 before, 1e-05 now"):
@@ -53,9 +53,9 @@ def test_a_folder_that_has_come_to_something_keeps_its_config(tmp_path, name):
     assert (tmp_path / "run" / name).exists() and load_config(tmp_path / "run" / "config.yaml") == config(tmp_path)
 
 
-def test_a_folder_in_which_nothing_was_trained_takes_another_config_and_keeps_nothing_of_the_old(tmp_path):
+def test_folder_without_completed_work_is_reset_for_another_config(tmp_path):
     RunFolder(config(tmp_path)).close()
-    for name in NO_WORK:
+    for name in NOT_WORK:
         write(tmp_path / "run" / name)
     write(tmp_path / "run" / "metrics.jsonl", "")
     write(tmp_path / "run" / "notes.txt")
@@ -67,13 +67,13 @@ def test_a_folder_in_which_nothing_was_trained_takes_another_config_and_keeps_no
         assert not folder.was_reset
 
 
-def test_what_a_kill_left_of_a_config_is_no_obstacle_where_nothing_was_trained(tmp_path):
+def test_truncated_config_without_completed_work_is_replaced(tmp_path):
     write(tmp_path / "run" / "config.yaml", "rl: [")
     RunFolder(config(tmp_path)).close()
     assert load_config(tmp_path / "run" / "config.yaml") == config(tmp_path)
 
 
-def test_a_file_in_the_place_of_the_folder_stays_as_it_is(tmp_path):
+def test_file_at_the_path_of_the_folder_is_left_unchanged(tmp_path):
     (tmp_path / "run").write_text("mine")
     with pytest.raises(FileExistsError):
         RunFolder(config(tmp_path))
@@ -85,7 +85,7 @@ def commit(folder, step, keep=2):
     folder.commit_checkpoint(step, {"step": step}, keep)
 
 
-def test_keeps_the_newest_and_the_best(tmp_path):
+def test_newest_and_best_checkpoints_are_kept(tmp_path):
     folder = RunFolder(config(tmp_path))
     for step in (1, 2, 3, 4):
         if step == 1:
@@ -97,14 +97,14 @@ def test_keeps_the_newest_and_the_best(tmp_path):
     assert folder.is_best(0.6) and not folder.is_best(0.4)
 
 
-def test_a_checkpoint_that_was_cut_off_is_not_seen(tmp_path):
+def test_incomplete_checkpoint_is_ignored(tmp_path):
     folder = RunFolder(config(tmp_path))
     commit(folder, 1)
     (folder.begin_checkpoint(2) / "weights").write_text("half")
     assert folder.latest_state()[1] == {"step": 1}
 
 
-def test_resume_drops_the_metrics_of_steps_taken_again_and_a_half_line(tmp_path):
+def test_resume_drops_metrics_of_repeated_steps_and_an_incomplete_line(tmp_path):
     log = MetricsLog(tmp_path)
     for step in (1, 2, 3):
         log.write(step, {"reward": step / 10, "note": "text"})
@@ -117,7 +117,7 @@ def test_resume_drops_the_metrics_of_steps_taken_again_and_a_half_line(tmp_path)
     assert [(row["step"], row["reward"]) for row in MetricsLog.read(tmp_path)] == [(1, 0.1), (2, 0.2), (3, 0.9)]
 
 
-def test_what_is_not_finite_is_null_as_json_knows_no_nan(tmp_path):
+def test_non_finite_metrics_become_null(tmp_path):
     log = MetricsLog(tmp_path)
     log.write(1, {"grad_norm": float("nan"), "loss": float("inf"), "reward": 0.5})
     log.close()
@@ -129,7 +129,7 @@ def test_what_is_not_finite_is_null_as_json_knows_no_nan(tmp_path):
     }
 
 
-def test_a_cold_start_that_was_cut_off_is_not_taken_for_one(tmp_path):
+def test_incomplete_cold_start_is_ignored(tmp_path):
     folder = RunFolder(config(tmp_path))
     (folder.cold_start / "model").mkdir(parents=True)
     assert folder.cold_start_state() is None

@@ -1,4 +1,4 @@
-"""A ground truth in words: numbered as the responses were shown."""
+"""Ground truth as a sentence."""
 
 import pytest
 
@@ -15,5 +15,5 @@ from rlsys.reporting.ground_truth import describe_ground_truth
         ([1.0], [0], "the response is right"),
     ],
 )
-def test_the_best_response_is_named_by_its_place(ground_truth, order, words):
+def test_best_response_is_named_by_its_displayed_position(ground_truth, order, words):
     assert describe_ground_truth(ground_truth, order) == words

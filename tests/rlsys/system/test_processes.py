@@ -1,4 +1,4 @@
-"""What `rlsys.system.processes` asks the operating system for."""
+"""Process settings."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ for _ in range(4):
 
 
 def page_faults(keep: bool) -> list[int]:
-    """Pages that each of four rounds of the same allocations had to map."""
+    """Count page faults in each of four rounds of the same allocations."""
     command = [sys.executable, "-c", ROUNDS.format(keep=keep)]
     output = subprocess.run(command, capture_output=True, text=True, timeout=600, check=True).stdout
     return [int(line) for line in output.split()]
 
 
-def test_freed_memory_is_used_again_however_much_it_is() -> None:
-    # What lies between two free pieces may make a round or two ask for a little more.
+def test_freed_memory_is_reused() -> None:
+    # Fragmentation may require a little more memory in a round or two.
     first, *_, last = page_faults(keep=True)
     assert last < first / 4, (first, last)
-    # Otherwise every round maps all of it again, or this test would show nothing.
+    # Control: without the setting, every round maps all pages again.
     first, *_, last = page_faults(keep=False)
     assert last > first / 2, (first, last)
