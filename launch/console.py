@@ -8,11 +8,11 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from rich.console import RenderableType
 
-from rlsys.io.files import finite_json
+from rlsys.io.files import atomic_output, finite_json
 from rlsys.system import terminal as screen
 from rlsys.system.environment_errors import describe_environment_error
 
@@ -82,3 +82,13 @@ def report(as_json: bool, measure: Callable[[], Any], render: Callable[[Any], Re
         write_json(document)
         if not as_json:
             to_stdout().print(render(document))
+
+
+@contextmanager
+def row_output(output: Path | None, as_json: bool) -> Iterator[TextIO | None]:
+    """Yield the file that takes the command's JSONL rows: `output`, else stdout, or None if `--json` prints them in its document."""
+    if output is None:
+        yield None if as_json else sys.stdout
+        return
+    with atomic_output(output) as path, path.open("w", encoding="utf-8") as file:
+        yield file

@@ -136,9 +136,9 @@ def _write_parquet(path: Path, block: list[dict[str, Any]], rows: int, row_group
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    from launch.commands.data import record_schema
+    from rlsys.data.writers import RECORD_SCHEMA
 
-    table = pa.Table.from_pylist(block, schema=record_schema())
+    table = pa.Table.from_pylist(block, schema=RECORD_SCHEMA)
     # In a dictionary, a block that repeats would take no room.
     with pq.ParquetWriter(path, table.schema, use_dictionary=False) as writer:
         for start in range(0, rows, row_group):

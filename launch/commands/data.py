@@ -1,8 +1,7 @@
-"""`rlsys data`: check rows that a user has, and write verifiable tasks."""
+"""`rlsys data`: check preference rows, and generate verifiable tasks."""
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from itertools import islice
@@ -17,8 +16,6 @@ from rlsys.io.files import atomic_output
 from rlsys.system.terminal import Table
 
 if TYPE_CHECKING:
-    import pyarrow as pa
-
     from rlsys.data.records import Record
 
 data_app = typer.Typer(name="data", help="Check preference rows, or generate verifiable tasks.", no_args_is_help=True)
@@ -26,26 +23,31 @@ data_app = typer.Typer(name="data", help="Check preference rows, or generate ver
 
 @data_app.command()
 def check(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="File, folder of files, pattern, or name on the Hugging Face hub.")],
-    format: Annotated[str, typer.Option("--format", "-f", metavar="NAME", help="Reader to use; see the list above.")],
+    file: Annotated[
+        Path, typer.Argument(metavar="FILE", help="File, folder of files, glob pattern, or dataset name on the Hugging Face hub.")
+    ],
+    format: Annotated[str, typer.Option("--format", "-f", metavar="NAME", help="Format of the rows; see the list above.")],
     columns: Annotated[
-        list[str] | None, typer.Option("--columns", metavar="KEY=COLUMN", help="The column that holds a key of the format; repeat.")
+        list[str] | None, typer.Option("--columns", metavar="KEY=COLUMN", help="Column that holds a key of the format; repeat for several.")
     ] = None,
     strict: Annotated[bool, typer.Option("--strict", help="Exit with status 1 if any row is malformed.")] = False,
-    max_unusable: Annotated[float, typer.Option("--max-unusable", min=0, max=1, help="Largest share of malformed rows.")] = 0.5,
+    max_unusable: Annotated[float, typer.Option("--max-unusable", min=0, max=1, help="Largest allowed share of malformed rows.")] = 0.5,
     limit: Annotated[int | None, typer.Option("--limit", min=1, help="Stop after this many usable records.")] = None,
-    model: Annotated[str | None, typer.Option("--model", metavar="M", help="Count rows that fit into prompt.max_tokens of M.")] = None,
-    template: Annotated[str, typer.Option("--template", metavar="T", help="With --model: the prompt's template.")] = "pointwise",
+    model: Annotated[
+        str | None,
+        typer.Option("--model", metavar="M", help="Also count the rows that fit into prompt.max_tokens, with the tokenizer of M."),
+    ] = None,
+    template: Annotated[str, typer.Option("--template", metavar="T", help="With --model: prompt template.")] = "pointwise",
     as_json: AsJson = False,
 ) -> None:
-    """Read every row of FILE as a run would, and say what is wrong where.
+    """Read every row of FILE as a run would, and report malformed rows.
 
-    Rows without a unique best response are set aside and counted; malformed rows are named by number. The exit status is 1
-    if no row is usable, if a larger share than --max-unusable is malformed, or with --strict if one is.
+    Rows without a unique best response are set aside and counted; malformed rows are listed by number. The exit status is 1 if no row is
+    usable, if the share of malformed rows exceeds --max-unusable, or with --strict if any row is malformed.
 
-    Of several splits one stands behind a colon: FOLDER:train, FILE.json:train, owner/name:train or owner/name:config:train.
+    Select one of several splits after a colon: FOLDER:train, FILE.json:train, owner/name:train or owner/name:config:train.
 
-    Formats: rlsys (the project's own records), responses (no ground truth: for `rlsys judge` only), trl_preference, trl_unpaired,
+    Formats: rlsys (this project's own records), responses (no ground truth; for `rlsys judge` only), trl_preference, trl_unpaired,
     hh_rlhf, ultrafeedback, ultrafeedback_binarized, helpsteer2, helpsteer3, offsetbias, llmbar, skywork, rewardbench, rewardbench2,
     rmb_pair, rmb_bon, ppe_preference, ppe_best_of_k, judgebench, realmistake, pandalm, sharegpt, kto, arena, arena_votes, auto_j,
     alpaca_eval, shp, pku_saferlhf, pku_saferlhf_safer, summarize_from_feedback, webgpt, nectar, prometheus, biggen, evalbiasbench,
@@ -56,39 +58,39 @@ def check(
     from rlsys.data.readers import Report, formats_of, read
     from rlsys.data.readers.sources import first_rows
 
-    report, named = Report(), _named(columns or [])
+    report, column_names = Report(), _parse_columns(columns or [])
     with only_json(as_json) as write_json:
-        records = islice(read(file, format, report=report, truth=format != "responses", columns=named), limit)
+        records = islice(read(file, format, report=report, truth=format != "responses", columns=column_names), limit)
         print_text(to_stderr(), f"reading {file} …")
-        fits = None
+        fits: dict[int, int] = {}
         if model is None:
             for _ in records:
                 pass
         else:
             fits = fitting_rows(records, model, template)
-        fitting = formats_of(first_rows(file), named) if report.unusable > max_unusable else []
+        fitting = formats_of(first_rows(file), column_names) if report.unusable > max_unusable else []
         document = report.to_json() | {"formats": [name for name in fitting if name != format]}
-        write_json(document | ({} if fits is None else {"rows_that_fit": fits}))
+        write_json(document if model is None else document | {"rows_that_fit": fits})
         if not as_json:
             _print_report(document)
             if report.unusable > max_unusable:
                 limits = f"data.max_unusable={max_unusable:g}"
                 print_text(to_stdout(), f"{report.unusable:.0%} of the rows are malformed: a run would not start ({limits}).")
-            if fits is not None:
+            if model is not None:
                 _print_fitting(fits, model, template)
     if report.records == 0 or report.unusable > max_unusable or (strict and report.malformed_count):
         raise typer.Exit(1)
 
 
-def _named(columns: list[str]) -> dict[str, str]:
-    wrong = next((pair for pair in columns if not all(pair.partition("="))), None)
-    if wrong is not None:
-        raise UserError(f"--columns {wrong}: expected KEY=COLUMN, for example prompt=question.")
+def _parse_columns(columns: list[str]) -> dict[str, str]:
+    malformed = next((pair for pair in columns if not all(pair.partition("="))), None)
+    if malformed is not None:
+        raise UserError(f"--columns {malformed}: expected KEY=COLUMN, for example prompt=question.")
     return dict(pair.partition("=")[::2] for pair in columns)
 
 
 def fitting_rows(records: Iterable[Record], model: str, template: str) -> dict[int, int]:
-    """{tokens: rows whose prompt has at most so many}: powers of two from 256 on, up to the first that all fit into."""
+    """Return {N: number of rows whose prompt has at most N tokens}, for powers of two from 256 until all rows fit."""
     from rlsys.io.run_folder import find_model
     from rlsys.preflight import load_tokenizer
     from rlsys.prompts.rendering import Prompter
@@ -104,20 +106,23 @@ def fitting_rows(records: Iterable[Record], model: str, template: str) -> dict[i
 @data_app.command()
 def generate(
     output: Annotated[Path, typer.Option("--output", "-o", help="File to write: .jsonl or .parquet.")],
-    split: Annotated[str, typer.Option(help="train or heldout; the two share no item.")] = "train",
+    split: Annotated[str, typer.Option(help="train or heldout; they share no item.")] = "train",
     count: Annotated[int, typer.Option(min=1, help="Number of records.")] = 1000,
-    seed: Annotated[int, typer.Option(min=0, help="The same seed writes the same file.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed; equal seeds give equal files.")] = 0,
     family: Annotated[list[str] | None, typer.Option("--family", help="Task family; repeat for several. Default: all.")] = None,
-    level: Annotated[int, typer.Option(min=1, max=3, help="Highest difficulty level.")] = 1,
-    responses: Annotated[list[int] | None, typer.Option("--responses", help="Responses per record; repeat. Default: 1, 2, 4.")] = None,
+    level: Annotated[int, typer.Option(min=1, max=3, help="Maximum difficulty level.")] = 1,
+    responses: Annotated[
+        list[int] | None, typer.Option("--responses", help="Responses per record; repeat for several. Default: 1, 2, 4.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Write verifiable preference tasks: rows whose ground truth a program knows.
+    """Generate verifiable preference tasks, whose ground truth is known by construction.
 
     Example: rlsys data generate --split train --count 10000 --output tasks.parquet
     """
     from rlsys.data.tasks import FAMILIES
-    from rlsys.data.tasks import generate as make
+    from rlsys.data.tasks import generate as generate_records
+    from rlsys.data.writers import write_jsonl, write_parquet
 
     unknown = [name for name in family or [] if name not in FAMILIES]
     if unknown:
@@ -126,19 +131,20 @@ def generate(
         raise UserError(f"--split {split}: expected train or heldout.")
     if output.suffix not in (".jsonl", ".parquet"):
         raise UserError(f"--output {output}: the name must end in .jsonl or .parquet.")
-    families, sizes = Counter(), Counter()
-    shapes = tuple(responses) if responses else (1, 2, 4)
+    families: Counter[str | None] = Counter()
+    sizes: Counter[int] = Counter()
+    response_counts = tuple(responses) if responses else (1, 2, 4)
 
     def rows() -> Iterator[dict[str, Any]]:
-        for record in make(split, count, seed, families=tuple(family or ()), level=level, responses=shapes):
+        for record in generate_records(split, count, seed, families=tuple(family or ()), level=level, responses=response_counts):
             families[record.family] += 1
             sizes[record.n] += 1
             yield record.to_json()
 
     with only_json(as_json) as write_json:
-        with atomic_output(output) as aside:
-            (_write_parquet if output.suffix == ".parquet" else _write_jsonl)(rows(), aside)
-        document = {
+        with atomic_output(output) as path:
+            (write_parquet if output.suffix == ".parquet" else write_jsonl)(rows(), path)
+        document: dict[str, Any] = {
             "output": str(output),
             "split": split,
             "seed": seed,
@@ -156,49 +162,11 @@ def generate(
             print_text(to_stdout(), f"{document['records']:,} records of split {split} in {output}")
 
 
-def _write_jsonl(rows: Iterable[dict[str, Any]], path: Path) -> None:
-    with path.open("w", encoding="utf-8") as file:
-        for row in rows:
-            file.write(json.dumps(row, ensure_ascii=False) + "\n")
-
-
-def record_schema() -> pa.Schema:
-    """The columns of our own records in Parquet (`Record.to_json`)."""
-    import pyarrow as pa
-
-    worked = pa.struct([("criteria", pa.string()), ("notes", pa.list_(pa.string())), ("scores", pa.list_(pa.int32()))])
-    return pa.schema(
-        [
-            ("id", pa.string()),
-            ("source", pa.string()),
-            ("context", pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))),
-            ("responses", pa.list_(pa.string())),
-            ("rewards", pa.list_(pa.float64())),
-            ("strength", pa.float64()),
-            ("reference", pa.string()),
-            ("family", pa.string()),
-            ("worked", worked),
-            ("labelled", pa.bool_()),
-        ]
-    )
-
-
-def _write_parquet(rows: Iterator[dict[str, Any]], path: Path, chunk_rows: int = 4096) -> None:
-    """Write `rows` in chunks, so that any number of them fits in memory."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    schema = record_schema()
-    with pq.ParquetWriter(path, schema) as writer:
-        while chunk := list(islice(rows, chunk_rows)):
-            writer.write_table(pa.Table.from_pylist(chunk, schema=schema))
-
-
 def _print_report(report: dict[str, Any]) -> None:
-    """What `rlsys.data.readers.Report.to_json` holds, as a table; then the first malformed rows by number."""
+    """Print `rlsys.data.readers.Report.to_json` as a table, then the first malformed rows."""
     console = to_stdout()
     print_text(console, f"{report['file']}, read as {report['format']}")
-    table = Table("what", "count")
+    table = Table("rows", "count")
     table.add_row("rows read", f"{report['rows']:,}")
     table.add_row("usable records", f"{report['records']:,}")
     for n, count in report["responses"].items():
@@ -207,7 +175,7 @@ def _print_report(report: dict[str, Any]) -> None:
         ("no_unique_best", "set aside: no unique best response"),
         ("malformed_count", "set aside: malformed rows"),
         ("dropped_responses", "responses without a score, left out"),
-        ("unchecked_ids", "ids not checked for repetition"),
+        ("unchecked_ids", "ids not checked for duplicates"),
     ):
         if report[key]:
             table.add_row(label, f"{report[key]:,}")
@@ -217,9 +185,9 @@ def _print_report(report: dict[str, Any]) -> None:
     if (more := report["malformed_count"] - len(report["malformed"])) > 0:
         print_text(console, f"... and {more:,} more malformed rows")
     if report["passed_over"]:
-        print_text(console, f"passed over: {', '.join(report['passed_over'])}")
+        print_text(console, f"skipped files: {', '.join(report['passed_over'])}")
     if report["formats"]:
-        print_text(console, f"formats that read the first rows: {', '.join(report['formats'])}")
+        print_text(console, f"formats that can read the first rows: {', '.join(report['formats'])}")
 
 
 def _print_fitting(fits: dict[int, int], model: str, template: str) -> None:

@@ -6,17 +6,12 @@ from launch.console import only_json, to_stderr, to_stdout
 from launch.options import AsJson, ConfigFile, OnlyCheck, Overrides
 
 
-def meta_rm(
-    config: ConfigFile,
-    overrides: Overrides = None,
-    check: OnlyCheck = False,
-    as_json: AsJson = False,
-) -> None:
-    """Train a scalar reward model: the meta reward model that guides votes, or the Bradley-Terry baseline.
+def meta_rm(config: ConfigFile, overrides: Overrides = None, check: OnlyCheck = False, as_json: AsJson = False) -> None:
+    """Train a scalar reward model: the meta reward model for guided votes, or the Bradley-Terry baseline.
 
-    meta_rm.objective=bce learns from judged critiques (meta_rm.data: trajectory files) whether a critique is correct; bt learns from
-    preference rows (data.train) which response is better. The run.dir gets model/, which transformers loads as it is, report.json,
-    calibration.png, metrics.jsonl and config.yaml. A folder that already holds a run is resumed where it stopped.
+    With meta_rm.objective=bce the model learns from judged critiques (meta_rm.data: trajectory files) whether a critique is correct; with
+    bt, from preference rows (data.train) which response is better. Output in run.dir: model/ (loadable by transformers), report.json,
+    calibration.png, metrics.jsonl and config.yaml. If the folder already holds a run, the run resumes where it stopped.
 
     Example: rlsys meta-rm launch/configs/meta-rm-tiny.yaml meta_rm.data='[runs/tiny/trajectories/*.parquet]'
     """

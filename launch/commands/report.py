@@ -1,4 +1,4 @@
-"""`rlsys report`: one page to look at."""
+"""`rlsys report`: an HTML page of runs and evaluations."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ PAGE = Path("page.html")
 
 
 def report(
-    folders: Annotated[list[Path], typer.Argument(metavar="DIR...", help="Folders of runs, evaluations, reward models, ladders.")],
-    output: Annotated[Path, typer.Option("--output", "-o", metavar="PAGE.html", help="The page; all else gets its name.")] = PAGE,
-    title: Annotated[str | None, typer.Option("--title", help="Headline of the page. Default: the names of the folders.")] = None,
+    folders: Annotated[list[Path], typer.Argument(metavar="DIR...", help="Folders of runs, evaluations, reward models or ladders.")],
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="PAGE.html", help="The page; other files are named after it.")] = PAGE,
+    title: Annotated[str | None, typer.Option("--title", help="Title of the page. Default: the names of the folders.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Show what runs, evaluations and ladders came to as one HTML page that needs no network.
+    """Write a self-contained HTML page of results from runs, evaluations and ladders.
 
-    A DIR is recognised by what lies in it: a run of `rlsys train` (complete or under way), of `rlsys meta-rm`, an evaluation (eval.json)
-    or a ladder (ladder.json). Several of a kind stand side by side. Beside PAGE.html go PAGE.md, PAGE.json with every figure shown, and
-    each plot as PNG.
+    Each DIR may be a run of `rlsys train` (complete or still running), a run of `rlsys meta-rm`, an evaluation (eval.json) or a ladder
+    (ladder.json), detected by its contents; several of a kind are shown side by side. PAGE.md, PAGE.json (all figures shown) and every
+    plot as PNG are written next to PAGE.html.
 
     Example: rlsys report runs/first runs/meta runs/eval --output results.html
     """
@@ -36,5 +36,5 @@ def report(
         document = write_page(page, output, atomic_output)
         write_json(document)
         console = to_stderr() if as_json else to_stdout()
-        told = f"{len(page.sections)} section(s), {len(page.plots())} plot(s), {output.stat().st_size / 1e3:,.0f} kB"
-        print_text(console, f"{output}: {told}; beside it the same as .md and .json, and each plot as .png")
+        contents = f"{len(page.sections)} section(s), {len(page.plots())} plot(s), {output.stat().st_size / 1e3:,.0f} kB"
+        print_text(console, f"{output}: {contents}; also written as .md and .json, and each plot as .png")

@@ -1,4 +1,4 @@
-"""`rlsys show`: the best and worst samples of a step, or of a held-out evaluation, readably."""
+"""`rlsys show`: print the best and worst samples of a step or of a held-out evaluation."""
 
 from __future__ import annotations
 
@@ -20,24 +20,25 @@ from rlsys.system.terminal import panel
 
 def show(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run (its run.dir).")],
-    step: Annotated[int | None, typer.Option("--step", min=0, help="Which step's samples.")] = None,
+    step: Annotated[int | None, typer.Option("--step", min=0, help="Show samples of this step.")] = None,
     heldout: Annotated[
-        str | None, typer.Option("--heldout", metavar="STAGE", help="Instead: held-out samples, of base, cold_start, rl or step_000010.")
+        str | None,
+        typer.Option("--heldout", metavar="STAGE", help="Show held-out samples of this stage: base, cold_start, rl or step_000010."),
     ] = None,
-    best: Annotated[int, typer.Option("--best", min=0, help="How many of the best samples.")] = 2,
-    worst: Annotated[int, typer.Option("--worst", min=0, help="How many of the worst samples.")] = 2,
-    prompt: Annotated[bool, typer.Option("--prompt/--no-prompt", help="Print what the model was asked, responses included.")] = True,
+    best: Annotated[int, typer.Option("--best", min=0, help="Number of best samples.")] = 2,
+    worst: Annotated[int, typer.Option("--worst", min=0, help="Number of worst samples.")] = 2,
+    prompt: Annotated[bool, typer.Option("--prompt/--no-prompt", help="Print the prompts, including the responses.")] = True,
     as_json: AsJson = False,
 ) -> None:
-    """Print the best and the worst samples of a step, or of a held-out evaluation.
+    """Print the best and worst samples of a step or of a held-out evaluation.
 
-    Each with what was asked, what was said, the ground truth, the scores, the reward, the advantage, or why it could not be parsed.
-    Best means the highest reward, then the highest advantage (right where the rest of its group was wrong).
+    Each is shown with its prompt, generation, ground truth, scores, reward and advantage, or the reason for its parse failure. Samples
+    are ranked by reward, then by advantage (right where the rest of the group was wrong).
 
     Examples: rlsys show runs/latest --step 12 --best 1 --worst 3; rlsys show runs/latest --heldout rl
     """
     if (step is None) == (heldout is None):
-        raise UserError("which samples? Give one of --step N and --heldout STAGE.")
+        raise UserError("give exactly one of --step N and --heldout STAGE.")
     name, what = (f"heldout_{heldout}", f"held-out {heldout}") if step is None else (f"step_{step:06d}", f"step {step}")
     rows = read_samples(run, name, what)
     with only_json(as_json) as write_json:
@@ -57,21 +58,24 @@ def show(
 
 
 def read_samples(run: Path, name: str, what: str) -> list[dict[str, Any]]:
-    """The rows (rlsys.data.trajectories.TRAJECTORIES) of one of the run's tables, `step_000012` or `heldout_rl`; `what`: in words.
+    """Read the rows (rlsys.data.trajectories.TRAJECTORIES) of a run's table, such as `step_000012` or `heldout_rl`.
+
+    Args:
+        what: the table in words, for error messages.
 
     Raises:
-        UserError: no such run, no such table (the message lists those that exist), or one that cannot be read.
+        UserError: there is no such run, no such table (the message lists existing ones), or the table cannot be read.
     """
     folder = run / "trajectories"
     if not folder.is_dir():
-        raise UserError(f"{run}: not the folder of a run (it has no trajectories/); give the run.dir of `rlsys train`.")
+        raise UserError(f"{run}: not a run folder (no trajectories/ in it); give the run.dir of `rlsys train`.")
     path = folder / f"{name}.parquet"
     if not path.is_file():
-        there = sorted(file.stem for file in folder.glob("*.parquet"))
-        steps = [int(match[1]) for stem in there if (match := re.fullmatch(r"step_(\d+)", stem))]
-        stages = ", ".join(stem.removeprefix("heldout_") for stem in there if stem.startswith("heldout_"))
+        available = sorted(file.stem for file in folder.glob("*.parquet"))
+        steps = [int(match[1]) for stem in available if (match := re.fullmatch(r"step_(\d+)", stem))]
+        stages = ", ".join(stem.removeprefix("heldout_") for stem in available if stem.startswith("heldout_"))
         found = "; ".join([*([f"steps {_ranges(steps)}"] if steps else []), *([f"held-out {stages}"] if stages else [])])
-        raise UserError(f"{run}: no samples of {what}; {'it has ' + found if found else 'none have been written yet'}.")
+        raise UserError(f"{run}: no samples of {what}; {'found ' + found if found else 'none have been written yet'}.")
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -82,7 +86,7 @@ def read_samples(run: Path, name: str, what: str) -> list[dict[str, Any]]:
 
 
 def choose(rows: list[dict[str, Any]], best: int, worst: int) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """The `best` best and `worst` worst rows, best and worst first; no row is in both."""
+    """Return the best rows, best first, and the worst rows, worst first; no row is in both."""
     ranked = sorted(rows, key=lambda row: (-row["reward"], -(row["advantage"] or 0.0), row["group"], row["sample"]))
     top = ranked[:best]
     rest = ranked[len(top) :]
@@ -90,7 +94,7 @@ def choose(rows: list[dict[str, Any]], best: int, worst: int) -> tuple[list[dict
 
 
 def _ranges(numbers: list[int]) -> str:
-    """Sorted `numbers` as "1-20, 25, 30-40"."""
+    """Format sorted `numbers` as "1-20, 25, 30-40"."""
     parts: list[list[int]] = []
     for number in numbers:
         if parts and number == parts[-1][1] + 1:
@@ -102,14 +106,13 @@ def _ranges(numbers: list[int]) -> str:
 
 def _panel(title: str, row: dict[str, Any], colour: str, with_prompt: bool) -> RenderableType:
     order, scores = row["order"], row["scores"]
-    verdict = f"parse failure: {row['parse_failure']}" if scores is None else f"scores as shown {[scores[place] for place in order]}"
-    # Tables of earlier versions have no ground truth.
+    result = f"parse failure: {row['parse_failure']}" if scores is None else f"scores as shown {[scores[place] for place in order]}"
+    # Tables of earlier versions have neither ground truth nor source.
     truth = f"  ground truth: {describe_ground_truth(row['ground_truth'], order)}" if row.get("ground_truth") else ""
-    # Tables of earlier versions have no source either.
     source = f"  source {row['source']}" if row.get("source") else ""
     facts = [
         f"{row['prompt_id']}{source}  family {row['family'] or '-'}  group {row['group']}  sample {row['sample']}",
-        f"reward {row['reward']:+.0f}  advantage {_number(row['advantage'])}  {verdict}{truth}",
+        f"reward {row['reward']:+.0f}  advantage {_number(row['advantage'])}  {result}{truth}",
         f"shown in order {order}  {row['token_count']} tokens, {row['finish_reason']}  weights {row['weight_version']}  "
         f"log-probability: rollout {_number(row['rollout_logprob'])}, trainer {_number(row['trainer_logprob'])}, "
         f"reference {_number(row['reference_logprob'])}",

@@ -68,7 +68,7 @@ def test_tables_show_names_as_they_are(name: str) -> None:
 def test_what_commands_print_shows_names_as_they_are(capsys: pytest.CaptureFixture[str]) -> None:
     reasons = dict.fromkeys(HOSTILE, 1)
     score._print({"rows": 1, "correct": 1, "accuracy": 1.0, "reward": 1.0, "set_aside": 0, "parse_failures": reasons})
-    vote._print({key: " ".join(HOSTILE) for key in vote.WORDS}, RowCounts(1, 0, Counter({" ".join(HOSTILE): 1})))
+    vote._print({key: " ".join(HOSTILE) for key in vote.LABELS}, RowCounts(1, 0, Counter({" ".join(HOSTILE): 1})))
     shown = capsys.readouterr().err
     assert [each for each in HOSTILE if each not in shown] == []
     counts = dict.fromkeys(("rows", "records", "no_unique_best", "dropped_responses", "unchecked_ids"), 1)

@@ -82,7 +82,7 @@ def test_rows_that_judge_set_aside_are_counted(tmp_path: Path) -> None:
     told = re.sub(r"[\s│]+", " ", vote(path).stderr)
     assert "rows in the file 6" in told and "set aside by `rlsys judge`: malformed 2" in told
     nothing = vote(written(path, rows[1:3]))
-    assert nothing.returncode == 2 and "could ask none of its rows (2 rows: 0 used; set aside: 2 malformed)" in nothing.stderr
+    assert nothing.returncode == 2 and "set all of its rows aside (2 rows: 0 used; set aside: 2 malformed)" in nothing.stderr
 
 
 def test_options_reach_the_strategy(tmp_path: Path) -> None:
