@@ -14,7 +14,7 @@ from typing import Any
 from rich.console import Console
 
 from rlsys.config.schema import Config
-from rlsys.evaluation import Grid, Part, by_group, evaluation, overview, page, parts, unfit
+from rlsys.evaluation import EvalPass, Grid, by_group, eval_passes, markdown_page, overview, score_benchmark, unsupported_reason
 from rlsys.evaluation.benchmarks import Benchmark, Item
 from rlsys.io.files import atomic_output, finite_json
 from rlsys.io.resumable import ResumableRows
@@ -48,16 +48,16 @@ class Evaluation:
     """Also ask about pairs in the swapped order."""
 
     @cached_property
-    def parts(self) -> dict[str, list[Part]]:
+    def passes(self) -> dict[str, list[EvalPass]]:
         """The passes over each benchmark, one file each."""
         return {
-            name: parts(benchmark, self.ks[-1], self.temperature, self.seed, self.text, self.swap)
+            name: eval_passes(benchmark, self.ks[-1], self.temperature, self.seed, self.text, self.swap)
             for name, benchmark in self.benchmarks.items()
         }
 
     @property
     def all_files_exist(self) -> bool:
-        return all(self._path(name, part).is_file() for name, found in self.parts.items() for part in found)
+        return all(self._path(name, part).is_file() for name, found in self.passes.items() for part in found)
 
     def run(
         self,
@@ -93,22 +93,24 @@ class Evaluation:
             self._sample(files, meta_rm, console)
             for name, benchmark in self.benchmarks.items():
                 print_text(console, f"scoring {name} …")
-                rows: dict[str, Iterable[dict[str, Any]]] = {part.name: files[name, part.name].rows() for part in self.parts[name]}
+                rows: dict[str, Iterable[dict[str, Any]]] = {part.name: files[name, part.name].rows() for part in self.passes[name]}
                 score_range = self.config.prompt.scores.range
-                document["benchmarks"][name] = evaluation(benchmark, rows, strategies[name], self.ks, self.draws, self.seed, score_range)
+                document["benchmarks"][name] = score_benchmark(
+                    benchmark, rows, strategies[name], self.ks, self.draws, self.seed, score_range
+                )
         document = finite_json(document | {"seconds": time.monotonic() - began})
         self._write(document)
         return document
 
-    def _path(self, name: str, part: Part) -> Path:
+    def _path(self, name: str, part: EvalPass) -> Path:
         return self.output / f"{name.replace(':', '_')}.{part.name}.jsonl"
 
     def _open(self, meta_rm: str | None, again: bool, stack: ExitStack) -> Files:
-        """Open the files of all parts before the first engine starts, as any of them may hold rows of other settings."""
+        """Open the files of all passes before the first engine starts, as any of them may hold rows of other settings."""
         settings = sampling_settings(self.config, meta_rm)
         return {
             (name, part.name): stack.enter_context(ResumableRows(self._path(name, part), settings | part.settings, again))
-            for name, found in self.parts.items()
+            for name, found in self.passes.items()
             for part in found
         }
 
@@ -123,9 +125,9 @@ class Evaluation:
             for (name, part_name), file in files.items():
                 if file.complete:
                     continue
-                part = next(part for part in self.parts[name] if part.name == part_name)
+                part = next(part for part in self.passes[name] if part.name == part_name)
 
-                def rows(items: Iterable[Item], part: Part = part) -> Iterator[dict[str, Any]]:
+                def rows(items: Iterable[Item], part: EvalPass = part) -> Iterator[dict[str, Any]]:
                     items = list(items)
                     for item, answer in zip(items, judge.answer(map(part.ask, items), part.temperature), strict=True):
                         yield part.row(item, answer)
@@ -136,7 +138,7 @@ class Evaluation:
         with atomic_output(self.output / "eval.json") as path:
             path.write_text(json.dumps(document, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
         with atomic_output(self.output / "eval.md") as path:
-            path.write_text(page(document, [overview(document, every=True), *by_group(document)]), encoding="utf-8")
+            path.write_text(markdown_page(document, [overview(document, every=True), *by_group(document)]), encoding="utf-8")
 
 
 def applicable_strategies(
@@ -152,7 +154,7 @@ def applicable_strategies(
     """
     chosen = []
     for strategy in map(find_strategy, dict.fromkeys(names or list(STRATEGIES))):
-        why = unfit(strategy, benchmark, meta_rm, self_certainty)
+        why = unsupported_reason(strategy, benchmark, meta_rm, self_certainty)
         if why is None:
             chosen.append(strategy)
         elif names and (strategy.needs or strategy.counts == "scores"):

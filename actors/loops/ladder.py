@@ -23,7 +23,7 @@ from rlsys.data.mixtures import open_mixture
 from rlsys.data.readers import strict_rows
 from rlsys.data.records import Record
 from rlsys.evaluation.benchmarks import load
-from rlsys.evaluation.ladder import Rightness, rightness, rung
+from rlsys.evaluation.ladder import RowAccuracy, row_accuracy, rung
 from rlsys.io.files import atomic_output
 from rlsys.io.run_folder import resolve_model
 from rlsys.judging.setup import judge_config
@@ -71,7 +71,7 @@ class Ladder:
         self.config, self.folder, self.console = config, config.run.dir.absolute(), console
         self.tests = self.folder / "test.jsonl"
         self.base = str(self.folder / "base") if config.ladder.primer_rows else config.model.path
-        self.single_sample: dict[str, Rightness] = {}
+        self.single_sample: dict[str, RowAccuracy] = {}
 
     def stage_config(self, name: str, reads: tuple[str, ...], **changed: Any) -> Config:
         """Return the settings of a stage: a folder of its own, and changes given as `section__key=value`.
@@ -129,11 +129,11 @@ class Ladder:
         right, tokens = self.judge_single(folder, str(self.folder / folder), (1, self.config.ladder.single_samples))
         return rung(folder, f"{title}, one sample", right, self.config.seed, self.single_sample[stage], tokens, ablation=True)
 
-    def judge_single(self, name: str, model: str, ks: tuple[int, ...]) -> tuple[Rightness, float]:
+    def judge_single(self, name: str, model: str, ks: tuple[int, ...]) -> tuple[RowAccuracy, float]:
         """Judge the test rows with a model; return how right one sample is, averaged over the largest of `ks`, and its tokens."""
         self.evaluate(name, model, sorted(set(ks)))
         samples = self.sampled_rows(name, "samples")
-        right = rightness(samples, self.gold, find_strategy("vote"), 1, ks[-1], self.config.ladder.draws, self.config.seed)
+        right = row_accuracy(samples, self.gold, find_strategy("vote"), 1, ks[-1], self.config.ladder.draws, self.config.seed)
         return right, _tokens_per_row(samples, len(right), 1, ks[-1])
 
     def judge(self) -> dict[str, Any]:
@@ -144,8 +144,8 @@ class Ladder:
             path.write_text("".join(json.dumps(record.to_json()) + "\n" for record in records), encoding="utf-8")
         gold = self.gold = {item.id: item.record.best for item in load(BENCHMARK, self.tests).items}
         rungs: list[dict[str, Any]] = []
-        previous: Rightness | None = None
-        previous_single: Rightness | None = None
+        previous: RowAccuracy | None = None
+        previous_single: RowAccuracy | None = None
         for name, model, title in (
             ("base", self.base, "base model"),
             ("rft", str(self.folder / "rft"), "after rejective fine-tuning"),
@@ -154,7 +154,7 @@ class Ladder:
             single, tokens = self.judge_single(name, model, tuple(ladder.k) if name == "rl" else (1, ladder.single_samples))
             self.single_sample[name] = single
             greedy_rows = self.sampled_rows(name, "greedy")
-            greedy = rightness(greedy_rows, gold, find_strategy("vote"), 1, 1, 1, seed)
+            greedy = row_accuracy(greedy_rows, gold, find_strategy("vote"), 1, 1, 1, seed)
             rungs.append(rung(name, f"{title}, greedy", greedy, seed, previous, _tokens_per_row(greedy_rows, len(records), 1, 1)))
             single_name = "vote@1" if name == "rl" else f"{name}@1"
             rungs.append(rung(single_name, f"{title}, one sample", single, seed, previous_single, tokens))
@@ -162,11 +162,11 @@ class Ladder:
         samples, k_max = self.sampled_rows("rl", "samples"), ladder.k[-1]
         votes = {1: self.single_sample["rl"]}
         for k in ladder.k[1:]:
-            votes[k] = rightness(samples, gold, find_strategy("vote"), k, k_max, ladder.draws, seed)
+            votes[k] = row_accuracy(samples, gold, find_strategy("vote"), k, k_max, ladder.draws, seed)
             tokens = _tokens_per_row(samples, len(records), k, k_max)
             rungs.append(rung(f"vote@{k}", f"vote, k = {k}", votes[k], seed, votes[1], tokens))
         for k in ladder.k[1:]:
-            guided = rightness(samples, gold, find_strategy("meta"), k, k_max, ladder.draws, seed)
+            guided = row_accuracy(samples, gold, find_strategy("meta"), k, k_max, ladder.draws, seed)
             tokens = _tokens_per_row(samples, len(records), k, k_max)
             rungs.append(rung(f"meta@{k}", f"guided vote, k = {k}", guided, seed, votes[k], tokens))
         baseline = dict(zip(gold, self.bradley_terry(records), strict=True))

@@ -139,7 +139,7 @@ class RftJob:
             answers = enumerate(judge.answer(asks, 0.0))
             rows = (row for group, answer in answers for row in table_rows(answer, 0, group, score_format))
             write_sampled(self.folder.heldout_path(stage), rows, score_format)
-        self.progress.say(heldout.sentence(stage, heldout.summarise(pq.read_table(self.folder.heldout_path(stage)))))
+        self.progress.say(heldout.describe(stage, heldout.summarise(pq.read_table(self.folder.heldout_path(stage)))))
 
     # --- rejection -----------------------------------------------------------------------------------------------
 

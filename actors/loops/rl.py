@@ -39,7 +39,7 @@ from rlsys.data.batches import (
 from rlsys.data.exclusion import read_exclusion
 from rlsys.data.mixtures import data_report, open_mixture, without_files
 from rlsys.evaluation import heldout
-from rlsys.evaluation.advice import at_the_end, on_equal_rewards, on_nothing_parsed
+from rlsys.evaluation.advice import advise_at_end, advise_if_nothing_parsed, advise_on_equal_rewards
 from rlsys.io.metrics import MetricsLog
 from rlsys.io.run_folder import RunFolder, find_model, has_compatible_optimizer_state
 from rlsys.prompts.rendering import Prompter
@@ -77,7 +77,7 @@ def train(config: Config, console: Console | None = None, stages: tuple[str, ...
             summary = job.summary()
         folder.write_json("summary.json", summary)
         console.print(summary_table(summary))
-        if "rl" in stages and (advice := at_the_end(summary["heldout"]["rl"])):
+        if "rl" in stages and (advice := advise_at_end(summary["heldout"]["rl"])):
             print_text(console, advice, "yellow")
         print_text(console, f"run folder: {folder.path}")
         return summary
@@ -203,12 +203,12 @@ class Job:
                 self.cluster.judge(stage, self.step, groups, samples)
                 self.cluster.write_trajectories(stage, path)
         result = heldout.summarise(pq.read_table(path))
-        self.progress.say(heldout.sentence(stage, result))
+        self.progress.say(heldout.describe(stage, result))
         return result
 
     def warn_if_nothing_parsed(self, result: dict[str, Any], taught: bool) -> None:
         """Advise on a base model none of whose outputs parsed, unless a cold start follows."""
-        if advice := on_nothing_parsed(result, taught):
+        if advice := advise_if_nothing_parsed(result, taught):
             self.progress.warn(advice)
 
     # --- cold start ----------------------------------------------------------------------------------------------
@@ -357,7 +357,7 @@ class Job:
         counts = batch.counts
         if batch.step == 1 and counts["groups_unequal"] == 0:
             failed = sum(counts["parse_failures"].values())
-            self.progress.warn(on_equal_rewards(metrics["reward"], failed, counts["samples"], counts["truncated"]))
+            self.progress.warn(advise_on_equal_rewards(metrics["reward"], failed, counts["samples"], counts["truncated"]))
 
     def _checkpoint(self, batch: TrainingBatch) -> None:
         """Save every checkpoint.every steps, at the end, and after a held-out evaluation that is the best so far."""

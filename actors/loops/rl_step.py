@@ -8,7 +8,7 @@ from typing import Any
 
 import ray
 
-from rlsys.evaluation.advice import failures_in_words
+from rlsys.evaluation.advice import describe_failures
 
 
 @dataclass
@@ -84,7 +84,7 @@ def set_aside_note(batch: TrainingBatch, too_long: int, max_tokens: int) -> str:
     """Describe the step's parse failures and the rows that were too long so far; empty if there are none."""
     counts, notes = batch.counts, []
     if counts["parse_failures"]:  # truncated texts are among them
-        notes.append(failures_in_words(counts["parse_failures"], counts["samples"], counts["truncated"], max_tokens))
+        notes.append(describe_failures(counts["parse_failures"], counts["samples"], counts["truncated"], max_tokens))
     if too_long:
         notes.append(f"{too_long:,} rows longer than prompt.max_tokens so far")
     return "".join(f"; {note}" for note in notes)

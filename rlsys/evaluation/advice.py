@@ -11,20 +11,20 @@ FORM = (
 )
 
 
-def failures_in_words(failures: Mapping[str, int], samples: int, cut_off: int, limit: int | None = None) -> str:
+def describe_failures(failures: Mapping[str, int], samples: int, cut_off: int, limit: int | None = None) -> str:
     """`12 of 256 not parsed, 9 of them cut off at 128 tokens`."""
     where = "at the token limit" if limit is None else f"at {limit:,} tokens"
     return f"{sum(failures.values()):,} of {samples:,} not parsed" + (f", {cut_off:,} of them cut off {where}" if cut_off else "")
 
 
-def on_nothing_parsed(result: Mapping[str, Any], taught: bool) -> str | None:
+def advise_if_nothing_parsed(result: Mapping[str, Any], taught: bool) -> str | None:
     """Of the evaluation before training. `taught`: a cold start follows."""
     if taught or sum(result["parse_failures"].values()) < result["samples"]:
         return None
     return f"The model writes no verdict that can be read, and nothing teaches it to: RL will have nothing to prefer. {_todo(result)}"
 
 
-def on_equal_rewards(reward: float, failures: int, samples: int, truncated: int) -> str:
+def advise_on_equal_rewards(reward: float, failures: int, samples: int, truncated: int) -> str:
     """Of a first step in which every group had equal rewards, so that nothing was learned."""
     if failures == samples:
         cause = _todo({"samples": samples, "cut_off": truncated})
@@ -35,7 +35,7 @@ def on_equal_rewards(reward: float, failures: int, samples: int, truncated: int)
     return f"All rewards of a group were equal in every group of the first step, so nothing was learned from it. {cause}"
 
 
-def at_the_end(result: Mapping[str, Any]) -> str | None:
+def advise_at_end(result: Mapping[str, Any]) -> str | None:
     """Of the last evaluation, where everything failed."""
     if result["accuracy"] > 0:
         return None

@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from rlsys.data.records import Record
 from rlsys.data.trajectories import RowKey, row_keys
-from rlsys.evaluation.advice import failures_in_words
+from rlsys.evaluation.advice import describe_failures
 from rlsys.evaluation.statistics import TOO_FEW, Interval, mean_ci, paired_difference
 
 Summary = dict[str, Any]
@@ -53,11 +53,11 @@ def summarise(table: pa.Table) -> Summary:
     }
 
 
-def sentence(stage: str, result: Summary) -> str:
+def describe(stage: str, result: Summary) -> str:
     """What `summarise` found, in a line for the screen."""
     interval = result["accuracy_ci95"]
     bounds = TOO_FEW if interval is None else f"{interval[0]:.1%} to {interval[1]:.1%}"
-    return f"held-out {stage}: reward {result['reward']:+.3f}, accuracy {result['accuracy']:.1%} ({bounds}), " + failures_in_words(
+    return f"held-out {stage}: reward {result['reward']:+.3f}, accuracy {result['accuracy']:.1%} ({bounds}), " + describe_failures(
         result["parse_failures"], result["samples"], result.get("cut_off", 0)
     )
 

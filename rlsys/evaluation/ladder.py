@@ -10,13 +10,13 @@ import numpy as np
 from rlsys.evaluation.statistics import mean_ci, paired_difference
 from rlsys.judging.voting import Options, SampleTable, Strategy, subsets, take, tied
 
-Rightness = dict[str, float]
+RowAccuracy = dict[str, float]
 """Row id -> share of the draws in which the best response wins, in [0, 1]. A tie at the top is shared out; no verdict is 0."""
 
 
-def rightness(
+def row_accuracy(
     rows: Iterable[Mapping[str, Any]], gold: Mapping[str, int], strategy: Strategy, k: int, k_max: int, draws: int, seed: int
-) -> Rightness:
+) -> RowAccuracy:
     """How right a strategy is with k samples, over `draws` random subsets of the first k_max of each row.
 
     Args:
@@ -42,7 +42,7 @@ def rightness(
 
 
 def rung(
-    name: str, title: str, right: Rightness, seed: int, against: Rightness | None, tokens: float | None, ablation: bool = False
+    name: str, title: str, right: RowAccuracy, seed: int, against: RowAccuracy | None, tokens: float | None, ablation: bool = False
 ) -> dict[str, Any]:
     """One entry of ladder.json. `against`: the rung that it is compared with; `tokens`: generated for a row."""
     values = list(right.values())

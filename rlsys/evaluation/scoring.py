@@ -12,7 +12,7 @@ from rlsys.data.records import Record
 from rlsys.evaluation import biases
 from rlsys.evaluation.benchmarks import SCORES, Benchmark, Item, baselines, interval, score
 from rlsys.evaluation.benchmarks.schemes import OVERALL, RocAuc
-from rlsys.evaluation.work import Row
+from rlsys.evaluation.passes import Row
 from rlsys.judging.voting import Options, SampleTable, Strategy, find_strategy, subsets, take
 from rlsys.judging.voting.table import CELLS
 from rlsys.prompts.rendering import seed_for
@@ -26,7 +26,7 @@ NAMED = 20
 """Items that are named where many may have to be."""
 
 
-def unfit(strategy: Strategy, benchmark: Benchmark, meta_rm: bool, certainty: bool = False) -> str | None:
+def unsupported_reason(strategy: Strategy, benchmark: Benchmark, meta_rm: bool, certainty: bool = False) -> str | None:
     """Why a strategy says nothing on a benchmark, in words; None: it does.
 
     Args:
@@ -44,7 +44,7 @@ def unfit(strategy: Strategy, benchmark: Benchmark, meta_rm: bool, certainty: bo
     return None
 
 
-def evaluation(
+def score_benchmark(
     benchmark: Benchmark,
     rows: dict[str, Iterable[Row]],
     strategies: Sequence[Strategy],
@@ -59,7 +59,7 @@ def evaluation(
     larger one. A figure is the mean over the draws, and its interval that mean's over the benchmark's units.
 
     Args:
-        rows: of `samples`, `greedy` and, if there are any, `swapped`, as `Part.row` writes them.
+        rows: of `samples`, `greedy` and, if there are any, `swapped`, as `EvalPass.row` writes them.
         ks: increasing; the samples of an item are at least as many as the last.
         seed: of the subsets, and of the shuffles that break ties.
         limits: lowest and highest score.

@@ -120,7 +120,7 @@ def _share(value: float | None, found: dict[str, Any] | None = None) -> str:
     return f"{value:.3f}" if found and found["metric"] == "roc_auc" else f"{value:.1%}"
 
 
-def page(document: dict[str, Any], grids: Sequence[Grid]) -> str:
+def markdown_page(document: dict[str, Any], grids: Sequence[Grid]) -> str:
     """The grids as one Markdown page."""
     meta = f", meta reward model {document['meta_rm']}" if document["meta_rm"] else ""
     about = f"Model {document['model']}{meta}; temperature {document['temperature']:g}, seed {document['seed']}."

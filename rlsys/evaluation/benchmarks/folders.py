@@ -9,11 +9,11 @@ from pathlib import Path
 
 from rlsys.data.readers.sources import SUFFIXES
 
-PassedOver = list[tuple[str, str]]
+SkippedFiles = list[tuple[str, str]]
 """(file, why), relative to the folder."""
 
 
-def files_of(folder: Path, pattern: str = "*", leave: str = "") -> tuple[list[Path], PassedOver]:
+def files_of(folder: Path, pattern: str = "*", leave: str = "") -> tuple[list[Path], SkippedFiles]:
     """The files to read in `folder` and the folders below, in a stable order, and the others.
 
     Links to files and to folders are followed. What is hidden (a name that begins with a dot, `__MACOSX`) is no part of a data set and is
@@ -24,7 +24,7 @@ def files_of(folder: Path, pattern: str = "*", leave: str = "") -> tuple[list[Pa
         leave: the name of a file that is no part of the benchmark.
     """
     readable: list[Path] = []
-    passed: PassedOver = []
+    passed: SkippedFiles = []
     for file in sorted(_walk(folder)):
         name = file.name.lower()
         if not name.endswith(SUFFIXES):

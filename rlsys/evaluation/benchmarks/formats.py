@@ -26,7 +26,7 @@ BOTH = (0, 1), (1, 0)
 
 @dataclass(frozen=True)
 class Draft:
-    """A unit as it comes out of a row, before it has its place in a benchmark."""
+    """A unit as it comes out of a row, before it has its location in a benchmark."""
 
     id: str
     subset: str
@@ -38,7 +38,7 @@ class Draft:
     pairs: tuple[tuple[int, int], ...] | None = None
     """See `Item.pairs`."""
     own_id: bool = True
-    """Whether the id comes from the row, rather than from the row's place."""
+    """Whether the id comes from the row, rather than from the row's location."""
 
     @property
     def contents(self) -> tuple[object, ...]:
@@ -48,7 +48,7 @@ class Draft:
 
 
 @dataclass(frozen=True)
-class Place:
+class FileLocation:
     """Where a row stands: some benchmarks tell their subsets by folder and file name only."""
 
     file: Path
@@ -79,7 +79,7 @@ class Place:
         return (root.parent if self.file == self.root else root).name
 
 
-Adapter = Callable[[Row, Place], Draft]
+Adapter = Callable[[Row, FileLocation], Draft]
 
 _SPOKEN = re.compile(r"prompt|question|instruction|input|content|answer|llm_response|chosen|rejected|(response|output)_?(\d{1,2}|[AB])")
 """Keys that hold what was said, in the published files of any benchmark."""
@@ -129,7 +129,7 @@ published table had the numbers of the two xstest subsets the wrong way round.
 """
 
 
-def rewardbench(row: Row, place: Place) -> Draft:
+def rewardbench(row: Row, location: FileLocation) -> Draft:
     """Reward Bench without the prior sets: the 23 subsets of its four sections."""
     [record] = READERS["rewardbench"](row)
     for section, subsets in REWARDBENCH_SECTIONS.items():
@@ -141,7 +141,7 @@ def rewardbench(row: Row, place: Place) -> Draft:
 REWARDBENCH2_SUBSETS = "Factuality", "Precise IF", "Math", "Safety", "Focus", TIES
 
 
-def rewardbench2(row: Row, place: Place, alone: bool = False) -> Draft:
+def rewardbench2(row: Row, location: FileLocation, alone: bool = False) -> Draft:
     """Reward Bench 2: the best of four; in Ties, all right and wrong responses in one item or, `alone`, each response in its own.
 
     A Ties row becomes half a unit: `pair_ties` puts the rows of a prompt together.
@@ -171,7 +171,7 @@ def singles(record: Record) -> list[Record]:
 
 
 def pair_ties(drafts: list[Draft], report: Report) -> list[Draft]:
-    """Both rows of each Ties prompt in one draft, in the place of the first; a row that lacks the other is malformed."""
+    """Both rows of each Ties prompt in one draft, in the location of the first; a row that lacks the other is malformed."""
     rows: dict[str, list[Draft]] = {}
     for draft in drafts:
         if draft.subset == TIES:
@@ -196,7 +196,7 @@ def pair_ties(drafts: list[Draft], report: Report) -> list[Draft]:
 RMB_GOALS = "Helpfulness", "Harmlessness"
 
 
-def rmb(row: Row, place: Place, pairs: bool = False) -> Draft:
+def rmb(row: Row, location: FileLocation, pairs: bool = False) -> Draft:
     """RMB: pairwise rows (chosen, reject) and best-of-N rows (bon_best, loser_list), told apart by their keys.
 
     A best-of-N row is judged in one input with all responses or, with `pairs`, as the best against each of the others.
@@ -214,7 +214,7 @@ def rmb(row: Row, place: Place, pairs: bool = False) -> Draft:
     return Draft(record.id, category, f"{goal} {task}", tuple((duel, None) for duel in duels))
 
 
-def ppe_preference(row: Row, place: Place) -> Draft:
+def ppe_preference(row: Row, location: FileLocation) -> Draft:
     """PPE human preference; a tie has no better response and is left out."""
     [record] = READERS["ppe_preference"](row)
     if record.rewards == TIE:
@@ -229,7 +229,7 @@ PPE_DOMAINS = {
 """PPE correctness: what file and folder names call its five domains."""
 
 
-def ppe_correctness(row: Row, place: Place) -> Draft:
+def ppe_correctness(row: Row, location: FileLocation) -> Draft:
     """PPE correctness: the sampled conflict pairs of a prompt, one right and one wrong response each."""
     if row.get("sampled_conflict_pairs") == []:
         raise NoUniqueBest(f"{row.name}: all responses are right, or all wrong.")
@@ -237,10 +237,10 @@ def ppe_correctness(row: Row, place: Place) -> Draft:
     for position, duel in enumerate(duels):
         if duel.rewards[0] == duel.rewards[1]:
             raise wrong(f"sampled_conflict_pairs[{position}]", "a right and a wrong response", row["sampled_conflict_pairs"][position])
-    return replace(_ppe_draft(row, place), inputs=tuple((duel, None) for duel in duels))
+    return replace(_ppe_draft(row, location), inputs=tuple((duel, None) for duel in duels))
 
 
-def ppe_best_of_k(row: Row, place: Place, k: int) -> Draft:
+def ppe_best_of_k(row: Row, location: FileLocation, k: int) -> Draft:
     """PPE best-of-K: the first k responses of a prompt in one input; any number of them may be right."""
     scores = items(row, "scores")
     if len(scores) < k:
@@ -248,14 +248,14 @@ def ppe_best_of_k(row: Row, place: Place, k: int) -> Draft:
     for position, value in enumerate(scores[:k]):
         if not isinstance(value, bool):
             raise wrong(f"scores[{position}]", "a boolean", value)
-    draft = _ppe_draft(row, place)
+    draft = _ppe_draft(row, location)
     responses = tuple(text(row, f"response_{position + 1}", blank=True) for position in range(k))
     record = Record(draft.id, "ppe_best_of_k", conversation(row, "prompt"), responses, tuple(map(float, scores[:k])), family=draft.subset)
     return replace(draft, inputs=((record, None),))
 
 
-def _ppe_draft(row: Row, place: Place) -> Draft:
-    domain = place.named(PPE_DOMAINS) or "all"
+def _ppe_draft(row: Row, location: FileLocation) -> Draft:
+    domain = location.named(PPE_DOMAINS) or "all"
     # A question is there once for every model that answered it.
     name = "/".join(part for part in (row_id(row, "id", "question_id"), optional_text(row, "model_name")) if part)
     return Draft(name, domain, domain, ())
@@ -265,7 +265,7 @@ JUDGEBENCH_SECTIONS = {"mmlu-pro": "Knowledge", "livebench-reasoning": "Reasonin
 """JudgeBench: how the source of a question begins, and the category it is reported in."""
 
 
-def judgebench(row: Row, place: Place) -> Draft:
+def judgebench(row: Row, location: FileLocation) -> Draft:
     """JudgeBench: each pair in both orders."""
     [record] = READERS["judgebench"](row)
     source = record.family or "all"
@@ -273,26 +273,28 @@ def judgebench(row: Row, place: Place) -> Draft:
     return one(record, source, section, BOTH)
 
 
-def realmistake(row: Row, place: Place) -> Draft:
+def realmistake(row: Row, location: FileLocation) -> Draft:
     """ReaLMistake: one response, with an error (0) or without (1). Task and model are the names of folder and file."""
     [record] = READERS["realmistake"](row)
-    return one(record, str(place.below))
+    return one(record, str(location.below))
 
 
 LLMBAR_SUBSETS = {"natural": "Natural", "neighbor": "Neighbor", "gptinst": "GPTInst", "gptout": "GPTOut", "manual": "Manual"}
 """LLMBar: what file and folder names call its five subsets; all but the first are adversarial."""
 
 
-def llmbar(row: Row, place: Place) -> Draft:
+def llmbar(row: Row, location: FileLocation) -> Draft:
     """LLMBar: each pair in both orders."""
     [record] = READERS["llmbar"](row)
-    subset = place.named(LLMBAR_SUBSETS) or LLMBAR_SUBSETS.get(place.folder.lower())
+    subset = location.named(LLMBAR_SUBSETS) or LLMBAR_SUBSETS.get(location.folder.lower())
     if subset is None:
-        raise DataError(f"the file's path: expected the name of a subset in it ({', '.join(LLMBAR_SUBSETS.values())}), found {place.file}.")
+        raise DataError(
+            f"the file's path: expected the name of a subset in it ({', '.join(LLMBAR_SUBSETS.values())}), found {location.file}."
+        )
     return one(record, subset, "Natural" if subset == "Natural" else "Adversarial", BOTH)
 
 
-def pandalm(row: Row, place: Place) -> Draft:
+def pandalm(row: Row, location: FileLocation) -> Draft:
     """PandaLM: the majority of three annotators, a tie being a verdict; if all three differ, the first one's, as published."""
     [record] = READERS["pandalm"](row)
     # Of equally frequent votes most_common puts the one that came first in front, as the published max() over the counts does.
@@ -300,7 +302,7 @@ def pandalm(row: Row, place: Place) -> Draft:
     return one(replace(record, rewards=(TIE, FIRST, SECOND)[vote]), "all")
 
 
-def any_format(row: Row, place: Place, format: str) -> Draft:
+def any_format(row: Row, location: FileLocation, format: str) -> Draft:
     """A row of a known reader's format; a row of several records is one unit. Records without a unique best response are left out."""
     good = []
     for record in READERS[format](row):

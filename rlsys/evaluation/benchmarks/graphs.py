@@ -6,19 +6,19 @@ from rlsys.data.readers.fields import Row, as_integer, as_object, as_text, integ
 from rlsys.data.readers.formats import FIRST, SECOND
 from rlsys.data.readers.messages import conversation
 from rlsys.data.records import Record
-from rlsys.evaluation.benchmarks.formats import BOTH, Draft, Place, one, singles
+from rlsys.evaluation.benchmarks.formats import BOTH, Draft, FileLocation, one, singles
 
 STYLES = 3
 """RM-Bench: concise, detailed, detailed with Markdown."""
 RMBENCH_DOMAINS = {name: name for name in ("chat", "code", "math", "safety")}
 
 
-def rmbench(row: Row, place: Place, alone: bool = False) -> Draft:
+def rmbench(row: Row, location: FileLocation, alone: bool = False) -> Draft:
     """RM-Bench: three right and three wrong responses, each in a style; the nine pairs, right one first, or, `alone`, the six responses.
 
     The domain stands in the row or, in the files of one domain, in the file's name; safety-refuse and safety-response are both safety.
     """
-    domain = place.named(RMBENCH_DOMAINS)
+    domain = location.named(RMBENCH_DOMAINS)
     if row.get("domain") is not None:
         named = text(row, "domain")
         domain = next((name for name in RMBENCH_DOMAINS if named.startswith(name)), None)
@@ -39,7 +39,7 @@ def rmbench(row: Row, place: Place, alone: bool = False) -> Draft:
     return Draft(name, domain, domain, tuple((record, None) for record in records))
 
 
-def evalbiasbench(row: Row, place: Place) -> Draft:
+def evalbiasbench(row: Row, location: FileLocation) -> Draft:
     """EvalBiasBench: instruction, response1, response2, label 1|2, by bias; each pair in both orders."""
     bias = text(row, "group" if row.get("group") is not None else "bias")
     rewards = FIRST if integer(row, "label", 1, 2) == 1 else SECOND
@@ -48,7 +48,7 @@ def evalbiasbench(row: Row, place: Place) -> Draft:
     return one(record, bias, orders=BOTH)
 
 
-def ifrewardbench(row: Row, place: Place) -> Draft:
+def ifrewardbench(row: Row, location: FileLocation) -> Draft:
     """IF-RewardBench: messages, responses [{response}], preference_graph [{chosen, rejected: {response_id}}], by instruction_type.
 
     All responses in one input; a response's reward is the number of others that the graph puts below it.

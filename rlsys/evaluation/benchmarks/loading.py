@@ -16,8 +16,8 @@ from rlsys.data.readers.sources import SUFFIXES, open_source
 from rlsys.data.records import NoUniqueBest, Record
 from rlsys.evaluation.benchmarks import formats, graphs, outcomes
 from rlsys.evaluation.benchmarks.core import Benchmark, Cluster, Item, Rows
-from rlsys.evaluation.benchmarks.folders import PassedOver, files_of
-from rlsys.evaluation.benchmarks.formats import Adapter, Draft, Place
+from rlsys.evaluation.benchmarks.folders import SkippedFiles, files_of
+from rlsys.evaluation.benchmarks.formats import Adapter, Draft, FileLocation
 from rlsys.evaluation.benchmarks.schemes import Means, RocAuc, Scheme
 
 PREFIX = "format:"
@@ -123,7 +123,7 @@ def _spec(name: str) -> Spec:
     raise DataError(f"unknown benchmark {name!r}.{hint} Known: {', '.join(BENCHMARKS)}, and {PREFIX}NAME with a format's name.")
 
 
-def _read_all(path: Path, spec: Spec, report: Report, strict: bool) -> tuple[list[Draft], PassedOver]:
+def _read_all(path: Path, spec: Spec, report: Report, strict: bool) -> tuple[list[Draft], SkippedFiles]:
     """The good rows of a file or folder, and the files of the folder that hold none; what else is set aside goes into the report."""
     if not path.is_dir():
         return _read(path, path, spec, report), []
@@ -166,7 +166,7 @@ def _add(report: Report, own: Report) -> None:
 
 def _read(file: Path, root: Path, spec: Spec, report: Report) -> list[Draft]:
     """The good rows of a file; what is set aside goes into the report, and the number of the others, too."""
-    place = Place(file, root)
+    location = FileLocation(file, root)
     drafts: list[Draft] = []
     for number, raw in open_source(file).scan():
         report.rows += 1
@@ -174,7 +174,7 @@ def _read(file: Path, root: Path, spec: Spec, report: Report) -> list[Draft]:
             if isinstance(raw, DataError):
                 raise raw
             row = Row(formats.written(raw), f"{file.name.partition('.')[0]}:{number}")
-            draft = spec.read(row, place)
+            draft = spec.read(row, location)
             for record, _ in draft.inputs:
                 _check(record)
         except NoUniqueBest:

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 
 from rlsys.data.readers import DataError
-from rlsys.evaluation import by_group, evaluation, overview, page, parts, unfit
+from rlsys.evaluation import by_group, eval_passes, markdown_page, overview, score_benchmark, unsupported_reason
 from rlsys.evaluation.benchmarks import Benchmark, load
+from rlsys.evaluation.passes import greedy, greedy_order
 from rlsys.evaluation.tables import _biases
-from rlsys.evaluation.work import greedy, greedy_order
 from rlsys.judging.requests import JudgeResult, RenderedRequest
 from rlsys.judging.voting import STRATEGIES, Options, SampleTable, decide, find_strategy, strategy, subsets
 
@@ -59,7 +59,7 @@ def skip(row: dict) -> dict:
 
 
 def vote_point(benchmark: Benchmark, rows: dict, ks: list[int], k: int, draws: int, seed: int = 0) -> dict:
-    return evaluation(benchmark, rows, [find_strategy("vote")], ks, draws, seed)["strategies"]["vote"][str(k)]
+    return score_benchmark(benchmark, rows, [find_strategy("vote")], ks, draws, seed)["strategies"]["vote"][str(k)]
 
 
 @pytest.mark.parametrize("k", [3, 8])
@@ -86,7 +86,7 @@ def test_vote_equals_a_loop_over_draws_items_and_samples(pairs, k):
 def test_every_strategy_equals_rlsys_vote_on_each_subset(pairs, name, k):
     """`decide` (what `rlsys vote` runs) sees one draw of one row at a time."""
     rows, draws, chosen = rows_of(pairs, 9, seed=3), 6, find_strategy(name)
-    found = evaluation(pairs, rows, [chosen], [1, 5, 9], draws, 2)["strategies"][name][str(k)]
+    found = score_benchmark(pairs, rows, [chosen], [1, 5, 9], draws, 2)["strategies"][name][str(k)]
     right: dict[str, list[bool]] = {"a": [], "b": []}
     spent, tokens, given = [], [], []
     for draw in subsets(9, k, draws, 2):
@@ -119,7 +119,7 @@ def test_what_adaptive_and_abstain_save(tmp_path):
     benchmark = load("format:rlsys", written(tmp_path / "rows.jsonl", [preference(number) for number in range(2)]))
     one = {"order": [1, 0], "scores": [4, 5], "tokens": 10}
     rows = [{"id": "all/0", "samples": [one] * 12}, {"id": "all/1", "samples": [one] * 6 + [one | {"scores": [5, 4]}] * 6}]
-    found = evaluation(
+    found = score_benchmark(
         benchmark,
         {"samples": rows, "greedy": [row | {"samples": [one | {"text": ""}]} for row in rows]},
         [find_strategy("adaptive"), find_strategy("abstain")],
@@ -165,7 +165,7 @@ def test_greedy_worked_out_by_hand(tmp_path):
         order, scores = outcome
         rows.append(row | {"samples": [{"order": order, "scores": scores, "failure": "no_box", "tokens": 10, "text": f"said {item.id}"}]})
     rows[3]["samples"][0]["truncated"] = True
-    found = evaluation(benchmark, {"samples": rows, "greedy": rows}, [find_strategy("vote")], [1], 2000, 0)
+    found = score_benchmark(benchmark, {"samples": rows, "greedy": rows}, [find_strategy("vote")], [1], 2000, 0)
     assert ("cut off at rollout.max_tokens", "1 of 1 failures", "1 of 1 failures") in tuple(_biases(found))
     assert found["greedy"]["overall"]["value"] == pytest.approx(0.3, abs=0.01)
     assert (found["greedy"]["coverage"], found["greedy"]["tokens_per_item"], found["greedy"]["samples_per_item"]) == (0.6, 10, 1)
@@ -187,7 +187,7 @@ def test_greedy_worked_out_by_hand(tmp_path):
 
 
 def test_examples_are_three_of_each(pairs):
-    found = evaluation(pairs, rows_of(pairs, 1, parsed=1.0), [find_strategy("vote")], [1], 1, 0)["examples"]
+    found = score_benchmark(pairs, rows_of(pairs, 1, parsed=1.0), [find_strategy("vote")], [1], 1, 0)["examples"]
     assert [example["correct"] for example in found] == [True] * 3 + [False] * 3
     assert all((example["best"] == example["gold"]) is example["correct"] for example in found)
 
@@ -197,7 +197,7 @@ def test_wrong_critiques_are_shown_before_those_that_did_not_parse(pairs):
     for number, row in enumerate(rows["greedy"]):
         (one,) = row["samples"]
         one["scores"] = None if number < 8 else [1 + (response != 0) for response in one["order"]]
-    shown = {example["id"] for example in evaluation(pairs, rows, [find_strategy("vote")], [1], 1, 0)["examples"]}
+    shown = {example["id"] for example in score_benchmark(pairs, rows, [find_strategy("vote")], [1], 1, 0)["examples"]}
     # Where four responses are there, three share the top: no pick, and wrong too.
     assert len(shown) == 3 and shown < {item.id for item in pairs.items[8:]}
 
@@ -211,19 +211,21 @@ def test_both_orders_of_a_pair_are_compared(tmp_path):
 
     first = [row("all/0", [0, 1], [9, 2]), row("all/1", [1, 0], [9, 2])]
     second = [row("all/0", [1, 0], [2, 9]), row("all/1", [0, 1], [9, 2])]
-    found = evaluation(benchmark, {"samples": first, "greedy": first, "swapped": second}, [find_strategy("vote")], [1], 3, 0)["position"]
+    found = score_benchmark(benchmark, {"samples": first, "greedy": first, "swapped": second}, [find_strategy("vote")], [1], 3, 0)[
+        "position"
+    ]
     assert (found["first"], found["first_expected"], found["other_order"], found["rows"]) == (0.75, 0.5, 0.5, 2)
     assert (found["samples"]["first"], found["samples"]["rows"]) == (1.0, 0)
     judgebench = {"pair_id": "1", "source": "livebench-math", "question": "?", "response_A": "A", "response_B": "B", "label": "A>B"}
     fixed = load("judgebench", written(tmp_path / "judgebench.jsonl", [judgebench]))
-    assert [part.name for part in parts(fixed, 2, 0.5, 0)] == ["samples", "greedy"]
-    assert [part.ask(item).orders[-1] for part in parts(fixed, 2, 0.5, 0) for item in fixed.items] == [(0, 1), (1, 0)] * 2
+    assert [part.name for part in eval_passes(fixed, 2, 0.5, 0)] == ["samples", "greedy"]
+    assert [part.ask(item).orders[-1] for part in eval_passes(fixed, 2, 0.5, 0) for item in fixed.items] == [(0, 1), (1, 0)] * 2
     both = [row(item.id, list(item.order), [9, 2]) for item in fixed.items]
-    assert evaluation(fixed, {"samples": both, "greedy": both}, [find_strategy("vote")], [1], 3, 0)["position"]["other_order"] == 0.0
+    assert score_benchmark(fixed, {"samples": both, "greedy": both}, [find_strategy("vote")], [1], 3, 0)["position"]["other_order"] == 0.0
 
 
 def test_what_is_asked(pairs):
-    found = {part.name: part for part in parts(pairs, 5, 0.5, 7)}
+    found = {part.name: part for part in eval_passes(pairs, 5, 0.5, 7)}
     assert list(found) == ["samples", "greedy", "swapped"]
     assert [(part.temperature, part.text) for part in found.values()] == [(0.5, False), (0.0, True), (0.0, True)]
     assert {item.record.n for item in found["swapped"].items} == {2} and len(found["swapped"].items) == 8
@@ -235,22 +237,22 @@ def test_what_is_asked(pairs):
         assert greedy(item).orders == [greedy_order(item)]
     for item in found["swapped"].items:
         assert found["swapped"].ask(item).orders[0] == found["greedy"].ask(item).orders[0][::-1]
-        assert {tuple(order) for order in parts(pairs, 64, 0.5, 7)[0].ask(item).orders} == {(0, 1), (1, 0)}
-    assert "swapped" not in [part.name for part in parts(pairs, 5, 0.5, 7, swap=False)]
+        assert {tuple(order) for order in eval_passes(pairs, 64, 0.5, 7)[0].ask(item).orders} == {(0, 1), (1, 0)}
+    assert "swapped" not in [part.name for part in eval_passes(pairs, 5, 0.5, 7, swap=False)]
 
 
 def test_settings_know_the_contents_and_not_the_truth(pairs, tmp_path):
     def content(**change) -> list:
         rows = [preference(number) | change for number in range(3)]
-        return [part.settings for part in parts(load("format:rlsys", written(tmp_path / "x.jsonl", rows)), 2, 0.5, 0)]
+        return [part.settings for part in eval_passes(load("format:rlsys", written(tmp_path / "x.jsonl", rows)), 2, 0.5, 0)]
 
     assert content() == content(rewards=[0, 1]) != content(responses=["x", "y"])
-    assert parts(pairs, 2, 0.5, 0)[0].settings != parts(pairs, 2, 0.5, 1)[0].settings
-    assert parts(pairs, 2, 0.5, 0)[1].settings == parts(pairs, 4, 0.7, 1)[1].settings
+    assert eval_passes(pairs, 2, 0.5, 0)[0].settings != eval_passes(pairs, 2, 0.5, 1)[0].settings
+    assert eval_passes(pairs, 2, 0.5, 0)[1].settings == eval_passes(pairs, 4, 0.7, 1)[1].settings
 
 
 def test_a_row_keeps_texts_where_asked_to(pairs):
-    sampled, certain, _ = parts(pairs, 1, 0.5, 0)
+    sampled, certain, _ = eval_passes(pairs, 1, 0.5, 0)
     item = pairs.items[1]
     answer = JudgeResult(RenderedRequest(greedy(item), []), [{"order": [0, 1], "scores": [1, 2], "tokens": 7, "text": "so"}])
     assert certain.row(item, answer)["samples"][0]["text"] == "so" and "text" not in sampled.row(item, answer)["samples"][0]
@@ -268,7 +270,7 @@ def test_single_responses_are_scored_by_area(tmp_path):
         {"id": item.id, "samples": [{"order": [0], "scores": [given], "tokens": 3, "text": "t"}]}
         for item, given in zip(benchmark.items, scores)
     ]
-    found = evaluation(benchmark, {"samples": said, "greedy": said}, [find_strategy("mean")], [1], 5, 0)
+    found = score_benchmark(benchmark, {"samples": said, "greedy": said}, [find_strategy("mean")], [1], 5, 0)
     assert found["metric"] == "roc_auc" and found["greedy"]["overall"]["value"] == 0.75
     # Above the middle, 5.5, is said to be right.
     assert {(example["gold"], example["scores"][0], example["correct"], example["best"]) for example in found["examples"]} == {
@@ -294,7 +296,9 @@ def test_rows_are_compared_by_means_whatever_did_not_parse(tmp_path, name):
         parsed = [one for one in own if one is not None]
         scores.append(sum(parsed) / len(parsed) if parsed else None)
     greedy = [row | {"samples": row["samples"][:1]} for row in rows]
-    found = evaluation(benchmark, {"samples": rows, "greedy": greedy}, [find_strategy(name)], [8], 1, 0)["strategies"][name]["8"]["overall"]
+    found = score_benchmark(benchmark, {"samples": rows, "greedy": greedy}, [find_strategy(name)], [8], 1, 0)["strategies"][name]["8"][
+        "overall"
+    ]
     right, wrong = ([score for score in scores[start::2]] for start in (1, 0))
     assert None not in scores  # at 0.3 to the eighth, no row is without a verdict here
     won = sum((high > low) + (high == low) / 2 for high in right for low in wrong) / (len(right) * len(wrong))
@@ -311,7 +315,7 @@ def test_ties_of_reward_bench_2_are_compared_by_means(tmp_path):
         {"id": item.id, "samples": [{"order": list(range(item.record.n)), "scores": one, "tokens": 1, "text": ""} for one in given[index]]}
         for index, item in enumerate(benchmark.items, 1)
     ]
-    document = evaluation(benchmark, {"samples": said, "greedy": said}, [find_strategy("vote")], [3], 1, 0)
+    document = score_benchmark(benchmark, {"samples": said, "greedy": said}, [find_strategy("vote")], [3], 1, 0)
     found = document["strategies"]["vote"]["3"]["overall"]
     # Margins 2 in ref and 6 - 2 = 4 in tied, spread 3: right in both rows (0.6), 4 > 3 (0.2), 2 is not (0), tanh(2 / 3 - 1).
     assert found["value"] == pytest.approx(0.8 + 0.01 * np.tanh(2 / 3 - 1))
@@ -323,12 +327,14 @@ def test_which_strategies_fit(pairs, tmp_path):
 
     def fit(benchmark: Benchmark, meta_rm: bool) -> set[str]:
         built_in = (chosen for chosen in STRATEGIES.values() if chosen.function.__module__.startswith("rlsys."))
-        return {chosen.name for chosen in built_in if unfit(chosen, benchmark, meta_rm) is None}
+        return {chosen.name for chosen in built_in if unsupported_reason(chosen, benchmark, meta_rm) is None}
 
     assert fit(pairs, True) == {"vote", "mean", "majority", "meta", "meta_weighted", "rpc", "adaptive", "abstain"}
     assert fit(pairs, False) == fit(pairs, True) - {"meta", "meta_weighted"}
     assert fit(singles, True) == {"vote", "mean", "meta", "meta_weighted", "abstain"}
-    assert "self-certainty" in unfit(find_strategy("borda"), pairs, True) and "--meta-rm" in unfit(find_strategy("meta"), pairs, False)
+    assert "self-certainty" in unsupported_reason(find_strategy("borda"), pairs, True) and "--meta-rm" in unsupported_reason(
+        find_strategy("meta"), pairs, False
+    )
 
 
 def test_a_strategy_of_ones_own_is_drawn_like_the_others(pairs):
@@ -338,7 +344,7 @@ def test_a_strategy_of_ones_own_is_drawn_like_the_others(pairs):
 
     try:
         rows = rows_of(pairs, 4, parsed=1.0)
-        found = evaluation(pairs, rows, [lowest], [4], 2, 0)["strategies"]["lowest_of_all"]["4"]["overall"]["value"]
+        found = score_benchmark(pairs, rows, [lowest], [4], 2, 0)["strategies"]["lowest_of_all"]["4"]["overall"]["value"]
     finally:
         del STRATEGIES["lowest_of_all"]
     right = 0
@@ -352,18 +358,18 @@ def test_a_strategy_of_ones_own_is_drawn_like_the_others(pairs):
 def test_too_few_samples_are_an_error(pairs):
     rows = rows_of(pairs, 2)
     with pytest.raises(DataError, match="2 samples, fewer than k = 4"):
-        evaluation(pairs, rows, [find_strategy("vote")], [1, 4], 2, 0)
+        score_benchmark(pairs, rows, [find_strategy("vote")], [1, 4], 2, 0)
 
 
 def test_large_tables_are_worked_on_in_portions(pairs, monkeypatch):
     rows = rows_of(pairs, 6)
-    whole = evaluation(pairs, rows, [find_strategy("vote"), find_strategy("adaptive")], [2, 6], 11, 0)
+    whole = score_benchmark(pairs, rows, [find_strategy("vote"), find_strategy("adaptive")], [2, 6], 11, 0)
     monkeypatch.setattr("rlsys.evaluation.scoring.CELLS", 1)
-    assert evaluation(pairs, rows, [find_strategy("vote"), find_strategy("adaptive")], [2, 6], 11, 0) == whole
+    assert score_benchmark(pairs, rows, [find_strategy("vote"), find_strategy("adaptive")], [2, 6], 11, 0) == whole
 
 
 def test_the_tables(pairs):
-    found = evaluation(pairs, rows_of(pairs, 4), [find_strategy(name) for name in ("vote", "adaptive")], [1, 2, 4], 5, 0)
+    found = score_benchmark(pairs, rows_of(pairs, 4), [find_strategy(name) for name in ("vote", "adaptive")], [1, 2, 4], 5, 0)
     document = {
         "model": "m|n", "meta_rm": None, "k": [1, 2, 4], "draws": 5, "temperature": 0.5, "seed": 0, "seconds": 1.0,
         "benchmarks": {"format:rlsys": found},
@@ -383,7 +389,7 @@ def test_the_tables(pairs):
     assert figure["ci95"] is None and grid.rows[3][1] == f"{figure['value']:.1%} (too few rows)"
     figure["ci95"] = [0.25, 0.75]
     assert overview(document).rows[3][1] == f"{figure['value']:.1%} (25.0% to 75.0%)"
-    text = page(document, [grid, *by_group(document)])
+    text = markdown_page(document, [grid, *by_group(document)])
     assert (
         text.startswith("# Evaluation\n\nModel m|n; temperature 0.5, seed 0.") and "| vote@4 |" in text and "parse failure: no_box" in text
     )

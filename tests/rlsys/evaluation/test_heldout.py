@@ -32,7 +32,7 @@ def test_counts_by_hand():
     assert summary["accuracy_parsed"] == pytest.approx(2 / 3)
     assert summary["parse_failures"] == {"no_box": 1}
     assert summary["families"]["case"] == {"n": 2, "accuracy": 0.5, "parsed": 0.5}
-    assert summary["reward_ci95"] is None and "(too few rows)" in heldout.sentence("rl", summary), "four rows say next to nothing"
+    assert summary["reward_ci95"] is None and "(too few rows)" in heldout.describe("rl", summary), "four rows say next to nothing"
     low, high = heldout.summarise(table([(str(i), *row[1:]) for i, row in enumerate(ROWS * 3)]))["reward_ci95"]
     assert -1 <= low < 0 < high <= 1
 

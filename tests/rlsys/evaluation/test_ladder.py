@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from rlsys.data.records import Record
-from rlsys.evaluation.ladder import rightness, rung
+from rlsys.evaluation.ladder import row_accuracy, rung
 from rlsys.judging.voting import find_strategy, subsets
 
 
@@ -26,7 +26,7 @@ def test_rightness_is_the_share_of_draws_in_which_the_best_response_wins():
             samples.append({"order": order, "scores": scores, "tokens": 3})
         rows.append({"id": one.id, "samples": samples})
     for k in (1, 3, 6):
-        found = rightness(rows, {one.id: one.best for one in records}, find_strategy("vote"), k, 6, 40, seed=7)
+        found = row_accuracy(rows, {one.id: one.best for one in records}, find_strategy("vote"), k, 6, 40, seed=7)
         for one, row in zip(records, rows):
             total = 0.0
             for chosen in subsets(6, k, 40, 7):

@@ -16,7 +16,7 @@ Row = dict[str, Any]
 
 
 @dataclass(frozen=True)
-class Part:
+class EvalPass:
     """One pass over items of a benchmark, and one file."""
 
     name: str
@@ -34,7 +34,7 @@ class Part:
         return answer.row(self.text) | {"id": item.id}
 
 
-def parts(benchmark: Benchmark, k: int, temperature: float, seed: int, text: bool = False, swap: bool = True) -> list[Part]:
+def eval_passes(benchmark: Benchmark, k: int, temperature: float, seed: int, text: bool = False, swap: bool = True) -> list[EvalPass]:
     """The passes over a benchmark.
 
     Args:
@@ -49,12 +49,12 @@ def parts(benchmark: Benchmark, k: int, temperature: float, seed: int, text: boo
 
     drawn = {"k": k, "temperature": temperature, "seed": seed, "text": text}
     found = [
-        Part("samples", benchmark.items, sampled, temperature, text, drawn | _asked(benchmark.items)),
-        Part("greedy", benchmark.items, greedy, 0.0, True, _asked(benchmark.items)),
+        EvalPass("samples", benchmark.items, sampled, temperature, text, drawn | _asked(benchmark.items)),
+        EvalPass("greedy", benchmark.items, greedy, 0.0, True, _asked(benchmark.items)),
     ]
     pairs = tuple(item for item in benchmark.items if item.record.n == 2 and item.order is None)
     if swap and pairs:
-        found.append(Part("swapped", pairs, swapped, 0.0, True, _asked(pairs)))
+        found.append(EvalPass("swapped", pairs, swapped, 0.0, True, _asked(pairs)))
     return found
 
 
