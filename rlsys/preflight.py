@@ -269,8 +269,8 @@ def _check_lengths(name: str, records: list[Record], config: Config, prompter: P
         )
     elif fitting < len(lengths):
         report.notes.append(
-            f"{name}: {len(lengths) - fitting} of the first {len(lengths)} rows are longer than prompt.max_tokens={limit} and will be "
-            f"skipped; the longest has {lengths[-1]:,} tokens."
+            f"{name}: {len(lengths) - fitting} of the first {len(lengths)} rows are longer than prompt.max_tokens={limit} and will be set "
+            f"aside; the longest has {lengths[-1]:,} tokens."
         )
     return fitting
 

@@ -60,7 +60,7 @@ class Prompt(Section):
     principles: bool = True
     """Ask for the criteria that matter before the analysis. false (the paper's ablation): only the analysis, also in the teacher's rows."""
     max_tokens: PositiveInt = 1024
-    """Longest rendered prompt, in tokens. Rows with longer prompts are counted and skipped, never truncated."""
+    """Longest rendered prompt, in tokens. Rows with longer prompts are counted and set aside, never truncated."""
     chat_template_args: dict[str, Any] = Field(default_factory=dict)
     """Extra variables for the model's chat template, applied wherever a conversation is rendered, for example {enable_thinking: false}. A
     name that the template does not use is an error."""
@@ -276,7 +276,7 @@ class ScalarRm(Section):
     heldout: float = Field(default=0.1, gt=0, lt=1)
     """bce: share of rows to hold out, with all their samples."""
     max_tokens: PositiveInt = 2048
-    """Maximum length of prompt and text together, in tokens. Longer ones are counted and skipped, never truncated."""
+    """Maximum length of prompt and text together, in tokens. Longer ones are counted and set aside, never truncated."""
     epochs: PositiveInt = 1
     """Number of passes over the training texts."""
     batch_texts: PositiveInt = 64
