@@ -22,7 +22,7 @@ def declared_type(model: type[BaseModel], path: tuple[str, ...]) -> Any:
     """Return the type of the field at `path`, or Any if there is no such field or it is inside a field that accepts any value."""
     kind: Any = model
     for part in path:
-        kind = _inner(kind, part)
+        kind = _item_type(kind, part)
     return kind
 
 
@@ -35,15 +35,15 @@ def parse_text(text: str, kind: Any) -> Any:
     kinds = list(_alternatives(kind))
     if type(None) in kinds and text.strip() in NULLS:
         return None
-    if _is_anything(kind) or (any(map(_is_container, kinds)) and (not any(map(_is_scalar, kinds)) or text.lstrip()[:1] in ("[", "{"))):
+    if _uses_yaml_types(kind) or (any(map(_is_container, kinds)) and (not any(map(_is_scalar, kinds)) or text.lstrip()[:1] in ("[", "{"))):
         return parse_yaml(text, kind)
     return text if is_text(kind) else text.strip()
 
 
 def is_text(kind: Any) -> bool:
     """Check whether text (or None) is the only scalar that `kind` accepts."""
-    scalars = [each for each in _alternatives(kind) if _is_scalar(each)]
-    return bool(scalars) and all(each in (str, Path) or get_origin(each) is Literal and _is_words(each) for each in scalars)
+    scalars = [member for member in _alternatives(kind) if _is_scalar(member)]
+    return bool(scalars) and all(member in (str, Path) or get_origin(member) is Literal and _is_text_literal(member) for member in scalars)
 
 
 def parse_yaml(text: str, kind: Any) -> Any:
@@ -86,16 +86,16 @@ def _construct(loader: yaml.SafeLoader, node: yaml.Node, kind: Any) -> Any:
         if node.style is None and node.tag == "tag:yaml.org,2002:null":
             # A key without a value is null, never text.
             return node.value if is_text(kind) and type(None) not in kinds and node.value else None
-        return loader.construct_object(node) if _is_anything(kind) else node.value
+        return loader.construct_object(node) if _uses_yaml_types(kind) else node.value
     if isinstance(node, yaml.SequenceNode):
-        return [_construct(loader, child, _inner(kind, index)) for index, child in enumerate(node.value)]
+        return [_construct(loader, child, _item_type(kind, index)) for index, child in enumerate(node.value)]
     assert isinstance(node, yaml.MappingNode)
     loader.flatten_mapping(node)
-    found: dict[str, Any] = {}
+    mapping: dict[str, Any] = {}
     for key, child in node.value:
         name = key.value if isinstance(key, yaml.ScalarNode) else str(loader.construct_object(key, deep=True))
-        found[name] = _construct(loader, child, _inner(kind, name))
-    return found
+        mapping[name] = _construct(loader, child, _item_type(kind, name))
+    return mapping
 
 
 def _alternatives(kind: Any) -> Iterator[Any]:
@@ -110,22 +110,22 @@ def _alternatives(kind: Any) -> Iterator[Any]:
         yield kind
 
 
-def _inner(kind: Any, key: str | int) -> Any:
+def _item_type(kind: Any, key: str | int) -> Any:
     """Return the type of the item at `key` of a value of type `kind`."""
-    found = []
-    for each in _alternatives(kind):
-        arguments = get_args(each)
-        if isinstance(each, type) and issubclass(each, BaseModel):
-            found += [each.model_fields[key].annotation] if key in each.model_fields else []
-        elif get_origin(each) is tuple and arguments:
+    item_types = []
+    for member in _alternatives(kind):
+        arguments = get_args(member)
+        if isinstance(member, type) and issubclass(member, BaseModel):
+            item_types += [member.model_fields[key].annotation] if key in member.model_fields else []
+        elif get_origin(member) is tuple and arguments:
             if str(key).isdecimal():
-                found.append(arguments[min(int(key), len(arguments) - 1)] if arguments[-1] is not Ellipsis else arguments[0])
-        elif arguments and get_origin(each) is not Literal:
-            found.append(arguments[-1])
-    return Union[tuple(found)] if found else Any  # noqa: UP007 (the members are only known at run time)
+                item_types.append(arguments[min(int(key), len(arguments) - 1)] if arguments[-1] is not Ellipsis else arguments[0])
+        elif arguments and get_origin(member) is not Literal:
+            item_types.append(arguments[-1])
+    return Union[tuple(item_types)] if item_types else Any  # noqa: UP007 (the members are only known at run time)
 
 
-def _is_words(kind: Any) -> bool:
+def _is_text_literal(kind: Any) -> bool:
     return all(isinstance(value, str) for value in get_args(kind))
 
 
@@ -137,8 +137,8 @@ def _is_scalar(kind: Any) -> bool:
     return kind is not type(None) and not _is_container(kind)
 
 
-def _is_anything(kind: Any) -> bool:
+def _uses_yaml_types(kind: Any) -> bool:
     """Check whether YAML's own types apply: any value is accepted, a Literal has numbers, or text is one of several scalar types."""
-    scalars = [each for each in _alternatives(kind) if _is_scalar(each)]
-    listed = any(get_origin(each) is Literal and not _is_words(each) for each in scalars)
-    return listed or Any in scalars or object in scalars or (any(each in (str, Path) for each in scalars) and not is_text(kind))
+    scalars = [member for member in _alternatives(kind) if _is_scalar(member)]
+    listed = any(get_origin(member) is Literal and not _is_text_literal(member) for member in scalars)
+    return listed or Any in scalars or object in scalars or (any(member in (str, Path) for member in scalars) and not is_text(kind))

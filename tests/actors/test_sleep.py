@@ -57,7 +57,7 @@ def test_engines_sleep_where_they_take_turns_on_a_card(overrides, gpus, colocate
 
 def test_sleep_beside_overlapping_phases_is_refused_before_anything_starts(tmp_path):
     config = load_config(None, ["rollout.sleep=true", "rl.staleness=1", f"run.dir={tmp_path / 'run'}"])
-    with pytest.raises(ConfigError, match="rollout.sleep=true wants rl.staleness=0, found 1"):
+    with pytest.raises(ConfigError, match="rollout.sleep=true requires rl.staleness=0, found 1"):
         train(config)
     assert not (tmp_path / "run").exists()
 
