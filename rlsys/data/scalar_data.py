@@ -1,4 +1,4 @@
-"""What the scalar reward model learns from: critiques that were judged (trajectory tables), or preference rows."""
+"""Training data of the scalar reward model: judged critiques (trajectory tables) or preference rows."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from rlsys.config.schema import Config, ConfigError
-from rlsys.data.accounts import MALFORMED, TIE
+from rlsys.data.accounts import MALFORMED, NO_UNIQUE_BEST
 from rlsys.data.datasets import TASKS
 from rlsys.data.mixtures import Mixture, open_mixture
 from rlsys.data.readers import DataError
@@ -26,53 +26,51 @@ from rlsys.prompts.rendering import Prompter, seed_for
 
 TEXT, TRUTH = (pa.string(), pa.large_string()), (pa.bool_(),)
 COLUMNS = {"prompt_id": TEXT, "prompt": TEXT, "text": TEXT, "correct": TRUTH, "parse_failure": (*TEXT, pa.null())}
-"""What is read of a trajectory table, and the types it may have."""
+"""Columns read from a trajectory table, and their accepted types."""
 OPTIONAL = {"hinted": TRUTH, "source": (*TEXT, pa.null())}
-"""What is read as well where there is such a column; null otherwise, false for `hinted`."""
-AT_ONCE = 4096
-"""Texts that the tokenizer gets in one call: enough for all cores."""
+"""Columns that may be missing; they default to null, `hinted` to false."""
+TOKENIZER_BATCH = 4096
+"""Texts per tokenizer call: enough to use all cores."""
 
 
 @dataclass(frozen=True)
 class ScalarData:
-    """What one run trains on and is judged on. No row, and no prompt, is on both sides."""
+    """The training and held-out groups of a run. No row and no prompt is in both."""
 
     train: list[Group]
     heldout: list[Group]
     account: dict[str, int]
-    """Samples (bce) or training rows (bt) seen; and what became of them, which adds up: used, or left out by reason."""
+    """Samples (bce) or training rows (bt) read, and how many of them were used or skipped, by reason; these add up."""
 
 
 def load_scalar_data(config: Config, tokenizer: Any) -> ScalarData:
-    """Read what `config.meta_rm` names.
+    """Read the data that `config.meta_rm` specifies.
 
     Raises:
-        DataError: files or rows that cannot be used, nothing left on a side, or critiques of one label only.
-        ConfigError: all rows of generated tasks are asked for.
+        DataError: unusable files or rows, an empty side of the split, or critiques of one label only.
+        ConfigError: generated tasks without a number of rows.
     """
     settings = config.meta_rm
     if settings.objective == "bce":
         groups, counts = read_critiques(trajectory_files(settings.data), tokenizer, settings.max_tokens, settings.parse_failures)
         train, heldout = split(groups, settings.heldout)
-        every = _texts(train)
+        total = _texts(train)
         if settings.mixed_rows:
-            train = mixed(train)
-        counts["one_label"], every = every - _texts(train), _texts(train)
+            train = with_both_labels(train)
+        counts["one_label"], total = total - _texts(train), _texts(train)
         train = first_texts(train, settings.rows, config.seed)
-        counts |= {"not_needed": every - _texts(train), "heldout": _texts(heldout), "used": _texts(train)}
+        counts |= {"not_needed": total - _texts(train), "heldout": _texts(heldout), "used": _texts(train)}
         if len({label for group in train for label in group.labels}) < 2:
             found = "correct" if train[0].labels[0] else "wrong"
-            raise DataError(
-                f"meta_rm.data: all {describe(train)['texts']} critiques are {found}; expected right and wrong ones to tell apart."
-            )
+            raise DataError(f"meta_rm.data: all {describe(train)['texts']} critiques are {found}; expected both correct and wrong ones.")
         return ScalarData(train, heldout, counts)
-    endless = [source.path for source in config.data.sources("train") if str(source.path).startswith(TASKS)]
-    if endless and settings.rows is None:
-        raise ConfigError(f"data.train: {endless[0]} goes on for ever: say how many rows to train on, for example meta_rm.rows=2000.")
+    generated = [source.path for source in config.data.sources("train") if str(source.path).startswith(TASKS)]
+    if generated and settings.rows is None:
+        raise ConfigError(f"data.train: {generated[0]} is unbounded: set the number of rows to train on, for example meta_rm.rows=2000.")
     prompter = Prompter.from_config(tokenizer, config.prompt)
     rows, heldout_rows = (open_mixture(config.data, which, config.seed) for which in ("train", "heldout"))
     heldout, _ = read_preferences(heldout_rows, prompter, config.data.heldout_rows, settings.max_tokens)
-    train, counts = read_preferences(rows, prompter, settings.rows or len(rows), settings.max_tokens, heldout, drawn=True)
+    train, counts = read_preferences(rows, prompter, settings.rows or len(rows), settings.max_tokens, heldout, shuffle=True)
     return ScalarData(train, heldout, counts)
 
 
@@ -81,7 +79,7 @@ def _texts(groups: Sequence[Group]) -> int:
 
 
 def describe(groups: Sequence[Group]) -> dict[str, Any]:
-    """{rows, groups, texts, positive, tokens}: distinct rows, groups, texts, share of texts with label 1, tokens with prompts repeated."""
+    """Return {rows, groups, texts, positive, tokens}: distinct rows, groups, texts, fraction of label 1, tokens with prompts repeated."""
     texts = _texts(groups)
     return {
         "rows": len({group.row for group in groups}),
@@ -98,28 +96,27 @@ def describe(groups: Sequence[Group]) -> dict[str, Any]:
 def read_critiques(
     files: Sequence[Path], tokenizer: Any, max_tokens: int, parse_failures: bool = False
 ) -> tuple[list[Group], dict[str, int]]:
-    """Judged critiques, grouped by the prompt that they were sampled for; label 1 where the critique is correct (Eq. 10).
+    """Read judged critiques, grouped by the prompt that they were sampled for; label 1 if the critique is correct (Eq. 10).
 
-    Hinted samples are left out, as they were written with the answer in sight. So are samples that did not parse, unless
-    `parse_failures`: without scores they have no vote, so nobody asks for their meta reward. Tokens stay in memory, 4 bytes each, a
-    prompt's once.
+    Hinted samples are skipped, as their prompt contained the answer. So are samples that did not parse, unless `parse_failures`: they have
+    no vote, so their meta reward is never needed. Tokens stay in memory, 4 bytes each, a prompt's once.
 
     Args:
-        max_tokens: longest prompt and text together; a longer sample is set aside, never cut.
+        max_tokens: maximum length of prompt and text together; a longer sample is skipped, never truncated.
 
     Returns:
-        groups, in the order in which their prompts first appear; and counts: samples seen, and those set aside as hinted,
-        parse_failures or too_long.
+        The groups, in order of first appearance of their prompts; and counts: samples read, and skipped as hinted, parse_failures or
+        too_long.
 
     Raises:
-        DataError: a file that is no trajectory table, a row without prompt, text or label, or nothing left.
+        DataError: a file is not a trajectory table, a row has no prompt, text or label, or no sample is left.
     """
     table = pa.concat_tables([_read_table(path) for path in files])
     counts = {"samples": table.num_rows, "hinted": 0, "parse_failures": 0}
-    leave_out = {"hinted": lambda: table["hinted"]}
+    filters = {"hinted": lambda: table["hinted"]}
     if not parse_failures:
-        leave_out["parse_failures"] = lambda: pc.is_valid(table["parse_failure"])
-    for name, dropped in leave_out.items():
+        filters["parse_failures"] = lambda: pc.is_valid(table["parse_failure"])
+    for name, dropped in filters.items():
         kept = table.filter(pc.invert(dropped()))
         counts[name], table = table.num_rows - kept.num_rows, kept
 
@@ -137,12 +134,12 @@ def read_critiques(
         groups.append(Group(prompt_id, prompt_tokens[prompt], own, labels, source))
     counts["too_long"] = table.num_rows - sum(len(group.texts) for group in groups)
     if not groups:
-        raise DataError(f"{', '.join(map(str, files))}: no sample to learn from ({_told(counts)}).")
+        raise DataError(f"{', '.join(map(str, files))}: no sample to train on ({_format_counts(counts)}).")
     return groups, counts
 
 
 def _read_table(path: Path) -> pa.Table:
-    """One table of COLUMNS and OPTIONAL, checked."""
+    """Read and check the columns COLUMNS and OPTIONAL of one table."""
     try:
         file = pq.ParquetFile(path)
     except (OSError, pa.ArrowInvalid) as error:
@@ -168,21 +165,21 @@ def _read_table(path: Path) -> pa.Table:
 
 
 def _encode(tokenizer: Any, texts: Sequence[str]) -> list[np.ndarray]:
-    """Token ids of each text; the chat template has written all special tokens that belong there."""
+    """Return the token ids of each text; special tokens are already in the text, from the chat template."""
     ids: list[np.ndarray] = []
-    for start in range(0, len(texts), AT_ONCE):
-        part = tokenizer(texts[start : start + AT_ONCE], add_special_tokens=False)["input_ids"]
-        ids += [np.array(tokens, np.int32) for tokens in part]
+    for start in range(0, len(texts), TOKENIZER_BATCH):
+        batch = tokenizer(texts[start : start + TOKENIZER_BATCH], add_special_tokens=False)["input_ids"]
+        ids += [np.array(tokens, np.int32) for tokens in batch]
     return ids
 
 
 def split(groups: Sequence[Group], share: float) -> tuple[list[Group], list[Group]]:
-    """(training, held-out): about `share` of all ids are held out, whole, and always the same ones whatever else is in the data.
+    """Return (training, held-out) groups; about `share` of all ids are held out, always the same ones whatever the rest of the data.
 
-    The id alone decides, whatever the source: rows of one id in several sources, or in tables with and without a source, share a side.
+    Only the id decides, not the source: rows with one id in several sources, or in tables with and without a source, are on one side.
 
     Raises:
-        DataError: nothing is left on one side.
+        DataError: one side is empty.
     """
     sides: tuple[list[Group], list[Group]] = [], []
     for group in groups:
@@ -190,7 +187,7 @@ def split(groups: Sequence[Group], share: float) -> tuple[list[Group], list[Grou
     if not all(sides):
         side = "held out" if sides[0] else "to train on"
         rows = len({group.row for group in groups})
-        raise DataError(f"meta_rm.heldout={share}: no row is left {side} ({rows} in all); change the share, or give more rows.")
+        raise DataError(f"meta_rm.heldout={share}: no row is left {side} ({rows} in all); change the share, or provide more rows.")
     return sides
 
 
@@ -198,10 +195,10 @@ def split(groups: Sequence[Group], share: float) -> tuple[list[Group], list[Grou
 
 
 def preference_group(record: Record, prompter: Prompter) -> Group:
-    """A conversation and all its responses as a chat shows them, defused; label 1 for the best. No judging template is involved.
+    """Return a conversation and its responses in the model's chat format, defused; label 1 for the best. No judging template is used.
 
     Raises:
-        ChatError: the chat template takes no such conversation.
+        ChatError: the chat template rejects the conversation.
     """
     turns = [{"role": prompter.defuse(turn["role"]), "content": prompter.defuse(turn["content"])} for turn in record.context]
     prompt = prompter.chat.tokens(turns)
@@ -211,27 +208,27 @@ def preference_group(record: Record, prompter: Prompter) -> Group:
 
 
 def read_preferences(
-    source: Mixture, prompter: Prompter, limit: int, max_tokens: int, heldout: Sequence[Group] = (), drawn: bool = False
+    source: Mixture, prompter: Prompter, limit: int, max_tokens: int, heldout: Sequence[Group] = (), shuffle: bool = False
 ) -> tuple[list[Group], dict[str, int]]:
-    """Groups of up to `limit` rows of two or more responses.
+    """Return the groups of up to `limit` rows with two or more responses.
 
     Args:
-        max_tokens: longest conversation and response together; a row with a longer one is set aside.
-        heldout: rows with the conversation of one of these are set aside.
-        drawn: in the order of the mixture's seed, each once; False: in the order of the rows.
+        max_tokens: maximum length of conversation and response together; a row that exceeds it is skipped.
+        heldout: rows with the conversation of one of these groups are skipped.
+        shuffle: read the rows in the order of the mixture's seed, each once; False: in file order.
 
     Returns:
-        groups; and counts that add up: rows read; those used, those set aside as single (one response has no rival), too_long, heldout,
-        refused by the chat template, no_unique_best or malformed, and those not_needed, which were read ahead.
+        The groups; and counts that add up: rows read; used; skipped as single (one response only), too_long, heldout, refused by the chat
+        template, no_unique_best or malformed; and not_needed, which were read ahead.
 
     Raises:
-        DataError: nothing left.
+        DataError: no row is left.
     """
     groups: list[Group] = []
     counts = {"single": 0, "too_long": 0, "heldout": 0, "refused": 0}
-    refused = ""
-    known = {group.prompt.tobytes() for group in heldout}
-    for record in source.once() if drawn else (record for _, record in source.scan()):
+    refusal = ""
+    heldout_prompts = {group.prompt.tobytes() for group in heldout}
+    for record in source.once() if shuffle else (record for _, record in source.scan()):
         if record.n == 1:
             counts["single"] += 1
             continue
@@ -239,49 +236,51 @@ def read_preferences(
             group = preference_group(record, prompter)
         except ChatError as error:
             counts["refused"] += 1
-            refused = f" {error}"
+            refusal = f" {error}"
             continue
         if len(group.prompt) + max(map(len, group.texts)) > max_tokens:
             counts["too_long"] += 1
-        elif group.prompt.tobytes() in known:
+        elif group.prompt.tobytes() in heldout_prompts:
             counts["heldout"] += 1
         else:
             groups.append(group)
             if len(groups) == limit:
                 break
     account = source.account
-    unusable = {"no_unique_best": account.aside[TIE], "malformed": account.aside[MALFORMED]}
+    unusable = {"no_unique_best": account.aside[NO_UNIQUE_BEST], "malformed": account.aside[MALFORMED]}
     counts = {"rows": account.rows, "used": len(groups), **unusable, **counts}
     counts["not_needed"] = account.rows - sum(count for name, count in counts.items() if name != "rows")
     if not groups:
-        raise DataError(f"no preference row to learn from ({_told(counts)}); meta_rm.max_tokens is {max_tokens}.{refused}")
+        raise DataError(f"no preference row to train on ({_format_counts(counts)}); meta_rm.max_tokens is {max_tokens}.{refusal}")
     return groups, counts
 
 
-def _told(counts: dict[str, int]) -> str:
+def _format_counts(counts: dict[str, int]) -> str:
     return ", ".join(f"{name} {count:,}" for name, count in counts.items())
 
 
 # --- batches -----------------------------------------------------------------------------------------------------------
 
 
-def mixed(groups: Sequence[Group]) -> list[Group]:
-    """The groups of rows that have both labels, over all of a row's groups.
+def with_both_labels(groups: Sequence[Group]) -> list[Group]:
+    """Return the groups of rows that have both labels, over all of a row's groups.
 
     Raises:
-        DataError: there is none.
+        DataError: no row has both.
     """
     labels: dict[tuple[str | None, str], set[float]] = {}
     for group in groups:
         labels.setdefault(group.row, set()).update(group.labels)
     found = [group for group in groups if len(labels[group.row]) > 1]
     if not found:
-        raise DataError(f"meta_rm.mixed_rows: none of {len(labels)} rows has right and wrong critiques; give more samples of each.")
+        raise DataError(
+            f"meta_rm.mixed_rows: none of {len(labels)} rows has both correct and wrong critiques; provide more samples."
+        )
     return found
 
 
 def first_texts(groups: Sequence[Group], limit: int | None, seed: int) -> list[Group]:
-    """Whole groups in the order of `seed`, until they hold at least `limit` texts; all of them, as they are, without a limit."""
+    """Return whole groups in the order of `seed` until they have at least `limit` texts; without a limit, all in the given order."""
     if limit is None:
         return list(groups)
     order = np.random.default_rng(seed).permutation(len(groups))
@@ -290,9 +289,9 @@ def first_texts(groups: Sequence[Group], limit: int | None, seed: int) -> list[G
 
 
 def batches(groups: Sequence[Group], texts: int, epochs: int, seed: int) -> list[list[int]]:
-    """Which groups each optimizer step trains on: every epoch goes over all of them, in an order of its own.
+    """Return the indices of the groups that each optimizer step trains on; every epoch covers all groups in a different order.
 
-    A step holds about `texts` texts, and those of an epoch are nearly equal; a group is never divided over two.
+    Each step has about `texts` texts, nearly the same number within an epoch; a group is never split between steps.
     """
     steps: list[list[int]] = []
     sizes = np.array([len(group.texts) for group in groups])

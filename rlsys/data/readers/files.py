@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from rlsys.data.accounts import MALFORMED, TIE, RowCounts
+from rlsys.data.accounts import MALFORMED, NO_UNIQUE_BEST, RowCounts
 from rlsys.data.readers.compression import COMPRESSED_SUFFIXES
 from rlsys.data.readers.fields import DataError, Row, check, printable, renamed
 from rlsys.data.readers.raw import RawRow, Source
@@ -16,7 +16,7 @@ from rlsys.data.readers.sources import first_rows, open_source
 from rlsys.data.records import NoUniqueBest, Record
 
 USABLE = "usable"
-OUTCOMES = ("", USABLE, TIE, MALFORMED)
+OUTCOMES = ("", USABLE, NO_UNIQUE_BEST, MALFORMED)
 FIRST_LOOK = 1024
 """Rows that are checked when a file is opened for random access."""
 MESSAGES = 20
@@ -124,7 +124,7 @@ class SetAside:
     id: str
     """The row's own id, or the one generated for its record."""
     reason: str
-    """MALFORMED or TIE of `rlsys.data.accounts`."""
+    """MALFORMED or NO_UNIQUE_BEST of `rlsys.data.accounts`."""
     message: str
     """The error."""
 
@@ -208,7 +208,7 @@ class RecordFile:
         report = Report()
 
         def count_aside() -> None:
-            aside = {TIE: report.no_unique_best, MALFORMED: report.malformed_count}
+            aside = {NO_UNIQUE_BEST: report.no_unique_best, MALFORMED: report.malformed_count}
             account.rows += sum(aside.values()) - sum(account.aside[reason] for reason in aside)
             account.aside.update({reason: count - account.aside[reason] for reason, count in aside.items()})
 
@@ -320,7 +320,7 @@ class _Check:
             if self._strict:
                 raise placed from error
             return []
-        self.outcome, self.fault = OUTCOMES.index(USABLE if good else TIE), "no single response is the best one"
+        self.outcome, self.fault = OUTCOMES.index(USABLE if good else NO_UNIQUE_BEST), "no single response is the best one"
         report.no_unique_best += ties
         report.dropped_responses += row.dropped
         report.records += len(good)

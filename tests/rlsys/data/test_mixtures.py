@@ -228,11 +228,11 @@ def test_a_row_is_left_out_of_its_own_subset_alone(tmp_path, subsets):
 
 
 def test_an_id_of_two_subsets_is_refused_and_one_of_none_is_told(tmp_path, subsets):
-    with pytest.raises(DataError, match=r"id '1': rows of several sources have it \(code, safe\).*\"source\": \"code\""):
+    with pytest.raises(DataError, match=r"id '1' occurs in several sources \(code, safe\).*\"source\": \"code\""):
         excluded(tmp_path, subsets, {"id": "1"})
     found = excluded(tmp_path, subsets, {"id": "3"}, {"id": "33"}, {"id": "1", "source": "typo"})
-    assert found.unknown == ("33", "1") and "2 more that no training row has, for example '33', '1'" in str(found)
-    with pytest.raises(DataError, match="none of its 1 ids is that of a training row"):
+    assert found.unknown == ("33", "1") and "2 of its ids match no training row, for example '33', '1'" in str(found)
+    with pytest.raises(DataError, match="none of its 1 ids matches a training row"):
         excluded(tmp_path, subsets, {"id": "33"})
     with pytest.raises(DataError, match=r"exclude.jsonl, row 1: expected"):
         excluded(tmp_path, subsets, {"name": "33"})

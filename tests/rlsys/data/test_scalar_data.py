@@ -27,12 +27,12 @@ from rlsys.data.scalar_data import (
     describe,
     first_texts,
     load_scalar_data,
-    mixed,
     preference_group,
     read_critiques,
     read_preferences,
     split,
     trajectory_files,
+    with_both_labels,
 )
 from rlsys.data.trajectories import TRAJECTORIES
 from rlsys.models.scalar import Group
@@ -131,12 +131,12 @@ def test_tables_that_cannot_be_used_say_where_and_what(tmp_path, tokenizer):
     pq.write_table(pa.Table.from_pylist([sample("a", "p", "t", 1)]), typed)
     assert "typed.parquet: correct: expected bool, found int64" in message(typed)
     failed = write(tmp_path / "failed.parquet", SAMPLES[2:3])
-    assert "no sample to learn from (samples 1, hinted 0, parse_failures 1, too_long 0)" in message(failed)
+    assert "no sample to train on (samples 1, hinted 0, parse_failures 1, too_long 0)" in message(failed)
 
 
 def test_critiques_of_one_kind_teach_nothing(tmp_path, tokenizer):
     path = write(tmp_path / "step.parquet", [sample(str(i), f"judge {i}", "fine", True) for i in range(40)])
-    with pytest.raises(DataError, match="critiques are correct; expected right and wrong"):
+    with pytest.raises(DataError, match="critiques are correct; expected both correct and wrong"):
         load_scalar_data(load_config(None, [f"meta_rm.data=['{path}']"]), tokenizer)
 
 
@@ -147,10 +147,10 @@ def test_rows_of_one_label_can_be_left_out_over_all_orders_of_a_row(tmp_path, to
         *(sample("hard", "third", text, False) for text in ("no", "not")),
     ]
     groups, _ = read_critiques([write(tmp_path / "step.parquet", rows)], tokenizer, max_tokens=60)
-    kept = mixed(groups)
+    kept = with_both_labels(groups)
     assert [(group.id, group.labels) for group in kept] == [("mixed", (1.0,)), ("mixed", (0.0, 0.0))]
-    with pytest.raises(DataError, match="none of 2 rows has right and wrong critiques"):
-        mixed([group for group in groups if group.id != "mixed"])
+    with pytest.raises(DataError, match="none of 2 rows has both correct and wrong critiques"):
+        with_both_labels([group for group in groups if group.id != "mixed"])
 
 
 def test_rows_of_one_id_in_two_subsets_are_two_rows(tmp_path, tokenizer):
@@ -158,7 +158,7 @@ def test_rows_of_one_id_in_two_subsets_are_two_rows(tmp_path, tokenizer):
     groups, _ = read_critiques([write(tmp_path / "step.parquet", rows)], tokenizer, max_tokens=60)
     assert describe(groups)["rows"] == 2
     with pytest.raises(DataError, match="none of 2 rows"):
-        mixed(groups)
+        with_both_labels(groups)
 
 
 @pytest.mark.parametrize("more", [[], ["meta_rm.mixed_rows=true"], ["meta_rm.rows=20"], ["meta_rm.parse_failures=true"]])
@@ -255,17 +255,17 @@ def test_a_preference_row_is_shown_as_a_chat_and_defused(tokenizer):
 
 def test_generated_tasks_as_preferences(tokenizer):
     rows = open_rows(Path("tasks:train"), Data(families=("include_word",)), seed=0)
-    groups, counts = read_preferences(single_source(rows, 0), Prompter(tokenizer), 40, 2048, drawn=True)
+    groups, counts = read_preferences(single_source(rows, 0), Prompter(tokenizer), 40, 2048, shuffle=True)
     assert len(groups) == 40 and {len(g.texts) for g in groups} == {2, 4} and all(sum(g.labels) == 1 for g in groups)
     assert counts["single"] > 0 and counts["used"] == 40 and counts["rows"] == sum(counts.values()) - counts["rows"]
-    fewer, counts = read_preferences(single_source(rows, 0), Prompter(tokenizer), 40, 2048, groups[:3], drawn=True)
+    fewer, counts = read_preferences(single_source(rows, 0), Prompter(tokenizer), 40, 2048, groups[:3], shuffle=True)
     shown = [g.prompt.tolist() for g in fewer]
     assert counts["heldout"] >= 3 and not any(g.prompt.tolist() in shown for g in groups[:3])
-    again, _ = read_preferences(single_source(rows, 0), Prompter(tokenizer), 40, 2048, drawn=True)
+    again, _ = read_preferences(single_source(rows, 0), Prompter(tokenizer), 40, 2048, shuffle=True)
     assert [g.id for g in again] == [g.id for g in groups]
-    with pytest.raises(DataError, match="no preference row to learn from .*single.*meta_rm.max_tokens is 2048"):
+    with pytest.raises(DataError, match="no preference row to train on .*single.*meta_rm.max_tokens is 2048"):
         single = open_rows(Path("tasks:train"), Data(families=("include_word",), responses=(1,)), seed=0)
-        read_preferences(Mixture([MixturePart("single", single, Sampler(20, 0))]), Prompter(tokenizer), 5, 2048, drawn=True)
+        read_preferences(Mixture([MixturePart("single", single, Sampler(20, 0))]), Prompter(tokenizer), 5, 2048, shuffle=True)
 
 
 def test_a_file_is_gone_through_once_however_many_rows_are_asked_for(tokenizer, tmp_path):
@@ -279,14 +279,14 @@ def test_a_file_is_gone_through_once_however_many_rows_are_asked_for(tokenizer, 
     ]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     nothing = {"heldout": 0, "refused": 0, "no_unique_best": 0, "malformed": 0, "not_needed": 0}
-    for drawn, seed in ((False, 0), (True, 0), (True, 1)):
-        groups, counts = read_preferences(single_source(open_rows(path, Data(), 0), seed), Prompter(tokenizer), 10, 100, drawn=drawn)
+    for shuffle, seed in ((False, 0), (True, 0), (True, 1)):
+        groups, counts = read_preferences(single_source(open_rows(path, Data(), 0), seed), Prompter(tokenizer), 10, 100, shuffle=shuffle)
         assert sorted(g.id for g in groups) == ["0", "3"]
         assert counts == {"rows": 4, "used": 2, "single": 1, "too_long": 1, **nothing}
 
 
 def test_generated_tasks_have_no_end(tokenizer):
-    with pytest.raises(ConfigError, match="say how many rows to train on, for example meta_rm.rows=2000"):
+    with pytest.raises(ConfigError, match="set the number of rows to train on, for example meta_rm.rows=2000"):
         load_scalar_data(Config.model_validate({"meta_rm": {"objective": "bt"}}), tokenizer)
 
 
