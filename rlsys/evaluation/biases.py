@@ -1,8 +1,8 @@
-"""What accuracy does not show: position and length bias, parse failures, tokens. Pure functions over the samples of judged rows.
+"""Diagnostics beyond accuracy: position bias, length bias, parse failures and tokens. Pure functions over the samples of judged rows.
 
-A row is the list of its samples, each a mapping as `rlsys judge` writes them: order (order[p]: index of the response shown at place p),
-scores (place by place, None where the text did not parse), failure, tokens. Only samples that parsed, of at least two responses, tell of a
-bias. A tie at the top is shared between the tied. Shares are None where there is nothing to take a share of.
+A row is a list of samples, each a mapping as written by `rlsys judge`: order (order[p]: index of the response shown at position p), scores
+(by position, None if the text did not parse), failure, tokens. Bias is measured on parsed samples of at least two responses. Responses
+that tie for the highest score share the win. Fractions are None if there is nothing to average.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ Rows = Sequence[Sequence[Sample]]
 
 
 def position_bias(rows: Rows) -> dict[str, Any]:
-    """Which places win: {first, first_expected, places, n}.
+    """Measure which positions win: {first, first_expected, places, n}.
 
-    `first`: the share of samples that the response shown first wins; `first_expected`: that share without bias, the mean of 1 / n
-    responses; `places`: the share that each place wins of the samples in which there is such a place; `n`: samples.
+    `first`: fraction of samples won by the response shown first; `first_expected`: the same without bias, the mean of 1 / responses;
+    `places`: win rate of each position, over the samples that have it; `n`: samples.
     """
     wins: list[float] = []
     shown: list[int] = []
@@ -47,11 +47,11 @@ def position_bias(rows: Rows) -> dict[str, Any]:
 
 
 def order_consistency(rows: Rows) -> dict[str, Any]:
-    """How often two samples of a row have the same winners: {other_order, same_order, rows}.
+    """Measure how often two samples of a row agree on the winners: {other_order, same_order, rows}.
 
-    `other_order`: of samples that saw the responses in different orders, the mean over the `rows` that have such pairs; for two responses
-    these are the two orders. `same_order`: of samples that saw the same order, which shows how much of the rest is sampling noise. The same
-    winners: the same response is on top, or the same ones are tied there.
+    `other_order`: agreement of samples that saw the responses in different orders, averaged over the `rows` with such pairs.
+    `same_order`: agreement of samples that saw the same order, which shows how much disagreement is sampling noise. Two samples agree if
+    the same response, or the same set of tied responses, has the highest score.
     """
     shares: dict[bool, list[float]] = {True: [], False: []}
     for row in rows:
@@ -69,16 +69,16 @@ def order_consistency(rows: Rows) -> dict[str, Any]:
 
 
 def length_bias(rows: Rows, responses: Sequence[Sequence[str]], best: Sequence[int | None] | None = None) -> dict[str, Any]:
-    """Whether length is paid for: {longest_wins, longest_expected, longest_is_best, correlation, n}.
+    """Measure whether longer responses are preferred: {longest_wins, longest_expected, longest_is_best, correlation, n}.
 
-    `longest_wins`: the share of samples that the longest response (in characters) wins; `longest_expected`: without bias, the mean of
-    1 / n responses; `longest_is_best`: the share of samples in which it should win. `correlation`: Spearman's, over all pairs of
-    responses in all samples, between the difference in score and the difference in log length; 0 is no bias, None if either never
-    varies. `n`: samples.
+    `longest_wins`: fraction of samples won by the longest response (in characters); `longest_expected`: the same without bias, the mean of
+    1 / responses; `longest_is_best`: fraction of samples in which it should win. `correlation`: Spearman correlation, over all pairs of
+    responses in all samples, between the differences in score and in log length; 0 means no bias, None that either is constant. `n`:
+    samples.
 
     Args:
         responses: each row's texts, in the record's own order.
-        best: each row's truly best response (None: not known); without it there is no `longest_is_best`.
+        best: each row's best response by ground truth (None: unknown); required for `longest_is_best`.
     """
     won: list[float] = []
     deserved: list[float] = []
@@ -111,7 +111,7 @@ def length_bias(rows: Rows, responses: Sequence[Sequence[str]], best: Sequence[i
 
 
 def parse_failures(rows: Rows) -> dict[str, Any]:
-    """{samples, failed, cut_off: those of the failed that met the token limit, reasons: {reason: samples}}, most frequent reason first."""
+    """Count parse failures: {samples, failed, cut_off (failed at the token limit), reasons: {reason: samples}}, most frequent first."""
     samples = [sample for row in rows for sample in row]
     failed = [sample for sample in samples if sample["scores"] is None]
     reasons = Counter(str(sample.get("failure") or "unknown") for sample in failed)
@@ -120,7 +120,7 @@ def parse_failures(rows: Rows) -> dict[str, Any]:
 
 
 def tokens_spent(rows: Rows) -> dict[str, Any]:
-    """{total, per_row, per_sample} of generated tokens, parse failures included; means are None where no sample says its tokens."""
+    """Count generated tokens, including parse failures: {total, per_row, per_sample}; means are None if no sample has a token count."""
     counts = [[sample["tokens"] for sample in row if sample.get("tokens") is not None] for row in rows]
     sums = [float(sum(row)) for row in counts if row]
     return {
@@ -135,7 +135,7 @@ def _parsed(samples: Iterable[Sample]) -> list[Sample]:
 
 
 def _winners(sample: Sample) -> frozenset[int]:
-    """The responses on top, as indices in the record's own order."""
+    """Return the responses with the highest score, as indices in the record's own order."""
     return frozenset(response for response, score in zip(sample["order"], sample["scores"], strict=True) if score == max(sample["scores"]))
 
 

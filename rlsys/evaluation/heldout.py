@@ -1,4 +1,4 @@
-"""What a held-out evaluation reports: reward, accuracy and parse failures with intervals, by family, and the baselines."""
+"""Results of a held-out evaluation: reward, accuracy and parse failures with confidence intervals, by family, and baselines."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Summary = dict[str, Any]
 
 
 def per_row_reward(table: pa.Table, by_group: bool = False) -> dict[RowKey, float]:
-    """Mean reward in [-1, 1] of each row's samples, by `row_keys`, of a trajectory table."""
+    """Return the mean reward in [-1, 1] of each row's samples in a trajectory table, by `row_keys`."""
     totals: dict[RowKey, list[float]] = {}
     for key, reward in zip(row_keys(table, by_group), table["reward"].to_pylist(), strict=True):
         totals.setdefault(key, []).append(reward)
@@ -25,10 +25,10 @@ def per_row_reward(table: pa.Table, by_group: bool = False) -> dict[RowKey, floa
 
 
 def summarise(table: pa.Table) -> Summary:
-    """Sum up a trajectory table of held-out rows.
+    """Summarise a trajectory table of held-out rows.
 
-    `accuracy` counts a parse failure as wrong; `accuracy_parsed` leaves parse failures out: the right samples of those that parsed, each
-    of which counts the same. Intervals are over rows (samples of one row are not independent), None where these are too few.
+    `accuracy` counts a parse failure as wrong; `accuracy_parsed` is the accuracy over parsed samples, equally weighted. Intervals are
+    clustered by row (samples of a row are not independent), None if there are too few rows.
     """
     correct: list[bool] = table["correct"].to_pylist()
     failures: list[str | None] = table["parse_failure"].to_pylist()
@@ -39,7 +39,7 @@ def summarise(table: pa.Table) -> Summary:
     return {
         "n": len(rows),
         "samples": len(correct),
-        # The reward is +1 or -1 by correctness (Eq. 11), so its mean and interval are those of the accuracy, stretched.
+        # The reward is +1 or -1 by correctness (Eq. 11), so its mean and interval are a linear map of the accuracy's.
         "reward": 2 * accuracy - 1,
         "reward_ci95": accuracy_ci and [2 * bound - 1 for bound in accuracy_ci],
         "accuracy": accuracy,
@@ -54,7 +54,7 @@ def summarise(table: pa.Table) -> Summary:
 
 
 def describe(stage: str, result: Summary) -> str:
-    """What `summarise` found, in a line for the screen."""
+    """Format the result of `summarise` as one line for the terminal."""
     interval = result["accuracy_ci95"]
     bounds = TOO_FEW if interval is None else f"{interval[0]:.1%} to {interval[1]:.1%}"
     return f"held-out {stage}: reward {result['reward']:+.3f}, accuracy {result['accuracy']:.1%} ({bounds}), " + describe_failures(
@@ -63,18 +63,18 @@ def describe(stage: str, result: Summary) -> str:
 
 
 def _cut_off(table: pa.Table) -> int:
-    """Samples that did not parse and ended at the token limit."""
+    """Count samples that did not parse and ended at the token limit."""
     if "finish_reason" not in table.column_names:
         return 0
     ended = zip(table["parse_failure"].to_pylist(), table["finish_reason"].to_pylist(), strict=True)
     return sum(failure is not None and reason == "length" for failure, reason in ended)
 
 
-def _interval(table: pa.Table, counts: Sequence[bool]) -> Interval | None:
-    """Of the accuracy over the samples that count, these being clustered by row."""
+def _interval(table: pa.Table, included: Sequence[bool]) -> Interval | None:
+    """Return the interval of the accuracy over the included samples, clustered by row."""
     rows: dict[RowKey, list[bool]] = {}
-    for key, correct, counted in zip(row_keys(table), table["correct"].to_pylist(), counts, strict=True):
-        if counted:
+    for key, correct, include in zip(row_keys(table), table["correct"].to_pylist(), included, strict=True):
+        if include:
             rows.setdefault(key, []).append(correct)
     sizes = [len(row) for row in rows.values()]
     return mean_ci([sum(row) / len(row) for row in rows.values()], sizes, binary=set(sizes) == {1})
@@ -87,7 +87,7 @@ def _by_family(table: pa.Table) -> dict[str, dict[str, float]]:
     families: dict[str, list[tuple[bool, bool]]] = {}
     judged = (table["correct"].to_pylist(), table["parse_failure"].to_pylist())
     for family, source, correct, failure in zip(names, sources, *judged, strict=True):
-        # What two sources call alike is not one thing.
+        # Families of the same name from different sources are kept apart.
         name = f"{family} ({source})" if several[family] > 1 else family
         families.setdefault(name, []).append((correct, failure is None))
     return {
@@ -97,19 +97,19 @@ def _by_family(table: pa.Table) -> dict[str, dict[str, float]]:
 
 
 def paired(after: pa.Table, before: pa.Table) -> Summary:
-    """Paired difference of mean reward and, over samples that parsed both times, of accuracy.
+    """Return the paired difference of the mean reward and, over rows parsed in both, of the accuracy.
 
-    Rows are paired by source and id; where one table is of before there was a source, by their number and id.
+    Rows are paired by source and id, or by number and id if a table predates the source column.
     """
     by_group = not all("source" in table.column_names for table in (after, before))
     rewards_after, rewards_before = per_row_reward(after, by_group), per_row_reward(before, by_group)
     ids = sorted(rewards_after.keys() & rewards_before.keys())
-    result = paired_difference([rewards_after[i] for i in ids], [rewards_before[i] for i in ids], largest=2.0)
+    result: Summary = {**paired_difference([rewards_after[i] for i in ids], [rewards_before[i] for i in ids], largest=2.0)}
     parsed_after, parsed_before = _parsed_accuracy(after, by_group), _parsed_accuracy(before, by_group)
     both = sorted(parsed_after.keys() & parsed_before.keys())
     if both:
-        result["accuracy_parsed"] = paired_difference([parsed_after[i] for i in both], [parsed_before[i] for i in both])
-        result["accuracy_parsed"]["n"] = len(both)
+        difference = paired_difference([parsed_after[i] for i in both], [parsed_before[i] for i in both])
+        result["accuracy_parsed"] = {**difference, "n": len(both)}
     return result
 
 
@@ -123,15 +123,15 @@ def _parsed_accuracy(table: pa.Table, by_group: bool) -> dict[RowKey, float]:
 
 
 def baselines(records: Sequence[Record]) -> dict[str, float | int | None]:
-    """Accuracy without judging: at random, always the file's first response, always the longest one (ties shared).
+    """Return the accuracy of trivial judges: random, always the first response in the file, always the longest (ties shared).
 
-    `first` and `longer` are over the rows with at least two responses (`pairs_n` of them), as one response has no rival.
+    `first` and `longer` are over the `pairs_n` rows with at least two responses.
     """
-    rivals = [record for record in records if record.n > 1]
+    multiple = [record for record in records if record.n > 1]
     chance = sum(1 / record.n if record.n > 1 else 0.5 for record in records) / len(records)
-    first = [float(record.best == 0) for record in rivals]
+    first = [float(record.best == 0) for record in multiple]
     longer = []
-    for record in rivals:
+    for record in multiple:
         lengths = [len(response) for response in record.responses]
         longest = [i for i, length in enumerate(lengths) if length == max(lengths)]
         longer.append((record.best in longest) / len(longest))
@@ -139,5 +139,5 @@ def baselines(records: Sequence[Record]) -> dict[str, float | int | None]:
         "chance": chance,
         "first": sum(first) / len(first) if first else None,
         "longer": sum(longer) / len(longer) if longer else None,
-        "pairs_n": len(rivals),
+        "pairs_n": len(multiple),
     }

@@ -1,4 +1,4 @@
-"""The ladder's arithmetic: how right each rung is on each row, and what it adds to another, paired by row."""
+"""Arithmetic of the ladder: the accuracy of each rung on each row, and its paired difference from another rung."""
 
 from __future__ import annotations
 
@@ -11,42 +11,42 @@ from rlsys.evaluation.statistics import mean_ci, paired_difference
 from rlsys.judging.voting import Options, SampleTable, Strategy, subsets, take, tied
 
 RowAccuracy = dict[str, float]
-"""Row id -> share of the draws in which the best response wins, in [0, 1]. A tie at the top is shared out; no verdict is 0."""
+"""Row id -> fraction of resamples in which the best response wins, in [0, 1]. Ties share the win; no verdict counts 0."""
 
 
 def row_accuracy(
-    rows: Iterable[Mapping[str, Any]], gold: Mapping[str, int], strategy: Strategy, k: int, k_max: int, draws: int, seed: int
+    rows: Iterable[Mapping[str, Any]], gold: Mapping[str, int], strategy: Strategy, k: int, k_max: int, resamples: int, seed: int
 ) -> RowAccuracy:
-    """How right a strategy is with k samples, over `draws` random subsets of the first k_max of each row.
+    """Return a strategy's accuracy per row with k samples, over `resamples` random subsets of the first k_max samples of each row.
 
     Args:
-        rows: {id, samples} as `rlsys eval` writes them; one without samples could not be asked.
-        gold: row id -> index of its best response, of the rows that are counted; one that has no samples is never right.
+        rows: {id, samples} as written by `rlsys eval`; rows that could not be judged have no samples.
+        gold: row id -> index of its best response, for all rows to count; rows without samples count as wrong.
 
     Raises:
-        KeyError: a row that is not to be counted.
+        KeyError: a row is not in `gold`.
     """
-    found = dict.fromkeys(gold, 0.0)
+    accuracy = dict.fromkeys(gold, 0.0)
     table = SampleTable(strategy.needs)
     for row in rows:
         if row["samples"]:
             table.add(dict(row))
-    names = [name for _, name in table.ids]
-    index = subsets(k_max, k, draws, seed)
+    names = [str(name) for _, name in table.ids]
+    index = subsets(k_max, k, resamples, seed)
     for positions, samples in table.groups(k_max):
         top = tied(strategy(take(samples, index), Options()).totals)
         share = top / np.maximum(top.sum(axis=-1, keepdims=True), 1)
-        for position, of_row in zip(positions, share.mean(axis=1)):
-            found[names[position]] = float(of_row[gold[names[position]]])
-    return found
+        for position, win_rates in zip(positions, share.mean(axis=1)):
+            accuracy[names[position]] = float(win_rates[gold[names[position]]])
+    return accuracy
 
 
 def rung(
-    name: str, title: str, right: RowAccuracy, seed: int, against: RowAccuracy | None, tokens: float | None, ablation: bool = False
+    name: str, title: str, accuracy: RowAccuracy, seed: int, against: RowAccuracy | None, tokens: float | None, ablation: bool = False
 ) -> dict[str, Any]:
-    """One entry of ladder.json. `against`: the rung that it is compared with; `tokens`: generated for a row."""
-    values = list(right.values())
-    difference = None if against is None else paired_difference(values, [against[row] for row in right])
+    """Return one entry of ladder.json. `against`: the rung to compare with; `tokens`: generated per row."""
+    values = list(accuracy.values())
+    difference = None if against is None else paired_difference(values, [against[row] for row in accuracy])
     return {
         "name": name,
         "title": title,

@@ -1,4 +1,4 @@
-"""What an evaluation asks of a judge: k samples of each item, a greedy one, and of pairs that one in the other order too."""
+"""Passes of an evaluation: k samples of each item, one greedy sample and, for pairs, a greedy sample in the other order."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True)
 class EvalPass:
-    """One pass over items of a benchmark, and one file."""
+    """One pass over items of a benchmark, written to one file."""
 
     name: str
     """samples, greedy or swapped."""
@@ -25,46 +25,46 @@ class EvalPass:
     ask: Callable[[Item], JudgeRequest]
     temperature: float
     text: bool
-    """Whether the texts are kept."""
+    """Whether to keep the generated texts."""
     settings: dict[str, Any]
-    """JSON object of what the rows depend on, besides model and prompt."""
+    """JSON object of everything the rows depend on, besides model and prompt."""
 
     def row(self, item: Item, answer: JudgeResult) -> Row:
-        """`JudgeResult.row` under the item's id, as several items may share a record."""
+        """`JudgeResult.row` with the item's id, as several items may share a record."""
         return answer.row(self.text) | {"id": item.id}
 
 
 def eval_passes(benchmark: Benchmark, k: int, temperature: float, seed: int, text: bool = False, swap: bool = True) -> list[EvalPass]:
-    """The passes over a benchmark.
+    """Return the passes over a benchmark.
 
     Args:
-        k: samples of each item, their orders shuffled afresh where the benchmark fixes none.
-        temperature, seed: of these samples.
-        text: keep their texts; those of greedy samples are always kept.
-        swap: ask about pairs in the other order, too, unless the benchmark itself does.
+        k: samples per item, each in a random order unless the benchmark fixes one.
+        temperature, seed: for these samples.
+        text: keep their texts; texts of greedy samples are always kept.
+        swap: also judge pairs in the other order, unless the benchmark already does.
     """
 
     def sampled(item: Item) -> JudgeRequest:
         return judge_request(item.record, k, "eval", seed, item.id, order=item.order)
 
-    drawn = {"k": k, "temperature": temperature, "seed": seed, "text": text}
-    found = [
-        EvalPass("samples", benchmark.items, sampled, temperature, text, drawn | _asked(benchmark.items)),
-        EvalPass("greedy", benchmark.items, greedy, 0.0, True, _asked(benchmark.items)),
+    settings = {"k": k, "temperature": temperature, "seed": seed, "text": text}
+    passes = [
+        EvalPass("samples", benchmark.items, sampled, temperature, text, settings | _fingerprint(benchmark.items)),
+        EvalPass("greedy", benchmark.items, greedy, 0.0, True, _fingerprint(benchmark.items)),
     ]
     pairs = tuple(item for item in benchmark.items if item.record.n == 2 and item.order is None)
     if swap and pairs:
-        found.append(EvalPass("swapped", pairs, swapped, 0.0, True, _asked(pairs)))
-    return found
+        passes.append(EvalPass("swapped", pairs, swapped, 0.0, True, _fingerprint(pairs)))
+    return passes
 
 
 def greedy(item: Item) -> JudgeRequest:
-    """One sample in the benchmark's order or, where there is none, in one that the record's id decides, as held-out rows have it."""
+    """Request one sample in the benchmark's order or else, as for held-out rows, in an order determined by the record's id."""
     return judge_request(item.record, 1, "greedy", item.id, order=greedy_order(item))
 
 
 def swapped(item: Item) -> JudgeRequest:
-    """`greedy` in the other order."""
+    """Request the `greedy` sample in the other order."""
     return judge_request(item.record, 1, "greedy", item.id, order=greedy_order(item)[::-1])
 
 
@@ -72,8 +72,8 @@ def greedy_order(item: Item) -> Sequence[int]:
     return item.order or shuffled(item.record.n, "heldout", item.record.id)
 
 
-def _asked(items: Sequence[Item]) -> dict[str, Any]:
-    """How many items, and a fingerprint of all that the judge is shown of them."""
+def _fingerprint(items: Sequence[Item]) -> dict[str, Any]:
+    """Return the number of items and a hash of everything the judge is shown."""
     digest = hashlib.blake2b(digest_size=8)
     for item in items:
         digest.update(json.dumps([item.id, item.order, item.record.context, item.record.responses]).encode())

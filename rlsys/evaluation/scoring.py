@@ -1,4 +1,4 @@
-"""From the rows of the three files to the figures of a benchmark. Read `evaluation` first."""
+"""Compute a benchmark's figures from the rows of its files. Start reading at `score_benchmark`."""
 
 from __future__ import annotations
 
@@ -19,28 +19,28 @@ from rlsys.prompts.rendering import seed_for
 from rlsys.rewards.rules import single_is_correct
 
 EXAMPLES = 3
-"""Right critiques, and wrong ones, that are shown."""
+"""Number of correct, and of incorrect, critiques to include."""
 DECIMALS = 9
-"""Of the levels that are compared: scores and shares."""
+"""Rounding of strategy outputs before they are compared."""
 NAMED = 20
-"""Items that are named where many may have to be."""
+"""Maximum number of skipped items listed by id."""
 
 
 def unsupported_reason(strategy: Strategy, benchmark: Benchmark, meta_rm: bool, certainty: bool = False) -> str | None:
-    """Why a strategy says nothing on a benchmark, in words; None: it does.
+    """Return why a strategy cannot be applied to a benchmark, or None if it can.
 
     Args:
         meta_rm: whether the samples have meta rewards.
-        certainty: whether they have self-certainties.
+        certainty: whether the samples have self-certainties.
     """
     if "certainty" in strategy.needs and not certainty:
         return "it needs each sample's self-certainty: set rollout.self_certainty=true"
     if "meta_reward" in strategy.needs and not meta_rm:
         return "it needs the meta reward of each sample: name a model with --meta-rm"
     if strategy.name == "synthesis":
-        return "it needs a synthesis as the last sample, which is not drawn"
+        return "it needs a synthesis as the last sample, which an evaluation does not generate"
     if strategy.counts == "winners" and any(item.record.n == 1 for item in benchmark.items):
-        return "it counts winners, and a single response has no rival"
+        return "it counts winners, and a single response has nothing to compete with"
     return None
 
 
@@ -49,30 +49,30 @@ def score_benchmark(
     rows: dict[str, Iterable[Row]],
     strategies: Sequence[Strategy],
     ks: Sequence[int],
-    draws: int,
+    resamples: int,
     seed: int,
     limits: tuple[int, int] = SCORES,
 ) -> dict[str, Any]:
-    """BENCHMARK of eval.json (see `rlsys.evaluation`).
+    """Return BENCHMARK of eval.json (see `rlsys.evaluation`).
 
-    For each k, `draws` random subsets of the samples, the same for all items and strategies; the subset of a smaller k opens that of a
-    larger one. A figure is the mean over the draws, and its interval that mean's over the benchmark's units.
+    For each k, strategies are applied to `resamples` random subsets of the samples, the same for all items and strategies; the subset for
+    a smaller k is a prefix of that for a larger k. A figure is the mean over resamples, with its interval over the benchmark's clusters.
 
     Args:
-        rows: of `samples`, `greedy` and, if there are any, `swapped`, as `EvalPass.row` writes them.
-        ks: increasing; the samples of an item are at least as many as the last.
-        seed: of the subsets, and of the shuffles that break ties.
+        rows: for `samples`, `greedy` and optionally `swapped`, as returned by `EvalPass.row`.
+        ks: increasing; every item has at least the last k samples.
+        seed: for the subsets and the shuffles that break ties.
         limits: lowest and highest score.
 
     Raises:
-        DataError: a row is no such thing, or an item has fewer samples.
+        DataError: a row is malformed, or an item has too few samples.
     """
-    drawn, greedy, swapped = (_light(rows.get(name, ()), name != "samples") for name in ("samples", "greedy", "swapped"))
-    samples, single = _Table(benchmark, drawn, ks[-1]), _Table(benchmark, greedy, 1)
+    sampled, greedy, swapped = (_load_rows(rows.get(name, ()), name != "samples") for name in ("samples", "greedy", "swapped"))
+    samples, single = _Table(benchmark, sampled, ks[-1]), _Table(benchmark, greedy, 1)
     points: dict[str, dict[str, Any]] = {}
     for strategy in strategies:
-        points[strategy.name] = {str(k): samples.point(strategy, subsets(ks[-1], k, draws, seed), seed) for k in ks}
-    by_record = _by_record(benchmark, drawn)
+        points[strategy.name] = {str(k): samples.point(strategy, subsets(ks[-1], k, resamples, seed), seed) for k in ks}
+    by_record = _by_record(benchmark, sampled)
     both = _by_record(benchmark, greedy, swapped)
     records = [record for record, _ in by_record]
     of_samples, of_greedy = [row for _, row in by_record], [row for _, row in both]
@@ -87,27 +87,27 @@ def score_benchmark(
         "skipped": len(skipped),
         "skipped_ids": skipped[:NAMED],
         "baselines": {name: found and {"value": float(found.overall.mean())} for name, found in plain.items()},
-        # As many draws of the one sample share out the ties at the top.
-        "greedy": single.point(find_strategy("vote"), np.zeros((draws, 1), np.int64), seed),
+        # Repeating the one sample averages over random tie-breaking.
+        "greedy": single.point(find_strategy("vote"), np.zeros((resamples, 1), np.int64), seed),
         "strategies": points,
         "position": _position(of_greedy) | {"samples": _position(of_samples)},
         "length": biases.length_bias(of_samples, [record.responses for record in records], [_best(record) for record in records]),
         "parse_failures": biases.parse_failures(of_samples) | {"greedy": biases.parse_failures([row["samples"] for row in greedy])},
-        "tokens": biases.tokens_spent([row["samples"] for row in drawn])
+        "tokens": biases.tokens_spent([row["samples"] for row in sampled])
         | {"greedy": biases.tokens_spent([row["samples"] for row in greedy])},
         "examples": _examples(benchmark.items, greedy, seed, limits),
     }
 
 
-def _light(rows: Iterable[Row], text: bool) -> list[Row]:
-    """The rows; without `text`, what is large and not needed is let go of as they are read."""
+def _load_rows(rows: Iterable[Row], text: bool) -> list[Row]:
+    """Load the rows, dropping the texts as they are read unless `text`."""
     if text:
         return list(rows)
     return [row | {"samples": [{key: sample[key] for key in sample if key != "text"} for sample in row["samples"]]} for row in rows]
 
 
 class _Table:
-    """The samples of a benchmark's items, k of each, to be aggregated over many draws at once."""
+    """k samples of each item of a benchmark, aggregated over many resamples at once."""
 
     def __init__(self, benchmark: Benchmark, rows: Sequence[Row], k: int):
         self.benchmark, self.k = benchmark, k
@@ -116,51 +116,51 @@ class _Table:
             if row["samples"]:
                 self.table.add(row)
         index = {item.id: number for number, item in enumerate(benchmark.items)}
-        self.items = [index[name] for _, name in self.table.ids]
-        """By position in the table: the item's index. An item that could not be asked has no samples and is not there."""
+        self.items = [index[str(name)] for _, name in self.table.ids]
+        """Item index by position in the table, which excludes items without samples (those that could not be judged)."""
 
     def point(self, strategy: Strategy, index: np.ndarray, seed: int) -> dict[str, Any]:
-        """POINT of eval.json; in each draw, a row of `index` [draws, k], the samples of all items at these places are aggregated."""
-        draws = len(index)
-        totals = [np.full((draws, item.record.n), np.nan) for item in self.benchmark.items]
+        """Return POINT of eval.json; each resample aggregates the samples that a row of `index` [resamples, k] selects from every item."""
+        resamples = len(index)
+        totals = [np.full((resamples, item.record.n), np.nan) for item in self.benchmark.items]
         used = tokens = 0.0
         for positions, samples in self.table.groups(self.k):
-            at_once = max(1, CELLS // (len(positions) * index.shape[1] * samples.scores.shape[-1]))
-            for first in range(0, draws, at_once):
-                taken = take(samples, index[first : first + at_once])
+            chunk = max(1, CELLS // (len(positions) * index.shape[1] * samples.scores.shape[-1]))
+            for first in range(0, resamples, chunk):
+                taken = take(samples, index[first : first + chunk])
                 outcome = strategy(taken, Options())
-                # Areas and margins compare rows, and not of every row the same number of samples parsed. Equal levels may differ in their
-                # last bits, as sums of other terms.
-                given = np.where(outcome.abstained[..., None], np.nan, outcome.levels.round(DECIMALS))
+                # AUC and margins compare rows with different numbers of parsed samples, so levels rather than totals. Rounding makes
+                # levels equal that differ only by floating-point error.
+                levels = np.where(outcome.abstained[..., None], np.nan, outcome.levels.round(DECIMALS))
                 used += outcome.used.sum()
                 tokens += np.where(outcome.used, taken.tokens, 0.0).sum() if taken.tokens is not None else np.nan
-                for position, of_item in zip(positions, given):
-                    totals[self.items[position]][first : first + at_once] = of_item
-        asked = max(1, draws * len(self.items))
+                for position, item_levels in zip(positions, levels):
+                    totals[self.items[position]][first : first + chunk] = item_levels
+        judged = max(1, resamples * len(self.items))
         verdicts = sum(np.isfinite(array[:, 0]).sum() for array in totals)
         return _figures(self.benchmark, totals, seed) | {
-            "samples_per_item": float(used / asked),
-            "tokens_per_item": float(tokens / asked),
-            "coverage": float(verdicts / (draws * len(totals))),
+            "samples_per_item": float(used / judged),
+            "tokens_per_item": float(tokens / judged),
+            "coverage": float(verdicts / (resamples * len(totals))),
         }
 
 
 def _figures(benchmark: Benchmark, totals: Sequence[np.ndarray], seed: int) -> dict[str, Any]:
-    """FIGURES of eval.json."""
-    found, bounds = score(benchmark, totals, seed=seed), interval(benchmark, totals, seed=seed)
+    """Return FIGURES of eval.json."""
+    scored, intervals = score(benchmark, totals, seed=seed), interval(benchmark, totals, seed=seed)
 
     def figure(name: str, values: np.ndarray) -> dict[str, Any]:
-        return {"value": float(values.mean()), "ci95": bounds[name], "n": found.n[name]}
+        return {"value": float(values.mean()), "ci95": intervals[name], "n": scored.n[name]}
 
     return {
-        "overall": figure(OVERALL, found.overall),
-        "groups": {name: figure(name, values) for name, values in found.groups.items()},
-        "others": {name: float(values.mean()) for name, values in found.others.items()},
+        "overall": figure(OVERALL, scored.overall),
+        "groups": {name: figure(name, values) for name, values in scored.groups.items()},
+        "others": {name: float(values.mean()) for name, values in scored.others.items()},
     }
 
 
 def _by_record(benchmark: Benchmark, *files: Sequence[Row]) -> list[tuple[Record, list[dict[str, Any]]]]:
-    """Each record with all its samples. A benchmark that fixes both orders has an item for each, in the same unit."""
+    """Return each record with all its samples; a benchmark that fixes both orders has an item for each, in the same cluster."""
     items = {item.id: item for item in benchmark.items}
     found: dict[tuple[int, str], tuple[Record, list[dict[str, Any]]]] = {}
     for rows in files:
@@ -179,7 +179,7 @@ def _best(record: Record) -> int | None:
 
 
 def _examples(items: Sequence[Item], greedy: Sequence[Row], seed: int, limits: tuple[int, int]) -> list[dict[str, Any]]:
-    """Right critiques and wrong ones, at random; a wrong one that says something before one that did not parse."""
+    """Return random correct and incorrect critiques, preferring parsed incorrect ones over parse failures."""
     shown = [
         _example(item, row["samples"][0], limits)
         for item, row in zip(items, greedy, strict=True)

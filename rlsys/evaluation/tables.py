@@ -1,4 +1,4 @@
-"""eval.json as tables of plain cells, which a terminal and a Markdown page can both show."""
+"""Format eval.json as tables of plain text cells, for the terminal and for Markdown."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from typing import Any
 from rlsys.evaluation.statistics import TOO_FEW
 
 LEADING = ("vote", "meta")
-"""Strategies of which the overview shows every k."""
+"""Strategies that the overview shows at every k."""
 NONE = "none"
-"""What stands where there is nothing to take a share of."""
+"""Shown for an undefined figure."""
 
 
 @dataclass(frozen=True)
@@ -26,11 +26,11 @@ class Grid:
 
 
 def overview(document: dict[str, Any], every: bool = False) -> Grid:
-    """A row for greedy, each strategy at each k, and each baseline; a column for each benchmark.
+    """Return a table with a row for greedy, each strategy at each k, and each baseline, and a column for each benchmark.
 
     Args:
-        document: what eval.json holds.
-        every: show all strategies at every k; otherwise all but vote and meta only at the largest.
+        document: the contents of eval.json.
+        every: show every strategy at every k; otherwise those other than vote and meta only at the largest.
     """
     benchmarks = document["benchmarks"]
     rows = [("greedy", *(_shown(found["greedy"]["overall"], found) for found in benchmarks.values()))]
@@ -55,7 +55,7 @@ def overview(document: dict[str, Any], every: bool = False) -> Grid:
 
 
 def by_group(document: dict[str, Any]) -> Iterator[Grid]:
-    """For each benchmark: the figures by section and subset, then whatever else was measured."""
+    """Yield the tables of each benchmark: figures by section and subset, further figures, cost and biases."""
     largest = str(document["k"][-1])
     for name, found in document["benchmarks"].items():
         points = {"greedy": found["greedy"]} | {f"{strategy}@{largest}": at[largest] for strategy, at in found["strategies"].items()}
@@ -114,14 +114,14 @@ def _shown(figure: dict[str, Any], found: dict[str, Any]) -> str:
 
 
 def _share(value: float | None, found: dict[str, Any] | None = None) -> str:
-    """A share as a percentage; of a benchmark that is scored by area, as a number."""
+    """Format a fraction as a percentage, or an AUC as a number."""
     if value is None or value != value:
         return NONE
     return f"{value:.3f}" if found and found["metric"] == "roc_auc" else f"{value:.1%}"
 
 
 def markdown_page(document: dict[str, Any], grids: Sequence[Grid]) -> str:
-    """The grids as one Markdown page."""
+    """Return the tables as one Markdown page."""
     meta = f", meta reward model {document['meta_rm']}" if document["meta_rm"] else ""
     about = f"Model {document['model']}{meta}; temperature {document['temperature']:g}, seed {document['seed']}."
     return "\n\n".join([f"# Evaluation\n\n{about}", *(grid.markdown() for grid in grids)]) + "\n"
