@@ -22,7 +22,7 @@ def test_a_judge_takes_names_as_they_stand_and_a_runs_own_prompt(tmp_path: Path)
     run = tmp_path / "a #3"
     (run / "model").mkdir(parents=True)
     save_config(load_config(None, ["prompt.template=my: template.jinja", "rollout.max_tokens=77", "rl.beta=0.5"]), run / "config.yaml")
-    config, wrong = judge_config(str(run), seed=5, settings=["rollout.actors=2", "run.dir=x #1", "rl.stepz=1"])
+    config, wrong = judge_config(str(run), seed=5, overrides=["rollout.actors=2", "run.dir=x #1", "rl.stepz=1"])
     assert config.model.path == str(run / "model") and len(wrong) == 1 and "rl.steps" in wrong[0]
     assert (config.prompt.template, config.rollout.max_tokens, config.rollout.actors) == ("my: template.jinja", 77, 2)
     assert (config.seed, config.run.dir) == (5, Path("x #1"))
