@@ -175,8 +175,8 @@ def measured(drawing: Drawing, timeout_s: float) -> dict[str, Any]:
 
 def measure(drawing: Drawing) -> dict[str, Any]:
     """Open the file, draw, check some rows, and read it once plainly. Times in seconds, memory in bytes."""
-    from rlsys.data import readers  # noqa: F401  # so that its import is part of the memory at the start
     from rlsys.config.schema import Data
+    from rlsys.data import readers  # noqa: F401  # so that its import is part of the memory at the start
     from rlsys.data.datasets import open_rows, sample_records
     from rlsys.data.sampler import Sampler
 
