@@ -1,7 +1,7 @@
-"""Benchmarks of reward models and judges: what is judged, and the published scoring of the totals that come out.
+"""Benchmarks of reward models and judges, scored by their published rules.
 
-`load` reads a benchmark's own files; its items are judged by whoever likes; `score` and `interval` turn the totals into the published
-figures, `baselines` scores what needs no judge. docs/benchmarks.md lists the benchmarks, their sources and where our choice differs.
+`load` reads a benchmark's own files. Any judge can judge its items; `score` and `interval` turn the resulting totals into the published
+figures, and `baselines` scores trivial judges. docs/benchmarks.md lists the benchmarks, their sources and where this code deviates.
 """
 
 from __future__ import annotations

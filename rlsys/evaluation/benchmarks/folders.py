@@ -1,4 +1,4 @@
-"""Which files of a folder hold a benchmark's rows. What does not is named, with the reason, never left out in silence."""
+"""Select the files of a folder that hold a benchmark's rows. Every skipped file is reported with the reason."""
 
 from __future__ import annotations
 
@@ -10,18 +10,17 @@ from pathlib import Path
 from rlsys.data.readers.sources import SUFFIXES
 
 SkippedFiles = list[tuple[str, str]]
-"""(file, why), relative to the folder."""
+"""(file, reason) pairs, with paths relative to the folder."""
 
 
 def files_of(folder: Path, pattern: str = "*", leave: str = "") -> tuple[list[Path], SkippedFiles]:
-    """The files to read in `folder` and the folders below, in a stable order, and the others.
+    """Return the files to read in `folder` and its subfolders, in a stable order, and the skipped files.
 
-    Links to files and to folders are followed. What is hidden (a name that begins with a dot, `__MACOSX`) is no part of a data set and is
-    not told of.
+    Links to files and folders are followed. Hidden files (names starting with a dot, `__MACOSX`) are ignored and not reported.
 
     Args:
-        pattern: of the names of the benchmark's own files (upper and lower case alike); where no file has such a name, all are read.
-        leave: the name of a file that is no part of the benchmark.
+        pattern: for the names of the benchmark's own files, case-insensitive; if no name matches, all files are read.
+        leave: the name of a file that is not part of the benchmark.
     """
     readable: list[Path] = []
     passed: SkippedFiles = []
@@ -41,7 +40,7 @@ def files_of(folder: Path, pattern: str = "*", leave: str = "") -> tuple[list[Pa
 
 
 def _walk(folder: Path) -> Iterator[Path]:
-    """Every file that is not hidden, through links, each folder once."""
+    """Yield every file that is not hidden, following links, visiting each folder once."""
     seen: set[str] = set()
     for here, folders, names in os.walk(folder, followlinks=True):
         if (real := os.path.realpath(here)) in seen:

@@ -1,6 +1,6 @@
-"""From a row of a benchmark's file to its unit: what is judged, in which order it is shown, and for which subset it counts.
+"""Adapters from a row of a benchmark's file to a cluster: what is judged, in which order it is shown, and its subset.
 
-Rows are read by the readers of the same names (`rlsys.data.readers.formats`); what is here is what scoring needs beyond a record.
+Rows are parsed by the readers of the same names (`rlsys.data.readers.formats`); adapters add what scoring needs beyond a record.
 """
 
 from __future__ import annotations
@@ -26,45 +26,45 @@ BOTH = (0, 1), (1, 0)
 
 @dataclass(frozen=True)
 class Draft:
-    """A unit as it comes out of a row, before it has its location in a benchmark."""
+    """A cluster as read from a row, before it is added to a benchmark."""
 
     id: str
     subset: str
     section: str
     inputs: tuple[tuple[Record, tuple[int, ...] | None], ...]
-    """(record, order to show it in) of each item."""
+    """(record, order in which to show it) of each item."""
     rows: int = 1
-    """Rows of the file that it comes from."""
+    """Number of file rows it was read from."""
     pairs: tuple[tuple[int, int], ...] | None = None
     """See `Item.pairs`."""
     own_id: bool = True
-    """Whether the id comes from the row, rather than from the row's location."""
+    """Whether the id is given in the row, rather than derived from the row number."""
 
     @property
     def contents(self) -> tuple[object, ...]:
-        """What tells the unit from every other: its id, if it has one, and all that is judged."""
+        """A key for detecting duplicates: the id, if the row has one, and everything that is judged."""
         texts = (repr((record.context, record.responses, record.rewards, order)) for record, order in self.inputs)
         return self.subset, self.id if self.own_id else None, hash("\n".join(texts))
 
 
 @dataclass(frozen=True)
 class FileLocation:
-    """Where a row stands: some benchmarks tell their subsets by folder and file name only."""
+    """Location of a row's file: some benchmarks encode their subsets only in folder and file names."""
 
     file: Path
     root: Path
-    """The path that was asked for: a folder around `file`, or `file` itself."""
+    """The path passed to `load`: a folder containing `file`, or `file` itself."""
 
     @property
     def below(self) -> Path:
-        """The file's path below the root, without suffixes; its name alone where it is the root."""
+        """The file's path relative to the root, without suffixes; only its name if it is the root."""
         path = self.file.relative_to(self.root) if self.file != self.root else Path(self.file.name)
         return path.with_name(path.name.partition(".")[0])
 
     def named(self, names: Mapping[str, str]) -> str | None:
-        """The subset whose key, in small letters, is a word of the file's name, or else of the nearest folder's between it and the root.
+        """Return the subset whose lower-case key is a word of the file's name or else of the nearest folder below the root.
 
-        What lies further up is the user's own and says nothing: /home/mathias/PPE is no mathematics.
+        Folders above the root are ignored: /home/mathias/PPE does not mean mathematics.
         """
         for part in reversed(self.below.parts):
             for word in re.split(r"[^a-z0-9]+", part.lower()):
@@ -74,7 +74,7 @@ class FileLocation:
 
     @property
     def folder(self) -> str:
-        """The name of the folder that was asked for, or of the one around the file that was."""
+        """The name of the folder passed to `load`, or of the folder containing the file passed to it."""
         root = self.root.resolve()
         return (root.parent if self.file == self.root else root).name
 
@@ -82,11 +82,11 @@ class FileLocation:
 Adapter = Callable[[Row, FileLocation], Draft]
 
 _SPOKEN = re.compile(r"prompt|question|instruction|input|content|answer|llm_response|chosen|rejected|(response|output)_?(\d{1,2}|[AB])")
-"""Keys that hold what was said, in the published files of any benchmark."""
+"""Keys that hold text in the published files of any benchmark."""
 
 
 def written(row: Mapping[str, Any]) -> dict[str, Any]:
-    """The row with booleans and numbers that stand for texts written out: a table had taken `True` or `42` for one."""
+    """Return the row with booleans and numbers in text fields converted to strings: tabular formats infer types for `True` or `42`."""
     return {key: _written(value) if isinstance(key, str) and _SPOKEN.fullmatch(key) else _nested(value) for key, value in row.items()}
 
 
@@ -114,7 +114,7 @@ REWARDBENCH_SECTIONS = {
     "Safety": ("refusals-dangerous", "refusals-offensive", "xstest-should-refuse", "xstest-should-respond", "donotanswer"),
     "Reasoning": ("math-prm", "hep-cpp", "hep-go", "hep-java", "hep-js", "hep-python", "hep-rust"),
 }  # fmt: skip
-"""Reward Bench: the subsets of each section (rewardbench/constants.py, SUBSET_MAPPING)."""
+"""Reward Bench: subsets of each section (rewardbench/constants.py, SUBSET_MAPPING)."""
 REWARDBENCH_WEIGHTS = {
     "alpacaeval-easy": 100, "alpacaeval-length": 95, "alpacaeval-hard": 95, "mt-bench-easy": 28, "mt-bench-med": 40,
     "mt-bench-hard": 37, "llmbar-natural": 100, "llmbar-adver-neighbor": 134, "llmbar-adver-GPTInst": 92, "llmbar-adver-GPTOut": 47,
@@ -122,15 +122,15 @@ REWARDBENCH_WEIGHTS = {
     "xstest-should-respond": 250, "donotanswer": 136, "math-prm": 984, "hep-cpp": 164, "hep-go": 164, "hep-java": 164, "hep-js": 164,
     "hep-python": 164, "hep-rust": 164,
 }  # fmt: skip
-"""Reward Bench: the weight of each subset in its section (rewardbench/constants.py, EXAMPLE_COUNTS).
+"""Reward Bench: weight of each subset in its section (rewardbench/constants.py, EXAMPLE_COUNTS).
 
-They are the numbers of prompts, but for math-prm (447), which weighs as much as the six code subsets together. Until September 2024 the
-published table had the numbers of the two xstest subsets the wrong way round.
+These are the numbers of prompts, except for math-prm (447), which weighs as much as the six code subsets together. Until September 2024
+the published table had the two xstest subsets swapped.
 """
 
 
 def rewardbench(row: Row, location: FileLocation) -> Draft:
-    """Reward Bench without the prior sets: the 23 subsets of its four sections."""
+    """Adapt Reward Bench without the prior sets: 23 subsets in four sections."""
     [record] = READERS["rewardbench"](row)
     for section, subsets in REWARDBENCH_SECTIONS.items():
         if record.source in subsets:
@@ -142,15 +142,15 @@ REWARDBENCH2_SUBSETS = "Factuality", "Precise IF", "Math", "Safety", "Focus", TI
 
 
 def rewardbench2(row: Row, location: FileLocation, alone: bool = False) -> Draft:
-    """Reward Bench 2: the best of four; in Ties, all right and wrong responses in one item or, `alone`, each response in its own.
+    """Adapt Reward Bench 2: best of four; in Ties, all responses in one item or, with `alone`, one item per response.
 
-    A Ties row becomes half a unit: `pair_ties` puts the rows of a prompt together.
+    A Ties row becomes half a cluster: `pair_ties` joins the two rows of a prompt.
     """
     records = READERS["rewardbench2"](row)
     chosen, rejected = [record.responses[0] for record in records], records[0].responses[1:]
-    for key, found in (("num_incorrect", len(rejected)), ("total_completions", len(chosen) + len(rejected))):
-        if row.get(key) is not None and integer(row, key, 0, 1_000_000) != found:
-            raise wrong(key, f"the number in chosen and rejected ({found})", row[key])
+    for key, count in (("num_incorrect", len(rejected)), ("total_completions", len(chosen) + len(rejected))):
+        if row.get(key) is not None and integer(row, key, 0, 1_000_000) != count:
+            raise wrong(key, f"the number in chosen and rejected ({count})", row[key])
     subset, name = records[0].source, row_id(row, "id")
     if subset not in REWARDBENCH2_SUBSETS:
         raise wrong("subset", f"one of {', '.join(REWARDBENCH2_SUBSETS)}", subset)
@@ -165,13 +165,13 @@ def rewardbench2(row: Row, location: FileLocation, alone: bool = False) -> Draft
 
 
 def singles(record: Record) -> list[Record]:
-    """A record for each response."""
+    """Split a record into one record per response."""
     pairs = zip(record.responses, record.rewards, strict=True)
     return [replace(record, id=f"{record.id}/{i}", responses=(response,), rewards=(reward,)) for i, (response, reward) in enumerate(pairs)]
 
 
 def pair_ties(drafts: list[Draft], report: Report) -> list[Draft]:
-    """Both rows of each Ties prompt in one draft, in the location of the first; a row that lacks the other is malformed."""
+    """Join the two rows of each Ties prompt into one draft, in the position of the first; an unpaired row is malformed."""
     rows: dict[str, list[Draft]] = {}
     for draft in drafts:
         if draft.subset == TIES:
@@ -197,9 +197,9 @@ RMB_GOALS = "Helpfulness", "Harmlessness"
 
 
 def rmb(row: Row, location: FileLocation, pairs: bool = False) -> Draft:
-    """RMB: pairwise rows (chosen, reject) and best-of-N rows (bon_best, loser_list), told apart by their keys.
+    """Adapt RMB: pairwise rows (chosen, reject) and best-of-N rows (bon_best, loser_list), distinguished by their keys.
 
-    A best-of-N row is judged in one input with all responses or, with `pairs`, as the best against each of the others.
+    A best-of-N row is judged as one input with all responses or, with `pairs`, as the best against each of the others.
     """
     task, reader = ("BoN", "rmb_bon") if row.get("bon_best") is not None else ("Pairwise", "rmb_pair")
     [record] = READERS[reader](row)
@@ -215,10 +215,10 @@ def rmb(row: Row, location: FileLocation, pairs: bool = False) -> Draft:
 
 
 def ppe_preference(row: Row, location: FileLocation) -> Draft:
-    """PPE human preference; a tie has no better response and is left out."""
+    """Adapt PPE human preference; ties have no better response and are skipped."""
     [record] = READERS["ppe_preference"](row)
     if record.rewards == TIE:
-        raise NoUniqueBest(f"{record.id}: the people saw a tie.")
+        raise NoUniqueBest(f"{record.id}: the annotators chose a tie.")
     return one(record, "all")
 
 
@@ -226,13 +226,13 @@ PPE_DOMAINS = {
     "mmlu": "MMLU-Pro", "mmlupro": "MMLU-Pro", "gpqa": "GPQA", "mbpp": "MBPP-Plus", "mbppplus": "MBPP-Plus", "ifeval": "IFEval",
     "math": "MATH",
 }  # fmt: skip
-"""PPE correctness: what file and folder names call its five domains."""
+"""PPE correctness: its five domains by their names in file and folder names."""
 
 
 def ppe_correctness(row: Row, location: FileLocation) -> Draft:
-    """PPE correctness: the sampled conflict pairs of a prompt, one right and one wrong response each."""
+    """Adapt PPE correctness: the sampled conflict pairs of a prompt, each with one correct and one incorrect response."""
     if row.get("sampled_conflict_pairs") == []:
-        raise NoUniqueBest(f"{row.name}: all responses are right, or all wrong.")
+        raise NoUniqueBest(f"{row.name}: all responses are correct, or all incorrect.")
     duels = READERS["ppe_best_of_k"](row)
     for position, duel in enumerate(duels):
         if duel.rewards[0] == duel.rewards[1]:
@@ -241,7 +241,7 @@ def ppe_correctness(row: Row, location: FileLocation) -> Draft:
 
 
 def ppe_best_of_k(row: Row, location: FileLocation, k: int) -> Draft:
-    """PPE best-of-K: the first k responses of a prompt in one input; any number of them may be right."""
+    """Adapt PPE best-of-K: the first k responses of a prompt in one input; any number of them may be correct."""
     scores = items(row, "scores")
     if len(scores) < k:
         raise wrong("scores", f"at least {k} of them", scores)
@@ -256,17 +256,17 @@ def ppe_best_of_k(row: Row, location: FileLocation, k: int) -> Draft:
 
 def _ppe_draft(row: Row, location: FileLocation) -> Draft:
     domain = location.named(PPE_DOMAINS) or "all"
-    # A question is there once for every model that answered it.
+    # A question occurs once per model that answered it.
     name = "/".join(part for part in (row_id(row, "id", "question_id"), optional_text(row, "model_name")) if part)
     return Draft(name, domain, domain, ())
 
 
 JUDGEBENCH_SECTIONS = {"mmlu-pro": "Knowledge", "livebench-reasoning": "Reasoning", "livebench-math": "Math", "livecodebench": "Coding"}
-"""JudgeBench: how the source of a question begins, and the category it is reported in."""
+"""JudgeBench: prefix of a question's source -> category it is reported in."""
 
 
 def judgebench(row: Row, location: FileLocation) -> Draft:
-    """JudgeBench: each pair in both orders."""
+    """Adapt JudgeBench: each pair in both orders."""
     [record] = READERS["judgebench"](row)
     source = record.family or "all"
     section = next((section for start, section in JUDGEBENCH_SECTIONS.items() if source.startswith(start)), source)
@@ -274,17 +274,17 @@ def judgebench(row: Row, location: FileLocation) -> Draft:
 
 
 def realmistake(row: Row, location: FileLocation) -> Draft:
-    """ReaLMistake: one response, with an error (0) or without (1). Task and model are the names of folder and file."""
+    """Adapt ReaLMistake: one response, with an error (0) or without (1). Folder and file are named after task and model."""
     [record] = READERS["realmistake"](row)
     return one(record, str(location.below))
 
 
 LLMBAR_SUBSETS = {"natural": "Natural", "neighbor": "Neighbor", "gptinst": "GPTInst", "gptout": "GPTOut", "manual": "Manual"}
-"""LLMBar: what file and folder names call its five subsets; all but the first are adversarial."""
+"""LLMBar: its five subsets by their names in file and folder names; all but the first are adversarial."""
 
 
 def llmbar(row: Row, location: FileLocation) -> Draft:
-    """LLMBar: each pair in both orders."""
+    """Adapt LLMBar: each pair in both orders."""
     [record] = READERS["llmbar"](row)
     subset = location.named(LLMBAR_SUBSETS) or LLMBAR_SUBSETS.get(location.folder.lower())
     if subset is None:
@@ -295,15 +295,15 @@ def llmbar(row: Row, location: FileLocation) -> Draft:
 
 
 def pandalm(row: Row, location: FileLocation) -> Draft:
-    """PandaLM: the majority of three annotators, a tie being a verdict; if all three differ, the first one's, as published."""
+    """Adapt PandaLM: the majority of three annotators, where a tie is a vote; if all differ, the first one's, as published."""
     [record] = READERS["pandalm"](row)
-    # Of equally frequent votes most_common puts the one that came first in front, as the published max() over the counts does.
+    # Among equally frequent votes, most_common returns the first one seen, like the published max() over counts.
     vote = Counter(integer(row, f"annotator{k}", 0, 2) for k in (1, 2, 3)).most_common(1)[0][0]
     return one(replace(record, rewards=(TIE, FIRST, SECOND)[vote]), "all")
 
 
 def any_format(row: Row, location: FileLocation, format: str) -> Draft:
-    """A row of a known reader's format; a row of several records is one unit. Records without a unique best response are left out."""
+    """Adapt a row of any reader format; a row of several records is one cluster. Records without a unique best response are skipped."""
     good = []
     for record in READERS[format](row):
         try:

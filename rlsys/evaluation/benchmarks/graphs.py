@@ -1,4 +1,4 @@
-"""Rows that say of many pairs of responses which is the better one: RM-Bench's matrix of styles, IF-RewardBench's graph, EvalBiasBench."""
+"""Adapters for rows with many response pairs: RM-Bench's style matrix, IF-RewardBench's preference graph, EvalBiasBench."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ RMBENCH_DOMAINS = {name: name for name in ("chat", "code", "math", "safety")}
 
 
 def rmbench(row: Row, location: FileLocation, alone: bool = False) -> Draft:
-    """RM-Bench: three right and three wrong responses, each in a style; the nine pairs, right one first, or, `alone`, the six responses.
+    """Adapt RM-Bench: three correct and three incorrect responses in three styles, as nine pairs (correct first) or, `alone`, one by one.
 
-    The domain stands in the row or, in the files of one domain, in the file's name; safety-refuse and safety-response are both safety.
+    The domain is in the row or, for files of a single domain, in the file's name; safety-refuse and safety-response are both safety.
     """
     domain = location.named(RMBENCH_DOMAINS)
     if row.get("domain") is not None:
@@ -40,7 +40,7 @@ def rmbench(row: Row, location: FileLocation, alone: bool = False) -> Draft:
 
 
 def evalbiasbench(row: Row, location: FileLocation) -> Draft:
-    """EvalBiasBench: instruction, response1, response2, label 1|2, by bias; each pair in both orders."""
+    """Adapt EvalBiasBench: instruction, response1, response2, label 1|2, by bias; each pair in both orders."""
     bias = text(row, "group" if row.get("group") is not None else "bias")
     rewards = FIRST if integer(row, "label", 1, 2) == 1 else SECOND
     responses = text(row, "response1", blank=True), text(row, "response2", blank=True)
@@ -49,9 +49,9 @@ def evalbiasbench(row: Row, location: FileLocation) -> Draft:
 
 
 def ifrewardbench(row: Row, location: FileLocation) -> Draft:
-    """IF-RewardBench: messages, responses [{response}], preference_graph [{chosen, rejected: {response_id}}], by instruction_type.
+    """Adapt IF-RewardBench: messages, responses [{response}], preference_graph [{chosen, rejected: {response_id}}], instruction_type.
 
-    All responses in one input; a response's reward is the number of others that the graph puts below it.
+    All responses are judged in one input; a response's reward is the number of responses the graph ranks below it.
     """
     kind = text(row, "instruction_type")
     responses = []

@@ -1,4 +1,4 @@
-"""Reading a benchmark from its files."""
+"""Load a benchmark from its files."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from rlsys.evaluation.benchmarks.formats import Adapter, Draft, FileLocation
 from rlsys.evaluation.benchmarks.schemes import Means, RocAuc, Scheme
 
 PREFIX = "format:"
-"""`format:NAME` is any file in a known reader's format, scored by plain accuracy."""
+"""`format:NAME` is a file in any reader format, scored by plain accuracy."""
 BEST_FIRST = {
     "trl_preference", "sharegpt", "hh_rlhf", "ultrafeedback_binarized", "skywork", "rewardbench", "rewardbench2", "rm_bench", "rmb_pair",
     "rmb_bon",
@@ -31,22 +31,22 @@ BEST_FIRST = {
 
 @dataclass(frozen=True)
 class Spec:
-    """How a benchmark is read and scored."""
+    """How to read and score a benchmark."""
 
     read: Adapter
     scheme: Scheme
     best_first: bool = False
     files: str = "*"
-    """In a folder: the names of the files to read, where there are any of that name; otherwise all are read."""
+    """In a folder: pattern of the files to read; if none matches, all are read."""
     skip: str = ""
-    """In a folder: the name of a file that is no part of the benchmark."""
+    """In a folder: the name of a file that is not part of the benchmark."""
     finish: Callable[[list[Draft], Report], list[Draft]] = lambda drafts, report: drafts
-    """What is to be done once all rows are read."""
+    """Post-processing once all rows are read."""
 
 
 _REWARDBENCH2 = Spec(formats.rewardbench2, Means(outcomes.rewardbench2, overall="subsets"), best_first=True, finish=formats.pair_ties)
 _RMBENCH = Spec(graphs.rmbench, Means(outcomes.style_matrix, overall="subsets"), best_first=True, files="total_dataset*")
-_PICKED = Means(outcomes.picked_reward, overall="subsets")
+_BEST_OF_K = Means(outcomes.picked_reward, overall="subsets")
 
 BENCHMARKS: dict[str, Spec] = {
     "rewardbench": Spec(formats.rewardbench, Means(overall="sections", weights=formats.REWARDBENCH_WEIGHTS), True, files="filtered*"),
@@ -56,7 +56,7 @@ BENCHMARKS: dict[str, Spec] = {
     "rmb_pairs": Spec(partial(formats.rmb, pairs=True), Means(outcomes.all_right, overall="sections"), best_first=True),
     "ppe_preference": Spec(formats.ppe_preference, Means()),
     "ppe_correctness": Spec(formats.ppe_correctness, Means(overall="subsets")),
-    **{f"ppe_best_of_{k}": Spec(partial(formats.ppe_best_of_k, k=k), _PICKED) for k in (2, 4, 8, 16, 32)},
+    **{f"ppe_best_of_{k}": Spec(partial(formats.ppe_best_of_k, k=k), _BEST_OF_K) for k in (2, 4, 8, 16, 32)},
     "judgebench": Spec(formats.judgebench, Means(outcomes.judgebench)),
     "realmistake": Spec(formats.realmistake, RocAuc(), skip="example.jsonl"),
     "llmbar": Spec(
@@ -70,23 +70,23 @@ BENCHMARKS: dict[str, Spec] = {
     "ifrewardbench": Spec(graphs.ifrewardbench, Means(outcomes.preference_graph, overall="subsets")),
     "pandalm": Spec(formats.pandalm, Means(outcomes.pandalm, extras=outcomes.pandalm_macro)),
 }
-"""Every benchmark by its name; docs/benchmarks.md says what each is."""
+"""Benchmarks by name; docs/benchmarks.md describes each."""
 
 
 def load(name: str, path: str | Path, limit: int | None = None, strict: bool = False) -> Benchmark:
-    """Read a benchmark.
+    """Load a benchmark.
 
     Args:
         name: a name in BENCHMARKS, or `format:NAME` with a name in `rlsys.data.readers.READERS`.
-        path: a file (see `rlsys.data.readers.read`), or a folder, of which all files are read, with those in its folders. A file there that
-            cannot be read, holds no usable row or only rows of another file is passed over: see `Benchmark.rows`.
-        limit: at most this many units of each subset, the first ones.
+        path: a file (see `rlsys.data.readers.read`) or a folder, whose files are read recursively. Files in a folder that cannot be read,
+            have no usable rows or only duplicates of another file's rows are skipped: see `Benchmark.rows`.
+        limit: keep only this many clusters of each subset, the first ones.
         strict: raise at the first malformed row instead of counting it in `Benchmark.report`.
 
     Raises:
-        DataError: an unknown name; no file; a file that cannot be read or of which no row is usable; with `strict`, a malformed row. It
+        DataError: an unknown name; no file; a file that cannot be read or has no usable rows; with `strict`, a malformed row. The message
             names file, row and key.
-        ValueError: a limit below 1.
+        ValueError: the limit is below 1.
     """
     if limit is not None and limit < 1:
         raise ValueError(f"limit: expected at least 1 unit of each subset, found {limit}.")
@@ -97,8 +97,8 @@ def load(name: str, path: str | Path, limit: int | None = None, strict: bool = F
     if strict and report.malformed:
         raise DataError(report.malformed[0][1])
     if not drafts:
-        told = [message for _, message in report.malformed] + [f"{file}: {why}" for file, why in passed]
-        first = f" The first: {told[0]}" if told else ""
+        problems = [message for _, message in report.malformed] + [f"{file}: {why}" for file, why in passed]
+        first = f" The first: {problems[0]}" if problems else ""
         raise DataError(f"none of the {report.rows:,} rows is usable as {name}.{first}", file=str(path))
     seen: Counter[str] = Counter()
     kept = []
@@ -106,9 +106,9 @@ def load(name: str, path: str | Path, limit: int | None = None, strict: bool = F
         seen[draft.subset] += 1
         if limit is None or seen[draft.subset] <= limit:
             kept.append(draft)
-    used, usable = (sum(draft.rows for draft in some) for some in (kept, drafts))
+    used, usable = (sum(draft.rows for draft in group) for group in (kept, drafts))
     rows = Rows(report.rows, used, usable - used, report.no_unique_best, report.malformed_count, tuple(passed))
-    return _built(name, spec, kept, report, rows)
+    return _build(name, spec, kept, report, rows)
 
 
 def _spec(name: str) -> Spec:
@@ -124,7 +124,7 @@ def _spec(name: str) -> Spec:
 
 
 def _read_all(path: Path, spec: Spec, report: Report, strict: bool) -> tuple[list[Draft], SkippedFiles]:
-    """The good rows of a file or folder, and the files of the folder that hold none; what else is set aside goes into the report."""
+    """Return the usable rows of a file or folder and the skipped files; other rejected rows are counted in the report."""
     if not path.is_dir():
         return _read(path, path, spec, report), []
     files, passed = files_of(path, spec.files, spec.skip)
@@ -157,7 +157,7 @@ def _read_all(path: Path, spec: Spec, report: Report, strict: bool) -> tuple[lis
 
 
 def _add(report: Report, own: Report) -> None:
-    """Count what one file came to."""
+    """Add one file's counts to the report."""
     report.rows += own.rows
     report.no_unique_best += own.no_unique_best
     report.malformed_count += own.malformed_count
@@ -165,7 +165,7 @@ def _add(report: Report, own: Report) -> None:
 
 
 def _read(file: Path, root: Path, spec: Spec, report: Report) -> list[Draft]:
-    """The good rows of a file; what is set aside goes into the report, and the number of the others, too."""
+    """Return the usable rows of a file and count all rows in the report."""
     location = FileLocation(file, root)
     drafts: list[Draft] = []
     for number, raw in open_source(file).scan():
@@ -190,18 +190,18 @@ def _read(file: Path, root: Path, spec: Spec, report: Report) -> list[Draft]:
 
 
 def _check(record: Record) -> None:
-    """What must hold of all that is judged. The query may be empty: published rows are scored as they are."""
+    """Check a record to be judged. The query may be empty, as published rows are scored as they are."""
     last = record.context[-1] if record.context else {}
     if last.get("role") == "user" and not last["content"].strip():
         record = replace(record, context=(*record.context[:-1], last | {"content": "(empty)"}))
     try:
         check(record)
-    except NoUniqueBest:  # Whether several best responses, or two of the same text, can be scored is for the benchmark to say.
+    except NoUniqueBest:  # Each benchmark decides how to score several best or identical responses.
         pass
 
 
-def _built(name: str, spec: Spec, drafts: list[Draft], report: Report, rows: Rows) -> Benchmark:
-    """The benchmark of `drafts`, with ids that are unique in it: the subset in front, a number behind where that is not enough."""
+def _build(name: str, spec: Spec, drafts: list[Draft], report: Report, rows: Rows) -> Benchmark:
+    """Build the benchmark from `drafts`, making ids unique with the subset as prefix and, if necessary, a number as suffix."""
     singles = {record.n == 1 for draft in drafts for record, _ in draft.inputs}
     scheme = spec.scheme
     if name.startswith(PREFIX) and True in singles:
