@@ -1,7 +1,7 @@
-"""Norms and gated activations of a vLLM model on a CPU, by vLLM's own fused kernels instead of PyTorch's operations one by one.
+"""Fused vLLM kernels for the norms and gated activations of a model on a CPU, instead of individual PyTorch operations.
 
-Each layer of each decoding step has two norms and an activation, and in eager mode each of them is several small operations, which take
-longer to call than to compute (`rlsys bench rollout`). Compiled models (`rollout.enforce_eager=false`) have them fused already.
+Each layer has two norms and an activation per decoding step. In eager mode each is several small operations whose call overhead exceeds
+their computation (`rlsys bench rollout`). In compiled models (`rollout.enforce_eager=false`) they are fused already.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from vllm.model_executor.layers.layernorm import RMSNorm
 
 
 def use_fused_kernels(model: nn.Module) -> int:
-    """Have `model` use them, in place, where they compute the same; returns the number of modules that do."""
+    """Make `model` use the fused kernels, in place, where they compute the same; returns the number of modules changed."""
     count = 0
     for module in model.modules():
         if type(module) is RMSNorm and module.has_weight and module.variance_size_override is None:

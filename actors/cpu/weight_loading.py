@@ -1,8 +1,8 @@
-"""Where sent tensors go in a live vLLM model, found once, so that an update only has to copy them there.
+"""Destinations of sent tensors in a live vLLM model, determined once, so that an update only has to copy them there.
 
-vLLM's layerwise reload finds this out again at every update, for every tensor, and loads into new memory each time. A model
-whose loaders do nothing but copy, and whose layers are not quantized, needs neither: the copies are recorded while the
-model's own `load_weights` runs dry on tensors without storage (device "meta"), and repeated on real ones afterwards.
+vLLM's layerwise reload determines them again for every tensor of every update, and loads into newly allocated memory. A model whose
+loaders only copy, and whose layers are not quantized, needs neither: the copies are recorded during a dry run of the model's
+`load_weights` on tensors without storage (device "meta"), and replayed on real tensors afterwards.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ from vllm.model_executor.model_loader.reload.meta import restore_layer_on_meta
 
 from actors.weights.buckets import Table, views
 
-Place = tuple[torch.Size, tuple[int, ...], int]
-"""(shape, strides, first element) of a view into a whole tensor."""
+View = tuple[torch.Size, tuple[int, ...], int]
+"""(shape, strides, offset of the first element) of a view into a full tensor."""
 
 
-class NotPlain(Exception):
-    """A model that wants more than copies; the message says what."""
+class NotCopyable(Exception):
+    """The model's weights cannot be loaded by copies alone; the message says why."""
 
 
 @dataclass
@@ -41,59 +41,59 @@ class Target:
     shape: torch.Size
     dtype: torch.dtype
     packed: bool
-    """The parameter was emptied when its layer packed it for its kernel: values are gathered apart, and packed when all are there."""
+    """The layer emptied the parameter when it packed it for its kernel: values are collected separately and packed once complete."""
     expected: int = 0
-    """Elements that an update brings."""
-    came: int = 0
-    """Of this update."""
-    gathered: Tensor | None = None
-    beside: list[nn.Module] = field(default_factory=list)
-    """Layers with a packed copy of this parameter, which stays: an output head that shares the embedding's tensor."""
+    """Elements per update."""
+    received: int = 0
+    """Elements received in the current update."""
+    collected: Tensor | None = None
+    tied: list[nn.Module] = field(default_factory=list)
+    """Other layers with a packed copy of this parameter: an output head that shares the embedding's tensor."""
 
     def values(self) -> Tensor:
-        """What to copy into."""
+        """Return the tensor to copy into."""
         if not self.packed:
-            return self.module._parameters[self.kind].data
-        if self.gathered is None:
-            self.gathered = torch.empty(self.shape, dtype=self.dtype)
-        return self.gathered
+            return _parameter(self.module, self.kind).data
+        if self.collected is None:
+            self.collected = torch.empty(self.shape, dtype=self.dtype)
+        return self.collected
 
-    def took(self, count: int) -> None:
-        """`count` elements have come."""
-        self.came += count
-        if self.came < self.expected:
+    def add_received(self, count: int) -> None:
+        """Count `count` received elements; pack the layer once it is complete."""
+        self.received += count
+        if self.received < self.expected:
             return
-        self.came = 0
+        self.received = 0
         if self.packed:
-            self.pack(self.gathered)
-            self.gathered = None
-        for module in self.beside:
+            self.pack(self.values())
+            self.collected = None
+        for module in self.tied:
             pack_again(module)
 
     def pack(self, values: Tensor) -> None:
-        """Have the layer pack `values`, of which it keeps nothing."""
+        """Make the layer pack `values`; it keeps no reference to them."""
         setattr(self.module, self.kind, nn.Parameter(values, requires_grad=False))
         pack_again(self.module)
-        if self.module._parameters[self.kind].numel():
+        if _parameter(self.module, self.kind).numel():
             raise RuntimeError(f"{type(self.module).__name__} kept a weight that it packed before.")
 
 
 @dataclass(frozen=True)
 class Copy:
-    """One copy of a loader: `source` in the sent tensor goes to `destination` in the target."""
+    """One copy of a loader: from `source` in the sent tensor to `destination` in the target."""
 
     target: Target
-    destination: Place
-    source: Place
+    destination: View
+    source: View
 
 
-class Plan:
-    """All copies of an update, and which layers can be packed straight out of a bucket."""
+class CopyPlan:
+    """All copies of an update, and the layers that can be packed directly from a bucket."""
 
     def __init__(self, model: nn.Module, tables: list[Table]):
         """
         Raises:
-            NotPlain: this model has to be loaded through vLLM's layerwise reload.
+            NotCopyable: the model has to be loaded through vLLM's layerwise reload.
         """
         self.tables = tables
         self.copies = _dry_run(model, tables)
@@ -105,27 +105,27 @@ class Plan:
             if not hasattr(module, "cpu_linear") or weight is None or weight.numel() == 0:
                 continue
             if heads and isinstance(module, VocabParallelEmbedding) and not isinstance(module, ParallelLMHead):
-                # vLLM packs every embedding as if it were an output head, too; where there is a head, nobody multiplies by this one.
+                # vLLM packs every embedding as an output head, too; if there is a separate head, that copy is unused.
                 module.cpu_linear = nn.functional.linear
                 continue
             for target in self.targets:
-                if target.module._parameters[target.kind] is weight:
-                    target.beside.append(module)
+                if _parameter(target.module, target.kind) is weight:
+                    target.tied.append(module)
 
     def _take_whole(self, table: Table) -> list[tuple[Target, int]]:
-        """(layer, first byte) of those that lie in the bucket as they are packed, fused ones part behind part. They are copied no more."""
+        """Return (layer, first byte) of the layers stored contiguously in the bucket as they are packed, and drop their copies."""
         parts: dict[int, list[tuple[int, Copy]]] = {}
         for name, dtype, _, start in table:
             for copy in self.copies[name]:
                 if copy.target.packed and copy.target.dtype == getattr(torch, dtype):
                     parts.setdefault(id(copy.target), []).append((start, copy))
         whole = []
-        for of_one in parts.values():
-            target = of_one[0][1].target
+        for copies in parts.values():
+            target = copies[0][1].target
             size = target.dtype.itemsize
-            firsts = {start + size * (copy.source[2] - copy.destination[2]) for start, copy in of_one}
-            in_order = all(copy.source[1] == copy.destination[1] == (target.shape[1], 1) for _, copy in of_one)
-            complete = sum(copy.source[0].numel() for _, copy in of_one) == target.shape.numel()
+            firsts = {start + size * (copy.source[2] - copy.destination[2]) for start, copy in copies}
+            in_order = all(copy.source[1] == copy.destination[1] == (target.shape[1], 1) for _, copy in copies)
+            complete = sum(copy.source[0].numel() for _, copy in copies) == target.shape.numel()
             if in_order and complete and len(firsts) == 1:
                 whole.append((target, firsts.pop()))
         taken = {id(target) for target, _ in whole}
@@ -134,31 +134,31 @@ class Plan:
         return whole
 
     def load(self, number: int, bucket: Tensor) -> None:
-        """Put the tensors of bucket `number` into the model; of the bucket nothing is kept."""
+        """Load the tensors of bucket `number` into the model; no reference to the bucket is kept."""
         for target, start in self.whole[number]:
             end = start + target.shape.numel() * target.dtype.itemsize
             target.pack(bucket[start:end].view(target.dtype).view(target.shape))
         for name, tensor in views(self.tables[number], bucket):
             for copy in self.copies[name]:
-                _view(copy.target.values(), copy.destination).copy_(_view(tensor, copy.source))
-                copy.target.took(copy.source[0].numel())
+                _apply_view(copy.target.values(), copy.destination).copy_(_apply_view(tensor, copy.source))
+                copy.target.add_received(copy.source[0].numel())
 
     def finish(self) -> None:
-        """After the last bucket. Raises RuntimeError where some of a layer's weights never came."""
-        short = sum(target.came > 0 for target in self.targets)
-        if short:
-            raise RuntimeError(f"{short} layers got only a part of their weights in this update: a bucket is missing.")
+        """Check completeness after the last bucket. Raises RuntimeError if a layer received only part of its weights."""
+        incomplete = sum(target.received > 0 for target in self.targets)
+        if incomplete:
+            raise RuntimeError(f"{incomplete} layers received only part of their weights in this update: a bucket is missing.")
 
 
 def pack_again(module: nn.Module) -> None:
     """Pack a layer's weight for its kernel, as vLLM does on CPUs."""
-    # The old copy goes first, so that the new one gets its memory: fresh pages would take longer than the packing.
+    # Free the old copy first so that the new one reuses its memory: page faults would take longer than packing.
     module.cpu_linear = None
     module.quant_method.process_weights_after_loading(module)
 
 
 class _Recorder(TorchDispatchMode):
-    """Notes (destination, source) of every copy instead of doing it, and what else would change a tensor."""
+    """Records (destination, source) of every copy instead of executing it, and any other mutating operation."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -169,63 +169,63 @@ class _Recorder(TorchDispatchMode):
         if function is torch.ops.aten.copy_.default:
             self.copies.append((args[0], args[1]))
             return args[0]
-        # Filling is for padding, which is there already.
+        # Fills write padding, which the live model already has.
         if function._schema.is_mutable and function is not torch.ops.aten.fill_.Scalar:
             self.others.add(str(function))
         return function(*args, **(kwargs or {}))
 
 
 def _dry_run(model: nn.Module, tables: list[Table]) -> dict[str, list[Copy]]:
-    """The copies by which the model loads each sent tensor."""
+    """Record the copies by which the model loads each sent tensor."""
     for module in model.modules():
         if hasattr(module, "process_weights_after_loading") and type(module) is not Attention:
-            raise NotPlain(f"{type(module).__name__} derives something from its weights")
+            raise NotCopyable(f"{type(module).__name__} derives something from its weights")
     sent = {name: torch.empty(shape, dtype=getattr(torch, dtype), device="meta") for table in tables for name, dtype, shape, _ in table}
     with _as_before_loading(model) as parameters, _Recorder() as recorder:
         try:
             model.load_weights(iter(sent.items()))
         except Exception as error:
-            raise NotPlain(f"its loaders do not run dry: {error}") from error
+            raise NotCopyable(f"a dry run of its loaders failed: {error}") from error
         if recorder.others:
-            raise NotPlain(f"its loaders use {', '.join(sorted(recorder.others))}")
+            raise NotCopyable(f"its loaders use {', '.join(sorted(recorder.others))}")
         stand_ins = {_storage(parameter): (module, kind, parameter) for module, kind, parameter in parameters}
     names = {_storage(tensor): name for name, tensor in sent.items()}
     copies: dict[str, list[Copy]] = {name: [] for name in sent}
     targets: dict[int, Target] = {}
     loaded: dict[int, int] = {}
     for destination, source in recorder.copies:
-        to, of = _storage(destination), names.get(_storage(source))
-        if to not in stand_ins or of is None or destination.shape != source.shape:
-            raise NotPlain("a loader does more than copy what was sent")
-        if to not in targets:
-            targets[to] = _target(*stand_ins[to])
-        loaded[to] = loaded.get(to, 0) + source.numel()
-        copies[of].append(Copy(targets[to], _place(destination, stand_ins[to][2]), _place(source, sent[of])))
-    lost = [name for name, found in copies.items() if not found]
-    if lost:
-        raise NotPlain(f"its loaders leave {', '.join(lost[:3])} out")
-    for to, target in targets.items():
-        target.expected = loaded[to]
+        storage, name = _storage(destination), names.get(_storage(source))
+        if storage not in stand_ins or name is None or destination.shape != source.shape:
+            raise NotCopyable("a loader does more than copy the sent tensors")
+        if storage not in targets:
+            targets[storage] = _target(*stand_ins[storage])
+        loaded[storage] = loaded.get(storage, 0) + source.numel()
+        copies[name].append(Copy(targets[storage], _view_of(destination, stand_ins[storage][2]), _view_of(source, sent[name])))
+    ignored = [name for name, found in copies.items() if not found]
+    if ignored:
+        raise NotCopyable(f"its loaders ignore {', '.join(ignored[:3])}")
+    for storage, target in targets.items():
+        target.expected = loaded[storage]
         if target.packed and target.expected != target.shape.numel():
-            raise NotPlain("a packed layer is not loaded in full")
+            raise NotCopyable("a packed layer is loaded only in part")
     return copies
 
 
 def _target(module: nn.Module, kind: str, stand_in: Tensor) -> Target:
-    """The live parameter behind the one that a loader saw, if nothing but its values has to change."""
+    """Return the live parameter for a loader's stand-in, if only its values have to change."""
     method = getattr(module, "quant_method", None)
     if type(method) not in (type(None), UnquantizedLinearMethod, UnquantizedEmbeddingMethod):
-        raise NotPlain(f"{type(module).__name__} has its weights processed by {type(method).__name__}")
-    live = module._parameters[kind]
+        raise NotCopyable(f"{type(module).__name__} has its weights processed by {type(method).__name__}")
+    live = _parameter(module, kind)
     packed = live.numel() == 0 and hasattr(module, "cpu_linear") and kind == "weight"
     if stand_in.ndim > 2 or not (packed or (live.shape, live.stride()) == (stand_in.shape, stand_in.stride())):
-        raise NotPlain(f"{type(module).__name__}.{kind} has another form than its checkpoint's")
+        raise NotCopyable(f"{type(module).__name__}.{kind} has a different layout from its checkpoint")
     return Target(module, kind, stand_in.shape, stand_in.dtype, packed)
 
 
 @contextmanager
 def _as_before_loading(model: nn.Module) -> Iterator[list[tuple[nn.Module, str, Tensor]]]:
-    """Give the model, for a while, the parameters that it had before anything was loaded, mostly without storage; yields them."""
+    """Temporarily give the model the parameters that it had before loading, mostly without storage; yields them."""
     modules = list(model.modules())
     before = [(dict(module._parameters), dict(module._buffers), set(module._non_persistent_buffers_set)) for module in modules]
     try:
@@ -234,7 +234,7 @@ def _as_before_loading(model: nn.Module) -> Iterator[list[tuple[nn.Module, str, 
         loadable = [(module, kind, tensor) for module in modules for kind, tensor in module._parameters.items() if tensor is not None]
         for _, _, tensor in loadable:
             if hasattr(tensor, "weight_loader"):
-                # A layerwise reload leaves loaders of its own behind, which do nothing outside of one.
+                # A layerwise reload leaves its own loaders behind, which have no effect outside of a reload.
                 tensor.weight_loader = inspect.unwrap(tensor.weight_loader, stop=lambda loader: loader.__name__ != "online_process_loader")
         yield loadable
     finally:
@@ -248,14 +248,22 @@ def _as_before_loading(model: nn.Module) -> Iterator[list[tuple[nn.Module, str, 
 
 
 def _storage(tensor: Tensor) -> int:
-    """What views of the same memory, or of the same absence of it, have in common."""
+    """Identify the storage of a tensor, including storage on "meta", which views share."""
     return tensor.untyped_storage()._cdata
 
 
-def _place(view: Tensor, whole: Tensor) -> Place:
+def _view_of(view: Tensor, whole: Tensor) -> View:
+    """Describe `view` relative to `whole`."""
     return view.shape, view.stride(), view.storage_offset() - whole.storage_offset()
 
 
-def _view(whole: Tensor, place: Place) -> Tensor:
-    shape, strides, first = place
+def _parameter(module: nn.Module, kind: str) -> nn.Parameter:
+    parameter = module._parameters[kind]
+    assert parameter is not None
+    return parameter
+
+
+def _apply_view(whole: Tensor, view: View) -> Tensor:
+    """Return the part of `whole` that `view` describes."""
+    shape, strides, first = view
     return whole.as_strided(shape, strides, whole.storage_offset() + first)

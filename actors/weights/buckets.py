@@ -1,4 +1,4 @@
-"""The wire format of weight backend "cpu": which tensor lies where in which bucket, and the memory that buckets travel through."""
+"""Wire format of weight backend "cpu": the layout of tensors in buckets, and the shared memory that carries the buckets."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from torch import Tensor
 from actors.weights.source import ParamMeta
 
 ALIGNMENT = 64
-"""Bytes; tensors in a bucket begin at multiples of it, so that views of any dtype are aligned."""
+"""Bytes; tensors in a bucket start at multiples of it, so that views of any dtype are aligned."""
 
 Table = list[tuple[str, str, list[int], int]]
 """A bucket's table of contents: (name, dtype name, shape, offset in bytes) of each tensor."""
 
 
 def lay_out(metadata: Iterable[ParamMeta], bucket_bytes: int) -> list[Table]:
-    """Divide tensors, in order, among buckets of at most `bucket_bytes`; a tensor larger than that gets a bucket of its own."""
+    """Distribute tensors, in order, over buckets of at most `bucket_bytes`; a larger tensor gets its own bucket."""
     tables: list[Table] = []
     end = 0
     for name, dtype, shape in metadata:
@@ -36,7 +36,7 @@ def lay_out(metadata: Iterable[ParamMeta], bucket_bytes: int) -> list[Table]:
 
 
 def views(table: Table, bucket: Tensor) -> Iterator[tuple[str, Tensor]]:
-    """The tensors of a bucket (uint8) as views into it: nothing is copied."""
+    """Yield the tensors of a bucket (uint8) as views into it."""
     for name, dtype_name, shape, offset in table:
         dtype = getattr(torch, dtype_name)
         size = torch.Size(shape).numel() * dtype.itemsize
@@ -44,20 +44,20 @@ def views(table: Table, bucket: Tensor) -> Iterator[tuple[str, Tensor]]:
 
 
 def table_bytes(table: Table) -> int:
-    """Length of a bucket in bytes."""
+    """Return the length of a bucket in bytes."""
     _, dtype_name, shape, offset = table[-1]
     return offset + torch.Size(shape).numel() * getattr(torch, dtype_name).itemsize
 
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """Of torch's own, inside `with`: a tensor is too small for more.
+    """Limit torch to one thread inside `with`: a tensor is too small for more.
 
-    To wake the others takes longer than what they would do, and when that is done they spin on, on cores that the other side of
-    the transfer may have.
+    Waking the other threads takes longer than their share of the work, and afterwards they spin on cores that the other side of the
+    transfer may need.
     """
     threads = torch.get_num_threads()
-    # Not `torch.set_num_threads`: in its workers vLLM puts a function in its place that does nothing.
+    # Not `torch.set_num_threads`: vLLM replaces it by a no-op in its workers.
     torch._C.set_num_threads(1)
     try:
         yield
@@ -66,22 +66,22 @@ def one_thread() -> Iterator[None]:
 
 
 class Segment:
-    """Memory that processes of this machine share, for as long as one of them lives.
+    """Memory shared by processes of this machine, for as long as one of them lives.
 
-    It has no name in any file system: nothing is left behind, however its processes end, and the size of /dev/shm does not
-    matter. All its pages are there from the beginning, so that no update pays for them.
+    It has no name in any file system: nothing is left behind, however its processes end, and the size of /dev/shm does not matter. All
+    its pages are allocated up front, so that no update pays for page faults.
     """
 
     def __init__(self, size: int):
-        """Raises MemoryError where the machine does not have `size` bytes to spare."""
-        # Asked for beforehand: the system would not refuse, but kill processes until there is room.
+        """Raises MemoryError if the machine does not have `size` bytes available."""
+        # Checked first: the kernel would not refuse, but kill processes to make room.
         available = psutil.virtual_memory().available
         if size > available:
-            raise MemoryError(f"shared memory for weights: {size:,} bytes wanted, {available:,} are available. Lower weights.bucket_mib.")
+            raise MemoryError(f"shared memory for weights: {size:,} bytes needed, {available:,} available. Lower weights.bucket_mib.")
         self._file = os.memfd_create("rlsys-weights", os.MFD_CLOEXEC)
         os.posix_fallocate(self._file, 0, size)
         self.path = f"/proc/{os.getpid()}/fd/{self._file}"
-        """Where processes of the same user can open it while this object lives; who has mapped it keeps it after that."""
+        """Processes of the same user can open it here while this object lives; existing mappings outlive it."""
         self.bytes = attach(self.path, size)
 
     def __del__(self) -> None:
@@ -90,7 +90,7 @@ class Segment:
 
 
 def attach(path: str, size: int) -> Tensor:
-    """Map another process's `Segment`: a tensor of `size` bytes (uint8) that all of them see."""
+    """Map another process's `Segment` as a shared tensor of `size` bytes (uint8)."""
     with open(path, "r+b") as file:
         shared = mmap.mmap(file.fileno(), size, flags=mmap.MAP_SHARED | mmap.MAP_POPULATE)
     return torch.frombuffer(shared, dtype=torch.uint8)

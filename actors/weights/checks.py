@@ -1,4 +1,4 @@
-"""Do the engines hold what the learner sent? Checksums of both sides, tensor by tensor, shard by shard."""
+"""Verification of a transfer: checksums of learner and engines, tensor by tensor, shard by shard."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ import torch
 from torch import Tensor
 
 Digest = tuple[str, int, int, int, str, str]
-"""What an engine process holds: (Hugging Face name, dimension, start, length, checksum, where); see `WorkerExtension`."""
+"""A tensor (shard) of an engine process: (Hugging Face name, dimension, start, length, checksum, where); see `WorkerExtension`."""
 
 
 def checksum(name: str, tensor: Tensor) -> str:
-    """SHA-256 over name, dtype, shape and values, in hex. Minus zero counts as zero, NaNs never equal a finite value."""
-    # Adding zero turns -0.0 into 0.0: an engine may read its packed weights back through a product with the identity.
+    """Return the SHA-256 of name, dtype, shape and values, in hex. Minus zero counts as zero; NaN differs from every finite value."""
+    # Adding zero turns -0.0 into 0.0: an engine may read its packed weights back through a product with the identity matrix.
     plain = (tensor.detach() + 0.0).cpu().contiguous()
     digest = hashlib.sha256(f"{name} {plain.dtype} {tuple(plain.shape)}".encode())
     digest.update(plain.view(-1).view(torch.uint8).numpy())
@@ -23,19 +23,20 @@ def checksum(name: str, tensor: Tensor) -> str:
 
 
 def compare(source: Iterable[tuple[str, Tensor | None]], held: dict[str, list[list[Digest]]]) -> list[str]:
-    """Compare the learner's tensors with what the live engines hold; returns complaints, none if all is equal.
+    """Compare the learner's tensors with those of the live engines; returns the differences as messages.
 
     Args:
-        source: the learner's (name, whole tensor), e.g. a WeightSource.
-        held: per rollout actor, per engine process, the digests of its (shards of) tensors.
+        source: the learner's tensors as (name, full tensor), e.g. a WeightSource.
+        held: for each rollout actor, for each engine process, the digests of its tensors or shards.
     """
     wanted: dict[str, list[tuple[str, Digest]]] = defaultdict(list)
     for actor, processes in held.items():
         for digests in processes:
             for digest in digests:
                 wanted[digest[0]].append((actor, digest))
-    complaints = []
+    differences = []
     for name, tensor in source:
+        assert tensor is not None, "rank 0 has every tensor"
         expected: dict[tuple[int, int, int], str] = {}
         covered: dict[str, set[tuple[int, int]]] = defaultdict(set)
         dimension = 0
@@ -45,8 +46,8 @@ def compare(source: Iterable[tuple[str, Tensor | None]], held: dict[str, list[li
             if part not in expected:
                 expected[part] = checksum(name, tensor.narrow(*part))
             if found != expected[part]:
-                complaints.append(f"{actor}: {name} (in {where}, {start}..{start + length} of dimension {dimension}) differs")
+                differences.append(f"{actor}: {name} (in {where}, {start}..{start + length} of dimension {dimension}) differs")
         size = tensor.shape[dimension]
-        complaints += [f"{actor}: {name} is not held in full" for actor in held if sum(length for _, length in covered[actor]) != size]
-    complaints += [f"{actor}: {digest[5]} is a tensor the learner does not have" for rest in wanted.values() for actor, digest in rest]
-    return complaints
+        differences += [f"{actor}: {name} is incomplete" for actor in held if sum(length for _, length in covered[actor]) != size]
+    differences += [f"{actor}: {digest[5]} does not exist in the learner" for rest in wanted.values() for actor, digest in rest]
+    return differences

@@ -1,6 +1,6 @@
-"""The engine's side of the weight transfer, and of sampling: runs inside vLLM's own processes.
+"""The engine's side of weight transfer and sampling: runs inside vLLM's processes.
 
-`CpuWeightTransferEngine` loads buckets; `WorkerExtension` tells what the live model computes with, and sets how it draws.
+`CpuWeightTransferEngine` loads buckets; `WorkerExtension` reports the live model's weights and replaces its sampling.
 """
 
 from __future__ import annotations
@@ -19,39 +19,39 @@ from vllm.model_executor.layers.vocab_parallel_embedding import ParallelLMHead, 
 from vllm.model_executor.model_loader.reload import finalize_layerwise_reload, initialize_layerwise_reload
 
 from actors.cpu.kernels import use_fused_kernels
-from actors.cpu.sampler import CpuSampler, Drawn
-from actors.cpu.weight_loading import NotPlain, Plan, pack_again
+from actors.cpu.sampler import CpuSampler, SampledTokens
+from actors.cpu.weight_loading import CopyPlan, NotCopyable, pack_again
 from actors.weights.buckets import Table, attach, one_thread, table_bytes, views
 from actors.weights.checks import Digest, checksum
 from rlsys.system.processes import keep_freed_memory
 
-# vLLM sets up the loggers below its own name only.
+# vLLM configures loggers below its own name only.
 logger = init_logger("vllm.rlsys.weights")
 
 
 @dataclass
 class CpuInitInfo(WeightTransferInitInfo):
-    """Where buckets will lie, and what in them."""
+    """Location and layout of the buckets."""
 
     path: str
-    """Of an `actors.weights.buckets.Segment` that holds the slots."""
+    """Path of the `actors.weights.buckets.Segment` that holds the slots."""
     slots: int
     slot_bytes: int
     tables: list[Table]
-    """Of the buckets of every update; bucket i comes in slot i % `slots`."""
+    """One per bucket of every update; bucket i uses slot i % `slots`."""
     layerwise: bool = False
-    """Load through vLLM's layerwise reload even where copying into the live model would do."""
+    """Load through vLLM's layerwise reload even if copying into the live model would suffice."""
 
 
 @dataclass
 class CpuUpdateInfo(WeightTransferUpdateInfo):
-    """One bucket has come."""
+    """One bucket is ready."""
 
     bucket: int
 
 
 class LoadClock:
-    """Adds up the time spent inside `with`: seconds, and CPU seconds of all threads."""
+    """Accumulates the time spent inside `with`: seconds, and CPU seconds of all threads."""
 
     def __init__(self) -> None:
         self.seconds = self.cpu_seconds = 0.0
@@ -65,7 +65,7 @@ class LoadClock:
 
 
 class CpuWeightTransferEngine(WeightTransferEngine[CpuInitInfo, CpuUpdateInfo]):
-    """Loads buckets out of memory that it shares with the learner: by a `Plan`, or, where a model is not plain, by vLLM's reload."""
+    """Loads buckets from memory shared with the learner: by a `CopyPlan`, or, if the model does not allow that, by vLLM's reload."""
 
     init_info_cls = CpuInitInfo
     update_info_cls = CpuUpdateInfo
@@ -74,14 +74,14 @@ class CpuWeightTransferEngine(WeightTransferEngine[CpuInitInfo, CpuUpdateInfo]):
         self.slots = attach(init_info.path, init_info.slots * init_info.slot_bytes).split(init_info.slot_bytes)
         self.tables = init_info.tables
         self.clock = LoadClock()
-        self.plan: Plan | None = None
+        self.plan: CopyPlan | None = None
         if not init_info.layerwise:
             try:
                 with set_current_vllm_config(self.vllm_config):
-                    self.plan = Plan(self.model, self.tables)
-            except NotPlain as reason:
+                    self.plan = CopyPlan(self.model, self.tables)
+            except NotCopyable as reason:
                 logger.info("weights are loaded through vLLM's layerwise reload: %s", reason)
-        # Every packed layer is freed and allocated again at every update: on fresh pages that would take longer than packing.
+        # Every update frees and allocates every packed layer: page faults would take longer than packing.
         keep_freed_memory()
 
     def start_weight_update(self) -> None:
@@ -90,7 +90,7 @@ class CpuWeightTransferEngine(WeightTransferEngine[CpuInitInfo, CpuUpdateInfo]):
             initialize_layerwise_reload(self.model)
 
     def update_weights(self, update_info: dict[str, Any]) -> None:
-        # The base class ends with torch.accelerator.synchronize(), which a machine without an accelerator does not have.
+        # The base class calls torch.accelerator.synchronize(), which fails on a machine without an accelerator.
         self.receive_weights(self.parse_update_info(update_info))
 
     def receive_weights(self, update_info: CpuUpdateInfo) -> None:
@@ -100,7 +100,7 @@ class CpuWeightTransferEngine(WeightTransferEngine[CpuInitInfo, CpuUpdateInfo]):
             if self.plan is not None:
                 self.plan.load(update_info.bucket, bucket)
             else:
-                # A copy, as a half-filled layer keeps views until the rest of it comes.
+                # A copy, because a partially filled layer keeps views until the rest of it arrives.
                 self.model.load_weights(views(table, bucket.clone()))
 
     def finish_weight_update(self) -> None:
@@ -116,10 +116,10 @@ class CpuWeightTransferEngine(WeightTransferEngine[CpuInitInfo, CpuUpdateInfo]):
 
 
 def _repack_tied(model: nn.Module) -> None:
-    """Renew the packed copies that tied layers keep of a weight which arrived under another layer's name.
+    """Repack the copies that tied layers keep of a weight that arrived under another layer's name.
 
-    On CPUs vLLM packs each linear layer's weight for its kernel. A tied output head shares the embedding's tensor, gets no
-    weight of its own in a reload, and would go on computing with its old packed copy.
+    On CPUs vLLM packs each linear layer's weight for its kernel. A tied output head shares the embedding's tensor, is not reloaded
+    itself, and would otherwise keep computing with its old packed copy.
     """
     owners: set[int] = set()
     for module in model.modules():
@@ -134,35 +134,39 @@ def _repack_tied(model: nn.Module) -> None:
 class WorkerExtension:
     """Mixed into vLLM's workers (engine argument `worker_extension_cls`)."""
 
+    model_runner: Any
+    model_config: Any
+    weight_transfer_engine: Any
+
     def rlsys_threads(self) -> int:
-        """Threads of this process that compute."""
+        """Return the number of compute threads of this process."""
         return torch.get_num_threads()
 
     def rlsys_use_fused_kernels(self) -> None:
-        """`actors.cpu.kernels.use_fused_kernels`."""
+        """Call `actors.cpu.kernels.use_fused_kernels` on the model."""
         use_fused_kernels(self.model_runner.get_model())
 
     def rlsys_take_over_sampling(self, keep: bool, certainty: bool) -> None:
-        """Draw tokens as `actors.cpu.sampler.CpuSampler` does, from now on."""
+        """Sample tokens by `actors.cpu.sampler.CpuSampler` from now on."""
         self.rlsys_sampler = CpuSampler(self.model_runner, keep, certainty)
 
-    def rlsys_take_drawn(self, numbers: list[int], keep: list[int]) -> list[Drawn]:
-        """`CpuSampler.take`."""
+    def rlsys_take_sampled(self, numbers: list[int], keep: list[int]) -> list[SampledTokens]:
+        """Call `CpuSampler.take`."""
         return self.rlsys_sampler.take(numbers, keep)
 
     def rlsys_last_load(self) -> dict[str, Any]:
-        """Of the last update, backend "cpu" only: seconds and cpu_seconds of loading and packing, and whether vLLM's reload did it."""
+        """Describe the last update (backend "cpu" only): seconds and cpu_seconds of loading and packing; layerwise: by vLLM's reload."""
         engine = self.weight_transfer_engine
         return {"seconds": engine.clock.seconds, "cpu_seconds": engine.clock.cpu_seconds, "layerwise": engine.plan is None}
 
     def rlsys_checksums(self) -> list[Digest]:
-        """Checksums of the weights that this process computes with, under Hugging Face names, fused layers taken apart.
+        """Return checksums of the weights that this process computes with, under Hugging Face names, with fused layers split.
 
-        Each entry says which part of the whole tensor this process holds: (name, dimension, start, length, checksum, where),
-        where `where` is vLLM's own name of the parameter. vLLM's `compute_weight_checksums` would not do: on CPUs a linear
-        layer's parameter is emptied once its packed copy exists, so that all such layers have the checksum of nothing.
+        Each entry identifies the part of the full tensor that this process holds: (name, dimension, start, length, checksum, where),
+        where `where` is vLLM's name of the parameter. vLLM's `compute_weight_checksums` is not usable: on CPUs a linear layer's
+        parameter is emptied once its packed copy exists, so all such layers would have the checksum of an empty tensor.
         """
-        # Some kernels keep a bias in fp32; its values are those of the model's dtype all the same.
+        # Some kernels keep a bias in fp32; its values are still those of the model's dtype.
         dtype = self.model_config.dtype
         return [
             (name, dimension, start, tensor.shape[dimension], checksum(name, tensor.to(dtype)), where)
@@ -171,7 +175,7 @@ class WorkerExtension:
 
 
 def live_weights(model: nn.Module) -> Iterator[tuple[str, int, int, Tensor, str]]:
-    """(Hugging Face name, sharded dimension, start in it, tensor, vLLM's name) of everything the model computes with."""
+    """Yield (Hugging Face name, sharded dimension, start in it, tensor, vLLM's name) of every weight that the model computes with."""
     packed = getattr(model, "packed_modules_mapping", {})
     first_name: dict[int, str] = {}
     for path, module in model.named_modules():
@@ -182,7 +186,7 @@ def live_weights(model: nn.Module) -> Iterator[tuple[str, int, int, Tensor, str]
             tensor = _live(module, kind, parameter)
             if isinstance(module, VocabParallelEmbedding):
                 shard = module.shard_indices
-                # A tied head goes by the embedding's name, as in the checkpoint.
+                # A tied head has the embedding's name, as in the checkpoint.
                 name = first_name.setdefault(id(parameter), where)
                 yield name, 0, shard.org_vocab_start_index, tensor[: shard.num_org_elements], where
                 continue
@@ -192,7 +196,7 @@ def live_weights(model: nn.Module) -> Iterator[tuple[str, int, int, Tensor, str]
                 sizes = module.output_partition_sizes
                 replicas = getattr(module, "num_kv_head_replicas", 1)
                 for i, (part, shard) in enumerate(zip(packed[leaf], tensor.split(sizes), strict=True)):
-                    # Fewer key-value heads than workers: several workers hold the same ones.
+                    # With fewer key-value heads than workers, several workers hold the same ones.
                     place = rank // replicas if i else rank
                     yield f"{parent}.{part}.{kind}", 0, place * sizes[i], shard, where
             else:
@@ -201,7 +205,7 @@ def live_weights(model: nn.Module) -> Iterator[tuple[str, int, int, Tensor, str]
 
 
 def _sharded_dimension(module: nn.Module, kind: str) -> int | None:
-    """The dimension along which tensor parallelism divides a linear layer's parameter; None where every worker has all of it."""
+    """Return the dimension along which tensor parallelism shards a linear layer's parameter; None if it is replicated."""
     if getattr(module, "output_size_per_partition", None) != getattr(module, "output_size", None):
         return 0
     if kind == "weight" and getattr(module, "input_size_per_partition", None) != getattr(module, "input_size", None):
@@ -210,11 +214,11 @@ def _sharded_dimension(module: nn.Module, kind: str) -> int | None:
 
 
 def _live(module: nn.Module, kind: str, parameter: nn.Parameter) -> Tensor:
-    """A parameter's values as the forward pass uses them."""
-    looked_up = isinstance(module, VocabParallelEmbedding) and not isinstance(module, ParallelLMHead)
-    if kind != "weight" or looked_up or not hasattr(module, "cpu_linear"):
+    """Return a parameter's values as the forward pass uses them."""
+    is_embedding = isinstance(module, VocabParallelEmbedding) and not isinstance(module, ParallelLMHead)
+    if kind != "weight" or is_embedding or not hasattr(module, "cpu_linear"):
         return parameter.detach()
-    # The packed copy lives inside the kernel; the identity brings it out, exactly, as every other term of a sum is zero.
+    # The packed copy is inside the kernel; multiplying by the identity extracts it exactly, as all other terms of each sum are zero.
     width = getattr(module, "input_size_per_partition", None) or module.embedding_dim
     dtype = parameter.dtype
     rows = [module.cpu_linear(eye, parameter, None) for eye in torch.eye(width, dtype=dtype).split(1024)]

@@ -1,7 +1,7 @@
-"""The learner's weights as a stream of whole tensors under their Hugging Face names, whatever ZeRO stage they are kept in.
+"""The learner's weights as a stream of full tensors under their Hugging Face names, for every ZeRO stage.
 
-The shape of vLLM's `WeightSource` (vllm/distributed/weight_transfer/base.py): `metadata()` and iteration. It is followed, not
-subclassed, so that a learner without a GPU does not have to import vLLM.
+The interface of vLLM's `WeightSource` (vllm/distributed/weight_transfer/base.py): `metadata()` and iteration. It is duck-typed rather
+than subclassed, so that a learner without a GPU need not import vLLM.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 
 class ParamMeta(NamedTuple):
-    """Name, dtype on the wire, and full shape of one parameter."""
+    """Name, transfer dtype, and full shape of one parameter."""
 
     name: str
     dtype: torch.dtype
@@ -23,23 +23,23 @@ class ParamMeta(NamedTuple):
 
 
 class WeightSource:
-    """The parameters of a module that holds them whole. Tied parameters appear once, under their first name."""
+    """The parameters of an unsharded module. Tied parameters appear once, under their first name."""
 
     everywhere = False
-    """Yield tensors on every rank; otherwise ranks other than 0 may get None."""
+    """Yield tensors on every rank; if False, ranks other than 0 may get None."""
     rank, ranks = 0, 1
-    """Which learner rank this is, and of how many that send the same weights."""
+    """This learner rank, and the number of ranks that send the same weights."""
 
     def __init__(self, module: nn.Module, dtype: torch.dtype | None = None):
         """
         Args:
-            module: a Hugging Face model: its parameter names are those of its checkpoint.
-            dtype: of the tensors sent, the engines' dtype; None: each parameter's own.
+            module: a Hugging Face model, whose parameter names are those of its checkpoint.
+            dtype: dtype of the tensors sent, which is the engines'; None: each parameter's own.
         """
         self.module, self.dtype = module, dtype
 
     def metadata(self) -> list[ParamMeta]:
-        """What iteration will yield, in the same order, without gathering anything."""
+        """Describe the tensors of an iteration, in the same order, without gathering anything."""
         return [
             ParamMeta(name, self.dtype or p.dtype, tuple(getattr(p, "ds_shape", p.shape))) for name, p in self.module.named_parameters()
         ]
@@ -49,9 +49,9 @@ class WeightSource:
             yield name, parameter.detach().to(self.dtype or parameter.dtype)
 
     def parts(self) -> Iterator[tuple[str, int, Tensor]]:
-        """(name, first element, elements from there on) of each parameter, flat, in its own dtype: what this rank brings.
+        """Yield this rank's part of each flattened parameter, in its own dtype: (name, index of the first element, elements).
 
-        The parts of all ranks are the whole. Unlike iteration, this is no collective: nothing is gathered.
+        The parts of all ranks make up the whole. Unlike iteration, this is not a collective: nothing is gathered.
         """
         for name, parameter in self.module.named_parameters():
             length = -(-parameter.numel() // self.ranks)
@@ -62,17 +62,17 @@ class WeightSource:
 class DeepSpeedSource(WeightSource):
     """The parameters of a DeepSpeed engine, ZeRO 0 to 3.
 
-    With ZeRO 3 a rank holds shards (`numel()` is 0, `ds_shape` is the shape); they are gathered layer by layer, so that no rank
-    ever holds more than one whole layer. Gathering is a collective: all ranks iterate in step, rank 0 keeps the data.
+    With ZeRO 3 a rank holds shards (`numel()` is 0, `ds_shape` is the shape); they are gathered layer by layer, so that no rank holds
+    more than one full layer. Gathering is a collective: all ranks iterate in lockstep, and rank 0 keeps the data.
     """
 
     def __init__(self, engine: Any, dtype: torch.dtype | None = None):
         """
         Args:
-            engine: a DeepSpeed engine whose module is a Hugging Face model or wraps one as its attribute `model`.
+            engine: a DeepSpeed engine whose module is a Hugging Face model or has one as its attribute `model`.
         """
         module = getattr(engine, "module", engine)
-        # A Hugging Face model has a `model` inside, too; only the whole one can be saved under checkpoint names.
+        # A Hugging Face model has an attribute `model`, too; only the outer one has the checkpoint's names.
         super().__init__(module if hasattr(module, "save_pretrained") else module.model, dtype)
         self.rank, self.ranks = torch.distributed.get_rank(), torch.distributed.get_world_size()
 
@@ -86,7 +86,7 @@ class DeepSpeedSource(WeightSource):
         for _, layer in groupby(self.module.named_parameters(), key=lambda item: _layer(item[0])):
             names, parameters = zip(*layer, strict=True)
             with deepspeed.zero.GatheredParameters(list(parameters)):
-                # Copied, as what was gathered is gone after this block, and nothing may be gathered while a reader takes its time.
+                # Copied: gathered tensors are released after this block, and must not stay gathered while the consumer works.
                 tensors = [p.detach().to(self.dtype or p.dtype, copy=True) if keep else None for p in parameters]
             yield from zip(names, tensors, strict=True)
 
@@ -95,7 +95,7 @@ class DeepSpeedSource(WeightSource):
             yield from super().parts()
             return
         for name, parameter in self.module.named_parameters():
-            # ZeRO 3 divides the flat parameter among ranks, all of the same length: the last ones may hold padding.
+            # ZeRO 3 splits the flat parameter into shards of equal length: the last ones may contain padding.
             shard = parameter.ds_tensor.detach()
             first = self.rank * parameter.ds_tensor.ds_numel
             yield name, first, shard[: max(parameter.ds_numel - first, 0)]
@@ -105,7 +105,7 @@ class DeepSpeedSource(WeightSource):
 
 
 def _layer(name: str) -> str:
-    """`model.layers.3.mlp.up_proj.weight` -> `model.layers.3`; names without a number stand for themselves."""
+    """Return the layer of a parameter: `model.layers.3.mlp.up_proj.weight` -> `model.layers.3`; a name without a number is its own."""
     parts = name.split(".")
     index = next((i for i, part in enumerate(parts) if part.isdigit()), len(parts) - 1)
     return ".".join(parts[: index + 1])

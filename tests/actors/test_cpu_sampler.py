@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import chisquare
 
-from actors.cpu.sampler import BLOCK, draw, sample, self_certainty
+from actors.cpu.sampler import BLOCK, sample, sample_tokens, self_certainty
 
 NEARLY_ONE = 1 - 2**-53
 
@@ -35,8 +35,8 @@ def test_the_first_token_whose_running_sum_exceeds_the_number(vocabulary, unifor
     keep = torch.rand(len(uniforms), vocabulary, generator=generator) >= forbidden
     keep[:, vocabulary // 2] = True
     logprobs = logits.where(keep, -torch.inf).log_softmax(-1)
-    drawn = draw(logprobs, torch.tensor(uniforms, dtype=torch.float64)).tolist()
-    for row, (token, uniform) in enumerate(zip(drawn, uniforms)):
+    sampled = sample_tokens(logprobs, torch.tensor(uniforms, dtype=torch.float64)).tolist()
+    for row, (token, uniform) in enumerate(zip(sampled, uniforms)):
         wanted, distance = place(logprobs[row].exp(), uniform)
         assert keep[row, token]
         # Block sums are float32: at a boundary either side will do.
@@ -48,9 +48,9 @@ def test_tokens_come_as_often_as_they_are_likely(vocabulary):
     count = 40_000
     logits = torch.randn(vocabulary, generator=torch.Generator().manual_seed(3))
     uniforms = torch.rand(count, dtype=torch.float64, generator=torch.Generator().manual_seed(4))
-    drawn = draw(logits.log_softmax(-1).expand(count, -1), uniforms)
+    sampled = sample_tokens(logits.log_softmax(-1).expand(count, -1), uniforms)
     expected = count * logits.double().softmax(-1)
-    assert chisquare(torch.bincount(drawn, minlength=vocabulary).numpy(), expected.numpy()).pvalue > 1e-3
+    assert chisquare(torch.bincount(sampled, minlength=vocabulary).numpy(), expected.numpy()).pvalue > 1e-3
 
 
 def test_a_seed_draws_the_same_wherever_its_row_stands_and_others_go_on_by_chance():

@@ -129,7 +129,7 @@ def test_an_engine_that_is_asleep_refuses_to_sample_until_it_has_weights(sleeper
     trainer.client.start_weight_update()
     waiting = begin(sleeper.actor, prompt)
     assert ray.wait([waiting], timeout=0.5)[0] == []
-    with pytest.raises(ActorFailed, match="cannot sleep, a weight update under way"):
+    with pytest.raises(ActorFailed, match="cannot sleep with a weight update in progress"):
         sleeper.actors.sleep()
     for bucket in range(len(trainer.sender.tables)):
         trainer.client.update_weights({"bucket": bucket})
@@ -143,7 +143,7 @@ def test_an_engine_refuses_to_sleep_on_samples_under_way(sleeper, prompt):
     running = begin(sleeper.actor, prompt, range(64), 1.0, 160)
     while not ray.get(sleeper.actor.in_flight.remote(), timeout=WAIT_S):
         pass
-    with pytest.raises(ActorFailed, match=r"cannot sleep, 64 sample\(s\) under way"):
+    with pytest.raises(ActorFailed, match=r"cannot sleep with 64 sample\(s\) in progress"):
         sleeper.actors.sleep()
     assert ray.get(running, timeout=WAIT_S).num_rows == 64
 

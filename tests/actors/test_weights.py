@@ -345,7 +345,7 @@ def test_shards_of_several_workers_must_cover_a_tensor():
     whole = torch.arange(12.0).view(4, 3)
     halves = [("w", 0, start, 2, checksum("w", whole[start : start + 2]), "qkv") for start in (0, 2)]
     assert compare([("w", whole)], {"rollout-0": [[halves[0]], [halves[1]]]}) == []
-    assert compare([("w", whole)], {"rollout-0": [[halves[0]], []]}) == ["rollout-0: w is not held in full"]
+    assert compare([("w", whole)], {"rollout-0": [[halves[0]], []]}) == ["rollout-0: w is incomplete"]
     swapped = [("w", 0, 2, 2, halves[0][4], "qkv")]
     assert compare([("w", whole)], {"rollout-0": [[halves[0]], swapped]}) == ["rollout-0: w (in qkv, 2..4 of dimension 0) differs"]
     assert "does not have" in compare([], {"rollout-0": [[halves[0]]]})[0]
