@@ -1,6 +1,6 @@
-"""What this machine can do at best, measured in the same run as whatever is compared with it: matrix products and copies.
+"""Peak rates of this machine for matrix products and memory copies, measured in the same run as the figures compared with them.
 
-On the accelerator where there is one, on the CPU with torch's present number of threads otherwise.
+On the accelerator if there is one, else on the CPU with torch's current number of threads.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ ROUNDS = 5
 
 
 def best_seconds(work: Callable[[], object], rounds: int = ROUNDS) -> float:
-    """The shortest of `rounds` timed calls, after one that warms up. The shortest, as a ceiling is what nothing disturbed."""
+    """Return the minimum of `rounds` timed calls after a warm-up; the minimum, as a ceiling should be free of disturbances."""
     _finish(work)
     times = []
     for _ in range(rounds):
@@ -35,7 +35,7 @@ def _device() -> torch.device:
 
 
 def matmul_flops(dtype: torch.dtype = torch.bfloat16) -> float:
-    """Floating-point operations per second of a large square matrix product."""
+    """Measure the floating-point operations per second of a large square matrix product."""
     device = _device()
     size = 2048 if device.type == "cpu" else 8192
     a, b = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
@@ -44,7 +44,7 @@ def matmul_flops(dtype: torch.dtype = torch.bfloat16) -> float:
 
 
 def memcpy_bytes_per_s(size: int = 2**28) -> float:
-    """Bytes per second of copying `size` bytes between two buffers whose memory is all there; on a CPU by one thread."""
+    """Measure the bytes per second of copying `size` bytes between two resident buffers; on a CPU with one thread."""
     if _device().type != "cpu":
         source, target = (torch.zeros(size, dtype=torch.uint8, device=_device()) for _ in range(2))
         return size / best_seconds(lambda: target.copy_(source))

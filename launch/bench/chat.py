@@ -1,4 +1,4 @@
-"""vLLM's offline `LLM.chat`, for `rlsys bench judge`: the same engine settings, with the engine in this process."""
+"""vLLM's offline `LLM.chat` for `rlsys bench judge`: the same engine settings, with the engine in this process."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from rlsys.prompts.rendering import Prompter
 
 
 def measure(work: Work) -> dict[str, Any]:
-    """Seconds of every batch."""
+    """Measure the seconds of every batch."""
     from transformers import AutoTokenizer
 
     config = run_config(work)

@@ -46,6 +46,7 @@ def control(
 
     Example: rlsys bench control --engines 256 --samples 1000000
     """
+
     def measure() -> dict[str, Any]:
         return simulate(engines, samples, step_prompts, group_size, processes, model)
 

@@ -1,6 +1,6 @@
-"""`rlsys bench data`: what a big file of rows costs a run: seconds to the first batch and to later ones, and memory, beside a small file.
+"""`rlsys bench data`: time per batch and memory for a large file of rows, compared with a small file.
 
-A file is measured in a fresh process (`python -m launch.bench.data`), through what a run draws its rows with.
+Each file is measured in a new process (`python -m launch.bench.data`), with the code that a run samples its rows with.
 """
 
 from __future__ import annotations
@@ -31,41 +31,43 @@ from rlsys.system.terminal import Table, as_text
 
 SMALL_ROWS = 10_000
 BLOCK_ROWS = 20_000
-"""Rows that are generated; a longer file repeats them under new ids, as generating all of them would take minutes."""
+"""Rows that are generated; larger files repeat them under new ids, as generating all rows would take minutes."""
 TIE_EVERY = 1000
-"""Of so many rows the last has no unique best, so that rows are set aside here, too."""
+"""One row in this many has no unique best response, so that some rows are set aside."""
 SEED = 0
 FORMATS = ("parquet", "jsonl")
 
 
 class DataBenchFailed(RuntimeError):
-    """The measuring process failed, was late, or drew other rows than it should have."""
+    """The measuring process failed, timed out, or sampled other rows than expected."""
 
 
 @dataclass(frozen=True)
-class Drawing:
-    """What a measuring process is asked to do."""
+class SamplingTask:
+    """Input of a measuring process."""
 
     path: str
     rows: int
     batch: int
     batches: int
-    """Drawn after the first."""
+    """Batches after the first."""
     check_rows: int
 
 
 def data(
-    rows: Annotated[int, typer.Option(min=TIE_EVERY, help="Rows of the big file.")] = 10_000_000,
-    format: Annotated[str, typer.Option(help="Kind of file: parquet or jsonl.")] = "parquet",
-    row_group: Annotated[int, typer.Option(min=1, help="Rows of a Parquet row group.")] = 1_000_000,
-    batch: Annotated[int, typer.Option(min=1, help="Rows drawn at a time.")] = 32,
-    batches: Annotated[int, typer.Option(min=2, help="Batches drawn after the first.")] = 512,
-    check_rows: Annotated[int, typer.Option(min=1, help="Rows to check as `rlsys data check` does.")] = 200_000,
-    folder: Annotated[Path | None, typer.Option(help="Where the files are made and removed again. Default: the temporary folder.")] = None,
-    timeout: Annotated[float, typer.Option(min=1, help="Longest time for one file, in seconds.")] = 600,
+    rows: Annotated[int, typer.Option(min=TIE_EVERY, help="Rows of the large file.")] = 10_000_000,
+    format: Annotated[str, typer.Option(help="File format: parquet or jsonl.")] = "parquet",
+    row_group: Annotated[int, typer.Option(min=1, help="Rows per Parquet row group.")] = 1_000_000,
+    batch: Annotated[int, typer.Option(min=1, help="Rows per batch.")] = 32,
+    batches: Annotated[int, typer.Option(min=2, help="Batches after the first.")] = 512,
+    check_rows: Annotated[int, typer.Option(min=1, help="Rows to check, as `rlsys data check` does.")] = 200_000,
+    folder: Annotated[
+        Path | None, typer.Option(help="Folder for the files, which are removed afterwards. Default: the temporary folder.")
+    ] = None,
+    timeout: Annotated[float, typer.Option(min=1, help="Time limit per file, in seconds.")] = 600,
     as_json: AsJson = False,
 ) -> None:
-    """Draw batches in a run's random order from a file of many rows, and from a small one, and print seconds and memory.
+    """Sample batches in the random order of a run from a large and a small file, and print time and memory.
 
     Example: rlsys bench data --rows 10000000
     """
@@ -73,16 +75,17 @@ def data(
         raise UserError(f"--format {format}: expected {' or '.join(FORMATS)}.")
 
     def both_files() -> dict[str, Any]:
-        screen, results = to_stderr(), {}
+        screen = to_stderr()
+        results: dict[str, Any] = {}
         with temporary_folder(folder) as place:
             for size, count in {"small": min(SMALL_ROWS, rows), "large": rows}.items():
                 path = place / f"{size}.{format}"
                 with screen.status(as_text(f"writing {count:,} rows …")):
                     began = time.perf_counter()
                     make_file(path, count, row_group)
-                    made = {"bytes": path.stat().st_size, "make_s": time.perf_counter() - began}
-                with screen.status(as_text(f"drawing {1 + batches} batches of {batch} from {count:,} rows …")):
-                    results[size] = made | measured(Drawing(str(path), count, batch, batches, check_rows), timeout)
+                    file_info = {"bytes": path.stat().st_size, "make_s": time.perf_counter() - began}
+                with screen.status(as_text(f"sampling {1 + batches} batches of {batch} from {count:,} rows …")):
+                    results[size] = file_info | measured(SamplingTask(str(path), count, batch, batches, check_rows), timeout)
                 path.unlink()
         return {"work": {"format": format, "row_group": row_group, "batch": batch, "batches": batches}, "files": results}
 
@@ -91,10 +94,10 @@ def data(
 
 @contextmanager
 def temporary_folder(parent: Path | None) -> Iterator[Path]:
-    """A folder that goes away at the end, and also when a job is told to end (SIGTERM).
+    """Yield a temporary folder that is removed at the end, and also on SIGTERM.
 
-    The signal's handler removes it and ends the process itself: an exception that it raised while a `__del__` runs would be
-    printed and forgotten, and the job would go on.
+    The signal handler removes the folder and ends the process itself: an exception raised in it while a `__del__` runs would only be
+    printed, and the process would continue.
     """
     with tempfile.TemporaryDirectory(prefix="rlsys-bench-data-", dir=parent) as name:
 
@@ -105,21 +108,21 @@ def temporary_folder(parent: Path | None) -> Iterator[Path]:
             shutil.rmtree(name, ignore_errors=True)
             os._exit(128 + number)
 
-        before = signal.signal(signal.SIGTERM, end)
+        previous = signal.signal(signal.SIGTERM, end)
         try:
             yield Path(name)
         finally:
-            signal.signal(signal.SIGTERM, before)
+            signal.signal(signal.SIGTERM, previous)
 
 
 # --- the file --------------------------------------------------------------------------------------------------------
 
 
 def make_file(path: Path, rows: int, row_group: int) -> None:
-    """Write `rows` generated tasks, those after `BLOCK_ROWS` repeated; row i has the id `row-i`.
+    """Write `rows` generated tasks, repeated after `BLOCK_ROWS`; row i has the id `row-i`.
 
     Raises:
-        UserError: the disk has no room for them.
+        UserError: there is not enough disk space.
     """
     from rlsys.data.tasks import generate
 
@@ -128,7 +131,7 @@ def make_file(path: Path, rows: int, row_group: int) -> None:
         row["rewards"] = [0.0] * len(row["rewards"])
     need, free = rows * sum(len(json.dumps(row)) for row in block) // len(block), shutil.disk_usage(path.parent).free
     if need > free:
-        raise UserError(f"{path.parent} has {free / 1e9:.1f} GB free, {rows:,} rows may need {need / 1e9:.1f}: give another --folder.")
+        raise UserError(f"{path.parent} has {free / 1e9:.1f} GB free, {rows:,} rows may need {need / 1e9:.1f}; choose another --folder.")
     (_write_parquet if path.suffix == ".parquet" else _write_jsonl)(path, block, rows, row_group)
 
 
@@ -139,7 +142,7 @@ def _write_parquet(path: Path, block: list[dict[str, Any]], rows: int, row_group
     from rlsys.data.writers import RECORD_SCHEMA
 
     table = pa.Table.from_pylist(block, schema=RECORD_SCHEMA)
-    # In a dictionary, a block that repeats would take no room.
+    # Dictionary encoding would shrink the repeated block to almost nothing.
     with pq.ParquetWriter(path, table.schema, use_dictionary=False) as writer:
         for start in range(0, rows, row_group):
             numbers = range(start, min(start + row_group, rows))
@@ -157,51 +160,53 @@ def _write_jsonl(path: Path, block: list[dict[str, Any]], rows: int, row_group: 
 # --- a measuring process ---------------------------------------------------------------------------------------------
 
 
-def measured(drawing: Drawing, timeout_s: float) -> dict[str, Any]:
-    """What `measure` finds in a fresh process.
+def measured(task: SamplingTask, timeout_s: float) -> dict[str, Any]:
+    """Run `measure` in a new process and return its result.
 
     Raises:
-        DataBenchFailed: it failed, or did not end within `timeout_s` seconds.
+        DataBenchFailed: the process failed, or did not end within `timeout_s` seconds.
     """
-    command = [sys.executable, "-m", "launch.bench.data", json.dumps(asdict(drawing))]
+    command = [sys.executable, "-m", "launch.bench.data", json.dumps(asdict(task))]
     try:
         result = subprocess.run(command, capture_output=True, text=True, timeout=timeout_s)
     except subprocess.TimeoutExpired:
-        raise DataBenchFailed(f"{drawing.path}: not measured within {timeout_s:.0f} s; give it longer with --timeout.") from None
+        raise DataBenchFailed(f"{task.path}: not measured within {timeout_s:.0f} s; raise --timeout.") from None
     if result.returncode != 0:
-        raise DataBenchFailed(f"{drawing.path}: measuring failed with exit status {result.returncode}:\n{result.stderr[-3000:]}")
+        raise DataBenchFailed(f"{task.path}: measuring failed with exit status {result.returncode}:\n{result.stderr[-3000:]}")
     return json.loads(result.stdout)
 
 
-def measure(drawing: Drawing) -> dict[str, Any]:
-    """Open the file, draw, check some rows, and read it once plainly. Times in seconds, memory in bytes."""
+def measure(task: SamplingTask) -> dict[str, Any]:
+    """Open the file, sample, check some rows, and read the file once without processing. Times in seconds, memory in bytes."""
     from rlsys.config.schema import Data
-    from rlsys.data import readers  # noqa: F401  # so that its import is part of the memory at the start
+    from rlsys.data import readers  # noqa: F401  # so that the memory at the start includes its import
     from rlsys.data.datasets import open_rows, sample_records
     from rlsys.data.sampler import Sampler
 
-    path = Path(drawing.path)
-    memory, seconds, drawn = {"start": resident_bytes()}, [], []
+    path = Path(task.path)
+    memory = {"start": resident_bytes()}
+    seconds: list[float] = []
+    sampled: list[str] = []
 
     began = time.perf_counter()
-    rows = open_rows(path, Data(format="rlsys"), SEED)
+    rows = open_rows(path, Data.model_validate({"format": "rlsys"}), SEED)
     opened = time.perf_counter() - began
     memory["open"] = resident_bytes()
 
     sampler = Sampler(len(rows), SEED)
-    for number in range(1 + drawing.batches):
+    for number in range(1 + task.batches):
         began = time.perf_counter()
-        records = sample_records(rows, sampler, drawing.batch)
+        records = sample_records(rows, sampler, task.batch)
         seconds.append(time.perf_counter() - began)
-        drawn += [record.id for _, record in records]
-        if number in (0, drawing.batches // 2, drawing.batches):
+        sampled += [record.id for _, record in records]
+        if number in (0, task.batches // 2, task.batches):
             memory[f"batch {number + 1}"] = resident_bytes()
     memory["peak"] = peak_bytes()
 
-    looked_at = sampler.epoch * sampler.size + sampler.position
-    order = Sampler(drawing.rows, SEED).next(looked_at)
-    if drawn != [f"row-{i}" for i in order if (i % BLOCK_ROWS) % TIE_EVERY != TIE_EVERY - 1]:
-        raise DataBenchFailed(f"{path}: the rows drawn are not those of the seed's order.")
+    consumed = sampler.epoch * sampler.size + sampler.position
+    order = Sampler(task.rows, SEED).next(consumed)
+    if sampled != [f"row-{i}" for i in order if (i % BLOCK_ROWS) % TIE_EVERY != TIE_EVERY - 1]:
+        raise DataBenchFailed(f"{path}: the sampled rows are not in the order of the seed.")
 
     plain = _plain_pass(path)
     return {
@@ -216,14 +221,14 @@ def measure(drawing: Drawing) -> dict[str, Any]:
         },
         "open_and_first_batch_in_plain_passes": (opened + seconds[0]) / plain,
         "memory": memory,
-        "drawn": len(drawn),
-        "set_aside": looked_at - len(drawn),
-        "check": _check(path, drawing.check_rows),
+        "drawn": len(sampled),
+        "set_aside": consumed - len(sampled),
+        "check": _check(path, task.check_rows),
     }
 
 
 def _plain_pass(path: Path) -> float:
-    """Seconds to read the whole file and do nothing with it: the floor, on this machine, of whatever has to see all rows."""
+    """Measure the seconds to read the whole file without processing: a lower bound for anything that reads all rows."""
     began = time.perf_counter()
     if path.suffix == ".parquet":
         import pyarrow.parquet as pq
@@ -238,7 +243,7 @@ def _plain_pass(path: Path) -> float:
 
 
 def _check(path: Path, limit: int) -> dict[str, float]:
-    """Read and check the first `limit` rows in their order, as `rlsys data check` does."""
+    """Read and check the first `limit` rows, as `rlsys data check` does."""
     from rlsys.data.readers import Report, read
 
     report = Report()
@@ -253,10 +258,10 @@ def _check(path: Path, limit: int) -> dict[str, float]:
 
 
 def render(document: dict[str, Any]) -> Table:
-    """The document as a table, one column a file."""
+    """Render the document as a table, one column per file."""
     work, files = document["work"], list(document["files"].values())
     groups = f", row groups of {work['row_group']:,}" if work["format"] == "parquet" else ""
-    table = Table(title=f"Batches of {work['batch']} drawn at random from {work['format']}{groups}")
+    table = Table(title=f"Batches of {work['batch']} sampled at random from {work['format']}{groups}")
     table.add_column("", no_wrap=True)
     for file in files:
         table.add_column(f"{file['rows']:,} rows\n{file['bytes'] / 1e6:,.0f} MB", justify="right")
@@ -267,10 +272,10 @@ def render(document: dict[str, Any]) -> Table:
     for name in files[0]["memory"]:
         table.add_row(f"memory, MB: {name}", *(f"{file['memory'][name] / 1e6:,.0f}" for file in files))
     table.add_section()
-    table.add_row("rows drawn, rows set aside", *(f"{file['drawn']:,}, {file['set_aside']:,}" for file in files))
+    table.add_row("rows sampled, rows set aside", *(f"{file['drawn']:,}, {file['set_aside']:,}" for file in files))
     table.add_row("rows checked per second", *(f"{file['check']['rows_per_s']:,.0f}" for file in files))
     return table
 
 
 if __name__ == "__main__":
-    print(json.dumps(measure(Drawing(**json.loads(sys.argv[1])))))
+    print(json.dumps(measure(SamplingTask(**json.loads(sys.argv[1])))))

@@ -1,4 +1,4 @@
-"""`rlsys bench growth`: how the time of a step grows with the samples of a prompt, the length of prompts, and their number."""
+"""`rlsys bench growth`: how the time of a step grows with samples per prompt, prompt length and number of prompts."""
 
 from __future__ import annotations
 
@@ -33,26 +33,26 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 PHASES = ("generate", "train", "send weights", "other")
-SWEEPS = {"samples": "samples per prompt", "prompt_tokens": "tokens of a prompt", "prompts": "prompts of a step"}
+SWEEPS = {"samples": "samples per prompt", "prompt_tokens": "tokens per prompt", "prompts": "prompts per step"}
 
 
 def growth(
     overrides: Overrides = None,
-    samples: Annotated[str, typer.Option(help="Samples per prompt to try; the others stay at their middle value.")] = "4,8,16",
-    prompt_tokens: Annotated[str, typer.Option(help="Prompt lengths to try, in tokens.")] = "168,337,674,1348",
-    prompts: Annotated[str, typer.Option(help="Prompts per step to try.")] = "1,2,4,8",
-    base: Annotated[str, typer.Option(help="Prompts x samples x prompt tokens of what the others are compared with.")] = "2x8x337",
+    samples: Annotated[str, typer.Option(help="Values of samples per prompt; the other dimensions keep their base value.")] = "4,8,16",
+    prompt_tokens: Annotated[str, typer.Option(help="Values of the prompt length, in tokens.")] = "168,337,674,1348",
+    prompts: Annotated[str, typer.Option(help="Values of prompts per step.")] = "1,2,4,8",
+    base: Annotated[str, typer.Option(help="Base shape: prompts x samples x prompt tokens.")] = "2x8x337",
     output_tokens: OutputTokens = 48,
     cores: Cores = 1,
     model: Model = "models/smollm2-135m-instruct",
-    repeats: Annotated[int, typer.Option(min=1, help="Steps of each shape; the quickest counts.")] = 2,
-    output: Annotated[Path, typer.Option(help="Where the plot goes, as PNG.")] = Path("growth.png"),
+    repeats: Annotated[int, typer.Option(min=1, help="Steps of each shape; the fastest counts.")] = 2,
+    output: Annotated[Path, typer.Option(help="PNG file of the plot.")] = Path("growth.png"),
     timeout: Timeout = 3600,
     as_json: AsJson = False,
 ) -> None:
-    """Run steps of several shapes with the same actors, vary one dimension at a time, and plot seconds per step by phase.
+    """Run steps of several shapes with the same actors, varying one dimension at a time, and plot seconds per step by phase.
 
-    Growth is named by its exponent between the smallest and the largest shape: 1 is linear, less is better than linear.
+    Growth is reported as the exponent of a power law: 1 is linear, less is sublinear.
 
     Example: rlsys bench growth --output growth.png
     """
@@ -70,7 +70,7 @@ def growth(
         output_tokens=output_tokens,
         cores=choose_cores(cores),
         repeats=repeats,
-        # The engine is made for the longest prompt of all.
+        # The engine is configured for the longest prompt.
         overrides=[*(overrides or []), f"prompt.max_tokens={max(one['prompt_tokens'] for one in unique)}"],
         model=model,
         shapes=unique,
@@ -84,23 +84,23 @@ def growth(
 
 
 def numbers(text: str, separator: str, option: str, count: int | None = None) -> list[int]:
-    """Positive integers out of `text`.
+    """Parse positive integers.
 
     Raises:
-        UserError: something else stands there, or not `count` of them.
+        UserError: `text` is anything else, or not `count` integers.
     """
     try:
         values = [int(part) for part in text.split(separator)]
     except ValueError:
         values = []
     if not values or min(values) < 1 or (count is not None and len(values) != count):
-        wanted = "positive numbers" if count is None else f"{count} positive numbers"
-        raise UserError(f"{option} {text}: expected {wanted} separated by {separator!r}.")
+        expected = "positive numbers" if count is None else f"{count} positive numbers"
+        raise UserError(f"{option} {text}: expected {expected} separated by {separator!r}.")
     return sorted(values) if count is None else values
 
 
 def measure(work: Work) -> dict[str, Any]:
-    """All shapes, one after the other, with the same actors."""
+    """Measure all shapes, one after the other, with the same actors."""
     from transformers import AutoTokenizer
 
     from launch.bench.ours import group_rows, local_cluster, step
@@ -114,20 +114,20 @@ def measure(work: Work) -> dict[str, Any]:
     with local_cluster(config, model, config.prompt.max_tokens + work.output_tokens, len(work.cores)) as (cluster, _, folder):
         cluster.learners.snapshot_reference()
         cluster.learners.start_stage(config.learner.lr, config.learner.warmup_steps)
-        # The very first step of all warms up.
+        # The first step of all is a warm-up.
         for shape, count in [(work.shapes[0], 1), *((shape, work.repeats) for shape in work.shapes)]:
-            one = replace(work, **shape)
+            shaped = replace(work, prompts=shape["prompts"], samples=shape["samples"], prompt_tokens=shape["prompt_tokens"])
             steps = []
             for _ in range(count):
-                texts = prompt_texts(tokenizer, first, one.prompts, one.prompt_tokens)
-                steps.append(step(cluster, config, one, group_rows(tokenizer, texts, number), number, folder)["seconds"])
-                first, number = first + one.prompts, number + 1
+                texts = prompt_texts(tokenizer, first, shaped.prompts, shaped.prompt_tokens)
+                steps.append(step(cluster, config, shaped, group_rows(tokenizer, texts, number), number, folder)["seconds"])
+                first, number = first + shaped.prompts, number + 1
             results.append({"shape": shape, "steps": steps})
     return {"system": "rlsys", "results": results[1:]}
 
 
 def summarise(work: Work, sweeps: dict[str, list[int]], result: dict[str, Any]) -> dict[str, Any]:
-    """The document that --json prints: for each dimension, seconds by phase at each of its values."""
+    """Return the document that --json prints: for each dimension, seconds by phase at each of its values."""
     base = work.shapes[0]
     found = {}
     for one in result["results"]:
@@ -142,7 +142,7 @@ def summarise(work: Work, sweeps: dict[str, list[int]], result: dict[str, Any]) 
 
 
 def exponent(points: list[dict[str, float]]) -> float | None:
-    """Slope of log(whole) over log(value), by least squares; None with a single value."""
+    """Return the least-squares slope of log(whole) over log(value); None for a single value."""
     import math
 
     if len(points) < 2:
@@ -152,7 +152,7 @@ def exponent(points: list[dict[str, float]]) -> float | None:
 
 
 def plot(document: dict[str, Any]) -> Figure:
-    """One panel per dimension: seconds of a step, stacked by phase, and the line along which it would grow linearly."""
+    """Plot one panel per dimension: seconds per step, stacked by phase, and linear growth from the first value."""
     from matplotlib.figure import Figure
 
     sweeps = document["sweeps"]
@@ -165,18 +165,18 @@ def plot(document: dict[str, Any]) -> Figure:
         linear = [points[0]["whole"] * value / values[0] for value in values]
         panel.plot(values, linear, "k--", linewidth=1, label="linear from the first")
         panel.set(xlabel=SWEEPS[name], ylabel="seconds per step", ylim=(0, None), xticks=values)
-        told = "" if sweep["exponent"] is None else f": grows with power {sweep['exponent']:.2f}"
-        panel.set_title(f"{SWEEPS[name]}{told}")
+        growth_text = "" if sweep["exponent"] is None else f": exponent {sweep['exponent']:.2f}"
+        panel.set_title(f"{SWEEPS[name]}{growth_text}")
     panels[0][0].legend(loc="upper left")
     figure.suptitle(f"A GRPO step around {shape_text(document | document['base'])}")
     return figure
 
 
 def render(document: dict[str, Any]) -> Group:
-    """One table per dimension."""
+    """Render one table per dimension."""
     tables = []
     for name, sweep in document["sweeps"].items():
-        table = Table(title=f"Seconds of a step by {SWEEPS[name]}")
+        table = Table(title=f"Seconds per step by {SWEEPS[name]}")
         for column in (SWEEPS[name], *PHASES, "whole", "of linear"):
             table.add_column(column, justify="right")
         start = sweep["points"][0]

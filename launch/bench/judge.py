@@ -1,4 +1,4 @@
-"""`rlsys bench judge`: tokens per second of judging rows by many samples, beside vLLM's own `LLM.chat` on the same prompts and cores."""
+"""`rlsys bench judge`: tokens per second of judging rows with many samples, compared with vLLM's `LLM.chat` on the same prompts."""
 
 from __future__ import annotations
 
@@ -41,19 +41,19 @@ TEMPERATURE = 0.5
 
 def judge(
     overrides: Overrides = None,
-    rows: Annotated[int, typer.Option(min=1, help="Rows of a batch, generated tasks of 2 and of 4 responses.")] = 16,
+    rows: Annotated[int, typer.Option(min=1, help="Rows per batch, generated tasks of 2 or 4 responses.")] = 16,
     k: Annotated[int, typer.Option("--k", min=2, help="Samples per row.")] = 8,
     output_tokens: OutputTokens = 96,
     cores: Cores = 1,
     model: Model = "models/smollm2-135m-instruct",
-    repeats: Annotated[int, typer.Option(min=1, help="Batches that count, after a first one that warms up.")] = 2,
+    repeats: Annotated[int, typer.Option(min=1, help="Measured batches, after one warm-up batch.")] = 2,
     timeout: Timeout = 900,
     as_json: AsJson = False,
 ) -> None:
-    """Judge the same rows as `rlsys judge` does and through vLLM's offline `LLM.chat`, one after the other.
+    """Judge the same rows with the code of `rlsys judge`, then with vLLM's offline `LLM.chat`.
 
-    Each sample shows the responses in a fresh order; samples whose orders agree share a prompt, which `LLM.chat` gets once, with n. Of the
-    shuffling's price the table says how many different prompts there are, and how long one order for all samples of a row would take.
+    Each sample shows the responses in a new order; samples of equal order share a prompt, which `LLM.chat` gets once, with n. The table
+    also shows the cost of shuffling: the number of distinct prompts, and the time with a single order for all samples of a row.
 
     Example: rlsys bench judge --cores 2
     """
@@ -69,12 +69,17 @@ def judge(
 
 
 def ask_batches(work: Work, config: Config) -> list[list[JudgeRequest]]:
-    """What is asked in each batch; in the last batch every row in one order."""
+    """Return the requests of each batch; the last batch shows every row in a single order."""
     from rlsys.config.schema import Data
     from rlsys.data.datasets import open_rows
     from rlsys.judging.requests import judge_request
 
-    records = [record for record in islice(open_rows(Path("tasks:heldout"), Data(responses=(2, 4)), 0), work.prompts * (work.steps + 1))]
+    records = [
+        record
+        for record in islice(
+            open_rows(Path("tasks:heldout"), Data.model_validate({"responses": [2, 4]}), 0), work.prompts * (work.steps + 1)
+        )
+    ]
     batches = [records[i * work.prompts : (i + 1) * work.prompts] for i in range(work.steps + 1)]
     shuffled = [[judge_request(record, work.samples, "bench", config.seed) for record in batch] for batch in batches[:-1]]
     return [*shuffled, [judge_request(record, work.samples, "bench", config.seed, order=tuple(range(record.n))) for record in batches[-1]]]
@@ -118,7 +123,7 @@ def user_turns(prompter: Prompter, asks: list[JudgeRequest]) -> list[tuple[str, 
 
 
 def summarise(work: Work, results: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    """The document that --json prints. Medians are of the batches after the first; the last, of one order a row, stands apart."""
+    """Return the document that --json prints. Medians are of the batches after the first; the last, with one order per row, is separate."""
     tokens = work.sequences * work.output_tokens
     sides = {}
     for side, result in results.items():
@@ -134,15 +139,15 @@ def summarise(work: Work, results: dict[str, dict[str, Any]]) -> dict[str, Any]:
 
 
 def render(document: dict[str, Any]) -> Table:
-    """Both sides, one line each."""
+    """Render one line per side."""
     work = document["work"]
     table = Table(
         title=f"Judging {work['prompts']} rows by {work['samples']} samples of {work['output_tokens']} tokens, {cores_text(work['cores'])}",
-        caption=f"rlsys judge reaches {document['share_of_chat']:.0%} of LLM.chat's tokens per second. A fresh order for each sample takes "
+        caption=f"rlsys judge reaches {document['share_of_chat']:.0%} of LLM.chat's tokens per second. A new order for each sample takes "
         f"{document['shuffling_costs']:.2f} times as long as one order per row.",
     )
     table.add_column("", no_wrap=True)
-    for column in ("seconds to start", "median, s", "tokens/s", "different prompts", "one order per row, s"):
+    for column in ("seconds to start", "median, s", "tokens/s", "distinct prompts", "one order per row, s"):
         table.add_column(column, justify="right")
     for side in document["sides"].values():
         prompts = f"{statistics.mean(side['prompts'][1:-1]):.0f}"

@@ -1,4 +1,4 @@
-"""`rlsys bench learner`: one GRPO update by the learner alone, packed beside unpacked, against the machine's rate of matrix products."""
+"""`rlsys bench learner`: one GRPO update of the learner alone, packed and unpacked, compared with the machine's matrix-product rate."""
 
 from __future__ import annotations
 
@@ -44,15 +44,15 @@ def learner(
     output_tokens: OutputTokens = 96,
     cores: Cores = 1,
     model: Model = "models/smollm2-135m-instruct",
-    repeats: Annotated[int, typer.Option(min=1, help="Updates that count, after a first one that warms up.")] = 3,
-    unpacked: Annotated[bool, typer.Option(help="Measure the plain padded form, too.")] = True,
+    repeats: Annotated[int, typer.Option(min=1, help="Measured updates, after one warm-up update.")] = 3,
+    unpacked: Annotated[bool, typer.Option(help="Also measure the padded form.")] = True,
     timeout: Timeout = 900,
     as_json: AsJson = False,
 ) -> None:
     """Time the learner on random tokens: reference, forward and backward pass, optimizer; samples per second and share of the ceiling.
 
-    The ceiling is the rate of a large matrix product in the run's dtype, measured in the same processes, on all ranks at once.
-    Useful operations are those of one reference pass (unless rl.beta is 0) and three times a forward pass, each distinct token once.
+    The ceiling is the rate of a large matrix product in the run's dtype, measured in the same processes on all ranks at once. Useful
+    operations are one reference pass (unless rl.beta is 0) plus three forward passes, counting each distinct token once.
 
     Example: rlsys bench learner --cores 2 learner.ranks=2
     """
@@ -73,7 +73,7 @@ def learner(
 
 
 def measure(work: Work) -> dict[str, Any]:
-    """Updates on a local Ray of its own: seconds of each, operations they need, the ceiling, and memory."""
+    """Measure updates on a local Ray: seconds, useful operations, the ceiling, and memory."""
     import torch
 
     from launch.bench.ceilings import matmul_flops
@@ -97,7 +97,7 @@ def measure(work: Work) -> dict[str, Any]:
             seconds = {"whole": time.perf_counter() - began}
             seconds |= {name: metrics.get(f"seconds/learner_{name}", 0.0) for name in TRAIN_PARTS}
             if metrics["skipped"]:
-                raise RuntimeError(f"an update was skipped ({metrics['skip_reason']}): its figures would mean nothing.")
+                raise RuntimeError(f"an update was skipped ({metrics['skip_reason']}): its figures would be meaningless.")
             steps.append({"seconds": seconds, "encoded_tokens": metrics["encoded_tokens"], "grad_norm": metrics["grad_norm"]})
         peak = sum(on_every_rank(actors, peak_bytes))
 
@@ -126,7 +126,7 @@ def measure(work: Work) -> dict[str, Any]:
 
 
 def start_learners(config: Any, model: str, cores: int, folder: str) -> Any:
-    """A run's learner ranks, ready to train, and no other actors."""
+    """Start the learner ranks of a run, without other actors, and wait until they are ready."""
     import ray
 
     from actors.cluster.calls import Actors
@@ -145,7 +145,7 @@ def start_learners(config: Any, model: str, cores: int, folder: str) -> Any:
 
 
 def on_every_rank(actors: Any, function: Callable[[Any], float]) -> list[float]:
-    """What `function`, called with the rank's actor in its process, returns there."""
+    """Call `function` with the actor in every rank's process and return the results."""
     from actors.cluster.waiting import Pending, wait
 
     ranks = zip(actors.learners.actors, actors.learners.names, strict=True)
@@ -153,7 +153,7 @@ def on_every_rank(actors: Any, function: Callable[[Any], float]) -> list[float]:
 
 
 def random_batch(work: Work, model: str, number: int) -> Any:
-    """LEARNER rows of random tokens in the work's shape, with advantages +1, -1, +1, ..."""
+    """Return LEARNER rows of random tokens in the shape of the work, with advantages +1, -1, +1, ..."""
     import numpy as np
     import pyarrow as pa
     from transformers import AutoConfig
@@ -167,7 +167,7 @@ def random_batch(work: Work, model: str, number: int) -> Any:
         prompt = random.integers(vocabulary, size=work.prompt_tokens).tolist()
         for sample in range(work.samples):
             tokens = random.integers(vocabulary, size=work.output_tokens).tolist()
-            # About what a random token's log-probability is, so that importance weights stay near one.
+            # About the log-probability of a random token, so that importance weights stay near one.
             logprobs = [-10.0] * work.output_tokens
             advantage = 1.0 - 2.0 * (sample % 2)
             rows.append({"group": group, "prompt_tokens": prompt, "tokens": tokens, "rollout_logprobs": logprobs, "advantage": advantage})
@@ -175,8 +175,8 @@ def random_batch(work: Work, model: str, number: int) -> Any:
 
 
 def summarise(work: Work, results: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    """The document that --json prints. Medians are of the updates after the first."""
-    forms = {}
+    """Return the document that --json prints. Medians are of the updates after the first."""
+    forms: dict[str, dict[str, Any]] = {}
     for form, result in results.items():
         counted = [step["seconds"] for step in result["steps"][1:]]
         median = {name: statistics.median(seconds[name] for seconds in counted) for name in counted[0]}
@@ -190,14 +190,14 @@ def summarise(work: Work, results: dict[str, dict[str, Any]]) -> dict[str, Any]:
             "useful_flops_per_s": rate,
             "share_of_ceiling": rate / result["ceiling_flops_per_s"],
         }
-    document = {"work": asdict(work), "forms": forms}
+    document: dict[str, Any] = {"work": asdict(work), "forms": forms}
     if "unpacked" in forms:
         document["times_as_fast_as_unpacked"] = forms["unpacked"]["median"]["whole"] / forms["packed"]["median"]["whole"]
     return document
 
 
 def render(document: dict[str, Any]) -> Table:
-    """Seconds by part, and what they come to."""
+    """Render seconds by part, rates and memory."""
     forms = document["forms"]
     ratio = document.get("times_as_fast_as_unpacked")
     table = Table(
@@ -211,14 +211,14 @@ def render(document: dict[str, Any]) -> Table:
     for part in (*TRAIN_PARTS, "whole"):
         cells = [f"{result[column][part]:.2f}" for result in forms.values() for column in ("first", "median")]
         table.add_row(part if part != "whole" else Text("whole update", "bold"), *cells, end_section=part in (TRAIN_PARTS[-1], "whole"))
-    rows = {
+    rows: dict[str, Callable[[dict[str, Any]], str | Text]] = {
         "samples per second": lambda r: f"{r['samples_per_s']:.2f}",
         "tokens encoded": lambda r: f"{r['encoded_tokens']:,.0f}",
         "useful operations, GFLOP/s": lambda r: f"{r['useful_flops_per_s'] / 1e9:.0f}",
         "matrix products here, GFLOP/s": lambda r: f"{r['ceiling_flops_per_s'] / 1e9:.0f}",
         "share of that": lambda r: Text(f"{r['share_of_ceiling']:.0%}", "bold"),
         "memory before, GiB": lambda r: f"{r['resident_bytes_before'] / 2**30:.2f}",
-        "memory at most, GiB": lambda r: f"{r['peak_bytes'] / 2**30:.2f}",
+        "peak memory, GiB": lambda r: f"{r['peak_bytes'] / 2**30:.2f}",
     }
     for name, cell in rows.items():
         table.add_row(name, *[text for result in forms.values() for text in ("", cell(result))])

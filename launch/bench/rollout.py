@@ -1,4 +1,4 @@
-"""`rlsys bench rollout`: tokens per second of a rollout actor, beside vLLM used bare on the same prompts, lengths and cores."""
+"""`rlsys bench rollout`: tokens per second of a rollout actor, compared with bare vLLM on the same prompts, lengths and cores."""
 
 from __future__ import annotations
 
@@ -33,22 +33,22 @@ from rlsys.system.terminal import Table
 def rollout(
     overrides: Annotated[
         list[str] | None,
-        typer.Argument(metavar="KEY=VALUE", help="Settings to try, for both sides: rollout.max_num_seqs=64.", show_default=False),
+        typer.Argument(metavar="KEY=VALUE", help="Settings of both sides, for example rollout.max_num_seqs=64.", show_default=False),
     ] = None,
-    prompts: Annotated[int, typer.Option(min=1, help="Prompts at a time.")] = 2,
+    prompts: Annotated[int, typer.Option(min=1, help="Prompts per batch.")] = 2,
     samples: Annotated[int, typer.Option(min=1, help="Samples per prompt.")] = 8,
     prompt_tokens: PromptTokens = 337,
     output_tokens: OutputTokens = 96,
     cores: Cores = 1,
     model: Model = "models/smollm2-135m-instruct",
-    repeats: Annotated[int, typer.Option(min=1, help="Batches that count, after a first one that warms up.")] = 4,
+    repeats: Annotated[int, typer.Option(min=1, help="Measured batches, after one warm-up batch.")] = 4,
     timeout: Timeout = 900,
     as_json: AsJson = False,
 ) -> None:
-    """Sample the same batches through a rollout actor and through vLLM's own offline class, one after the other.
+    """Sample the same batches through a rollout actor, then through vLLM's offline class.
 
-    Bare vLLM draws all samples of a prompt as one request, without seeds, log-probabilities or Ray; a rollout actor gives every
-    sample a seed and returns each token's log-probability. Engine settings (cache size, sequences, eager mode) are the same.
+    Bare vLLM samples a prompt in one request, without seeds, log-probabilities or Ray; a rollout actor seeds every sample and returns the
+    log-probability of each token. Engine settings (cache size, number of sequences, eager mode) are equal.
 
     Example: rlsys bench rollout --cores 2 --prompts 8
     """
@@ -64,7 +64,7 @@ def rollout(
 
 
 def prompt_batches(work: Work, model: str) -> list[list[list[int]]]:
-    """Token ids of each prompt of each batch: batches * prompts * `work.prompt_tokens`."""
+    """Return the token ids of each prompt of each batch: batches x prompts x `work.prompt_tokens`."""
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(model)
@@ -74,7 +74,7 @@ def prompt_batches(work: Work, model: str) -> list[list[list[int]]]:
 
 
 def measure(work: Work) -> dict[str, Any]:
-    """Seconds of every batch through a run's rollout actor."""
+    """Measure the seconds of every batch through a rollout actor."""
     import pyarrow as pa
     import ray
 
@@ -96,10 +96,10 @@ def measure(work: Work) -> dict[str, Any]:
             .remote("rollout-0", model, config.rollout, config.model.dtype, length, config.seed, backend, folder, len(work.cores))
         )
 
-        def answer(method: str, *args: Any) -> Any:
+        def call(method: str, *args: Any) -> Any:
             return wait([Pending(getattr(actor, method).remote(*args), "rollout-0", method)], config.run.actor_timeout_s)[0]
 
-        told = answer("ready")
+        reported = call("ready")
         start_s = time.perf_counter() - began
         seconds = []
         for number, prompts in enumerate(batches):
@@ -111,21 +111,21 @@ def measure(work: Work) -> dict[str, Any]:
             requests = pa.RecordBatch.from_pylist(rows, schema=REQUESTS)
             began = time.perf_counter()
             settings = (config.rollout.temperature, config.rollout.top_p, work.output_tokens, work.output_tokens)
-            samples = answer("generate", requests, *settings)
+            samples = call("generate", requests, *settings)
             seconds.append(time.perf_counter() - began)
             check(work, [len(tokens) for tokens in samples["tokens"]])
-        answer("shutdown")
-    return {"system": "rollout actor", "seconds": seconds, "start_s": start_s, "vllm": told["vllm"], "device": told["device"]}
+        call("shutdown")
+    return {"system": "rollout actor", "seconds": seconds, "start_s": start_s, "vllm": reported["vllm"], "device": reported["device"]}
 
 
 def check(work: Work, lengths: list[int]) -> None:
-    """Figures of other work than was asked for are worse than none."""
+    """Raise RuntimeError if the outputs are not those requested."""
     if lengths != [work.output_tokens] * work.sequences:
         raise RuntimeError(f"expected {work.sequences} outputs of {work.output_tokens} tokens, found lengths {sorted(set(lengths))}.")
 
 
 def summarise(work: Work, results: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    """The document that --json prints. Medians are of the batches after the first."""
+    """Return the document that --json prints. Medians are of the batches after the first."""
     tokens = work.sequences * work.output_tokens
     sides = {}
     for side, result in results.items():
@@ -139,7 +139,7 @@ def summarise(work: Work, results: dict[str, dict[str, Any]]) -> dict[str, Any]:
 
 
 def render(document: dict[str, Any]) -> Table:
-    """Both sides, one line each."""
+    """Render one line per side."""
     table = Table(
         title=f"Sampling: {shape_text(document['work'])}",
         caption=f"The rollout actor reaches {document['share_of_bare']:.0%} of bare vLLM's tokens per second (medians).",

@@ -25,35 +25,35 @@ class BenchFailed(RuntimeError):
 
 
 def run_system(title: str, module: str, work: Work, timeout_s: float, screen: Console) -> dict[str, Any]:
-    """Measure one system in a process of its own; returns what it wrote.
+    """Measure one system in a process of its own and return its result.
 
     Raises:
-        BenchFailed: it failed, or did not end within `timeout_s` seconds.
+        BenchFailed: the process failed, or did not end within `timeout_s` seconds.
     """
     with tempfile.TemporaryDirectory(prefix="rlsys-bench-") as name:
         folder = Path(name)
         write_work(work, folder / "work.json")
         command = [sys.executable, "-m", module, str(folder / "work.json"), str(folder / "result.json")]
         environment = os.environ | {"TOKENIZERS_PARALLELISM": "false"}
-        # No number of threads: each system takes what it takes for a user who has these cores.
+        # Unset, so that each system chooses its number of threads as it would for a user with these cores.
         environment.pop("OMP_NUM_THREADS", None)
-        doing = as_text(f"{title}: {work.steps} steps on core {', '.join(map(str, work.cores))} …")
-        with (folder / "log").open("w") as log, screen.status(doing):
+        status_text = as_text(f"{title}: {work.steps} steps on core {', '.join(map(str, work.cores))} …")
+        with (folder / "log").open("w") as log, screen.status(status_text):
             process = _start_on(work.cores, command, env=environment, stdout=log, stderr=subprocess.STDOUT, start_new_session=True)
             try:
-                status = process.wait(timeout_s)
+                exit_status = process.wait(timeout_s)
             except subprocess.TimeoutExpired:
-                late = f"{title} did not end within {timeout_s:.0f} s; give it longer with --timeout. It said last:"
-                raise BenchFailed(f"{late}\n{_last_lines(folder)}") from None
+                message = f"{title} did not end within {timeout_s:.0f} s; raise --timeout. Its last output:"
+                raise BenchFailed(f"{message}\n{_last_lines(folder)}") from None
             finally:
                 _end(process)
-        if status != 0:
-            raise BenchFailed(f"{title} failed with exit status {status}; it said last:\n{_last_lines(folder)}")
+        if exit_status != 0:
+            raise BenchFailed(f"{title} failed with exit status {exit_status}. Its last output:\n{_last_lines(folder)}")
         return json.loads((folder / "result.json").read_text())
 
 
 def _start_on(cores: list[int], command: list[str], **options: Any) -> subprocess.Popen[bytes]:
-    """A process that has no other cores from its beginning: OpenMP counts them when torch is imported."""
+    """Start a process that is pinned from its start, as OpenMP counts the cores when torch is imported."""
     before = os.sched_getaffinity(0)
     os.sched_setaffinity(0, cores)
     try:
@@ -63,7 +63,7 @@ def _start_on(cores: list[int], command: list[str], **options: Any) -> subproces
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
-    """Ask what is left of the process to shut down, then kill its group."""
+    """Terminate the process if it is still running, then kill its process group."""
     if process.poll() is None:
         process.terminate()
         try:

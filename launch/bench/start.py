@@ -1,4 +1,4 @@
-"""`rlsys bench start`: seconds from the command to the first sample of a run, stage by stage, beside bare vLLM's."""
+"""`rlsys bench start`: seconds from the command to the first sample of a run by stage, compared with bare vLLM."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from rlsys.system.terminal import Table
 
 SIDES = {"rlsys": ("a run", "launch.bench.start"), "bare": ("bare vLLM", "launch.bench.start_vllm")}
 PROMPT = list(range(10, 26))
-"""Tokens of the one prompt; what they say is no matter."""
+"""Token ids of the only prompt; their meaning is irrelevant."""
 
 
 def start(
@@ -28,9 +28,9 @@ def start(
     timeout: Timeout = 600,
     as_json: AsJson = False,
 ) -> None:
-    """Start what `rlsys train` starts (Ray with its dashboard, an engine, a learner, the reward actor) and draw one token; then bare vLLM.
+    """Start the same processes as `rlsys train` (Ray, an engine, a learner, the reward actor), sample one token; then bare vLLM.
 
-    Seconds count from the birth of each process, its imports included. Run it twice: the first time files are read from the disk.
+    Times count from the start of each process, including imports. Run it twice, as the first run reads files from disk.
 
     Example: rlsys bench start learner.ranks=2
     """
@@ -44,19 +44,20 @@ def start(
     report(as_json, both_sides, render)
 
 
-class Stages:
-    """Names the stages of a start, and at which second after the process was born each of them ended."""
+class StageTimer:
+    """Records when each stage of a start ended, in seconds after the process was created."""
 
     def __init__(self) -> None:
-        self.born, self.ends = psutil.Process().create_time(), {}
+        self.created = psutil.Process().create_time()
+        self.ends: dict[str, float] = {}
 
     def end(self, name: str) -> None:
-        self.ends[name] = time.time() - self.born
+        self.ends[name] = time.time() - self.created
 
 
 def measure(work: Work) -> dict[str, Any]:
-    """As `actors.loops.rl.train` goes about it."""
-    stages, config = Stages(), run_config(work)
+    """Start a run as `actors.loops.rl.train` does, and sample once."""
+    stages, config = StageTimer(), run_config(work)
     import pyarrow as pa
 
     from actors.cluster.groups import Cluster
@@ -72,7 +73,7 @@ def measure(work: Work) -> dict[str, Any]:
         cluster = Cluster(config, model, work.prompt_tokens + work.output_tokens, Path(folder))
         try:
             stages.end("driver: learner's imports")
-            told = cluster.start()
+            reports = cluster.start()
             stages.end("engine, learner and reward actor ready")
             requests = pa.RecordBatch.from_pylist([{"group": 0, "prompt_tokens": PROMPT, "seeds": [0]}], schema=REQUESTS)
             settings = (config.rollout.temperature, config.rollout.top_p, work.output_tokens, work.output_tokens)
@@ -80,21 +81,21 @@ def measure(work: Work) -> dict[str, Any]:
             stages.end("first sample")
         finally:
             cluster.close()
-    return {"system": "rlsys", "ends": stages.ends, "engine_s": told["rollout-0"]["seconds"]}
+    return {"system": "rlsys", "ends": stages.ends, "engine_s": reports["rollout-0"]["seconds"]}
 
 
 def summarise(work: Work, results: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    """The document that --json prints."""
+    """Return the document that --json prints."""
     ours, bare = (list(results[side]["ends"].values())[-1] for side in SIDES)
     return {"work": asdict(work), "sides": results, "times_bare": ours / bare}
 
 
 def render(document: dict[str, Any]) -> Table:
-    """A stage a line: when it ended, and how long it took."""
+    """Render one line per stage: when it ended, and how long it took."""
     table = Table(
         title=f"From the command to the first sample, {cores_text(document['work']['cores'])}",
         caption=f"A run takes {document['times_bare']:.1f} times as long as bare vLLM alone. Its engine took "
-        f"{document['sides']['rlsys']['engine_s']:.1f} s, beside what else started.",
+        f"{document['sides']['rlsys']['engine_s']:.1f} s, concurrently with the other processes.",
     )
     table.add_column("", no_wrap=True)
     table.add_column("ends after, s", justify="right")

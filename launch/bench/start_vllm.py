@@ -1,18 +1,18 @@
-"""vLLM's own offline class, for `rlsys bench start`: imports, engine, one token."""
+"""vLLM's offline class for `rlsys bench start`: imports, engine, one token."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from launch.bench.start import PROMPT, Stages
+from launch.bench.start import PROMPT, StageTimer
 from launch.bench.vllm import offline_engine
 from launch.bench.work import Work, run_child, run_config
 from rlsys.models.loading import ensure_model
 
 
 def measure(work: Work) -> dict[str, Any]:
-    """The engine in this process, as vLLM's own examples have it."""
-    stages, config = Stages(), run_config(work)
+    """Start the engine in this process, as vLLM's examples do, and sample once."""
+    stages, config = StageTimer(), run_config(work)
     import vllm.entrypoints.llm
 
     stages.end("imports")

@@ -43,17 +43,19 @@ def step(
     output_tokens: OutputTokens = 96,
     cores: Cores = 1,
     model: Model = "models/smollm2-135m-instruct",
-    repeats: Annotated[int, typer.Option(min=1, help="Steps that count, after a first one that warms up.")] = 2,
-    vs_trl: Annotated[bool, typer.Option("--vs-trl", help="Then TRL's GRPOTrainer, same work: pip install 'rlsys\\[bench]'.")] = False,
+    repeats: Annotated[int, typer.Option(min=1, help="Measured steps, after one warm-up step.")] = 2,
+    vs_trl: Annotated[
+        bool, typer.Option("--vs-trl", help="Also measure TRL's GRPOTrainer on the same work: pip install 'rlsys\\[bench]'.")
+    ] = False,
     trl_batch: Annotated[
-        int | None, typer.Option(min=1, help="Samples that TRL trains on at a time, a divisor of all; default: all of them.")
+        int | None, typer.Option(min=1, help="TRL's batch size in samples, a divisor of all samples. Default: all.")
     ] = None,
     timeout: Timeout = 1800,
     as_json: AsJson = False,
 ) -> None:
     """Run whole GRPO steps (sample, judge, train, send weights) with the defaults of a run, and print seconds per phase.
 
-    All outputs are forced to the same length, and all samples are trained on. The ratio compares medians after the first step.
+    All outputs have the same length, and all samples are trained on. The ratio compares medians after the first step.
 
     Example: rlsys bench step --vs-trl
     """
@@ -72,16 +74,16 @@ def step(
     )
     if trl_batch is not None and work.sequences % trl_batch:
         raise UserError(f"--trl-batch={trl_batch} does not divide the {work.sequences} samples of a step.")
-    run_config(work)  # A wrong setting is told here, not by a process that took a minute to start.
+    run_config(work)  # reports invalid settings now rather than in a process that takes a minute to start
     report(as_json, lambda: measure(work, vs_trl, timeout), render)
 
 
 def measure(work: Work, vs_trl: bool, timeout_s: float) -> dict[str, Any]:
-    """Our system, then TRL where it is asked for."""
+    """Measure our system, then TRL if requested."""
     screen = to_stderr()
     load = os.getloadavg()[0]
     if load > 0.5:
-        print_text(screen, f"note: other work keeps {load:.1f} cores busy; times will be longer than on a quiet machine.", "yellow")
+        print_text(screen, f"note: other processes keep {load:.1f} cores busy; times will be longer than on an idle machine.", "yellow")
     results = {"rlsys": run_system("our system", "launch.bench.ours", work, timeout_s, screen)}
     if vs_trl:
         results["trl"] = run_system("TRL", "launch.bench.trl", work, timeout_s, screen)
@@ -89,7 +91,7 @@ def measure(work: Work, vs_trl: bool, timeout_s: float) -> dict[str, Any]:
 
 
 def summarise(work: Work, load: float, results: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    """The document that --json prints: what was asked, each system's steps and their summary, and the ratios."""
+    """Return the document that --json prints: the work, each system's steps and their summary, and the ratios."""
     document: dict[str, Any] = {
         "work": asdict(work) | {"first_step_is_warm_up": True},
         "load_average_before": load,
@@ -108,16 +110,16 @@ def summarise(work: Work, load: float, results: dict[str, dict[str, Any]]) -> di
 
 
 def _check(name: str, work: Work, steps: list[dict[str, Any]]) -> None:
-    """Figures of other work than was asked for are worse than none."""
+    """Raise BenchFailed if a step did other work than requested."""
     wanted = {"samples": work.sequences, "prompt_tokens": [work.prompt_tokens], "output_tokens": [work.output_tokens]}
-    for number, one in enumerate(steps, start=1):
-        found = {key: one[key] for key in wanted}
+    for number, measured in enumerate(steps, start=1):
+        found = {key: measured[key] for key in wanted}
         if found != wanted:
             raise BenchFailed(f"{name}, step {number} did {found}, expected {wanted}.")
 
 
 def _summary(work: Work, steps: list[dict[str, Any]]) -> dict[str, Any]:
-    """Of the steps after the first: the median of every phase by itself, and the fastest whole step. Rates are of the medians."""
+    """Summarise the steps after the first: the median of every phase and the fastest step; rates are of the medians."""
     kinds = ("seconds", "train_seconds")
     clocks = [{kind: one[kind] for kind in kinds} for one in steps]
     counted = clocks[1:]
@@ -138,23 +140,23 @@ def _summary(work: Work, steps: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def render(document: dict[str, Any]) -> Group:
-    """The document as tables and sentences."""
+    """Render the document as tables and sentences."""
     systems = document["systems"]
     parts: list[Any] = [_phase_table(document["work"], systems), _rate_table(systems)]
     for system in systems.values():
         parts.append(f"{system['system']}: " + ", ".join(f"{name} {value}" for name, value in system["settings"].items()))
     ratio = document.get("times_as_fast_as_trl")
     if ratio:
-        apart = f"training {ratio['train']:.1f}, generation {ratio['generate']:.1f}"
-        parts.append(f"{ratio['whole']:.1f} times as fast as TRL ({apart}).")
+        by_phase = f"training {ratio['train']:.1f}, generation {ratio['generate']:.1f}"
+        parts.append(f"{ratio['whole']:.1f} times as fast as TRL ({by_phase}).")
     return Group(*parts)
 
 
 def _phase_table(work: dict[str, Any], systems: dict[str, Any]) -> Table:
     table = Table(
         title=f"One GRPO step: {shape_text(work)}",
-        caption="Seconds. Of the steps after the first: the median of every phase, and the step that took least. "
-        "Floor: this machine's matrix products and memory, measured in the same run.",
+        caption="Seconds. After the first step: the median of every phase, and the fastest step. "
+        "Floor: from this machine's matrix-product and memory rates, measured in the same run.",
     )
     table.add_column("phase", no_wrap=True)
     for system in systems.values():
@@ -175,7 +177,7 @@ def _phase_table(work: dict[str, Any], systems: dict[str, Any]) -> Table:
 def _rate_table(systems: dict[str, Any]) -> Table:
     table = Table(
         title="Tokens per second (medians)",
-        caption="Train and whole step count prompt and output of every sample, however often a system encodes them.",
+        caption="Train and whole step count the prompt and output tokens of every sample, regardless of how often a system encodes them.",
     )
     table.add_column("system", no_wrap=True)
     for column in ("generate", "train", "whole step", "encoded per pass", "seconds to start"):

@@ -1,4 +1,4 @@
-"""vLLM's own offline class, for `rlsys bench rollout`: the same engine settings, with the engine in this process."""
+"""vLLM's offline class for `rlsys bench rollout`: the same engine settings, with the engine in this process."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from rlsys.models.loading import ensure_model
 
 
 def offline_engine(config: Config, model: str, length: int) -> tuple[Any, float]:
-    """(vLLM's `LLM` with the engine in this process, seconds that it took to start), for prompt and text of `length` tokens together."""
+    """Return (vLLM's `LLM` with the engine in this process, start-up seconds), for prompt and output of `length` tokens in total."""
     vllm_compat.before_import("cpu")
     os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
     os.environ["VLLM_CPU_OMP_THREADS_BIND"] = "nobind"
@@ -32,7 +32,7 @@ def offline_engine(config: Config, model: str, length: int) -> tuple[Any, float]
 
 
 def measure(work: Work) -> dict[str, Any]:
-    """Seconds of every batch."""
+    """Measure the seconds of every batch."""
     config = run_config(work)
     model = ensure_model(config.model.path)
     batches = prompt_batches(work, model)

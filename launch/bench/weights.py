@@ -1,4 +1,4 @@
-"""`rlsys bench weights`: how long it takes to bring new weights from the learners to the engines, beside a plain copy of the same bytes."""
+"""`rlsys bench weights`: time to transfer new weights from learners to engines, compared with a plain copy of the same bytes."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from rlsys.system.terminal import Table
 STAGES = {
     "start": "start: drain and pause the engines",
     "fill": "fill: gather, cast and copy into shared memory",
-    "put": "put: tell the engines, store for other machines",
+    "put": "put: notify the engines, store for other machines",
     "load": "load: wait for the engines",
     "finish": "finish: pack the rest, reset caches, resume",
 }
@@ -26,23 +26,21 @@ STAGES = {
 def weights(
     overrides: Annotated[
         list[str] | None,
-        typer.Argument(metavar="KEY=VALUE", help="Settings of the run to try, for example weights.bucket_mib=16.", show_default=False),
+        typer.Argument(metavar="KEY=VALUE", help="Settings of the run, for example weights.bucket_mib=16.", show_default=False),
     ] = None,
     engines: Annotated[int, typer.Option(min=1, help="Rollout engines.")] = 1,
     cores: Cores = 1,
     model: Model = "models/smollm2-135m-instruct",
     ranks: Annotated[int, typer.Option(min=1, help="Learner ranks.")] = 1,
-    zero_stage: Annotated[int, typer.Option(min=0, max=3, help="What the ranks shard, as learner.zero_stage.")] = 2,
-    repeats: Annotated[int, typer.Option(min=1, help="Updates that count, after a first one that warms up.")] = 5,
-    verify: Annotated[
-        bool, typer.Option("--verify", help="Compare checksums of both sides after every update; not in the seconds.")
-    ] = False,
+    zero_stage: Annotated[int, typer.Option(min=0, max=3, help="ZeRO stage of the ranks, as learner.zero_stage.")] = 2,
+    repeats: Annotated[int, typer.Option(min=1, help="Measured updates, after one warm-up update.")] = 5,
+    verify: Annotated[bool, typer.Option("--verify", help="Compare checksums of both sides after every update; not timed.")] = False,
     timeout: Timeout = 900,
     as_json: AsJson = False,
 ) -> None:
     """Send weights from real learners to real engines, and print seconds by stage and bytes per second.
 
-    The share of memcpy is of one thread that copies the same number of bytes on the same cores in the same run.
+    The share of memcpy compares with one thread that copies the same number of bytes on the same cores in the same run.
 
     Example: rlsys bench weights --cores 2 --zero-stage 3 --ranks 2
     """
@@ -69,7 +67,7 @@ def weights(
 
 
 def measure(work: Work) -> dict[str, Any]:
-    """Updates on a local Ray of its own, and the copy they are compared with."""
+    """Measure updates on a local Ray, and a copy of the same size."""
     import torch
 
     from actors.cluster.waiting import Pending, wait
@@ -79,10 +77,10 @@ def measure(work: Work) -> dict[str, Any]:
 
     config = run_config(work)
     model = ensure_model(config.model.path)
-    # Each parameter counted once, also where two layers share one.
+    # Counts a parameter shared by two layers once.
     size = sum(parameter.numel() for parameter in meta_model(model).parameters()) * getattr(torch, config.model.dtype).itemsize
     updates = []
-    with local_cluster(config, model, work.prompt_tokens + work.output_tokens, len(work.cores)) as (cluster, told, _):
+    with local_cluster(config, model, work.prompt_tokens + work.output_tokens, len(work.cores)) as (cluster, reports, _):
         for version in range(1, work.steps + 1):
             sent = cluster.send_weights(version)
             engines = zip(cluster.rollouts, cluster.rollout_names, strict=True)
@@ -101,7 +99,7 @@ def measure(work: Work) -> dict[str, Any]:
             "bucket_mib": config.weights.bucket_mib,
             "verified": config.weights.verify,
             "backend": cluster.backend,
-            "device": told["rollout-0"]["device"],
+            "device": reports["rollout-0"]["device"],
         },
         "bytes": size,
         "updates": updates,
@@ -110,7 +108,7 @@ def measure(work: Work) -> dict[str, Any]:
 
 
 def summarise(result: dict[str, Any]) -> dict[str, Any]:
-    """The document that --json prints. Medians are of the updates after the first."""
+    """Return the document that --json prints. Medians are of the updates after the first."""
     later = result["updates"][1:]
     size, memcpy = result["bytes"], result["memcpy_bytes_per_s"]
     seconds = statistics.median(one["seconds"] for one in later)
@@ -133,17 +131,17 @@ def summarise(result: dict[str, Any]) -> dict[str, Any]:
 
 
 def render(document: dict[str, Any]) -> Table:
-    """Stages of the first update and of the median of the later ones."""
+    """Render the stages of the first update and the medians of the later ones."""
     work, first, median = document["work"], document["updates"][0], document["median"]
     copy = document["bytes"] / document["memcpy_bytes_per_s"]
     layerwise = any(engine["layerwise"] for engine in first["engines"])
     memcpy = f"memcpy: {document['memcpy_bytes_per_s'] / 1e9:.1f} GB/s, {1e3 * copy:.0f} ms"
-    way = "reload layer by layer" if layerwise else "copy into the live model"
+    method = "reload layer by layer" if layerwise else "copy into the live model"
     table = Table(
         title=f"One weight update: {document['bytes'] / 1e6:,.0f} MB from {work['ranks']} rank(s), ZeRO-{work['zero_stage']}, "
         f"to {work['engines']} engine(s), {cores_text(work['cores'])}",
-        caption=f"Milliseconds; later: the median of {len(document['updates']) - 1}. {memcpy}. Engines {way}. "
-        "Stages overlap with the engines' work, and share its core where there is but one.",
+        caption=f"Milliseconds; later: the median of {len(document['updates']) - 1}. {memcpy}. Engines {method}. "
+        "Stages overlap with the engines' work, and share a core with it if there is only one.",
     )
     for column in ("", "first", "later"):
         table.add_column(column, justify="right" if column else "left", no_wrap=True)

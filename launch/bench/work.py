@@ -1,7 +1,7 @@
-"""The work that `rlsys bench step` gives to each system: its shape, its prompts, its cores, and how one step is timed.
+"""The workload of a benchmark: shape, prompts, cores, and how one step is timed.
 
-Each system does it in a process of its own (`launch.bench.ours`, `launch.bench.trl`), which is told the work as JSON and
-writes what it measured as JSON.
+Each system runs it in a process of its own (`launch.bench.ours`, `launch.bench.trl`), which reads the workload and writes its measurements
+as JSON.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from bisect import bisect_left
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -32,39 +33,39 @@ if TYPE_CHECKING:
 
 Overrides = Annotated[
     list[str] | None,
-    typer.Argument(metavar="KEY=VALUE", help="Settings of the run to try, for example learner.token_budget=1024.", show_default=False),
+    typer.Argument(metavar="KEY=VALUE", help="Settings of the run, for example learner.token_budget=1024.", show_default=False),
 ]
-Prompts = Annotated[int, typer.Option(min=1, help="Prompts of one step.")]
+Prompts = Annotated[int, typer.Option(min=1, help="Prompts per step.")]
 Samples = Annotated[int, typer.Option(min=2, help="Samples per prompt.")]
 PromptTokens = Annotated[int, typer.Option(min=16, help="Exact length of every prompt, in tokens.")]
 OutputTokens = Annotated[int, typer.Option(min=1, help="Exact length of every output, in tokens.")]
-Cores = Annotated[int, typer.Option(min=1, help="Cores that all processes share.")]
+Cores = Annotated[int, typer.Option(min=1, help="Cores shared by all processes.")]
 Model = Annotated[str, typer.Option(help="Hugging Face folder or hub name.")]
-Timeout = Annotated[float, typer.Option(min=1, help="Longest time for one measuring process, in seconds.")]
+Timeout = Annotated[float, typer.Option(min=1, help="Time limit of one measuring process, in seconds.")]
 
 TRAIN_PARTS = ("reference", "forward", "backward", "optimizer")
-"""What the training phase is made of, as far as both systems can be clocked alike."""
+"""Parts of the training phase that can be timed in both systems."""
 
 
 @dataclass(frozen=True)
 class Work:
-    """GRPO steps of one exact shape; the first is a warm-up."""
+    """GRPO steps of an exact shape; the first is a warm-up."""
 
     prompts: int
     samples: int
     prompt_tokens: int
     output_tokens: int
     cores: list[int]
-    """Numbers of the cores that all processes of a system run on."""
+    """Numbers of the cores that all processes of a system are pinned to."""
     repeats: int
     """Steps after the first."""
     overrides: list[str]
     """Settings of the run that differ from the defaults, `section.key=value`."""
     model: str
     trl_batch: int | None = None
-    """Samples that TRL trains on at a time; None: all of a step."""
+    """TRL's batch size in samples; None: all samples of a step."""
     shapes: list[dict[str, int]] = field(default_factory=list)
-    """Where several shapes are measured: prompts, samples and prompt_tokens of each."""
+    """With several shapes: prompts, samples and prompt_tokens of each."""
 
     @property
     def steps(self) -> int:
@@ -77,19 +78,19 @@ class Work:
 
 
 def choose_cores(count: int) -> list[int]:
-    """`count` of the cores this process may use, the last ones: the first tends to serve the machine's interrupts.
+    """Return the last `count` of the cores that this process may use; the first core often serves the machine's interrupts.
 
     Raises:
         UserError: there are fewer.
     """
     available = sorted(os.sched_getaffinity(0))
     if count > len(available):
-        raise UserError(f"--cores {count}: this process may use {len(available)} ({', '.join(map(str, available))}).")
+        raise UserError(f"--cores {count}: this process may use only {len(available)} ({', '.join(map(str, available))}).")
     return available[-count:]
 
 
 def run_config(work: Work) -> Config:
-    """The defaults of a run in the shape of the work; overrides last."""
+    """Return the default config of a run in the shape of the work, then its overrides."""
     from rlsys.config.files import load_config
 
     return load_config(
@@ -106,9 +107,9 @@ def run_config(work: Work) -> Config:
 
 
 def prompt_texts(tokenizer: Any, first: int, count: int, tokens: int) -> list[str]:
-    """Prompts number `first` to `first + count - 1`, all different from their first words on, each of exactly `tokens` tokens.
+    """Return prompts number `first` to `first + count - 1`, each of exactly `tokens` tokens (of `tokenizer(text)`, as TRL counts them).
 
-    Different, so that no cache of one step helps in another. "Tokens" are those of `tokenizer(text)`, as TRL counts them.
+    They differ from their first words on, so that no step benefits from the prefix cache of another.
 
     Raises:
         UserError: no text of that length was found.
@@ -117,23 +118,24 @@ def prompt_texts(tokenizer: Any, first: int, count: int, tokens: int) -> list[st
     for number in range(first, first + count):
         cases = (f"Case {i}: the first answer says {i * 7}, the second {i * 9}; name the rule, then judge both. " for i in range(tokens))
         text = f"{number} {''.join(cases)}"
-        # A prefix that is one character longer has at most one token more: close to where the count is reached, some prefix has it.
-        near = bisect_left(range(len(text)), tokens, key=lambda end, text=text: _count(tokenizer, text[:end]))
+        # One more character adds at most about one token, so some prefix near the bisected position has exactly the right count.
+        near = bisect_left(range(len(text)), tokens, key=partial(_count_prefix, tokenizer, text))
         ends = range(max(1, near - 40), min(len(text), near + 40))
-        found = next((text[:end] for end in ends if _count(tokenizer, text[:end]) == tokens), None)
+        found = next((text[:end] for end in ends if _count_prefix(tokenizer, text, end) == tokens), None)
         if found is None:
-            raise UserError(f"--prompt-tokens {tokens}: this model's tokenizer has no text of just that many; try another number.")
+            raise UserError(f"--prompt-tokens {tokens}: this model's tokenizer has no text of exactly that length; try another number.")
         texts.append(found)
     return texts
 
 
-def _count(tokenizer: Any, text: str) -> int:
-    return len(tokenizer(text)["input_ids"])
+def _count_prefix(tokenizer: Any, text: str, end: int) -> int:
+    """Count the tokens of the first `end` characters."""
+    return len(tokenizer(text[:end])["input_ids"])
 
 
 @contextmanager
 def local_ray(cores: int | None = None) -> Iterator[None]:
-    """A Ray of its own on this machine, never somebody's running cluster, whose cores would be others; None: all cores."""
+    """Start a local Ray with `cores` cores (None: all), never joining a running cluster, whose cores may be elsewhere."""
     import ray
 
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
@@ -145,7 +147,7 @@ def local_ray(cores: int | None = None) -> Iterator[None]:
 
 
 def meta_model(folder: str) -> Any:
-    """A model's modules and their shapes, without any weights."""
+    """Return the model on the meta device: modules and shapes without weights."""
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 
@@ -154,20 +156,20 @@ def meta_model(folder: str) -> Any:
 
 
 def measured_and_plotted(measure: Callable[[], dict[str, Any]], plot: Callable[[dict[str, Any]], Figure], path: Path) -> dict[str, Any]:
-    """The document that `measure` returns, drawn into the PNG `path`.
+    """Run `measure`, plot its document into the PNG file `path`, and return the document.
 
     Raises:
-        UserError: before anything is measured, if `path` is a folder.
+        ValueError: `path` is a folder; nothing has been measured then.
     """
-    with atomic_output(path) as aside:
+    with atomic_output(path) as png:
         document = measure()
-        plot(document).savefig(aside, format="png", dpi=120)
+        plot(document).savefig(png, format="png", dpi=120)
     print_text(to_stderr(), f"plot: {path}")
     return document
 
 
 def shape_text(work: dict[str, Any]) -> str:
-    """The shape of a document's `work`, for a title: "2 x 8 samples of 337 + 96 tokens, 1 core"."""
+    """Format the shape of a document's `work` for a title: "2 x 8 samples of 337 + 96 tokens, 1 core"."""
     tokens = f"{work['prompt_tokens']} + {work['output_tokens']} tokens"
     return f"{work['prompts']} x {work['samples']} samples of {tokens}, {cores_text(work['cores'])}"
 
@@ -177,20 +179,20 @@ def cores_text(cores: list[int]) -> str:
 
 
 class StepClock(PhaseTimer):
-    """Seconds of one step by phase; `whole` is from its beginning to its end, so it also holds what is in no phase."""
+    """Times one step by phase; `whole` also includes time outside all phases."""
 
     def __init__(self) -> None:
         super().__init__()
         self._began = time.perf_counter()
 
     def stop(self) -> dict[str, float]:
-        """All phases and `whole`."""
+        """Return the seconds of all phases and `whole`."""
         return {**self.seconds, "whole": time.perf_counter() - self._began}
 
 
 def run_child(measure: Callable[[Work], dict[str, Any]]) -> None:
-    """Main of a measuring process: `python -m MODULE WORK.json RESULT.json`. `run_system` gave it its cores."""
-    # An ordinary exit on request, or when the command that started this one is gone: engines and Ray are shut down on the way.
+    """Run `measure` as the main function of a measuring process: `python -m MODULE WORK.json RESULT.json`."""
+    # Exit normally on SIGTERM and when the parent process dies, so that engines and Ray are shut down.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     die_with_parent(signal.SIGTERM)
     work = Work(**json.loads(Path(sys.argv[1]).read_text()))

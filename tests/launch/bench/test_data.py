@@ -12,7 +12,7 @@ import psutil
 import pytest
 from commands import rlsys_here
 
-from launch.bench.data import BLOCK_ROWS, TIE_EVERY, Drawing, make_file, measured
+from launch.bench.data import BLOCK_ROWS, TIE_EVERY, SamplingTask, make_file, measured
 from rlsys.data.readers import Report, read
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -51,8 +51,8 @@ def test_a_long_file_repeats_its_rows_under_new_ids(tmp_path: Path, suffix: str)
 
 def test_a_file_that_is_not_what_was_said_fails_with_its_reason(tmp_path: Path) -> None:
     make_file(tmp_path / "f.jsonl", 2000, 1)
-    with pytest.raises(RuntimeError, match="not those of the seed's order"):
-        measured(Drawing(str(tmp_path / "f.jsonl"), 3000, 10, 3, 10), 100)
+    with pytest.raises(RuntimeError, match="not in the order of the seed"):
+        measured(SamplingTask(str(tmp_path / "f.jsonl"), 3000, 10, 3, 10), 100)
 
 
 def told_to_end(*command: str, folder: Path) -> int:
