@@ -1,9 +1,9 @@
-"""GRPO (DeepSeekMath, arXiv 2402.03300, Eq. 3 and 4; used by SPCT, arXiv 2504.02495, section 3.3): advantages, loss, metrics.
+"""Advantages, loss and metrics of GRPO (DeepSeekMath, arXiv 2402.03300, Eq. 3 and 4; used by SPCT, arXiv 2504.02495, section 3.3).
 
-Pure functions on flat tensors: one entry per completion token, M of them, whatever sequence or micro-batch they came from.
-Every loss is a sum of `weight` times a per-token term. With weight = 1 / (N * |o_i|), N the number of samples of the WHOLE
-batch over all ranks, summing over micro-batches and ranks gives the batch's loss, however it was cut. Whether N counts samples
-of groups that carry no advantage is `rl.equal_groups`.
+All functions are pure and take flat tensors with one entry for each of M completion tokens, whatever sequence they belong to. Every loss is
+a sum of `weight` times a per-token term. With weight = 1 / (N * |o_i|), where N is the number of samples in the WHOLE batch over all ranks,
+the losses of micro-batches and ranks add up to the batch's loss, however it is split. `rl.equal_groups` decides whether N includes the
+samples of groups with zero advantage.
 """
 
 from __future__ import annotations
@@ -20,40 +20,39 @@ Metrics = dict[str, float]
 
 @dataclass(frozen=True)
 class LossInputs:
-    """What the GRPO loss of one micro-batch needs; all tensors are float [M], one entry per completion token.
+    """Inputs of the GRPO loss for one micro-batch; all tensors are float [M], one entry per completion token.
 
-    Log-probabilities are those of the token that was sampled, at the sampling temperature.
+    Log-probabilities are those of the sampled token at the sampling temperature.
     """
 
     logprob: Tensor
-    """Of the policy being trained; carries the gradient."""
+    """Under the policy being trained; carries the gradient."""
     rollout_logprob: Tensor
-    """As the inference engine reported it when it sampled the token."""
+    """As reported by the inference engine when it sampled the token."""
     advantage: Tensor
-    """Of the token's sample, by `group_advantages`."""
+    """Advantage of the token's sample, from `group_advantages`."""
     weight: Tensor
-    """1 / (N * |o_i|); see the module's docstring."""
+    """1 / (N * |o_i|); see the module docstring."""
     old_logprob: Tensor | None = None
-    """Of the trainer's policy before the first update on this batch. None: this is the first update, so the ratio is 1."""
+    """Under the trainer's policy before the first update on this batch. None: this is the first update, so the ratio is 1."""
     reference_logprob: Tensor | None = None
-    """Of the frozen reference; needed when beta > 0."""
+    """Under the frozen reference model; required if beta > 0."""
     entropy: Tensor | None = None
-    """Of the policy's next-token distribution, detached; None leaves the metric out."""
+    """Entropy of the policy's next-token distribution, detached; None omits the metric."""
     clip: float = 0.2
-    """eps of the clipped surrogate."""
+    """Clipping range eps of the surrogate."""
     beta: float = 0.01
     """Weight of the KL penalty."""
     importance_cap: float | None = 2.0
-    """Largest importance weight between the rollout engine and the trainer; None: no importance weights."""
+    """Upper bound of the importance weights between engine and trainer; None disables importance weights."""
 
 
 def group_advantages(rewards: Tensor) -> Tensor:
-    """(r - mean) / std within each group; `rewards` float [G] or [N, G], result float32 of the same shape.
+    """Normalise rewards within each group: (r - mean) / std; `rewards` float [G] or [N, G], result float32 of the same shape.
 
-    The standard deviation is the sample one (divisor G - 1): DeepSeekMath does not say which, and `torch.std`, hence the
-    common implementations, takes this one. No epsilon is added, so the result is invariant under
-    any positive affine map of the rewards. A group of equal rewards, or of one sample, gets zeros: it carries no
-    preference.
+    The standard deviation is the sample standard deviation (divisor G - 1): DeepSeekMath does not specify it, and common implementations
+    use this default of `torch.std`. No epsilon is added, so the result is invariant under positive affine maps of the rewards. Groups with
+    equal rewards, or with a single sample, get zero advantages.
 
     Raises:
         ValueError: a reward is not finite, or `rewards` has neither one nor two dimensions.
@@ -62,7 +61,7 @@ def group_advantages(rewards: Tensor) -> Tensor:
         raise ValueError(f"rewards: expected shape [G] or [N, G], found {list(rewards.shape)}.")
     values = rewards.to(torch.float64)
     if not torch.isfinite(values).all():
-        raise ValueError("rewards: every reward must be finite; score parse failures as -1 before taking advantages.")
+        raise ValueError("rewards: every reward must be finite; assign -1 to parse failures before computing advantages.")
     equal = (values == values[..., :1]).all(dim=-1, keepdim=True)
     if values.shape[-1] < 2:
         return torch.zeros_like(values, dtype=torch.float32)
@@ -72,20 +71,21 @@ def group_advantages(rewards: Tensor) -> Tensor:
 
 
 def k3_kl(logprob: Tensor, reference_logprob: Tensor) -> Tensor:
-    """Per-token estimate exp(d) - d - 1, d = reference - logprob, of KL(policy || reference); unbiased on the policy's samples.
+    """Estimate KL(policy || reference) per token by exp(d) - d - 1 with d = reference - logprob.
 
-    At least 0, and 0 only where the two agree (Schulman, "Approximating KL divergence"; DeepSeekMath Eq. 4).
+    The estimate is unbiased on samples of the policy, non-negative, and 0 only if the two agree (Schulman, "Approximating KL divergence";
+    DeepSeekMath Eq. 4).
     """
     difference = reference_logprob - logprob
-    # expm1 keeps precision where the two are close, which is where RL spends its time
+    # expm1 keeps precision when the two are close, which is the usual case in RL
     return torch.expm1(difference) - difference
 
 
 def importance_weights(old_logprob: Tensor, rollout_logprob: Tensor, cap: float | None) -> Tensor:
-    """min(exp(trainer - rollout), cap), detached: corrects for the engine that sampled not being quite the policy trained.
+    """Return min(exp(trainer - rollout), cap), detached: a correction for sampling from the engine instead of the trainer's policy.
 
-    The truncation bounds the variance at the price of a small bias (truncated importance sampling, Ionides 2008). Without a cap there
-    is no correction: all ones.
+    Truncation bounds the variance at the price of a small bias (truncated importance sampling, Ionides 2008). If `cap` is None, all weights
+    are 1.
     """
     if cap is None:
         return torch.ones_like(old_logprob)
@@ -93,19 +93,18 @@ def importance_weights(old_logprob: Tensor, rollout_logprob: Tensor, cap: float 
 
 
 def clipped_surrogate(ratio: Tensor, advantage: Tensor, clip: float) -> Tensor:
-    """min(ratio * A, clip(ratio, 1 - eps, 1 + eps) * A) per token: to be maximised (PPO, arXiv 1707.06347, Eq. 7)."""
+    """Return min(ratio * A, clip(ratio, 1 - eps, 1 + eps) * A) per token, the objective to maximise (PPO, arXiv 1707.06347, Eq. 7)."""
     return torch.minimum(ratio * advantage, ratio.clamp(1 - clip, 1 + clip) * advantage)
 
 
 def grpo_loss(inputs: LossInputs) -> tuple[Tensor, Metrics]:
-    """Sum over tokens of weight * (-w * surrogate + beta * k3), and metrics as sums.
+    """Sum weight * (-w * surrogate + beta * k3) over tokens, where w is the truncated importance weight.
 
-    w is the truncated importance weight; the KL term is not multiplied by it, as it penalises the policy being trained,
-    whatever sampled the token.
+    The KL term is not multiplied by w, as it penalises the policy being trained, whichever policy sampled the token.
 
     Returns:
-        the loss (a scalar that carries the gradient; 0 for a micro-batch without completion tokens), and metrics to be
-        combined with `merge_metrics` over micro-batches and ranks and read after `finalise_metrics`.
+        the loss (a scalar that carries the gradient; 0 for a micro-batch without completion tokens), and metrics as sums, to be combined
+        over micro-batches and ranks with `merge_metrics` and then passed to `finalise_metrics`.
 
     Raises:
         ValueError: beta > 0 without reference log-probabilities.
@@ -119,17 +118,17 @@ def grpo_loss(inputs: LossInputs) -> tuple[Tensor, Metrics]:
     per_token = -importance * surrogate
     if inputs.beta > 0:
         if inputs.reference_logprob is None:
-            raise ValueError(f"beta is {inputs.beta}, so reference_logprob is needed; pass it, or set beta to 0.")
+            raise ValueError(f"beta is {inputs.beta}, which requires reference_logprob; pass it, or set beta to 0.")
         per_token = per_token + inputs.beta * k3_kl(logprob, inputs.reference_logprob)
     loss = (inputs.weight * per_token).sum()
     return loss, _metrics(inputs, loss.detach(), ratio.detach(), importance, old)
 
 
 def sft_loss(logprob: Tensor, weight: Tensor) -> tuple[Tensor, Metrics]:
-    """Sum over tokens of -weight * logprob, both float [M]; metrics as `grpo_loss` gives them.
+    """Sum -weight * logprob over tokens, both float [M]; returns the loss and metrics as `grpo_loss` does.
 
-    `weight` is 1 / (N * |o_i|) here as well, so each sample counts the same however long it is: the loss is the mean over
-    samples of the mean negative log-likelihood of their tokens, in nats.
+    As `weight` is 1 / (N * |o_i|), every sample counts the same regardless of its length: the loss is the mean over samples of their mean
+    negative log-likelihood per token, in nats.
     """
     loss = -(weight * logprob).sum()
     return loss, _floats({"tokens": torch.ones_like(logprob), "nll": -logprob.detach()}) | {"loss": loss.item()}
@@ -138,11 +137,11 @@ def sft_loss(logprob: Tensor, weight: Tensor) -> tuple[Tensor, Metrics]:
 MEAN_OVER_TOKENS = frozenset(
     ("kl", "entropy", "nll", "clip_fraction", "ratio", "mismatch", "mismatch_k3", "importance_weight", "importance_truncated")
 )
-"""Metrics that are divided by the number of tokens at the end; `*_max` are maxima; `loss` and `tokens` stay sums."""
+"""Metrics that `finalise_metrics` divides by the number of tokens; `*_max` are maxima; `loss` and `tokens` remain sums."""
 
 
 def merge_metrics(parts: Iterable[Metrics]) -> Metrics:
-    """Combine metrics of micro-batches or ranks: maxima for keys that end in `_max`, sums for all others."""
+    """Combine metrics of micro-batches or ranks: maxima for keys that end in `_max`, sums for all other keys."""
     merged: Metrics = {}
     for part in parts:
         for name, value in part.items():
@@ -154,13 +153,13 @@ def merge_metrics(parts: Iterable[Metrics]) -> Metrics:
 
 
 def finalise_metrics(merged: Metrics) -> Metrics:
-    """Turn merged sums into what a person reads: means over all tokens, maxima, the batch's loss, the token count.
+    """Convert merged sums to the reported metrics: means over all tokens, maxima, the batch's loss and the token count.
 
-    - `kl`: k3 estimate against the reference, nats per token; `entropy`: nats per token; `nll`: nats per token (SFT).
-    - `clip_fraction`: share of tokens whose gradient the clip cut off; `ratio`: mean of policy / old policy.
+    - `kl`: k3 estimate against the reference; `entropy`; `nll` (SFT); all in nats per token.
+    - `clip_fraction`: share of tokens whose gradient was clipped to zero; `ratio`: mean of policy / old policy.
     - `mismatch`: mean |trainer - rollout| log-probability; `mismatch_k3`: k3 estimate of KL(rollout || trainer);
       `mismatch_max`: the largest difference.
-    - `importance_weight`: mean after truncation; `importance_truncated`: share of tokens that the cap cut.
+    - `importance_weight`: mean after truncation; `importance_truncated`: share of tokens at the cap.
     """
     tokens = max(merged.get("tokens", 0.0), 1.0)
     return {name: value / tokens if name in MEAN_OVER_TOKENS else value for name, value in merged.items()}
@@ -190,6 +189,6 @@ def _metrics(inputs: LossInputs, loss: Tensor, ratio: Tensor, importance: Tensor
 
 
 def _floats(values: dict[str, Tensor]) -> Metrics:
-    """Sums as Python floats, fetched from the device in one go."""
+    """Sum each tensor, and copy all sums from the device at once."""
     sums = torch.stack([value.double().sum() for value in values.values()]).tolist()
     return dict(zip(values, sums, strict=True))

@@ -1,7 +1,7 @@
-"""Rejection sampling (arXiv 2504.02495; docs/method.md, section 3): which trajectories are worth learning from, and why not.
+"""Rejection sampling (arXiv 2504.02495; docs/method.md, section 3): which trajectories are kept for fine-tuning, and why others are not.
 
-Of a row's samples without a hint the incorrect ones are rejected, and all of them where none is incorrect: the row is too easy. Of
-those with a hint (the ground truth stood in the prompt) only the incorrect ones are. The hint is never learned from.
+Incorrect samples are rejected. If all samples of a row without a hint are correct, the row is too easy and all are rejected. Samples with a
+hint (the ground truth in the prompt) are rejected only if they are incorrect. The hint is never part of the training data.
 """
 
 from __future__ import annotations
@@ -24,47 +24,47 @@ from rlsys.rewards.extraction import DEFAULT_FORMAT, ScoreFormat
 from rlsys.rewards.rules import is_correct, rule_reward, unshuffle
 
 KEPT, TOO_EASY, INCORRECT = "kept", "too easy", "incorrect"
-"""Why a sample is kept or not; besides `parse failure: REASON`."""
+"""Decisions on a sample; another one is `parse failure: REASON`."""
 
-AT_ONCE = 4096
-"""Samples of one row group of a file."""
+ROW_GROUP = 4096
+"""Samples in one row group of a Parquet file."""
 
 SAMPLED = pa.schema([*TRAJECTORIES, ("hinted", pa.bool_()), ("kept", pa.bool_()), ("why", pa.string())])
-"""The table of everything that was sampled."""
+"""Schema of the table of all samples, kept or rejected."""
 
 
 def correct(sample: Sample, record: Record, score_format: ScoreFormat = DEFAULT_FORMAT) -> bool:
-    """Eq. 10; a sample that did not parse is not correct."""
+    """Evaluate Eq. 10 for a sample; a parse failure is not correct."""
     return sample["scores"] is not None and is_correct(unshuffle(sample["scores"], sample["order"]), record.rewards, score_format.single)
 
 
 def decisions(samples: Sequence[Sample], record: Record, hinted: bool, score_format: ScoreFormat = DEFAULT_FORMAT) -> list[str]:
-    """Why each sample of a row is kept or rejected."""
-    right = [correct(sample, record, score_format) for sample in samples]
-    if not hinted and all(right):
+    """Return the decision on each sample of a row: `kept`, or the reason for rejecting it."""
+    correctness = [correct(sample, record, score_format) for sample in samples]
+    if not hinted and all(correctness):
         return [TOO_EASY] * len(samples)
-    return [_decision(sample, good) for sample, good in zip(samples, right)]
+    return [_decision(sample, is_right) for sample, is_right in zip(samples, correctness)]
 
 
-def _decision(sample: Sample, right: bool) -> str:
+def _decision(sample: Sample, is_right: bool) -> str:
     if sample["scores"] is None:
         return f"parse failure: {sample['failure']}"
-    return KEPT if right else INCORRECT
+    return KEPT if is_right else INCORRECT
 
 
-def table_rows(answer: JudgeResult, step: int, group: int, score_format: ScoreFormat = DEFAULT_FORMAT) -> list[dict[str, Any]]:
-    """The rows of SAMPLED for the samples of one answer.
+def table_rows(result: JudgeResult, step: int, group: int, score_format: ScoreFormat = DEFAULT_FORMAT) -> list[dict[str, Any]]:
+    """Return the rows of SAMPLED for the samples of one result.
 
     Args:
         step: number of the round.
-        group: number of the row that was asked.
-        score_format: how the scores were read.
+        group: number of the data row.
+        score_format: how the scores were extracted.
     """
-    record, hinted = answer.rendered.request.record, answer.rendered.request.hinted
-    prompts = {tuple(prompt.order): prompt for prompt in answer.rendered.prompts}
+    record, hinted = result.rendered.request.record, result.rendered.request.hinted
+    prompts = {tuple(prompt.order): prompt for prompt in result.rendered.prompts}
     rows = []
-    for number, (sample, why) in enumerate(zip(answer.samples, decisions(answer.samples, record, hinted, score_format))):
-        prompt, right = prompts[tuple(sample["order"])], correct(sample, record, score_format)
+    for number, (sample, decision) in enumerate(zip(result.samples, decisions(result.samples, record, hinted, score_format))):
+        prompt, is_right = prompts[tuple(sample["order"])], correct(sample, record, score_format)
         rows.append(
             {
                 "step": step,
@@ -79,47 +79,52 @@ def table_rows(answer: JudgeResult, step: int, group: int, score_format: ScoreFo
                 "text": sample["text"],
                 "scores": None if sample["scores"] is None else unshuffle(sample["scores"], sample["order"]),
                 "parse_failure": sample.get("failure"),
-                "correct": right,
-                "reward": rule_reward(right),
+                "correct": is_right,
+                "reward": rule_reward(is_right),
                 "finish_reason": "length" if sample.get("truncated") else "stop",
                 "weight_version": 0,
                 "prompt_token_count": len(prompt.tokens),
                 "token_count": sample["tokens"],
                 "rollout_logprob": sample["logprob"] / sample["tokens"] if sample["tokens"] else None,
                 "hinted": hinted,
-                "kept": why == KEPT,
-                "why": why,
+                "kept": decision == KEPT,
+                "why": decision,
             }
         )
     return rows
 
 
 def judged_rows(
-    asked: Iterable[RenderedRequest],
+    rendered_requests: Iterable[RenderedRequest],
     sampled: Iterable[dict[str, Any]],
     step: int = 0,
-    asks_of_a_row: int = 1,
+    requests_per_row: int = 1,
     score_format: ScoreFormat = DEFAULT_FORMAT,
 ) -> Iterator[dict[str, Any]]:
-    """Rows of SAMPLED, from what was asked and, in the same order, what `JudgeResult.row` wrote of it.
+    """Yield the rows of SAMPLED from requests and, in the same order, their rows as written by `JudgeResult.row`.
+
+    Args:
+        step: number of the round.
+        requests_per_row: consecutive requests that belong to one data row.
+        score_format: how the scores were extracted.
 
     Raises:
-        DataError: something else was asked then.
+        DataError: a row belongs to another record than its request.
     """
-    for number, (question, row) in enumerate(zip(asked, sampled, strict=True)):
-        source, name = question.request.record.key
+    for number, (rendered, row) in enumerate(zip(rendered_requests, sampled, strict=True)):
+        source, name = rendered.request.record.key
         if (row.get("source", source), row["id"]) != (source, name):
-            raise DataError(f"sample of row {row['id']!r} where {name!r} was asked: the data has changed.")
-        yield from table_rows(JudgeResult(question, row["samples"]), step, number // asks_of_a_row, score_format)
+            raise DataError(f"sample of row {row['id']!r} where {name!r} was requested: the data has changed.")
+        yield from table_rows(JudgeResult(rendered, row["samples"]), step, number // requests_per_row, score_format)
 
 
 def write_sampled(path: Path, rows: Iterable[dict[str, Any]], score_format: ScoreFormat = DEFAULT_FORMAT) -> Counter[str]:
-    """Write a table of SAMPLED aside, then rename; how many samples were kept or rejected, by reason."""
+    """Write a table of SAMPLED atomically; return the number of samples for each decision."""
     schema = with_scores_of(SAMPLED, score_format)
     counts: Counter[str] = Counter()
     rows = iter(rows)
     with atomic_write(path) as temporary, pq.ParquetWriter(temporary, schema) as writer:
-        while portion := list(islice(rows, AT_ONCE)):
+        while portion := list(islice(rows, ROW_GROUP)):
             writer.write_table(pa.Table.from_pylist(portion, schema=schema))
             counts.update(row["why"] for row in portion)
     return counts

@@ -1,9 +1,9 @@
-"""Conversations as a model's chat template writes them: the only place that calls `apply_chat_template`.
+"""Rendering of conversations by a model's chat template; the only module that calls `apply_chat_template`.
 
-Templates differ in what they take. Some refuse a system turn, two turns of one role in a row, or roles other than user and assistant;
-some leave out in silence what they do not know. So each sequence of roles is tried on marked words first, and what a template does not
-show is shown in another way: system text goes into the user's turn that follows, neighbours of one role become one turn, and a turn of
-any other role becomes one of the user's that says whose it is.
+Templates support different sequences of roles. Some reject a system turn, consecutive turns of one role, or roles other than user and
+assistant; others silently drop such turns. Each sequence of roles is therefore first rendered with probe words. If the template does not
+show all of them, the conversation is adapted: system text moves into the following user turn, consecutive turns of one role are merged, and
+a turn of any other role becomes a user turn that names the role.
 """
 
 from __future__ import annotations
@@ -19,98 +19,103 @@ from jinja2 import TemplateError
 from rlsys.rewards import thoughts
 
 Messages = Sequence[Mapping[str, str]]
-"""Dicts of role and content."""
+"""Dicts with role and content."""
 
-_FAULTS = (TemplateError, TypeError, ValueError, ArithmeticError, LookupError, AttributeError)
-"""What a chat template may end in."""
+_TEMPLATE_ERRORS = (TemplateError, TypeError, ValueError, ArithmeticError, LookupError, AttributeError)
+"""Exceptions that a chat template may raise."""
 
 
 class ChatError(ValueError):
-    """A conversation that the chat template cannot show, or a chat template that cannot be used; the message says why."""
+    """A conversation that the chat template cannot render, or an unusable chat template; the message gives the reason."""
 
 
 class Chat:
-    """One tokenizer with its chat template.
+    """A tokenizer with its chat template.
 
     Args:
         tokenizer: a Hugging Face tokenizer.
-        template_args: what the template is given besides the conversation, for example {"enable_thinking": False}.
+        template_args: further arguments of the template, for example {"enable_thinking": False}.
 
     Raises:
-        ChatError: there is no chat template, it does not show a user's turn, or it reads none of the names in `template_args`.
+        ChatError: there is no chat template, it does not render a user turn, or it does not read a name in `template_args`.
     """
 
     def __init__(self, tokenizer: Any, template_args: Mapping[str, Any] | None = None) -> None:
         self.tokenizer, self._args = tokenizer, dict(template_args or {})
         self.name = f"chat template of {tokenizer.name_or_path}"
-        self._known: dict[tuple[Any, ...], Exception | None] = {}
-        self._in_parts = False
-        """Whether the template wants content as a list of parts, as those of models for images do."""
+        self._errors: dict[tuple[Any, ...], Exception | None] = {}
+        self._content_parts = False
+        """Whether the template expects content as a list of parts, as templates of multimodal models do."""
         if not tokenizer.chat_template:
-            raise ChatError(f"tokenizer {tokenizer.name_or_path}: it has no chat template; the prompt is a user turn and needs one.")
+            raise ChatError(
+                f"tokenizer {tokenizer.name_or_path}: it has no chat template, which is needed to render the prompt as a user turn."
+            )
         self._check_args()
-        fault = self._fault(("user",), True)
-        if fault is not None:
-            self._in_parts, self._known = True, {}
-            if self._fault(("user",), True) is not None:
-                raise ChatError(f"{self.name}: it does not show a user's turn ({fault}).")
+        error = self._template_error(("user",), True)
+        if error is not None:
+            self._content_parts, self._errors = True, {}
+            if self._template_error(("user",), True) is not None:
+                raise ChatError(f"{self.name}: it does not render a user turn ({error}).")
 
     def render(self, messages: Messages, add_generation_prompt: bool = True) -> str:
-        """The conversation as text, up to where the assistant's answer begins (without `add_generation_prompt`: to its last turn's end).
+        """Render a conversation as text, up to the start of the assistant's answer.
+
+        Args:
+            add_generation_prompt: False ends the text after the last turn instead.
 
         Raises:
-            ChatError: the template takes such a conversation in no form, for example one that the assistant begins.
+            ChatError: the template supports no adapted form of the conversation, for example of one that starts with the assistant.
         """
-        return self._apply(self._fitting(messages, add_generation_prompt), add_generation_prompt)
+        return self._apply(self._adapt(messages, add_generation_prompt), add_generation_prompt)
 
     def tokens(self, messages: Messages, add_generation_prompt: bool = True) -> list[int]:
-        """Token ids of `render`."""
+        """Render a conversation as token ids."""
         return self.encode(self.render(messages, add_generation_prompt))
 
     def encode(self, text: str) -> list[int]:
-        """Token ids of rendered text, or of what an assistant says. The template writes all special tokens that belong there."""
+        """Encode rendered text, or an assistant's answer. No special tokens are added, as the template writes all that are needed."""
         return self.tokenizer.encode(text, add_special_tokens=False)
 
     @cached_property
     def end(self) -> int:
-        """Id of the token that ends an assistant's turn: the first reserved one that the template writes behind it, else `eos_token`.
+        """Id of the token that ends an assistant turn: the first reserved token that the template writes after it, else `eos_token`.
 
         Raises:
-            ChatError: neither is there.
+            ChatError: there is neither.
         """
         try:
-            text, (_, word) = self.marked(("user", "assistant"), False)
+            text, (_, word) = self.render_probe(("user", "assistant"), False)
             tail = self.encode(text[text.rindex(word) + len(word) :])
-        except _FAULTS:
+        except _TEMPLATE_ERRORS:
             tail = []
         reserved = {number for number, token in self.tokenizer.added_tokens_decoder.items() if str(token).strip()}
         reserved.update(self.tokenizer.all_special_ids)
         end = next((number for number in tail if number in reserved), self.tokenizer.eos_token_id)
         if end is None:
-            raise ChatError(f"{self.name}: it writes no reserved token behind an assistant's turn, and the tokenizer has no eos_token.")
+            raise ChatError(f"{self.name}: it writes no reserved token after an assistant turn, and the tokenizer has no eos_token.")
         return end
 
     @cached_property
     def thought(self) -> str:
-        """The mark of a thought that the template begins where the assistant's answer does; empty where it begins none."""
-        text, (word,) = self.marked(("user",), True)
+        """Opening mark of the thought that the template opens for the assistant; empty if it opens none."""
+        text, (word,) = self.render_probe(("user",), True)
         return thoughts.open_mark(text[text.rindex(word) :])
 
     @cached_property
     def opening(self) -> str:
-        """What the template writes between where the assistant's answer begins and its words: a blank, a channel, an empty thought."""
-        prompt, _ = self.marked(("user",), True)
+        """Text that the template writes before the content of an assistant turn: a blank, a channel, or an empty thought."""
+        prompt, _ = self.render_probe(("user",), True)
         try:
-            turn, (_, word) = self.marked(("user", "assistant"), False)
-        except _FAULTS:
+            turn, (_, word) = self.render_probe(("user", "assistant"), False)
+        except _TEMPLATE_ERRORS:
             return ""
         before = turn[: turn.rfind(word)]
         return before.removeprefix(prompt) if word in turn and before.startswith(prompt) else ""
 
     def answer(self, text: str) -> str:
-        """What an assistant says to answer `text`, as the template writes it.
+        """Return `text` as an assistant's answer in the form that the template writes.
 
-        Where the template begins a thought and the text ends none, an empty one comes first.
+        If the template opens a thought and the text closes none, an empty thought is closed first.
         """
         if thoughts.has_end(text):
             return text
@@ -118,38 +123,38 @@ class Chat:
             return f"\n{thoughts.closing_mark(self.thought)}\n\n{text}"
         return text if not self.opening.strip() and text[:1].isspace() else self.opening + text
 
-    # --- what a template takes ---------------------------------------------------------------------------------------
+    # --- support for sequences of roles ----------------------------------------------------------------------------------
 
-    def _fitting(self, messages: Messages, add_generation_prompt: bool) -> Messages:
-        """The messages, in the first form that the template shows all of."""
-        first = self._fault(_roles(messages), add_generation_prompt)
+    def _adapt(self, messages: Messages, add_generation_prompt: bool) -> Messages:
+        """Return the messages in the first adapted form of which the template shows every turn."""
+        first = self._template_error(_roles(messages), add_generation_prompt)
         if first is None:
             return messages
-        for change in (_merged, _known_roles, _merged, _one_system, _merged, _no_system, _merged):
+        for change in (_merged, _with_known_roles, _merged, _with_leading_system, _merged, _without_system, _merged):
             messages = change(messages)
-            if self._fault(_roles(messages), add_generation_prompt) is None:
+            if self._template_error(_roles(messages), add_generation_prompt) is None:
                 return messages
-        raise ChatError(f"{self.name}: it takes no conversation of {', '.join(_roles(messages))} ({first}).")
+        raise ChatError(f"{self.name}: it does not support conversations of {', '.join(_roles(messages))} ({first}).")
 
-    def _fault(self, roles: tuple[str, ...], add_generation_prompt: bool) -> Exception | None:
-        """Why the template does not show turns of these roles, each once and in this order; None: it does."""
+    def _template_error(self, roles: tuple[str, ...], add_generation_prompt: bool) -> Exception | None:
+        """Return why the template does not show turns of these roles, each once and in order; None if it does."""
         key = (roles, add_generation_prompt)
-        if key not in self._known:
+        if key not in self._errors:
             try:
-                text, words = self.marked(roles, add_generation_prompt)
+                text, words = self.render_probe(roles, add_generation_prompt)
                 places = [text.find(word) for word in words]
                 shown = -1 not in places and places == sorted(places)
-                self._known[key] = None if shown else ValueError("it leaves turns out")
-            except _FAULTS as error:
-                self._known[key] = error
-        return self._known[key]
+                self._errors[key] = None if shown else ValueError("it drops turns")
+            except _TEMPLATE_ERRORS as error:
+                self._errors[key] = error
+        return self._errors[key]
 
-    def takes(self, roles: Sequence[str]) -> bool:
-        """Whether the template shows turns of these roles as they are, each once and in this order."""
-        return self._fault(tuple(roles), True) is None
+    def supports(self, roles: Sequence[str]) -> bool:
+        """Return whether the template shows turns of these roles unchanged, each once and in order."""
+        return self._template_error(tuple(roles), True) is None
 
-    def marked(self, roles: Sequence[str], add_generation_prompt: bool = True) -> tuple[str, list[str]]:
-        """(text, words): a conversation of one word a turn, as the template writes it, and the words."""
+    def render_probe(self, roles: Sequence[str], add_generation_prompt: bool = True) -> tuple[str, list[str]]:
+        """Render a conversation with one probe word per turn; returns (text, words)."""
         words = [f"wordnumber{number}x" for number in range(len(roles))]
         messages = [{"role": role, "content": word} for role, word in zip(roles, words)]
         return self.tokenizer.apply_chat_template(
@@ -161,22 +166,22 @@ class Chat:
             return self.tokenizer.apply_chat_template(
                 self._contents(messages), add_generation_prompt=add_generation_prompt, tokenize=False, **self._args
             )
-        except _FAULTS as error:
+        except _TEMPLATE_ERRORS as error:
             raise ChatError(f"{self.name}: {error}") from error
 
     def _contents(self, messages: Messages) -> list[dict[str, Any]]:
-        if not self._in_parts:
+        if not self._content_parts:
             return [dict(message) for message in messages]
         return [{**message, "content": [{"type": "text", "text": message["content"]}]} for message in messages]
 
     def _check_args(self) -> None:
         try:
             source = self.tokenizer.get_chat_template()
-        except ValueError as error:  # several templates, none of which is the default
+        except ValueError as error:  # several templates, none of them the default
             raise ChatError(f"{self.name}: {error}") from error
         for name in self._args:
             if not re.search(rf"\b{re.escape(name)}\b", source) or name in ("messages", "add_generation_prompt"):
-                raise ChatError(f"prompt.chat_template_args: the {self.name} reads no {name!r}.")
+                raise ChatError(f"prompt.chat_template_args: the {self.name} does not use {name!r}.")
 
 
 def _roles(messages: Messages) -> tuple[str, ...]:
@@ -184,13 +189,13 @@ def _roles(messages: Messages) -> tuple[str, ...]:
 
 
 def _merged(messages: Messages) -> Messages:
-    """Neighbours of one role as one turn."""
+    """Merge consecutive turns of one role."""
     turns = [(role, [message["content"] for message in neighbours]) for role, neighbours in groupby(messages, lambda one: one["role"])]
     return [{"role": role, "content": "\n\n".join(contents)} for role, contents in turns]
 
 
-def _known_roles(messages: Messages) -> Messages:
-    """A developer is the system; anybody else but the assistant is a user who is named."""
+def _with_known_roles(messages: Messages) -> Messages:
+    """Map `developer` to `system`, and every other unknown role to a user turn that names it."""
     return [_known_role(message) for message in messages]
 
 
@@ -201,10 +206,10 @@ def _known_role(message: Mapping[str, str]) -> Mapping[str, str]:
     return {"role": "system", "content": content} if role == "developer" else {"role": "user", "content": f"{role}:\n{content}"}
 
 
-def _one_system(messages: Messages) -> Messages:
-    """The system speaks at the beginning only; later it is a user."""
-    return [*messages[:1], *_no_system(messages[1:])]
+def _with_leading_system(messages: Messages) -> Messages:
+    """Turn system messages after the first message into user turns."""
+    return [*messages[:1], *_without_system(messages[1:])]
 
 
-def _no_system(messages: Messages) -> Messages:
+def _without_system(messages: Messages) -> Messages:
     return [{**message, "role": "user"} if message["role"] == "system" else message for message in messages]

@@ -1,9 +1,9 @@
-r"""From a record to the tokens that the policy sees, and from a teacher's judgement to the completion it should write.
+r"""Rendering of records as prompts, and of a teacher's judgement as the completion to learn.
 
-The wording is a Jinja file (rlsys/prompts/templates, or a user's own); everything goes into one user turn of the model's chat
-template. Conversation and responses are material, never instructions: before they enter the prompt, whatever in them
-could end a section, open another, or pass for a score is *defused*, by a visible dot after its first character:
-`<|im_end|>` -> `<·|im_end|>`, `\boxed{9}` -> `\·boxed{9}`, `[End of Response 1]` -> `[·End of Response 1]`.
+The wording is in a Jinja template (rlsys/prompts/templates, or a user's own file), rendered as a single user turn of the model's chat
+template. The conversation and the responses are untrusted: text that could end a section, open another, or be read as a score is *defused*
+with a visible dot after its first character: `<|im_end|>` -> `<·|im_end|>`, `\boxed{9}` -> `\·boxed{9}`, `[End of Response 1]` ->
+`[·End of Response 1]`.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ TEMPLATES = Path(__file__).parent / "templates"
 
 
 class PromptError(ValueError):
-    """A template or tokenizer that cannot be used; the message names the file, the fault and what is expected."""
+    """An unusable template or tokenizer; the message names the file, the error and the expected content."""
 
 
 def template_source(template: str) -> str:
-    """The text of a template by its name, or by the path of its file.
+    """Read a template by name or by path.
 
     Raises:
-        PromptError: there is none, or it cannot be read; the message says which ones there are.
+        PromptError: it does not exist or cannot be read; the message lists the known names.
     """
     named = re.fullmatch(r"\w+", template)
     path = TEMPLATES / f"{template}.jinja" if named else Path(template)
@@ -48,29 +48,30 @@ def template_source(template: str) -> str:
         known = sorted(file.stem for file in TEMPLATES.glob("*.jinja"))
         meant = difflib.get_close_matches(path.stem.strip(), known, n=1)
         if isinstance(error, FileNotFoundError):
-            told = "there is none of that name." if named else "there is no such file."
-            told += f" Did you mean {meant[0]}?" if meant else ""
+            problem = "there is no template of that name." if named else "there is no such file."
+            problem += f" Did you mean {meant[0]}?" if meant else ""
         elif isinstance(error, OSError):
-            told = f"cannot be read ({error.strerror})."
+            problem = f"cannot be read ({error.strerror})."
         else:
-            told = "is not UTF-8 text."
-        raise PromptError(f"template {template}: {told} Name one of {', '.join(known)}, or the path of a text file.") from error
+            problem = "is not UTF-8 text."
+        raise PromptError(f"template {template}: {problem} Expected one of {', '.join(known)}, or the path of a text file.") from error
 
 
 class Prompter:
-    """Renders records through one template and one tokenizer.
+    """Renders records with one template and one tokenizer.
 
     Args:
         tokenizer: a Hugging Face tokenizer with a chat template.
-        template: name of a file in rlsys/prompts/templates (`pointwise`, `compact`), or path of one's own. It is given messages
-            (dicts of role and content), responses (as shown), n, low, high, principles, and sets `marks` (see pointwise.jinja).
-        score_format: the scores that are asked for, and how they are read; what the end of the prompt begins is found here.
+        template: name of a file in rlsys/prompts/templates (`pointwise`, `compact`), or the path of another file. Its variables are
+            messages (dicts with role and content), responses (in the order shown), n, low, high and principles; it sets `marks` (see
+            pointwise.jinja).
+        score_format: the requested scores; the thought that the chat template opens is added to it.
         principles: ask for criteria before the analysis.
-        template_args: what the chat template is given besides the conversation.
+        template_args: further arguments of the chat template.
 
     Raises:
-        PromptError: no such template; it does not compile or uses what it is not given; its marks are missing, or do not
-            enclose every response once; or the tokenizer has no chat template that can be used.
+        PromptError: the template does not exist, does not compile, or uses an undefined variable; its marks are missing or do not enclose
+            each response exactly once; or the tokenizer has no usable chat template.
     """
 
     def __init__(
@@ -88,7 +89,7 @@ class Prompter:
             raise PromptError(str(error)) from error
         self.score_format = replace(score_format, thought=self.chat.thought)
         self.name, source = str(template), template_source(template)
-        # The sandbox: a downloaded template may format text, and do nothing else.
+        # Sandboxed, so that a downloaded template can format text but do nothing else.
         environment = ImmutableSandboxedEnvironment(undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
         try:
             self._template = environment.from_string(source)
@@ -103,28 +104,28 @@ class Prompter:
 
     @classmethod
     def from_config(cls, tokenizer: Any, prompt: Prompt) -> Prompter:
-        """The one that a run's settings ask for."""
+        """Create a prompter from a run's settings."""
         return cls(tokenizer, prompt.template, ScoreFormat(**prompt.scores.model_dump()), prompt.principles, prompt.chat_template_args)
 
     def render(self, record: Record, order: Sequence[int], hint: str = "") -> str:
-        """The whole prompt as text, up to where the model's answer begins.
+        """Render the whole prompt as text, up to the start of the model's answer.
 
         Args:
-            order: order[p] is the index of the response at place p.
-            hint: what the model is told at the end of the user turn (`hint_for`, `other_judgements`).
+            order: order[p] is the index of the response shown at place p.
+            hint: text appended to the user turn (`hint_for`, `other_judgements`).
         """
         return self.chat.render([{"role": "user", "content": self.user_turn(record, order) + (f"\n\n{hint}" if hint else "")}])
 
     def tokens(self, record: Record, order: Sequence[int]) -> list[int]:
-        """Token ids of `render`."""
+        """Render the whole prompt as token ids."""
         return self.encode(self.render(record, order))
 
     def encode(self, prompt: str) -> list[int]:
-        """Token ids of a rendered prompt. The chat template has written all special tokens that belong there, so none is added."""
+        """Encode a rendered prompt. No special tokens are added, as the chat template wrote all that are needed."""
         return self.chat.encode(prompt)
 
     def user_turn(self, record: Record, order: Sequence[int]) -> str:
-        """The template filled with defused content, without the chat template around it.
+        """Render the template with defused content, without the chat template around it.
 
         Raises:
             ValueError: `order` is not a permutation of the record's responses.
@@ -134,24 +135,31 @@ class Prompter:
         return str(self._module(messages, [self.defuse(record.responses[original]) for original in order])).strip("\n")
 
     def other_judgements(self, judgements: Sequence[str]) -> str:
-        """Judgements of the same responses in the same order, defused, for the end of a prompt that asks for another one."""
+        """Format earlier judgements of the same responses in the same order, defused, to append to a prompt that asks for another one."""
         shown = "\n\n".join(f"Judgement {number}:\n{self.defuse(text)}" for number, text in enumerate(judgements, 1))
         return f"Others have judged these responses before you. Weigh what they say, then judge anew, in the form asked for.\n\n{shown}"
 
     def _role(self, text: str) -> str:
-        """A defused role. A template puts a sign of its own right behind it, which must not complete a mark."""
+        """Defuse a role, so that the character that a template writes right after it cannot complete a mark."""
         return self.defuse(text) + ("" if re.fullmatch(r"[\w ]*", text) else self.defuse.guard)
 
     def _module(self, messages: list[dict[str, str]], responses: list[str]) -> Any:
         low, high = self.score_format.limits(len(responses))
-        given = {"messages": messages, "responses": responses, "n": len(responses), "low": low, "high": high, "principles": self.principles}
+        variables = {
+            "messages": messages,
+            "responses": responses,
+            "n": len(responses),
+            "low": low,
+            "high": high,
+            "principles": self.principles,
+        }
         try:
-            return self._template.make_module(given)
+            return self._template.make_module(variables)
         except (TemplateError, TypeError, ValueError, ArithmeticError, LookupError) as error:
-            raise PromptError(f"template {self.name}: {error}. It is given {', '.join(given)}.") from error
+            raise PromptError(f"template {self.name}: {error}. Its variables are {', '.join(variables)}.") from error
 
     def _read_marks(self) -> list[str]:
-        """The marks for a single response and those for several, which need not be the same."""
+        """Return the marks for a single response and for several responses, which may differ."""
         return list(dict.fromkeys([*self._marks_of(1), *self._marks_of(2)]))
 
     def _marks_of(self, n: int) -> list[str]:
@@ -165,10 +173,10 @@ class Prompter:
         return marks
 
     def _check_marks(self) -> None:
-        """Fill the template with harmless words and see that each response stands once, between its own two marks."""
+        """Render the template with probe words, and check that each response appears once, between its own two marks."""
         for n in (1, 2, 3, 12):
             marks = self._marks_of(n)
-            # Of a single response the first two, where none carries a number.
+            # For a single response without numbered marks, the first two marks count.
             begin, end = [mark for mark in marks if "#" in mark] or marks[:2]
             turns = [("user", "queryzero"), ("assistant", "queryone"), ("user", "querytwo")]
             words = [f"wordnumber{i}x" for i in range(1, n + 1)]
@@ -187,17 +195,17 @@ class Prompter:
 
 
 def worked_text(record: Record, order: Sequence[int], principles: bool = True) -> str:
-    r"""The teacher's judgement as a completion in the output form, notes and scores in the order shown.
+    r"""Format the teacher's judgement as a completion in the output format, with notes and scores in the order shown.
 
         Specific Criteria: {criteria}
         Analysis: Response 1: {note} Response 2: {note}
         Scores: \boxed{9, 2}
 
     Args:
-        principles: with the first line.
+        principles: include the line with the criteria.
 
     Raises:
-        ValueError: the record has no worked judgement, or one of another length; or `order` is no permutation.
+        ValueError: the record has no worked judgement, or one of the wrong length; or `order` is not a permutation.
     """
     check_order(order, record.n)
     worked = record.worked
@@ -210,7 +218,7 @@ def worked_text(record: Record, order: Sequence[int], principles: bool = True) -
 
 
 def hint_for(record: Record, order: Sequence[int], single: tuple[int, int] = DEFAULT_FORMAT.single) -> str:
-    """The ground truth in words, for hinted sampling (arXiv 2504.02495, rejective fine-tuning): the best place; how clearly, if known.
+    """Return the ground truth in words for hinted sampling (arXiv 2504.02495, rejective fine-tuning): best place and margin, if known.
 
     Args:
         single: lowest and highest score of a single response.
@@ -222,15 +230,15 @@ def hint_for(record: Record, order: Sequence[int], single: tuple[int, int] = DEF
 
 
 def shuffled(n: int, *key: str | int | float | bool | None) -> list[int]:
-    """A permutation of 0..n-1 that depends on the key alone, for example shuffled(4, seed, epoch, record.id).
+    """Return a permutation of 0..n-1 that depends on the key alone, for example shuffled(4, seed, epoch, record.id).
 
-    Uniform over keys, and the same in every process and version of Python (unlike hash() and random.shuffle).
+    It is uniform over keys, and stable across processes and Python versions, unlike hash() and random.shuffle.
     """
     return sorted(range(n), key=lambda i: _digest(["order", list(key), i]))
 
 
 def seed_for(*key: str | int | float | bool | None) -> int:
-    """A sampling seed, 0 <= seed < 2**31, that depends on the key alone, for example seed_for(seed, step, record.id, sample)."""
+    """Return a sampling seed in [0, 2**31) that depends on the key alone, for example seed_for(seed, step, record.id, sample)."""
     return int.from_bytes(_digest(["seed", list(key)])) >> 33
 
 

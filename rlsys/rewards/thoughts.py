@@ -1,7 +1,7 @@
-"""Where a model's thought ends and its answer begins, in the spellings that models use.
+"""Separation of a model's thought from its answer, for the thought marks of many model families.
 
-A thought is a draft: nothing in it is a verdict. Its begin may stand in the text, or at the end of the prompt, where a chat template has
-opened it. Any spelling of an end ends it; what counts is the last mark in the text.
+Scores in a thought are drafts and never count. The opening mark may be part of the text, or of the prompt if the chat template opens the
+thought. Any closing mark closes it, whatever its family; the last mark in the text decides.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import re
 _NAMES = r"(?:think|thinking|thought|thoughts|reasoning|scratch_?pad|cot|reflection|monologue)(?:[_-]\w{1,20}+)?"  # <thought_process>
 _PREFIX = r"(?:\w{1,20}[:_-]|ant)?"  # <seed:think>, <mm:think>, <longcat_think>, <antThinking>
 _BAR, _JOINT = "[|\uff5c]", "[_\u2581]?"
-_BEGINS = (
+_OPENING = (
     rf"<\s*+{_PREFIX}{_NAMES}(?:\s++[\w-]++\s*+=[^<>]{{0,100}}+)?\s*+>",  # with or without attributes
     r"\[think(?:ing)?\]",  # Mistral
     r"\u25c1think(?:ing)?\u25b7",  # Kimi
@@ -21,7 +21,7 @@ _BEGINS = (
     r"<\|channel>\s*+thought",  # Gemma
     r"<unused94>\s*+thought",
 )
-_ENDS = (
+_CLOSING = (
     rf"<\s*+/\s*+{_PREFIX}{_NAMES}\s*+>",
     r"\[/think(?:ing)?\]",
     r"\u25c1/think(?:ing)?\u25b7",
@@ -32,11 +32,11 @@ _ENDS = (
     r"<channel\|>",
     r"<unused95>",
 )
-_MARK = re.compile("|".join((*_BEGINS, *_ENDS)), re.IGNORECASE)
-_END = re.compile("|".join(_ENDS), re.IGNORECASE)
-_FIRST = "<[\u25c1"
+_MARK = re.compile("|".join((*_OPENING, *_CLOSING)), re.IGNORECASE)
+_CLOSING_MARK = re.compile("|".join(_CLOSING), re.IGNORECASE)
+_FIRST_CHARS = "<[\u25c1"
 _PAIRS = (("begin", "end"), ("start", "end"), ("START", "END"), ("prefix", "suffix"), ("<|", "<|/"), ("<\uff5c", "<\uff5c/"))
-_OTHER_ENDS = (
+_IRREGULAR = (
     ("<|channel|>", "<|end|><|start|>assistant<|channel|>final<|message|>"),
     ("<|channel>", "<channel|>"),
     ("<unused94>", "<unused95>"),
@@ -44,42 +44,42 @@ _OTHER_ENDS = (
 
 
 def after_thought(text: str) -> str | None:
-    """What stands after the last end of a thought; all of a text without one; None where the last thought did not end."""
+    """Return the text after the last thought, the whole text if there is none, or None if the last thought is not closed."""
     mark = _last_mark(text)
     if mark is None:
         return text
-    return text[mark.end() :] if _END.fullmatch(mark[0]) else None
+    return text[mark.end() :] if _CLOSING_MARK.fullmatch(mark[0]) else None
 
 
 def has_end(text: str) -> bool:
-    """Whether a thought ends in `text`."""
-    return _END.search(text) is not None
+    """Return whether `text` contains a closing mark."""
+    return _CLOSING_MARK.search(text) is not None
 
 
 def open_mark(prompt: str) -> str:
-    """The mark of a thought that `prompt` begins and does not end; empty where there is none."""
+    """Return the opening mark of the thought that `prompt` leaves open; empty if there is none."""
     mark = _last_mark(prompt)
-    return "" if mark is None or _END.fullmatch(mark[0]) else mark[0]
+    return "" if mark is None or _CLOSING_MARK.fullmatch(mark[0]) else mark[0]
 
 
-def closing_mark(begin: str) -> str:
-    """The mark that ends what `begin` begins."""
-    for first, end in _OTHER_ENDS:
-        if begin.startswith(first):
+def closing_mark(opening: str) -> str:
+    """Return the closing mark for the mark `opening`."""
+    for first, end in _IRREGULAR:
+        if opening.startswith(first):
             return end
     for first, second in _PAIRS:
-        if first in begin:
-            return begin.replace(first, second)
-    return f"{begin[0]}/{begin[1:].split()[0].rstrip('>')}>" if begin[0] == "<" else f"{begin[0]}/{begin[1:]}"
+        if first in opening:
+            return opening.replace(first, second)
+    return f"{opening[0]}/{opening[1:].split()[0].rstrip('>')}>" if opening[0] == "<" else f"{opening[0]}/{opening[1:]}"
 
 
 def is_mark(token: str) -> bool:
-    """Whether a token is a mark or a part of one: a text without it would hide where its thought ends."""
+    """Return whether a token is a thought mark or part of one. Decoding must keep such tokens, or the end of the thought is lost."""
     return _last_mark(token) is not None or token in ("<|channel|>", "<|channel>", "<|message|>", "<unused94>")
 
 
 def _last_mark(text: str) -> re.Match[str] | None:
-    if not any(sign in text for sign in _FIRST):
+    if not any(char in text for char in _FIRST_CHARS):
         return None
     last = None
     for mark in _MARK.finditer(text):

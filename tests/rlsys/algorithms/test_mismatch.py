@@ -21,7 +21,17 @@ def test_it_warns_at_the_first_step_and_stops_at_the_last_of_several() -> None:
     assert one.check(3, 0.4) is None  # said already
     with pytest.raises(MismatchError) as error:
         one.check(4, 0.5)
-    for part in ("step 4", "0.5", "rl.mismatch_float32", "0.1", "3 step(s)", "rope", "docs/models.md", "chat template", "weights.verify"):
+    for part in (
+        "step 4",
+        "0.5",
+        "rl.mismatch_float32",
+        "0.1",
+        "3 consecutive step(s)",
+        "RoPE",
+        "docs/models.md",
+        "chat template",
+        "weights.verify",
+    ):
         assert part in str(error.value)
 
 

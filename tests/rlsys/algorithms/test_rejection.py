@@ -128,7 +128,7 @@ def test_what_was_sampled_belongs_to_what_was_asked() -> None:
         rendered_request(record((1.0, 0.0), name, source), [(0, 1)]) for source, name in (("s", "a"), ("s", "b"), ("t", "a"), ("t", "b"))
     ]
     written = [{"id": name, "source": source, "samples": [sample((0, 1), [9, 2])]} for source, name in ("sa", "sb", "ta", "tb")]
-    found = list(rejection.judged_rows(asked, written, step=1, asks_of_a_row=2))
+    found = list(rejection.judged_rows(asked, written, step=1, requests_per_row=2))
     assert [(one["source"], one["prompt_id"], one["group"], one["step"]) for one in found] == [
         ("s", "a", 0, 1),
         ("s", "b", 0, 1),
@@ -136,9 +136,9 @@ def test_what_was_sampled_belongs_to_what_was_asked() -> None:
         ("t", "b", 1, 1),
     ]
     without_sources = [{"id": one["id"], "samples": one["samples"]} for one in written]
-    assert list(rejection.judged_rows(asked, without_sources, step=1, asks_of_a_row=2)) == found
+    assert list(rejection.judged_rows(asked, without_sources, step=1, requests_per_row=2)) == found
     for other in ({"id": "z"}, {"source": "z"}):
-        with pytest.raises(DataError, match="where 'b' was asked: the data has changed"):
+        with pytest.raises(DataError, match="where 'b' was requested: the data has changed"):
             list(rejection.judged_rows(asked, [written[0], written[1] | other, *written[2:]]))
     with pytest.raises(ValueError, match="shorter"):
         list(rejection.judged_rows(asked, written[:3]))
@@ -164,7 +164,7 @@ def test_the_file_holds_all_rows_in_order_whatever_is_written_at_once(tmp_path: 
     found = pq.read_table(whole)
     assert found.schema.equals(rejection.SAMPLED) and found.column("why").to_pylist() == [one["why"] for one in written]
     assert found.column("scores").to_pylist() == [one["scores"] and list(one["scores"]) for one in written]
-    monkeypatch.setattr(rejection, "AT_ONCE", 3)
+    monkeypatch.setattr(rejection, "ROW_GROUP", 3)
     portions = tmp_path / "portions.parquet"
     assert rejection.write_sampled(portions, iter(written)) == counts
     assert pq.ParquetFile(portions).num_row_groups == 3 and pq.read_table(portions).equals(found)

@@ -42,7 +42,7 @@ def test_every_conversation_is_shown_whole_or_refused(chats, style: str) -> None
             try:
                 text = chats[style].render(messages)
             except ChatError as error:
-                assert style in ("gemma", "llama2") and "assistant" in roles and "takes no conversation" in str(error)
+                assert style in ("gemma", "llama2") and "assistant" in roles and "does not support conversations" in str(error)
                 continue
             places = [text.index(message["content"]) for message in messages]
             assert places == sorted(places), (roles, text)
@@ -84,7 +84,7 @@ def test_a_later_system_turn_does_not_cost_the_first_its_role(chats) -> None:
 
 
 def test_a_conversation_that_the_assistant_begins_is_refused_where_it_must_be(chats) -> None:
-    with pytest.raises(ChatError, match="takes no conversation of assistant, user .*alternate"):
+    with pytest.raises(ChatError, match="does not support conversations of assistant, user .*alternate"):
         chats["gemma"].render(talk("assistant", "user"))
     assert "turn0" in chats["chatml"].render(talk("assistant", "user"))
 
@@ -150,7 +150,7 @@ def test_arguments_reach_the_template_wherever_one_is_rendered() -> None:
 
 @pytest.mark.parametrize("name", ["enable_thinkin", "tokenize", "messages"])
 def test_an_argument_that_no_template_reads_is_refused(name: str) -> None:
-    with pytest.raises(ChatError, match=f"chat_template_args.*reads no '{name}'"):
+    with pytest.raises(ChatError, match=f"chat_template_args.*does not use '{name}'"):
         Chat(tokenizer_of(STYLES["thinking"]), {name: False})
 
 
@@ -158,8 +158,8 @@ def test_templates_that_cannot_be_used_are_refused() -> None:
     tokenizer = tokenizer_of(STYLES["chatml"])
     for template, message in (
         (None, "no chat template"),
-        ("hello", "does not show a user's turn"),
-        ("{% for m in %}", "does not show a user's turn"),
+        ("hello", "does not render a user turn"),
+        ("{% for m in %}", "does not render a user turn"),
         ({"rag": "{{ messages }}"}, "chat template"),
     ):
         tokenizer.chat_template = template
@@ -180,7 +180,7 @@ def test_rows_with_a_system_turn_are_learned_from_and_others_counted(tmp_path: P
     assert counts == {"too_long": 0, "refused": 1} and len(rows) == 2
     shown = chat.tokenizer.decode(rows[0]["prompt_tokens"] + rows[0]["tokens"])
     assert shown == "<bos><start_of_turn>user\nBe short.\n\nA bird?<end_of_turn>\n<start_of_turn>model\nOwl.<end_of_turn>"
-    with pytest.raises(DataError, match="expected 3 conversations.*1 were refused: .*takes no conversation of assistant"):
+    with pytest.raises(DataError, match="expected 3 conversations.*1 were refused: .*does not support conversations of assistant"):
         instruction_rows(path, 3, chat, Data(), 0, 500)
 
 
@@ -196,7 +196,7 @@ def test_preference_rows_with_a_system_turn_are_used_and_others_counted(tmp_path
 
     groups, counts = read(*rows)
     assert [group.id for group in groups] == ["0", "2"] and counts["refused"] == 1
-    with pytest.raises(DataError, match="refused 1.*takes no conversation"):
+    with pytest.raises(DataError, match="refused 1.*does not support conversations"):
         read(rows[1])
 
 

@@ -67,5 +67,5 @@ def test_a_mark_that_a_sign_would_put_together_stays_apart() -> None:
     ],
 )
 def test_where_no_sign_is_left_the_template_is_refused(marks: list[str], chat: Chat) -> None:
-    with pytest.raises(ValueError, match="one of which must be free"):
+    with pytest.raises(ValueError, match="needs one that they do not contain"):
         Defuser(marks, chat)

@@ -373,7 +373,7 @@ def test_another_range_is_asked_for(tokenizer) -> None:
     ("change", "message"),
     [
         (lambda s: s.replace("{% endfor %}Score", "Score"), r"own\.jinja, line \d+: .*endfor"),
-        (lambda s: s.replace("{{ low }}", "{{ lowest }}"), "'lowest' is undefined.*It is given messages, responses, n, low, high"),
+        (lambda s: s.replace("{{ low }}", "{{ lowest }}"), "'lowest' is undefined.*Its variables are messages, responses, n, low, high"),
         (lambda s: s.replace("{{ m.role }}", "{{ m.name }}"), "no attribute 'name'"),
         (lambda s: s.replace("marks = [", "words = ["), "expected it to set its marks"),
         (lambda s: s.replace('["((answer #", "answer # over))"]', '"(("'), "expected it to set its marks"),
@@ -398,19 +398,19 @@ def test_a_broken_template_is_refused_with_its_name_and_fault(tokenizer, tmp_pat
 
 
 @pytest.mark.parametrize(
-    ("name", "told"),
+    ("name", "problem"),
     [
-        ("pontwise", "there is none of that name. Did you mean pointwise?"),
-        ("nothing", "there is none of that name."),
+        ("pontwise", "there is no template of that name. Did you mean pointwise?"),
+        ("nothing", "there is no template of that name."),
         ("absent/own.jinja", "there is no such file."),
         ("compact.jinja", "there is no such file. Did you mean compact?"),
         (".", "cannot be read (Is a directory)."),
     ],
 )
-def test_a_missing_template_names_those_there_are(tokenizer, name: str, told: str) -> None:
+def test_a_missing_template_names_those_there_are(tokenizer, name: str, problem: str) -> None:
     with pytest.raises(PromptError) as caught:
         Prompter(tokenizer, name)
-    assert str(caught.value) == f"template {name}: {told} Name one of compact, pointwise, or the path of a text file."
+    assert str(caught.value) == f"template {name}: {problem} Expected one of compact, pointwise, or the path of a text file."
 
 
 def test_a_tokenizer_without_a_chat_template_is_refused(tmp_path: Path) -> None:
