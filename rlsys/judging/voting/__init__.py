@@ -1,7 +1,7 @@
-"""Sample, then aggregate: k judgements of one row become one verdict (arXiv 2504.02495).
+"""Aggregation of k sampled judgements of a row into one verdict (arXiv 2504.02495).
 
-`Samples` holds the judgements, a *strategy* turns them into an `Outcome`, `best` picks the response. Each strategy is a small pure
-function over any number of leading dimensions; `@strategy` registers one, `find_strategy` looks one up by name.
+`Samples` holds the judgements, a *strategy* aggregates them to an `Outcome`, and `best` returns the best response. A strategy is a small
+pure function over any number of leading dimensions, registered with `@strategy` and looked up by name with `find_strategy`.
 """
 
 from __future__ import annotations

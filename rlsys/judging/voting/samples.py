@@ -1,4 +1,4 @@
-"""The judgements that were drawn for rows, as arrays; and random subsets of them, for curves over k."""
+"""Sampled judgements as arrays, and random subsets of them for curves over k."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ Bools = NDArray[np.bool_]
 class Samples:
     """k judgements of n responses each, over any leading dimensions (rows, or rows and draws); k >= 1 and n >= 1.
 
-    What is not known is None. A field that is given is finite wherever the sample parsed, and may be NaN elsewhere.
+    Unknown fields are None. Known fields are finite for samples that parsed, and may be NaN for parse failures.
 
     Raises:
-        ValueError: the shapes do not fit each other.
+        ValueError: the shapes are inconsistent.
     """
 
     scores: Floats
-    """[..., k, n], in the record's own order, whatever order the responses were shown in. All n are NaN where the text did not parse."""
+    """[..., k, n], in the record's own order, not the order shown. All n are NaN after a parse failure."""
     meta_reward: Floats | None = None
     """[..., k], the meta RM's logit that the judgement is correct."""
     logprob: Floats | None = None
-    """[..., k], nats, summed over the generated tokens."""
+    """[..., k], in nats, summed over the generated tokens."""
     certainty: Floats | None = None
-    """[..., k], self-certainty, the mean over the generated tokens (arXiv 2502.18581)."""
+    """[..., k], self-certainty: mean over the generated tokens (arXiv 2502.18581)."""
     tokens: Floats | None = None
-    """[..., k], generated tokens."""
+    """[..., k], number of generated tokens."""
 
     def __post_init__(self) -> None:
         if self.scores.ndim < 2 or 0 in self.scores.shape[-2:]:
@@ -42,28 +42,28 @@ class Samples:
 
     @property
     def parsed(self) -> Bools:
-        """[..., k]: whether the sample's text parsed."""
+        """[..., k]: whether the sample parsed."""
         return ~np.isnan(self.scores[..., 0])
 
 
 OPTIONAL = tuple(field.name for field in fields(Samples))[1:]
-"""The fields of `Samples` that may be unknown."""
+"""Fields of `Samples` that may be unknown."""
 
 
 def take(samples: Samples, index: NDArray[np.integer]) -> Samples:
-    """The samples at `index`, integers [..., k'] below k: the k of each row is replaced by the dimensions of `index`.
+    """Select the samples at `index`, integers [..., k'] below k; the dimensions of `index` replace the dimension k.
 
-    With rows [rows, k, n] and index [draws, k'], the result is [rows, draws, k', n]: each draw is one run over all rows.
+    With scores [rows, k, n] and index [draws, k'], the result has scores [rows, draws, k', n].
     """
     taken = {name: np.take(value, index, axis=-1) for name in OPTIONAL if (value := getattr(samples, name)) is not None}
     return Samples(np.take(samples.scores, index, axis=-2), **taken)
 
 
 def subsets(k_max: int, k: int, draws: int, seed: int) -> NDArray[np.int64]:
-    """[draws, k]: in each draw, k different samples of 0 .. k_max - 1 in random order, a function of the arguments alone.
+    """Draw random subsets, [draws, k]: k distinct indices of 0 .. k_max - 1 in random order. Depends on the arguments alone.
 
-    A draw is the beginning of a permutation, so with equal k_max, draws and seed the subset of a smaller k opens that of a larger
-    one. With k = k_max every draw holds all samples.
+    Each draw is a prefix of a permutation: with equal k_max, draws and seed, a smaller k gives a prefix of the subset for a larger
+    k. With k = k_max every draw contains all samples.
 
     Raises:
         ValueError: unless 1 <= k <= k_max.

@@ -1,7 +1,7 @@
-"""The strategies that look at all samples at once. `added`, `weighted` and `winners` are what they share.
+"""Strategies that aggregate a fixed number of samples.
 
-With one exception, none depends on the order of the samples: where two of them tie for a place, they share it. The exception is
-`synthesis`, whose last sample is not like the others.
+All but one are independent of the order of the samples: samples that tie for a rank share it. The exception is `synthesis`, whose last
+sample was generated with the others in its prompt.
 """
 
 from __future__ import annotations
@@ -17,49 +17,49 @@ from rlsys.judging.voting.verdict import margin
 
 
 def weighted(weights: Floats | float, values: Floats, parsed: Bools) -> Floats:
-    """[..., n]: sum over the parsed samples of weights [..., k] times values [..., k, n]; NaN where none parsed."""
+    """[..., n]: sum over the parsed samples of weights [..., k] times values [..., k, n]; NaN if none parsed."""
     weights = np.where(parsed, weights, 0.0)
     totals = np.einsum("...k,...kn->...n", weights, np.where(parsed[..., None], values, 0.0))
     return np.where(parsed.any(axis=-1, keepdims=True), totals, np.nan)
 
 
 def added(weights: Floats | float, values: Floats, parsed: Bools) -> Outcome:
-    """The outcome whose totals are `weighted`: all samples spent, no abstention."""
+    """Return the outcome with the totals of `weighted`: all samples used, no abstention."""
     totals = weighted(weights, values, parsed)
     weight = np.where(parsed, weights, 0.0).sum(axis=-1)
     return Outcome(totals, np.ones(parsed.shape, bool), np.zeros(parsed.shape[:-1], bool), weight)
 
 
 def winners(scores: Floats) -> Floats:
-    """[..., k, n]: each sample's one vote for its highest score, split evenly in a tie; zeros where the sample did not parse."""
+    """[..., k, n]: each sample's vote for its highest score, split evenly in a tie; zeros for parse failures."""
     top = scores == scores.max(axis=-1, keepdims=True)
     return top / np.maximum(top.sum(axis=-1, keepdims=True), 1)
 
 
 @strategy("vote", source="arXiv 2504.02495, Eq. 14")
 def vote(samples: Samples, options: Options) -> Outcome:
-    """Sum of the scores."""
+    """Sum the scores."""
     return added(1.0, samples.scores, samples.parsed)
 
 
 @strategy("mean", source="arXiv 2504.02495, Eq. 14, divided by the parsed samples")
 def mean(samples: Samples, options: Options) -> Floats:
-    """Mean of the scores: wins as `vote` does, and compares between rows of which different numbers of samples parsed."""
+    """Average the scores: the winner of `vote`, with totals that are comparable between rows with different numbers of parsed samples."""
     return added(1.0, samples.scores, samples.parsed).levels
 
 
 @strategy("majority", source="self-consistency, arXiv 2203.11171", counts="winners")
 def majority(samples: Samples, options: Options) -> Outcome:
-    """Number of samples that each response won; a tie within a sample splits its vote."""
+    """Count the samples that each response won; a tie within a sample splits its vote."""
     return added(1.0, winners(samples.scores), samples.parsed)
 
 
 @strategy("meta", source="arXiv 2504.02495, voting guided by a meta RM", needs=("meta_reward",))
 def meta(samples: Samples, options: Options) -> Outcome:
-    """Sum of the scores of the k_meta samples with the highest meta reward.
+    """Sum the scores of the k_meta samples with the highest meta reward.
 
-    A sample that did not parse cannot be kept; where fewer than k_meta parsed, all of those are. Samples of equal meta reward at the
-    cut share the places that are left, which is the mean over all ways to break the tie.
+    Parse failures are never kept; if fewer than k_meta samples parsed, all of those are kept. Samples of equal meta reward at the cutoff
+    share the remaining places, which is the mean over all ways to break the tie.
 
     Raises:
         ValueError: k_meta > k.
@@ -68,7 +68,7 @@ def meta(samples: Samples, options: Options) -> Outcome:
     keep = max(1, k // 2) if options.k_meta is None else options.k_meta
     if keep > k:
         raise ValueError(f"k_meta = {keep}: expected at most k = {k}.")
-    reward = np.where(parsed, samples.meta_reward, -np.inf)
+    reward = _filled(samples.meta_reward, parsed, -np.inf)
     cut = np.partition(reward, k - keep, axis=-1)[..., k - keep, None]
     above, level = reward > cut, reward == cut
     share = (keep - above.sum(axis=-1, keepdims=True)) / level.sum(axis=-1, keepdims=True)
@@ -77,43 +77,43 @@ def meta(samples: Samples, options: Options) -> Outcome:
 
 @strategy("meta_weighted", source="as meta, with weights for the cut", needs=("meta_reward",))
 def meta_weighted(samples: Samples, options: Options) -> Floats:
-    """Mean of the scores, each sample weighted by sigmoid(meta reward).
+    """Average the scores, each sample weighted by sigmoid(meta reward).
 
-    The meta RM is trained by binary cross-entropy on whether a judgement is correct (Eq. 10), so its sigmoid is the probability of
-    that. A softmax would use the odds instead, which one overconfident sample of many can carry alone.
+    The meta RM is trained with binary cross-entropy on whether a judgement is correct (Eq. 10), so its sigmoid is that probability. A
+    softmax would weight by odds instead, so that a single overconfident sample could dominate.
     """
-    weights = _relative(-np.logaddexp(0.0, -_known(samples.meta_reward, samples.parsed)), samples.parsed)
+    weights = _normalised(-np.logaddexp(0.0, -_filled(samples.meta_reward, samples.parsed)), samples.parsed)
     return weighted(weights, samples.scores, samples.parsed) / np.maximum(weights.sum(axis=-1, keepdims=True), 1.0)
 
 
 @strategy("rpc", source="perplexity consistency and reasoning pruning, arXiv 2502.00511", needs=("logprob", "tokens"), counts="winners")
 def rpc(samples: Samples, options: Options) -> Floats:
-    """Share of the probability, pruned, of the samples that each response won: in [0, 1], sum 1.
+    """Return each response's share, in [0, 1], of the probability of the samples that it won, after pruning.
 
-    The probability of a sample is 1 / its perplexity, exp(logprob / tokens), as in the authors' code: that of the whole text would
-    leave the choice to the shortest. The answers that samples agree on are the winners: score vectors hardly ever repeat.
+    A sample's probability is 1 / its perplexity, exp(logprob / tokens), as in the authors' code: the probability of the whole text would
+    favour the shortest. Samples agree if they have the same winner, as score vectors rarely repeat.
 
-    Pruned is a sample that belongs to the low class and lies below the mean probability. The paper finds the classes by a mixture of
-    two Weibull distributions, five parameters that a handful of samples does not determine; here they are the split with the greatest
-    variance between classes (Otsu, 1979), which is exact for any k.
+    A sample is pruned if it belongs to the low class and is below the mean probability. The paper separates the classes by a mixture of two
+    Weibull distributions, whose five parameters cannot be estimated from few samples. Here the split maximises the variance between classes
+    (Otsu, 1979), which is exact for any k.
     """
     parsed = samples.parsed
-    logprob = _known(samples.logprob, parsed) / np.maximum(_known(samples.tokens, parsed), 1.0)
-    probability = _relative(logprob, parsed)
+    logprob = _filled(samples.logprob, parsed) / np.maximum(_filled(samples.tokens, parsed), 1.0)
+    probability = _normalised(logprob, parsed)
     weights = np.where(_low(probability, parsed), 0.0, probability)
     return weighted(weights, winners(samples.scores), parsed) / np.maximum(weights.sum(axis=-1, keepdims=True), 1.0)
 
 
 @strategy("borda", source="self-certainty with Borda voting, arXiv 2502.18581", needs=("certainty",), counts="winners")
 def borda(samples: Samples, options: Options) -> Outcome:
-    """Votes for each sample's winner: the sample of rank r by self-certainty among the N that parsed has (N - r + 1)^power of them.
+    """Count weighted votes: of the N samples that parsed, the one of rank r by self-certainty has (N - r + 1)^power votes for its winner.
 
     Samples of equal certainty share the votes of their ranks.
     """
     parsed, k = samples.parsed, samples.scores.shape[-2]
-    certainty = np.where(parsed, samples.certainty, -np.inf)
+    certainty = _filled(samples.certainty, parsed, -np.inf)
     failed = (~parsed).sum(axis=-1, keepdims=True)
-    # Counted from below, rank r of N is place N - r + 1; equal samples hold the places below + 1 .. up_to.
+    # From below, rank r of N is place N - r + 1; equal samples share the places below + 1 .. up_to.
     below = np.maximum(rankdata(certainty, method="min", axis=-1).astype(int) - 1 - failed, 0)
     up_to = np.maximum(rankdata(certainty, method="max", axis=-1).astype(int) - failed, 1)
     votes = np.concatenate([[0.0], np.cumsum(np.arange(1.0, k + 1) ** options.power)])
@@ -122,34 +122,35 @@ def borda(samples: Samples, options: Options) -> Outcome:
 
 @strategy("abstain", source="arXiv 2504.02495, Eq. 14; a reject option as in arXiv 1705.08500")
 def abstain(samples: Samples, options: Options) -> Outcome:
-    """`vote`, but no verdict where the winner's mean score leads the runner-up's by less than `margin` points."""
+    """Apply `vote`, but abstain if the winner's mean score leads the runner-up's by less than `margin` points."""
     outcome = vote(samples, options)
     return replace(outcome, abstained=margin(outcome.levels) < options.margin)
 
 
 @strategy("synthesis", source="generative self-aggregation, arXiv 2503.04104")
 def synthesis(samples: Samples, options: Options) -> Floats:
-    """The scores of the last sample, which the model wrote with the others before it: it replaces their vote.
+    """Return the scores of the last sample, which was generated with the others in its prompt and replaces their vote.
 
-    A synthesis that did not parse is a parse failure, whatever the others said.
+    If the last sample did not parse, the result is a parse failure, whatever the others scored.
     """
     return samples.scores[..., -1, :]
 
 
-def _known(values: Floats, parsed: Bools) -> Floats:
-    """`values` with a harmless number where the sample did not parse, so that arithmetic on it is quiet."""
-    return np.where(parsed, values, 0.0)
+def _filled(values: Floats | None, parsed: Bools, fill: float = 0.0) -> Floats:
+    """Replace the values of parse failures, which may be NaN, by `fill`."""
+    assert values is not None  # `Strategy` checks `needs`
+    return np.where(parsed, values, fill)
 
 
-def _relative(logs: Floats, parsed: Bools) -> Floats:
-    """[..., k]: exp(logs), scaled so that each row's largest is 1 and none underflows for want of scale; 0 where not parsed."""
+def _normalised(logs: Floats, parsed: Bools) -> Floats:
+    """[..., k]: exp(logs), scaled so that each row's largest value is 1, which avoids underflow; 0 for parse failures."""
     logs = np.where(parsed, logs, -np.inf)
     highest = logs.max(axis=-1, keepdims=True)
     return np.exp(logs - np.where(np.isneginf(highest), 0.0, highest))
 
 
 def _low(values: Floats, parsed: Bools) -> Bools:
-    """[..., k]: below the mean, and in the lower of the two classes of values >= 0 that Otsu's method makes of the parsed ones."""
+    """[..., k]: whether a parsed value is below the mean and in the lower class of Otsu's method; values are >= 0."""
     k = values.shape[-1]
     number = parsed.sum(axis=-1, keepdims=True)
     ordered = np.sort(np.where(parsed, values, np.inf), axis=-1)

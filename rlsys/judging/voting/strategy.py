@@ -1,4 +1,4 @@
-"""What a strategy is: its options, its outcome, how one is registered and how it is found by name."""
+"""The `Strategy` type, its options and outcome, and the registry of strategies."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ from rlsys.judging.voting.samples import OPTIONAL, Bools, Floats, Samples
 
 @dataclass(frozen=True)
 class Options:
-    """What the strategies can be told. Each reads what concerns it.
+    """Options of the strategies. Each strategy reads its own.
 
     Raises:
-        ValueError: a value outside its range.
+        ValueError: a value is out of range.
     """
 
     k_meta: int | None = None
-    """meta: samples kept, 1 .. k. None: k // 2, at least 1."""
+    """meta: number of samples to keep, 1 .. k. None means k // 2, at least 1."""
     power: float = 1.0
-    """borda: p, 0 to 64. 0 is the majority vote; the larger, the more the most certain samples decide."""
+    """borda: exponent of the rank weights, 0 to 64. 0 is the majority vote; larger values give more weight to certain samples."""
     error_rate: float = 0.05
-    """adaptive: largest probability, above 0 and below 1, of stopping early for a response that is not the likeliest winner."""
+    """adaptive: maximum probability, above 0 and below 1, of stopping early for a response that is not the likeliest winner."""
     round_size: int = 2
-    """adaptive: samples drawn before each look, at least 1."""
+    """adaptive: number of samples per round, at least 1."""
     margin: float = 1.0
-    """abstain: smallest lead that gives a verdict, in points of the mean score, at least 0."""
+    """abstain: minimum lead for a verdict, in points of the mean score, at least 0."""
 
     def __post_init__(self) -> None:
         for name, valid, expected in (
@@ -46,21 +46,21 @@ class Options:
 
 @dataclass(frozen=True, eq=False)
 class Outcome:
-    """What a strategy makes of samples."""
+    """Result of a strategy."""
 
     totals: Floats
-    """[..., n], the highest wins. NaN where no sample parsed: a parse failure is its own outcome, never a zero."""
+    """[..., n], the highest wins. NaN if no sample parsed, never zero."""
     used: Bools
-    """[..., k]: the samples that had to be drawn for it, those that did not parse included."""
+    """[..., k]: the samples that the result required, including parse failures."""
     abstained: Bools
-    """[...]: no verdict, by the strategy's own choice."""
+    """[...]: whether the strategy abstained from a verdict."""
     weight: Floats | float = 1.0
-    """[...], above 0 wherever a sample parsed: what the totals are sums over, such as the number of samples that parsed; 1 if they are
+    """[...], above 0 if any sample parsed: divisor that turns the totals into means, such as the number of parsed samples; 1 if they are
     means or shares."""
 
     @property
     def levels(self) -> Floats:
-        """[..., n]: `totals` / `weight`: what compares between rows of which different numbers of samples parsed. The same wins."""
+        """[..., n]: `totals` / `weight`, comparable between rows with different numbers of parsed samples. The winner is the same."""
         return self.totals / np.where(np.asarray(self.weight) > 0, self.weight, np.nan)[..., None]
 
 
@@ -69,28 +69,28 @@ Function = Callable[[Samples, Options], Floats | Outcome]
 
 @dataclass(frozen=True)
 class Strategy:
-    """A registered strategy. Call it with samples and options for an `Outcome`."""
+    """A registered strategy: a callable from samples and options to an `Outcome`."""
 
     name: str
     source: str
     """Paper and equation."""
     needs: tuple[str, ...]
-    """Fields of `Samples`, besides the scores, that it cannot do without."""
+    """Fields of `Samples` that it requires in addition to the scores."""
     counts: str
-    """`scores`: it adds up scores, so `Outcome.levels` are scores, and those of different rows compare. `winners`: it counts which response
-    won each sample, so they are shares of the samples, and of a single response they say nothing."""
+    """`scores`: it sums scores, so `Outcome.levels` are scores, comparable between rows. `winners`: it counts the samples that each
+    response won, so they are shares of the samples, and carry no information about a single response."""
     function: Function = field(repr=False)
 
     def __call__(self, samples: Samples, options: Options | None = None) -> Outcome:
-        """The outcome over the leading dimensions of `samples`.
+        """Apply the strategy over the leading dimensions of `samples`.
 
         Raises:
-            ValueError: the samples lack what the strategy needs, or an option does not fit them.
+            ValueError: the samples lack a required field, or an option does not fit them.
         """
         for name in self.needs:
             value = getattr(samples, name)
             if value is None or not np.isfinite(value[samples.parsed]).all():
-                raise ValueError(f"strategy {self.name}: needs a finite {name} of every sample that parsed.")
+                raise ValueError(f"strategy {self.name}: needs a finite {name} for every sample that parsed.")
         result = self.function(samples, options or Options())
         leading, k, n = samples.scores.shape[:-2], samples.scores.shape[-2], samples.scores.shape[-1]
         if not isinstance(result, Outcome):
@@ -103,19 +103,19 @@ class Strategy:
 
 
 STRATEGIES: dict[str, Strategy] = {}
-"""The registered strategies, by name."""
+"""Registered strategies by name."""
 
 
 def strategy(name: str, *, source: str, needs: Sequence[str] = (), counts: str = "scores") -> Callable[[Function], Strategy]:
     """Register a function (samples, options) -> totals [..., n] (or an `Outcome`) as a strategy; see `Strategy` for the arguments.
 
-    Bare totals are taken to be means or shares: a strategy that adds up returns an `Outcome` with its `weight`.
+    Plain totals are assumed to be means or shares; a strategy that sums returns an `Outcome` with its `weight`.
 
     Raises:
-        ValueError: the name is taken, or `needs` or `counts` names something that there is not.
+        ValueError: the name is already registered, or `needs` or `counts` has an unknown value.
     """
     if name in STRATEGIES:
-        raise ValueError(f"strategy {name}: there is one of that name already; give yours another.")
+        raise ValueError(f"strategy {name}: already registered; choose another name.")
     if unknown := set(needs) - set(OPTIONAL):
         raise ValueError(f"strategy {name}: needs {', '.join(sorted(unknown))}, expected some of {', '.join(OPTIONAL)}.")
     if counts not in ("scores", "winners"):
@@ -129,23 +129,24 @@ def strategy(name: str, *, source: str, needs: Sequence[str] = (), counts: str =
 
 
 def find_strategy(name: str) -> Strategy:
-    """The strategy `name`; or, written FILE.py:NAME, the one that the Python file FILE.py registers under NAME.
+    """Return the strategy `name`, or, for FILE.py:NAME, the one that the Python file FILE.py registers as NAME.
 
     Raises:
-        ValueError: there is no such file or strategy; the message lists what there is.
+        ValueError: the file or strategy does not exist; the message lists the registered strategies.
     """
     path, separator, inner = name.rpartition(":")
     if separator:
         _run(Path(path).resolve())
     if inner not in STRATEGIES:
-        raise ValueError(f"{name}: no such strategy; expected one of {', '.join(STRATEGIES)}, or FILE.py:NAME for one of your own.")
+        raise ValueError(f"{name}: no such strategy; expected one of {', '.join(STRATEGIES)}, or FILE.py:NAME for your own.")
     return STRATEGIES[inner]
 
 
 @cache
 def _run(path: Path) -> None:
-    """Execute a Python file of the user's, once."""
+    """Execute a user's Python file once."""
     if path.suffix != ".py" or not path.is_file():
-        raise ValueError(f"{path}: no such file; expected FILE.py:NAME, a Python file and the strategy that it registers.")
+        raise ValueError(f"{path}: no such file; expected FILE.py:NAME, a Python file and a strategy that it registers.")
     spec = importlib.util.spec_from_file_location(f"rlsys_strategies_{path.stem}", path)
+    assert spec is not None and spec.loader is not None  # None only for unknown file extensions
     spec.loader.exec_module(importlib.util.module_from_spec(spec))

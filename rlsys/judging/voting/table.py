@@ -1,12 +1,13 @@
-"""Samples as they are written down, and the verdicts on them: JSON objects in, JSON objects out, arrays between.
+"""Tables of samples read from JSON rows, and the verdicts on them.
 
 A sample is {"order", "scores", "meta_reward"?, "logprob"?, "certainty"?, "tokens"?, ...}: `order[p]` is the index of the response shown
-at place p, `scores[p]` what it was given, null for all where the text did not parse. A row is one sample with an "id", or all samples of
-an id at once: {"id", "samples": [sample, ...]}. Ids are told apart within their "source", where a row names one. Other keys are left alone.
+at place p, and `scores[p]` its score; scores are null after a parse failure. A row is one sample with an "id", or all samples of an id:
+{"id", "samples": [sample, ...]}. Ids are distinguished by their "source", if a row has one. Other keys are ignored.
 """
 
 from __future__ import annotations
 
+import math
 from array import array
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -20,9 +21,9 @@ from rlsys.judging.voting.strategy import Options, Strategy
 from rlsys.judging.voting.verdict import NO_VERDICT, best, tied
 
 CELLS = 1 << 20
-"""Scores aggregated at a time: bounds the memory of what a strategy computes on the way."""
-LARGEST = 1e100
-"""Score, reward or log-probability that a sample may have: sums and products of many are still numbers."""
+"""Maximum number of scores aggregated at a time; bounds the memory of a strategy's intermediate results."""
+MAX_MAGNITUDE = 1e100
+"""Largest absolute score, reward or log-probability of a sample, so that sums and products do not overflow."""
 
 Row = dict[str, Any]
 _NAN = float("nan")
@@ -30,7 +31,7 @@ _NAN = float("nan")
 
 @dataclass
 class _Columns:
-    """All samples of n responses, one after the other as they came."""
+    """All samples with n responses, in the order in which they were added."""
 
     owner: array = field(default_factory=lambda: array("q"))
     scores: array = field(default_factory=lambda: array("d"))
@@ -38,27 +39,27 @@ class _Columns:
 
 
 class SampleTable:
-    """Collects the samples of many ids, in any order, in about 50 bytes and 8 n a sample.
+    """Collects the samples of many ids, in any order, in about 50 + 8 n bytes per sample.
 
     Args:
-        needs: fields of a sample that must be there unless it did not parse (`Strategy.needs`).
+        needs: fields that every parsed sample must have (`Strategy.needs`).
     """
 
     def __init__(self, needs: tuple[str, ...] = ()):
         self.needs = needs
         self.ids: dict[tuple[str | None, str | int], int] = {}
-        """(source, id) -> its position, in the order of first appearance."""
+        """(source, id) -> position, in the order of first appearance."""
         self._whole: set[int] = set()
-        """Positions whose samples came all at once."""
+        """Positions whose samples were added in a single row."""
         self._responses: list[int] = []
-        """By position: n."""
+        """Number of responses, by position."""
         self._columns: dict[int, _Columns] = {}
 
     def add(self, row: Row) -> None:
         """Add the sample or samples of a row.
 
         Raises:
-            DataError: the row is none; the message names the key. The table is then of no further use.
+            DataError: the row is invalid; the message names the key. The table must not be used afterwards.
         """
         row_id = required(row, "id", "text or an integer")
         if isinstance(row_id, bool) or not isinstance(row_id, str | int):
@@ -68,8 +69,8 @@ class SampleTable:
         if known in self._whole or (known is not None and "samples" in row):
             named = f"{row_id!r}" if key[0] is None else f"{row_id!r} of source {key[0]!r}"
             raise DataError(
-                f"id: {named} stood in an earlier row, and one of the two holds all samples of a record: two records that cannot be told "
-                "apart. Give each its own id, or a source; `rlsys judge` writes both.",
+                f"id: {named} is also the id of an earlier row, and one of the two has all samples of a record: two records that cannot be "
+                "distinguished. Give each its own id, or a source; `rlsys judge` writes both.",
                 key="id",
             )
         if "samples" not in row:
@@ -100,33 +101,33 @@ class SampleTable:
     def _scores(self, sample: Row, n: int, prefix: str) -> list[float] | None:
         key = f"{prefix}scores"
         if "scores" not in sample:
-            raise DataError(f"{key}: expected a number per response, or null where the text did not parse, found nothing.", key=key)
+            raise DataError(f"{key}: expected one number per response, or null for a parse failure, found nothing.", key=key)
         scores = sample["scores"]
         if scores is None:
             return None
         if not isinstance(scores, list) or len(scores) != n:
             raise wrong(key, f"a list of {n}, one score per place of order, or null", scores)
-        return [_addable(score, f"{key}[{place}]") for place, score in enumerate(scores)]
+        return [_bounded_number(score, f"{key}[{place}]") for place, score in enumerate(scores)]
 
     def _optional(self, sample: Row, name: str, prefix: str, needed: bool) -> float:
-        """The number under `name`, NaN where it is not known."""
+        """Return the number under `name`, or NaN if it is unknown."""
         value = sample.get(name)
         if value is None and not needed:
             return _NAN
         if value is None:
             key = prefix + name
-            raise DataError(f"{key}: the strategy needs a number here in every sample that parsed, found nothing.", key=key)
-        return as_integer(value, prefix + name, 0, 1 << 40) if name == "tokens" else _addable(value, prefix + name)
+            raise DataError(f"{key}: the strategy needs a number in every sample that parsed, found nothing.", key=key)
+        return as_integer(value, prefix + name, 0, 1 << 40) if name == "tokens" else _bounded_number(value, prefix + name)
 
     def __len__(self) -> int:
-        """Samples in the table."""
+        """Return the number of samples in the table."""
         return sum(len(columns.owner) for columns in self._columns.values())
 
     def groups(self, k: int | None = None) -> Iterator[tuple[list[int], Samples]]:
-        """(positions in `ids` [rows], samples [rows, k, n]) of ids with equal k and n, in bounded portions.
+        """Yield (positions in `ids` [rows], samples [rows, k, n]) of ids with equal k and n, in portions of bounded size.
 
         Args:
-            k: take the first k samples of each id; None: all it has.
+            k: use the first k samples of each id; None means all.
 
         Raises:
             DataError: an id has fewer than k samples.
@@ -153,12 +154,11 @@ class SampleTable:
 
 
 def decide(table: SampleTable, strategy: Strategy, options: Options, k: int | None = None, seed: int = 0) -> Iterator[Row]:
-    """The verdict on each id of the table, in the order of first appearance.
+    """Yield the verdict on each id of the table, in the order of first appearance, with ties broken by (seed, id).
 
-    {id; source, where the rows name one; totals: one per response in the record's own order, null where nothing parsed; best: index of
-    the response, null without a verdict; tied: whether others had the same total; abstained; samples: spent; parsed: of those; tokens: of
-    those, null if unknown}.
-    Ties are broken by (seed, id).
+    {id; source, if the rows have one; totals: one per response in the record's own order, null if nothing parsed; best: index of the best
+    response, null without a verdict; tied: whether another response had the same total; abstained; samples: number of samples used;
+    parsed: number of those that parsed; tokens: of those, null if unknown}
 
     Raises:
         ValueError: as `SampleTable.groups` and the strategy raise.
@@ -184,19 +184,19 @@ def decide(table: SampleTable, strategy: Strategy, options: Options, k: int | No
         yield {
             "id": name,
             **({} if source is None else {"source": source}),
-            "totals": None if totals[0] != totals[0] else totals,
+            "totals": None if math.isnan(totals[0]) else totals,
             "best": None if choice == NO_VERDICT else choice,
             "tied": several,
             "abstained": abstained,
             "samples": spent,
             "parsed": parsed,
-            "tokens": None if tokens != tokens else int(tokens),
+            "tokens": None if math.isnan(tokens) else int(tokens),
         }
 
 
-def _addable(value: Any, key: str) -> float:
-    """A number so small that no sum over samples leaves the numbers there are."""
+def _bounded_number(value: Any, key: str) -> float:
+    """Return a number whose sums over samples cannot overflow."""
     number = as_number(value, key)
-    if abs(number) > LARGEST:
-        raise wrong(key, f"a number up to {LARGEST:g}", value)
+    if abs(number) > MAX_MAGNITUDE:
+        raise wrong(key, f"a number up to {MAX_MAGNITUDE:g}", value)
     return number

@@ -1,4 +1,4 @@
-"""From totals to a verdict: ties, the best response, the margin, and what abstaining below a margin buys."""
+"""Verdicts from totals: ties, the best response, its margin, and accuracy against coverage when small margins are withheld."""
 
 from __future__ import annotations
 
@@ -13,25 +13,25 @@ from rlsys.judging.voting.strategy import Outcome
 from rlsys.prompts.rendering import seed_for
 
 ROUNDING = 1e-12
-"""Totals that differ by less than this share of the row's largest are equal: the order of a sum must not break a tie."""
+"""Totals within this share of the row's largest are equal, so that the order of summation does not break ties."""
 
 NO_VERDICT = -1
 
 
 def tied(totals: Floats) -> Bools:
-    """[..., n]: the responses at the top, to rounding; none where totals are NaN."""
+    """[..., n]: whether a response has the highest total, up to rounding; False if totals are NaN."""
     slack = ROUNDING * np.abs(totals).max(axis=-1, keepdims=True)
     return totals >= totals.max(axis=-1, keepdims=True) - slack
 
 
 def best(outcome: Outcome, keys: Sequence[tuple[str | int, ...]]) -> NDArray[np.int64]:
-    """[rows, ...]: index of the best response of outcomes [rows, ..., n]; -1 where nothing parsed or the strategy abstained.
+    """Return the index of the best response, [rows, ...] for totals [rows, ..., n]; -1 if nothing parsed or the strategy abstained.
 
-    A tie at the top is broken by a shuffle that depends on the row's key alone, for example (seed, record.id), and on where in the
-    row's further dimensions it stands.
+    Ties are broken at random, depending only on the row's key, for example (seed, record.id), and the position in the row's further
+    dimensions.
 
     Raises:
-        ValueError: not one key per row.
+        ValueError: the number of keys is not the number of rows.
     """
     top = tied(outcome.totals)
     if top.ndim < 2 or len(keys) != len(top):
@@ -45,7 +45,7 @@ def best(outcome: Outcome, keys: Sequence[tuple[str | int, ...]]) -> NDArray[np.
 
 
 def margin(totals: Floats) -> Floats:
-    """[...]: the best total minus the second; NaN where nothing parsed, infinite for a single response, which has no rival."""
+    """[...]: the highest total minus the second; NaN if nothing parsed, infinite for a single response."""
     if totals.shape[-1] == 1:
         return np.where(np.isnan(totals[..., 0]), np.nan, np.inf)
     top = np.partition(totals, -2, axis=-1)
@@ -53,23 +53,23 @@ def margin(totals: Floats) -> Floats:
 
 
 class Coverage(NamedTuple):
-    """Accuracy of the verdicts that are given when those of a smaller margin are withheld; one point per distinct margin."""
+    """Accuracy of the verdicts that remain when those with smaller margins are withheld; one point per distinct margin."""
 
     threshold: Floats
-    """Smallest margin that gets a verdict, descending."""
+    """Minimum margin for a verdict, descending."""
     coverage: Floats
-    """Share of all rows that get one, (0, 1], ascending."""
+    """Share of all rows with a verdict, (0, 1], ascending."""
     accuracy: Floats
-    """Share of those that is right, [0, 1]."""
+    """Share of those verdicts that are correct, [0, 1]."""
 
 
 def coverage_curve(margins: Floats, correct: Bools | Floats) -> Coverage:
-    """The whole curve of coverage against accuracy (selective prediction, arXiv 1705.08500).
+    """Compute accuracy against coverage (selective prediction, arXiv 1705.08500).
 
     Args:
-        margins: [rows], by `margin` of `Outcome.levels` (sums over different numbers of samples do not compare). NaN: no verdict at any
-            threshold, but counted among the rows.
-        correct: [rows], whether the row's verdict is right (or its chance of it, in [0, 1], where a tie was broken).
+        margins: [rows], by `margin` of `Outcome.levels` (sums over different numbers of samples are not comparable). NaN means no verdict
+            at any threshold; such rows still count.
+        correct: [rows], whether the row's verdict is correct, or its probability of being correct, in [0, 1], if a tie was broken.
 
     Raises:
         ValueError: the lengths differ.

@@ -399,7 +399,7 @@ def test_unknown_strategies(name: str, message: str) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"name": "vote", "source": ""}, "strategy vote: there is one of that name"),
+        ({"name": "vote", "source": ""}, "strategy vote: already registered"),
         ({"name": "own", "source": "", "needs": ["metareward"]}, "strategy own: needs metareward, expected some of meta_reward"),
         ({"name": "own", "source": "", "counts": "votes"}, "strategy own: counts 'votes', expected scores or winners"),
     ],

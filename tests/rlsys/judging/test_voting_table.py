@@ -161,7 +161,7 @@ def test_a_failed_sample_needs_no_meta_reward() -> None:
         ({"scores": [3, 1e308]}, r"scores\[1\]: expected a number up to 1e\+100, found number 1e\+308"),
         ({"scores": [3, 10**400]}, r"scores\[1\]: expected a finite number, found number a huge integer"),
         ({"meta_reward": "high"}, "meta_reward: expected a finite number, found text 'high'"),
-        ({"meta_reward": None}, "meta_reward: the strategy needs a number here in every sample that parsed, found nothing"),
+        ({"meta_reward": None}, "meta_reward: the strategy needs a number in every sample that parsed, found nothing"),
         ({"tokens": -1}, "tokens: expected an integer 0.."),
         ({"tokens": 1.5}, "tokens: expected an integer 0.."),
         ({"certainty": math.inf}, "certainty: expected a finite number"),
@@ -177,7 +177,7 @@ def test_what_is_wrong_with_a_row(change: dict, message: str) -> None:
 
 
 def test_a_key_left_out_is_not_null() -> None:
-    with pytest.raises(DataError, match="scores: expected a number per response, or null .*found nothing"):
+    with pytest.raises(DataError, match="scores: expected one number per response, or null .*found nothing"):
         SampleTable().add({"id": "a", "order": [0, 1]})
 
 
@@ -212,5 +212,5 @@ def test_records_of_one_id_are_told_apart_by_their_source() -> None:
 @pytest.mark.parametrize("source", [{}, {"source": "safety"}], ids=["bare", "sourced"])
 def test_two_records_that_cannot_be_told_apart_are_refused(again: dict, source: dict) -> None:
     for rows in ([whole(9), again], [again, whole(9)]):
-        with pytest.raises(DataError, match="cannot be told apart"):
+        with pytest.raises(DataError, match="cannot be distinguished"):
             filled([row | source for row in rows])
