@@ -1,7 +1,6 @@
-"""`rlsys bench control`: what the driver costs per sample, in time, in bytes and in memory, as engines and samples grow.
+"""`rlsys bench control`: the cost of the control plane per sample in time, bytes and memory, as engines and samples grow.
 
-The loop, its calls, Ray and the reward actor are real; engines and the learner are stand-ins that answer at once
-(`launch.bench.stand_ins`), so that nothing is left but the control plane.
+The loop, its calls, Ray and the reward actor are real; engines and learner are stand-ins that return at once (`launch.bench.stand_ins`).
 """
 
 from __future__ import annotations
@@ -25,24 +24,24 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 PHASES = ("draw", "generate", "judge", "train", "send_weights", "write_trajectories", "other")
-"""Of a synchronous step: what the metrics of the loop call them. `generate` here is dealing requests out and hearing of their end."""
+"""Phases of a synchronous step as in the metrics. `generate` only distributes requests and waits for completion here."""
 CHUNKS = 10
-"""Parts of a run whose memory is shown."""
+"""Points of a run at which memory is shown."""
 
 
 def control(
-    engines: Annotated[int, typer.Option(min=1, help="Engines of the largest fleet; 1 and 16 are measured beside it.")] = 256,
-    samples: Annotated[int, typer.Option(min=1, help="Samples of the largest fleet's run; the others get a tenth.")] = 1_000_000,
-    step_prompts: Annotated[int, typer.Option(min=2, help="Prompts of one step.")] = 2048,
+    engines: Annotated[int, typer.Option(min=1, help="Engines of the largest cluster; 1 and 16 are measured too.")] = 256,
+    samples: Annotated[int, typer.Option(min=1, help="Samples with the largest cluster; the others get a tenth.")] = 1_000_000,
+    step_prompts: Annotated[int, typer.Option(min=2, help="Prompts per step.")] = 2048,
     group_size: Annotated[int, typer.Option(min=2, help="Samples per prompt.")] = 8,
-    processes: Annotated[int, typer.Option(min=1, help="Processes that stand in for all the engines.")] = 4,
-    model: Annotated[str, typer.Option(help="Whose tokenizer prompts are encoded with.")] = "models/smollm2-135m-instruct",
-    output: Annotated[Path, typer.Option(help="Where the plot goes, as PNG.")] = Path("control.png"),
+    processes: Annotated[int, typer.Option(min=1, help="Processes that simulate the engines.")] = 4,
+    model: Annotated[str, typer.Option(help="Model whose tokenizer encodes the prompts.")] = "models/smollm2-135m-instruct",
+    output: Annotated[Path, typer.Option(help="PNG file of the plot.")] = Path("control.png"),
     as_json: AsJson = False,
 ) -> None:
-    """Run the loop with engines and a learner that answer at once, and plot it: driver time, object-store bytes and memory per sample.
+    """Run the RL loop with stand-in engines and learner; print and plot driver time, object-store bytes and memory per sample.
 
-    An engine is a name, a load and remote calls of its own, as for the real loop; one process answers for many of them.
+    Each engine has its own name, load and remote calls, as in a real run; one process simulates many of them.
 
     Example: rlsys bench control --engines 256 --samples 1000000
     """
@@ -54,7 +53,7 @@ def control(
 
 
 def simulate(engines: int, samples: int, step_prompts: int, group_size: int, processes: int, model: str) -> dict[str, Any]:
-    """One run for each fleet, the small ones first."""
+    """Run the loop once per cluster size, in increasing order."""
     from launch.bench.loop import StandIns
 
     fleets = []
@@ -64,7 +63,7 @@ def simulate(engines: int, samples: int, step_prompts: int, group_size: int, pro
             actors = StandIns(fleet, min(fleet, processes))
             actors.start()
             wanted = samples if fleet == engines else samples // 10
-            # One step more than asked for: the first warms up, and is told apart.
+            # One step more than requested: the first is a warm-up.
             steps = 1 + max(1, round(wanted / (step_prompts * group_size)))
             fleets.append(run_fleet(actors, Path(name) / str(fleet), steps, step_prompts, group_size, model))
             actors.close()
@@ -72,13 +71,13 @@ def simulate(engines: int, samples: int, step_prompts: int, group_size: int, pro
 
 
 def run_fleet(actors: Any, folder: Path, steps: int, step_prompts: int, group_size: int, model: str) -> dict[str, Any]:
-    """`steps` steps; figures are per sample of the steps after the first."""
+    """Run `steps` steps; figures are per sample of the steps after the first."""
     from launch.bench.loop import reinforce, stand_in_config
 
     config = stand_in_config(
         folder, f"model.path={model}", f"rl.steps={steps}", f"rl.prompts_per_step={step_prompts}", f"rl.group_size={group_size}"
     )
-    notes, metrics = reinforce(config, actors)
+    usage, metrics = reinforce(config, actors)
     each = step_prompts * group_size
     rest, counted = metrics[1:], each * (steps - 1)
     chunk = max(1, (steps - 1) // CHUNKS)
@@ -91,21 +90,21 @@ def run_fleet(actors: Any, folder: Path, steps: int, step_prompts: int, group_si
         "groups_trained": sum(row["groups_trained"] for row in metrics),
         "first_step_s": metrics[0]["seconds/step"],
         "wall_us": sum(row["seconds/step"] for row in rest) / counted * 1e6,
-        "driver_cpu_us": (notes[-1]["cpu_s"] - notes[1]["cpu_s"]) / counted * 1e6,
+        "driver_cpu_us": (usage[-1]["cpu_s"] - usage[1]["cpu_s"]) / counted * 1e6,
         "phase_us": {phase: sum(row[f"seconds/{phase}"] for row in rest) / counted * 1e6 for phase in PHASES},
-        "store_bytes": {name: count / (each * steps) for name, count in actors.travelled().items()},
+        "store_bytes": {name: count / (each * steps) for name, count in actors.sent_bytes().items()},
         "memory": [
-            {"samples": index * each, "driver": notes[index]["driver_bytes"], "reward": notes[index]["reward_bytes"]}
-            for index in range(1, len(notes), chunk)
+            {"samples": index * each, "driver": usage[index]["driver_bytes"], "reward": usage[index]["reward_bytes"]}
+            for index in range(1, len(usage), chunk)
         ],
         "driver_cpu_us_over_time": [
-            (after["cpu_s"] - before["cpu_s"]) / (chunk * each) * 1e6 for before, after in pairwise(notes[1::chunk])
+            (after["cpu_s"] - before["cpu_s"]) / (chunk * each) * 1e6 for before, after in pairwise(usage[1::chunk])
         ],
     }
 
 
 def plot(document: dict[str, Any]) -> Figure:
-    """Seconds of a step against the number of engines, stacked by phase, and the largest fleet's memory over its samples."""
+    """Plot seconds per step over the number of engines, stacked by phase, and memory over samples for the largest cluster."""
     from matplotlib.figure import Figure
 
     fleets, largest = document["fleets"], document["fleets"][-1]
@@ -126,20 +125,20 @@ def plot(document: dict[str, Any]) -> Figure:
     memory.set(xlabel="thousand samples", ylabel="resident memory, MiB", ylim=(0, None))
     memory.set_title(f"{largest['engines']} engines")
     memory.legend(loc="lower right")
-    figure.suptitle("The control plane alone: engines and learner answer at once")
+    figure.suptitle("Control plane only: engines and learner return at once")
     return figure
 
 
 def render(document: dict[str, Any]) -> Group:
-    """The figures of all fleets side by side, and the largest one's memory over time."""
+    """Render the figures of all cluster sizes, and the memory of the largest over time."""
     fleets = document["fleets"]
     table = Table(
         title=f"Control plane: steps of {document['step_prompts']:,} prompts x {document['group_size']} samples, {document['cores']} cores",
-        caption="Microseconds are wall seconds of the loop by phase, which the actors share the cores with; CPU is the driver's own.",
+        caption="Microseconds of wall time of the loop by phase, on cores shared with the actors; CPU time of the driver alone.",
     )
     table.add_column("per sample", no_wrap=True)
     for fleet in fleets:
-        table.add_column(f"{fleet['engines']} engine(s)\nin {fleet['processes']}", justify="right")
+        table.add_column(f"{fleet['engines']} engine(s)\nin {fleet['processes']} process(es)", justify="right")
     table.add_row("samples", *(f"{fleet['samples']:,}" for fleet in fleets))
     table.add_row(Text("driver CPU, µs", "bold"), *(f"{fleet['driver_cpu_us']:.1f}" for fleet in fleets))
     table.add_row("wall, µs", *(f"{fleet['wall_us']:.1f}" for fleet in fleets))

@@ -1,6 +1,6 @@
-"""The real loop on stand-ins for engines and learner (`launch.bench.stand_ins`), for simulations of time, bytes and memory.
+"""The RL loop with stand-ins for engines and learner (`launch.bench.stand_ins`), to simulate time, bytes and memory.
 
-Ray, the loop (`actors.loops.rl`), its calls (`actors.cluster.calls`), the reward actor and the run's folder are real. Nothing is learnt.
+Ray, the loop (`actors.loops.rl`), its calls (`actors.cluster.calls`), the reward actor and the run folder are real. Nothing is trained.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from actors.loops.progress import ProgressReporter
 from actors.loops.rl import Job, TrainingBatch
 from actors.reward import RewardActor
 from launch.bench.memory import resident_bytes
-from launch.bench.stand_ins import EngineStandIn, LearnerStandIn, travelling_bytes
+from launch.bench.stand_ins import EngineStandIn, LearnerStandIn, serialized_bytes
 from rlsys.config.files import load_config
 from rlsys.config.schema import Config
 from rlsys.io.metrics import MetricsLog
@@ -39,11 +39,11 @@ class StandIns(Actors):
         super().__init__([self.hosts[i % processes] for i in range(engines)], [learner], reward, timeout_s, max_num_seqs=128)
 
     def start(self) -> None:
-        """Returns when all processes answer."""
-        wait([Pending(self.reward.ready.remote(), "reward", "ready"), *self._travelled()], self.timeout_s)
+        """Wait until all processes are ready."""
+        wait([Pending(self.reward.ready.remote(), "reward", "ready"), *self._sent_bytes()], self.timeout_s)
 
     def set_seconds(self, generate_s: float, train_s: float, send_s: float) -> None:
-        """How long the stand-ins take from now on."""
+        """Set the durations of the stand-ins."""
         self.learners.call("set_seconds", train_s, send_s)
         wait(
             [Pending(host.set_seconds.remote(generate_s), name, "set_seconds") for host, name in zip(self.hosts, self.processes)],
@@ -51,19 +51,19 @@ class StandIns(Actors):
         )
 
     def judge(self, key: str, step: int, groups: pa.RecordBatch, *rest: Any, **options: Any) -> dict[str, Any]:
-        self.group_bytes += travelling_bytes(groups)
+        self.group_bytes += serialized_bytes(groups)
         return super().judge(key, step, groups, *rest, **options)
 
-    def travelled(self) -> dict[str, int]:
-        """Bytes put into the object store so far, by what they were."""
+    def sent_bytes(self) -> dict[str, int]:
+        """Return the bytes put into the object store so far, by kind."""
         total = {"groups": self.group_bytes}
-        for one in wait(self._travelled(), self.timeout_s):
-            total |= {name: total.get(name, 0) + count for name, count in one.items()}
+        for counts in wait(self._sent_bytes(), self.timeout_s):
+            total |= {name: total.get(name, 0) + count for name, count in counts.items()}
         return total
 
-    def _travelled(self) -> list[Pending]:
+    def _sent_bytes(self) -> list[Pending]:
         named = zip([*self.hosts, *self.learners.actors], [*self.processes, *self.learners.names], strict=True)
-        return [Pending(actor.travelled.remote(), name, "travelled") for actor, name in named]
+        return [Pending(actor.sent_bytes.remote(), name, "sent_bytes") for actor, name in named]
 
     def close(self) -> None:
         for actor in [*self.hosts, *self.learners.actors, self.reward]:
@@ -71,23 +71,27 @@ class StandIns(Actors):
 
 
 class TimedJob(Job):
-    """The real job on stand-ins; notes after each step how far it is and what the driver and the reward actor have used."""
+    """The RL job on stand-ins; records after each step the CPU time and memory of the driver and the reward actor."""
 
-    def use(self, actors: StandIns) -> None:
-        """What `start` does, with actors that are there already. They are not closed with the job."""
+    def __enter__(self) -> TimedJob:
+        return self
+
+    def attach(self, actors: StandIns) -> None:
+        """Start the job as `start` does, but with existing actors, which are not closed with the job."""
         self.prepare()
         self.actors = actors
         self._actors = actors
-        self.step, self.notes = 0, []
+        self.step = 0
+        self.usage: list[dict[str, float]] = []
         self._log = MetricsLog(self.folder.path)
 
     def __exit__(self, *error: object) -> None:
         self._actors = None
         super().__exit__(*error)
 
-    def note(self) -> None:
-        """Where the driver stands now."""
-        self.notes.append(
+    def record_usage(self) -> None:
+        """Record the current CPU time and memory."""
+        self.usage.append(
             {
                 "cpu_s": time.process_time(),
                 "driver_bytes": resident_bytes(),
@@ -99,19 +103,19 @@ class TimedJob(Job):
 
     def _checkpoint(self, batch: TrainingBatch) -> None:
         super()._checkpoint(batch)
-        self.note()
+        self.record_usage()
 
 
 def stand_in_config(folder: Path, *overrides: str) -> Config:
-    """A run of generated tasks with two responses each."""
-    given = ["data.responses=[2]", "data.heldout_rows=1", "checkpoint.every=0", "rl.refill=false", f"run.dir={folder / 'run'}"]
-    return load_config(None, [*given, *overrides])
+    """Return the config of a run on generated tasks of two responses."""
+    fixed = ["data.responses=[2]", "data.heldout_rows=1", "checkpoint.every=0", "rl.refill=false", f"run.dir={folder / 'run'}"]
+    return load_config(None, [*fixed, *overrides])
 
 
 def reinforce(config: Config, actors: StandIns) -> tuple[list[dict[str, float]], list[dict[str, Any]]]:
-    """Run the loop from its first to its last step; returns notes (before the first step, and after each), and the steps' metrics."""
+    """Run the whole loop; return the usage before the first and after each step, and the metrics of the steps."""
     with RunFolder(config) as folder, ProgressReporter(silent(), "bench") as progress, TimedJob(config, folder, progress) as job:
-        job.use(actors)
-        job.note()
+        job.attach(actors)
+        job.record_usage()
         job.reinforce()
-        return job.notes, MetricsLog.read(folder.path)
+        return job.usage, MetricsLog.read(folder.path)

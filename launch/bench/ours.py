@@ -1,4 +1,4 @@
-"""Our system at work for `rlsys bench step`: the actors, the calls and the defaults of a run, on prompts of an exact length."""
+"""Our system in `rlsys bench step`: actors, calls and defaults of a run, on prompts of an exact length."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from rlsys.models.loading import ensure_model
 
 @contextmanager
 def local_cluster(config: Config, model: str, max_model_len: int, cores: int) -> Iterator[tuple[Cluster, dict[str, Any], Path]]:
-    """A run's actors on a local Ray of their own, ready: the cluster, what the actors say of themselves, and a folder for files."""
+    """Start the actors of a run on a local Ray; yield the cluster, the actors' reports, and a folder for files."""
     with local_ray(cores), tempfile.TemporaryDirectory(prefix="rlsys-bench-") as folder:
         cluster = Cluster(config, model, max_model_len, Path(folder) / "logs")
         try:
@@ -32,7 +32,7 @@ def local_cluster(config: Config, model: str, max_model_len: int, cores: int) ->
 
 
 def measure(work: Work) -> dict[str, Any]:
-    """Run the steps; seconds by phase of each, and what was run."""
+    """Run the steps; return seconds by phase, floors and the settings."""
     from transformers import AutoTokenizer
 
     config = run_config(work)
@@ -40,7 +40,7 @@ def measure(work: Work) -> dict[str, Any]:
     tokenizer = AutoTokenizer.from_pretrained(model)
     texts = prompt_texts(tokenizer, 0, work.steps * work.prompts, work.prompt_tokens)
     began = time.perf_counter()
-    with local_cluster(config, model, work.prompt_tokens + work.output_tokens, len(work.cores)) as (cluster, told, folder):
+    with local_cluster(config, model, work.prompt_tokens + work.output_tokens, len(work.cores)) as (cluster, reports, folder):
         cluster.learners.snapshot_reference()
         cluster.learners.start_stage(config.learner.lr, config.learner.warmup_steps)
         start_s = time.perf_counter() - began
@@ -63,17 +63,17 @@ def measure(work: Work) -> dict[str, Any]:
             "zero_stage": config.learner.zero_stage,
             "beta": config.rl.beta,
             "lr": config.learner.lr,
-            "device": told["learner-0"]["device"],
+            "device": reports["learner-0"]["device"],
         },
     }
 
 
 def floors(work: Work, config: Config, model: str, threads: int) -> dict[str, float]:
-    """Seconds below which this machine cannot train on and sample the work, by arithmetic and by memory, and what they rest on.
+    """Return lower bounds on the seconds of training and sampling on this machine, and the measured rates behind them.
 
     Training: useful operations (`rlsys.models.flops`) at the rate of a large matrix product. Sampling: the prompts' operations at that
-    rate; then for each token of an output whichever takes longer, the operations of all sequences, or reading all weights once
-    at twice memcpy's rate (a copy reads and writes).
+    rate; then for each output token the maximum of the operations of all sequences, and of reading all weights once at twice the rate of
+    memcpy (a copy reads and writes).
     """
     import torch
 
@@ -84,27 +84,27 @@ def floors(work: Work, config: Config, model: str, threads: int) -> dict[str, fl
 
     torch.set_num_threads(threads)
     dtype = getattr(torch, config.model.dtype)
-    flops, copied = matmul_flops(dtype), memcpy_bytes_per_s()
+    flops, copy_rate = matmul_flops(dtype), memcpy_bytes_per_s()
     network = meta_model(model)
     shape = shape_of(network)
     training = forward_flops(shape, plan_micro_batches(random_batch(work, model, 0), 1, 2**60)[0]) * (TRAINING + (config.rl.beta > 0))
     prompts = 2 * shape.linear * work.prompts * work.prompt_tokens / flops
-    # Each sequence looks back at its prompt and at half of its output, on average.
-    looked_at = 4 * shape.width * shape.layers * (work.prompt_tokens + work.output_tokens / 2)
-    decoding = work.sequences * (2 * (shape.linear + shape.output) + looked_at) / flops
-    reading = sum(parameter.numel() for parameter in network.parameters()) * dtype.itemsize / (2 * copied)
+    # On average, a token attends to its prompt and half of its output.
+    attention = 4 * shape.width * shape.layers * (work.prompt_tokens + work.output_tokens / 2)
+    decoding = work.sequences * (2 * (shape.linear + shape.output) + attention) / flops
+    reading = sum(parameter.numel() for parameter in network.parameters()) * dtype.itemsize / (2 * copy_rate)
     return {
         "train": training / flops,
         "generate": prompts + work.output_tokens * max(decoding, reading),
         "generate_arithmetic": prompts + work.output_tokens * decoding,
         "generate_memory": work.output_tokens * reading,
         "matmul_flops_per_s": flops,
-        "memcpy_bytes_per_s": copied,
+        "memcpy_bytes_per_s": copy_rate,
     }
 
 
 def group_rows(tokenizer: Any, texts: list[str], step_number: int) -> pa.RecordBatch:
-    """GROUPS rows of the prompts, as if each asked for two responses to be compared."""
+    """Return GROUPS rows of the prompts, as if each compared two responses."""
     rows = [
         {
             "group": i,
@@ -121,7 +121,7 @@ def group_rows(tokenizer: Any, texts: list[str], step_number: int) -> pa.RecordB
 
 
 def step(cluster: Cluster, config: Config, work: Work, groups: pa.RecordBatch, number: int, folder: Path) -> dict[str, Any]:
-    """One whole GRPO step, as `actors.loops.rl` drives it."""
+    """Run one GRPO step as `actors.loops.rl` does."""
     clock = StepClock()
     key = f"step {number}"
     with clock.phase("generate"):
@@ -140,7 +140,7 @@ def step(cluster: Cluster, config: Config, work: Work, groups: pa.RecordBatch, n
         cluster.send_weights(number + 1)
     seconds = clock.stop()
     if trained["skipped"]:
-        raise RuntimeError(f"step {number + 1} was not trained on ({trained['skip_reason']}): its figures would mean nothing.")
+        raise RuntimeError(f"step {number + 1} was skipped ({trained['skip_reason']}): its figures would be meaningless.")
     lengths = [len(row) for row in samples["tokens"]]
     return {
         "seconds": seconds,
@@ -154,9 +154,9 @@ def step(cluster: Cluster, config: Config, work: Work, groups: pa.RecordBatch, n
 
 
 def learner_rows(groups: pa.RecordBatch, samples: pa.RecordBatch) -> pa.RecordBatch:
-    """LEARNER rows of all samples, with advantages +1, -1, +1, ... in place of the judged ones.
+    """Return LEARNER rows of all samples with advantages +1, -1, +1, ... instead of the judged ones.
 
-    A model that was not taught the format never parses: its rewards are all equal, and nothing would be trained on.
+    The outputs of a model not trained on the format never parse: all rewards would be equal, and nothing would be trained on.
     """
     prompts = dict(zip(groups["group"].to_pylist(), groups["prompt_tokens"].to_pylist(), strict=True))
     return pa.record_batch(

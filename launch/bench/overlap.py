@@ -1,6 +1,6 @@
-"""`rlsys bench overlap`: what overlapping generation and training saves, by a simulation in time.
+"""`rlsys bench overlap`: simulates the time saved by overlapping generation and training.
 
-The loop, Ray and the reward actor are real; engine and learner are stand-ins that take given times (`launch.bench.stand_ins`).
+The loop, Ray and the reward actor are real; engine and learner are stand-ins of given durations (`launch.bench.stand_ins`).
 """
 
 from __future__ import annotations
@@ -17,18 +17,18 @@ from launch.options import AsJson
 from rlsys.system.terminal import Table, as_text
 
 RATIOS = (0.5, 1.0, 2.0)
-"""Generating over training; the longer of the two takes the time that was asked for."""
+"""Generation time over training time; the longer of the two takes the requested time."""
 WAYS = ((0, False), (1, False), (1, True), (2, False), (2, True))
 """Staleness, and whether engines take weights in flight."""
 
 
 def overlap(
-    seconds: Annotated[float, typer.Option(min=0.01, help="Of the longer of the two phases.")] = 0.5,
-    send_share: Annotated[float, typer.Option(min=0, help="Sending weights, as a share of that.")] = 0.02,
-    steps: Annotated[int, typer.Option(min=5, help="Steps of each case: the first fills the pipe, the last two drain it.")] = 10,
+    seconds: Annotated[float, typer.Option(min=0.01, help="Duration of the longer phase.")] = 0.5,
+    send_share: Annotated[float, typer.Option(min=0, help="Duration of sending weights, as a share of --seconds.")] = 0.02,
+    steps: Annotated[int, typer.Option(min=5, help="Steps per case; the first fills the pipeline and the last two drain it.")] = 10,
     as_json: AsJson = False,
 ) -> None:
-    """Seconds per step at staleness 0, 1 and 2, against the longer of generating and training, for several ratios of the two.
+    """Simulate steps at staleness 0, 1 and 2, and compare seconds per step with the longer of generation and training.
 
     Example: rlsys bench overlap --seconds 1
     """
@@ -36,14 +36,14 @@ def overlap(
 
 
 def simulate(seconds: float, send_s: float, steps: int) -> dict[str, Any]:
-    """Every case of RATIOS x WAYS, one after the other, with the same actors."""
+    """Run every case of RATIOS x WAYS with the same actors."""
     from launch.bench.loop import StandIns
 
     cases = []
     with to_stderr().status(as_text("simulating …")), tempfile.TemporaryDirectory(prefix="rlsys-bench-") as name, local_ray():
         actors = StandIns(engines=1, processes=1)
         actors.start()
-        # The first run of all pays for what is started and imported on first use; it is no case.
+        # Warm-up: the first run includes one-time imports and starts.
         run_case(actors, Path(name) / "warm-up", 0.0, 0.0, 0.0, 0, False, 5)
         for ratio in RATIOS:
             generate_s, train_s = seconds * min(1.0, ratio), seconds * min(1.0, 1 / ratio)
@@ -57,7 +57,7 @@ def simulate(seconds: float, send_s: float, steps: int) -> dict[str, Any]:
 def run_case(
     actors: Any, folder: Path, generate_s: float, train_s: float, send_s: float, staleness: int, in_flight: bool, steps: int
 ) -> dict[str, Any]:
-    """One run of the loop. `step_s` is the mean of the steps between the first and the last two; `share` is that over the longer phase."""
+    """Run the loop once. `step_s` is the mean without the first and last two steps; `share` is its ratio to the longer phase."""
     from launch.bench.loop import reinforce, stand_in_config
 
     actors.set_seconds(generate_s, train_s, send_s)
@@ -85,7 +85,7 @@ def run_case(
         "step_s": step_s,
         "share": step_s / longer if longer else None,
         "floor_s": send_s + (longer if staleness else generate_s + train_s),
-        # A step is reported after its weights are sent, as one version more than it was trained with.
+        # Reported after the weights are sent, so one version more than the step was trained with.
         "lag": max(row["weight_version"] - 1 - row["oldest_version"] for row in metrics),
     }
 
@@ -93,7 +93,7 @@ def run_case(
 def render(document: dict[str, Any]) -> Table:
     table = Table(
         title=f"Seconds per step, mean of {document['steps'] - 3} steps; sending weights takes {document['send_s']:.3f} s",
-        caption="At best: generating and training one after the other at staleness 0, the longer of the two above it, and the sending.\n"
+        caption="At best: generation plus training at staleness 0, else the longer of the two, plus sending.\n"
         "Lag: weight versions between sampling and training, the largest of the run.",
     )
     columns = ("generate", "train", "staleness", "in flight", "first step", "step", "at best", "step / longer phase", "lag")

@@ -1,4 +1,4 @@
-"""`rlsys bench reward`: how many samples the reward actor judges, hands over and writes in a second, on one core."""
+"""`rlsys bench reward`: samples per second that the reward actor judges, passes on and writes, on one core."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ WAIT_S = 120
 
 
 def reward(
-    groups: Annotated[int, typer.Option(min=1, help="Prompts of the batch.")] = 1250,
+    groups: Annotated[int, typer.Option(min=1, help="Prompts per batch.")] = 1250,
     samples: Samples = 8,
     prompt_tokens: Annotated[int, typer.Option(min=1, help="Length of every prompt, in tokens.")] = 400,
-    repeats: Annotated[int, typer.Option(min=1, help="Batches that count, after a first one that warms up.")] = 5,
+    repeats: Annotated[int, typer.Option(min=1, help="Measured batches, after one warm-up batch.")] = 5,
     as_json: AsJson = False,
 ) -> None:
-    """Judge batches of samples of 100 to 300 tokens in a real reward actor that is held to one core, and write their trajectories.
+    """Judge batches of samples of 100 to 300 tokens in a reward actor pinned to one core, and write their trajectories.
 
     Example: rlsys bench reward --groups 4096
     """
@@ -34,46 +34,46 @@ def reward(
 
 
 def measure(groups: int, samples: int, prompt_tokens: int, repeats: int) -> dict[str, Any]:
-    """Seconds of each batch by phase, and what one core takes to copy the batch and to judge its texts alone."""
+    """Measure the seconds of each batch by phase, and of copying the batch and judging its texts alone on the same core."""
     import ray
 
     from actors.cluster.calls import Actors
     from actors.cluster.waiting import Pending
-    from launch.bench.stand_ins import travelling_bytes
+    from launch.bench.stand_ins import serialized_bytes
 
-    asked, answered = batch(groups, samples, prompt_tokens)
+    group_rows, sample_rows = batch(groups, samples, prompt_tokens)
     core = max(os.sched_getaffinity(0))
     with to_stderr().status(as_text("judging …")), tempfile.TemporaryDirectory(prefix="rlsys-bench-") as folder, local_ray():
         actor = ray.remote(num_cpus=0)(_pinned_reward()).remote("reward")
         actors = Actors([], [], actor, WAIT_S, max_num_seqs=1)
-        actors.finish(Pending(actor.hold_to.remote(core), "reward", "hold_to"))
+        actors.finish(Pending(actor.pin_to.remote(core), "reward", "pin_to"))
         actors.finish(Pending(actor.ready.remote(), "reward", "ready"))
-        given = ray.put(asked), ray.put(answered)
-        batches = [judge_one(actors, *given, Path(folder) / f"{number}.parquet") for number in range(1 + repeats)]
-        ceiling = actors.finish(Pending(actor.ceilings.remote(*given), "reward", "ceilings"))
+        references = ray.put(group_rows), ray.put(sample_rows)
+        batches = [judge_one(actors, *references, Path(folder) / f"{number}.parquet") for number in range(1 + repeats)]
+        ceiling = actors.finish(Pending(actor.ceilings.remote(*references), "reward", "ceilings"))
         actors.close()
     counts = batches[0]["counts"]
-    best = {phase: sorted(one["seconds"][phase] for one in batches[1:])[repeats // 2] for phase in PHASES}
+    median = {phase: sorted(one["seconds"][phase] for one in batches[1:])[repeats // 2] for phase in PHASES}
     count = groups * samples
-    travelled = travelling_bytes(asked) + travelling_bytes(answered)
+    total_bytes = serialized_bytes(group_rows) + serialized_bytes(sample_rows)
     return {
         "groups": groups,
         "samples": count,
-        "bytes": travelled,
+        "bytes": total_bytes,
         "counts": counts,
         "first": batches[0]["seconds"],
         "batches": [one["seconds"] for one in batches[1:]],
-        "median": best,
+        "median": median,
         "file_bytes": batches[-1]["file_bytes"],
-        "samples_per_s": count / sum(best.values()),
+        "samples_per_s": count / sum(median.values()),
         "texts_alone_per_s": count / ceiling["texts_s"],
         "memcpy_bytes_per_s": ceiling["memcpy_bytes_per_s"],
-        "times_of_one_copy": sum(best.values()) / (travelled / ceiling["memcpy_bytes_per_s"]),
+        "times_of_one_copy": sum(median.values()) / (total_bytes / ceiling["memcpy_bytes_per_s"]),
     }
 
 
 def batch(groups: int, samples: int, prompt_tokens: int) -> tuple[Any, Any]:
-    """GROUPS and SAMPLES of prompts with 1, 2 or 4 responses."""
+    """Return GROUPS and SAMPLES of prompts with 1, 2 or 4 responses."""
     import random
 
     import numpy as np
@@ -83,7 +83,7 @@ def batch(groups: int, samples: int, prompt_tokens: int) -> tuple[Any, Any]:
     from rlsys.data.trajectories import GROUPS, SAMPLES
 
     rng = random.Random(0)
-    rows = []
+    rows: list[dict[str, Any]] = []
     for group in range(groups):
         n = rng.choice((1, 2, 2, 4))
         rewards = [float(rng.random() < 0.5)] if n == 1 else [float(i == 0) for i in range(n)]
@@ -107,7 +107,7 @@ def batch(groups: int, samples: int, prompt_tokens: int) -> tuple[Any, Any]:
 
 
 def judge_one(actors: Any, groups: Any, samples: Any, path: Path) -> dict[str, Any]:
-    """One step of the actor's life, its GROUPS and SAMPLES in the object store; seconds as its caller sees them."""
+    """Run one step of the actor with GROUPS and SAMPLES in the object store; seconds as seen by the caller."""
     clock = StepClock()
     with clock.phase("judge"):
         counts = actors.judge("bench", 1, groups, [samples])
@@ -124,15 +124,15 @@ def _pinned_reward() -> type:
     from actors.reward import RewardActor
 
     class PinnedReward(RewardActor):
-        """The reward actor on one core, which can measure that core."""
+        """The reward actor pinned to one core, with measurements of that core."""
 
-        def hold_to(self, core: int) -> None:
+        def pin_to(self, core: int) -> None:
             for thread in os.listdir("/proc/self/task"):
                 os.sched_setaffinity(int(thread), {core})
             pa.set_cpu_count(1)
 
         def ceilings(self, groups: pa.RecordBatch, samples: pa.RecordBatch) -> dict[str, float]:
-            """The core's copying, and seconds to judge the texts one by one and keep nothing."""
+            """Measure memcpy, and the seconds to judge the texts one by one."""
             from launch.bench.ceilings import best_seconds, memcpy_bytes_per_s
             from rlsys.rewards.rules import judge
 
@@ -149,7 +149,7 @@ def render(document: dict[str, Any]) -> Table:
     table = Table(
         title=f"Reward actor on one core\n{document['groups']:,} prompts, {count:,} samples, {document['bytes'] / 2**20:.0f} MiB",
         caption=f"{document['samples_per_s']:,.0f} samples/s\n"
-        f"{document['times_of_one_copy']:.0f} times as long as copying the batch\n"
+        f"{document['times_of_one_copy']:.0f} times the duration of copying the batch\n"
         f"judging texts one by one: {document['texts_alone_per_s']:,.0f} samples/s",
     )
     table.add_column("phase")

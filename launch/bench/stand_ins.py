@@ -1,6 +1,6 @@
-"""Stand-ins for engines and learners in timing simulations: they answer at once, or after a given time, with prepared samples.
+"""Stand-ins for engines and learners in simulations: they return prepared samples at once or after a given time.
 
-They import nothing heavy, so that a small machine holds several processes of them. `launch.bench.loop` runs the real loop on them.
+They import nothing heavy, so that many processes fit on a small machine. `launch.bench.loop` runs the RL loop on them.
 """
 
 from __future__ import annotations
@@ -24,28 +24,28 @@ WORDS = (
     "misses names not of one point question response says shorter states that the the the to true word worse wrong"
 ).split()
 POOL = 4096
-"""Samples that an engine's stand-in has ready."""
+"""Prepared samples of an engine stand-in."""
 TIMEOUT_S = 60.0
-"""Longest wait for an engine's stand-in beyond the time that it is told to take, in seconds."""
+"""Longest wait for an engine stand-in beyond its configured duration, in seconds."""
 
 
 def critique(rng: random.Random, responses: int) -> str:
-    """A generation in the output form, about 100 to 300 tokens long; one in ten is malformed in one of the ways that are counted."""
+    """Generate a critique of about 100 to 300 tokens; one in ten has one of the counted parse failures."""
     scores = [str(rng.randint(*((0, 1) if responses == 1 else (1, 10)))) for _ in range(responses)]
     box = f"\\boxed{{{', '.join(scores)}}}"
     if rng.random() < 0.1:
-        one_more = f"\\boxed{{{', '.join([*scores, '3'])}}}"
+        extra_score = f"\\boxed{{{', '.join([*scores, '3'])}}}"
         unreadable = [box.removesuffix("}"), box.replace("{", "["), f"<think>{box}"]
-        box = rng.choice([", ".join(scores), one_more, box.replace("}", "/10}"), box.replace("{", "{1"), *unreadable])
+        box = rng.choice([", ".join(scores), extra_score, box.replace("}", "/10}"), box.replace("{", "{1"), *unreadable])
     text = " ".join(rng.choices(WORDS, k=rng.randrange(80, 250)))
     return f"Specific Criteria: {text[:60]}\nAnalysis: {text[60:]}\nScores: {box}"
 
 
 def prepared_samples(responses: Sequence[int], seed: int) -> pa.RecordBatch:
-    """One sample (SAMPLES schema, group and sample 0) for each of `responses`, the number of responses that it scores."""
+    """Prepare one sample (SAMPLES schema, group and sample 0) for each entry of `responses`, its number of responses."""
     rng, numbers = random.Random(seed), np.random.default_rng(seed)
     texts = [critique(rng, n) for n in responses]
-    # Of English and these words, about six characters a token with its blank.
+    # About six characters per token for these words, including the space.
     lengths = np.array([len(text) // 6 for text in texts])
     offsets = np.concatenate([[0], lengths.cumsum()]).astype(np.int32)
     columns = {
@@ -61,16 +61,16 @@ def prepared_samples(responses: Sequence[int], seed: int) -> pa.RecordBatch:
     return pa.record_batch(columns, schema=SAMPLES)
 
 
-def travelling_bytes(value: Any) -> int:
-    """Bytes that `value` takes in Ray's object store: its pickle and the buffers beside it."""
+def serialized_bytes(value: Any) -> int:
+    """Return the size of `value` in Ray's object store: its pickle and out-of-band buffers."""
     buffers: list[pickle.PickleBuffer] = []
     return len(pickle.dumps(value, protocol=5, buffer_callback=buffers.append)) + sum(buffer.raw().nbytes for buffer in buffers)
 
 
 class EngineStandIn:
-    """Answers as an engine does, after `seconds`. One process can stand in for many engines: its calls run side by side.
+    """Returns samples after a given time. One process can stand in for many engines, as its calls run concurrently.
 
-    While weights arrive its samples wait, as those of an engine do.
+    Sampling pauses while weights are received, as in an engine.
     """
 
     def __init__(self, seed: int):
@@ -96,8 +96,8 @@ class EngineStandIn:
             "weight_version": np.full(count, version),
         }
         samples = pa.record_batch(columns, schema=SAMPLES)
-        self.bytes["requests"] += travelling_bytes(requests)
-        self.bytes["samples"] += travelling_bytes(samples)
+        self.bytes["requests"] += serialized_bytes(requests)
+        self.bytes["samples"] += serialized_bytes(samples)
         return count, samples
 
     async def take_weights(self, version: int, seconds: float) -> None:
@@ -105,12 +105,12 @@ class EngineStandIn:
         await asyncio.sleep(seconds)
         self.version = version
 
-    async def travelled(self) -> dict[str, int]:
+    async def sent_bytes(self) -> dict[str, int]:
         return self.bytes
 
 
 class LearnerStandIn:
-    """Answers as a learner rank does: a step takes `train_s`, and sending weights `send_s`, in seconds."""
+    """Stand-in for a learner rank: a step takes `train_s` seconds, sending weights `send_s`."""
 
     def __init__(self, engines: Sequence[Any]):
         self.engines = engines
@@ -125,8 +125,8 @@ class LearnerStandIn:
         time.sleep(self.train_s)
         table = pa.table({name: pa.array(np.zeros(batch.num_rows, np.float32)) for name in ("trainer_logprob", "reference_logprob")})
         self.rows += batch.num_rows
-        self.bytes["learner"] += travelling_bytes(batch)
-        self.bytes["trained"] += travelling_bytes(table)
+        self.bytes["learner"] += serialized_bytes(batch)
+        self.bytes["trained"] += serialized_bytes(table)
         return {"metrics": {"skipped": 0.0}, "samples": table}
 
     def send_weights(self, version: int, verify: bool) -> None:
@@ -137,18 +137,18 @@ class LearnerStandIn:
         wait(calls, TIMEOUT_S + self.send_s)
 
     def snapshot_reference(self) -> None:
-        """Nothing to freeze."""
+        """Do nothing: there is no reference model."""
 
     def start_stage(self, lr: float, warmup_steps: int) -> None:
-        """Nothing to train."""
+        """Do nothing: there is no optimizer."""
 
     def decay_over(self, steps: int) -> None:
-        """Nothing to decay."""
+        """Do nothing: there is no schedule."""
 
     def save(self, folder: str) -> None:
-        """Nothing to save."""
+        """Do nothing: there are no weights."""
 
-    def travelled(self) -> dict[str, int]:
+    def sent_bytes(self) -> dict[str, int]:
         return self.bytes
 
     def trained_rows(self) -> int:

@@ -1,7 +1,7 @@
-"""The same steps in TRL's GRPOTrainer, for `rlsys bench step --vs-trl`: as its users run it on this device, with clocks around its parts.
+"""The same steps in TRL's GRPOTrainer for `rlsys bench step --vs-trl`, with timers around its parts.
 
-What it is given is what ours gets: bf16 weights, the reference pass of the same beta, one batch per step, no activation
-checkpointing (TRL's default is to checkpoint, which would only make it slower), prompts and outputs of the same lengths.
+Its settings equal ours: bf16 weights, the reference pass of the same beta, one batch per step, no activation checkpointing (TRL's default,
+which would only make it slower), prompts and outputs of the same lengths.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from rlsys.models.loading import ensure_model
 
 
 class TimedTrainer(GRPOTrainer):
-    """GRPOTrainer whose parts are clocked; what it does is untouched."""
+    """GRPOTrainer with timed parts and otherwise unchanged behaviour."""
 
     clock: StepClock
     lengths: tuple[list[int], list[int]]
@@ -53,10 +53,12 @@ class TimedTrainer(GRPOTrainer):
 
 
 class StepClocks(TrainerCallback):
-    """A fresh clock for every step; the optimizer is timed by the callbacks on its two sides."""
+    """Starts a new clock for every step; the callbacks before and after the optimizer time it."""
+
+    trainer: TimedTrainer
+    """Set once the trainer has been created."""
 
     def __init__(self) -> None:
-        self.trainer: TimedTrainer | None = None
         self.steps: list[dict[str, Any]] = []
 
     def on_step_begin(self, *args: Any, **kwargs: Any) -> None:
@@ -72,7 +74,7 @@ class StepClocks(TrainerCallback):
     def on_step_end(self, *args: Any, **kwargs: Any) -> None:
         seconds = self.trainer.clock.stop()
         parts = {name: seconds.pop(name, 0.0) for name in TRAIN_PARTS}
-        # Everything that is neither sampling nor judging, gradient clipping and TRL's own bookkeeping included.
+        # Everything except sampling and judging, including gradient clipping and TRL's own bookkeeping.
         seconds["train"] = seconds["whole"] - seconds["generate"] - seconds["judge"]
         prompts, outputs = self.trainer.lengths
         self.steps.append(
@@ -88,12 +90,12 @@ class StepClocks(TrainerCallback):
 
 
 def alternate(completions: list, **_: Any) -> list[float]:
-    """Rewards +1, -1, +1, ...: unequal in every group, so that all samples are trained on, as on our side."""
+    """Return rewards +1, -1, +1, ..., which differ within every group, so that all samples are trained on, as on our side."""
     return [1.0 - 2.0 * (i % 2) for i in range(len(completions))]
 
 
 def measure(work: Work) -> dict[str, Any]:
-    """Run the steps; seconds by phase of each, and what was run."""
+    """Run the steps; return seconds by phase and the settings."""
     config = run_config(work)
     model = ensure_model(config.model.path)
     torch.set_num_threads(len(work.cores))
