@@ -9,13 +9,13 @@ tests_of() {
   case $1 in
     rlsys/rewards/extraction.py) echo tests/rlsys/rewards/test_extraction.py ;;
     rlsys/rewards/rules.py) echo tests/rlsys/rewards/test_rules.py ;;
-    rlsys/rewards/thoughts.py) echo tests/rlsys/rewards/test_extraction.py tests/rlsys/prompts/test_chat.py ;;
+    rlsys/rewards/thoughts.py) echo tests/rlsys/rewards/test_thoughts.py tests/rlsys/rewards/test_extraction.py tests/rlsys/prompts/test_chat.py ;;
     rlsys/algorithms/grpo.py) echo tests/rlsys/algorithms/test_grpo.py ;;
     rlsys/algorithms/rejection.py) echo tests/rlsys/algorithms/test_rejection.py ;;
     rlsys/judging/voting/adaptive.py) echo tests/rlsys/judging/test_voting_adaptive.py ;;
     rlsys/judging/voting/table.py) echo tests/rlsys/judging/test_voting_table.py ;;
     rlsys/judging/voting/verdict.py) echo tests/rlsys/judging/test_voting_verdict.py ;;
-    rlsys/judging/voting/samples.py | rlsys/judging/voting/strategies.py | rlsys/judging/voting/strategy.py) echo tests/rlsys/judging/test_voting.py ;;
+    rlsys/judging/voting/samples.py | rlsys/judging/voting/strategies.py | rlsys/judging/voting/strategy.py) echo tests/rlsys/judging/test_voting.py tests/rlsys/judging/test_voting_strategy.py ;;
     rlsys/evaluation/statistics.py) echo tests/rlsys/evaluation/test_statistics.py ;;
     rlsys/evaluation/calibration.py) echo tests/rlsys/evaluation/test_calibration.py ;;
     rlsys/models/packing.py) echo tests/rlsys/models/test_packing.py ;;

@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 
 from rlsys.rewards.extraction import FAILURES, GUARDS, NO_BOX, ScoreFormat, extract, score_range
 from rlsys.rewards.rules import judge
-from rlsys.rewards.thoughts import closing_mark, has_end, open_mark
 
 UNSEEN = "\u200b\u200c\u200d\u200e\u200f\u2060\ufeff"
 BEGINS, ENDS = ("<think>", "[think]", "<thinking>", "\u25c1think\u25b7"), ("</think>", "[/think]", "</thinking>", "\u25c1/think\u25b7")
@@ -303,75 +302,14 @@ def test_the_word_alone_is_no_box(end: str) -> None:
     assert extract(f"\\boxed{{9, 2}} {end}", 2, 1, 10).scores == (9, 2)
 
 
-# --- thoughts ----------------------------------------------------------------------------------------------------
-
-SPELLINGS = [
-    ("<think>", "</think>"),
-    ("<Thinking >", "</ thinking>"),
-    ("<thought>", "</thought>"),
-    ("<reasoning>", "</reasoning>"),
-    ("<seed:think>", "</seed:think>"),
-    ("<thought_process>", "</thought_process>"),
-    ("<inner-monologue>", "</inner-monologue>"),
-    ("<CoT>", "</CoT>"),
-    ("<longcat_think>", "</longcat_think>"),
-    ("[THINK]", "[/THINK]"),
-    ("\u25c1think\u25b7", "\u25c1/think\u25b7"),
-    ("<|begin_of_thought|>", "<|end_of_thought|>"),
-    ("<|START_THINKING|>", "<|END_THINKING|>"),
-    ("<|inner_prefix|>", "<|inner_suffix|>"),
-    ("<|channel|>analysis<|message|>", "<|end|><|start|>assistant<|channel|>final<|message|>"),
-    ("<|channel>thought\n", "<channel|>"),
-    ("<unused94>thought\n", "<unused95>"),
-    ("< think >", "< / think >"),
-    ("<think type='draft'>", "</think>"),
-    ("<antThinking>", "</antThinking>"),
-    ("<|think|>", "<|/think|>"),
-    ("<|thinking_start|>", "<|thinking_end|>"),
-    ("<|begin_of_thinking|>", "<|end_of_thinking|>"),
-    ("<\uff5cbegin\u2581of\u2581thought\uff5c>", "<\uff5cend\u2581of\u2581thought\uff5c>"),
-]
-
-
-@pytest.mark.parametrize(("begin", "end"), SPELLINGS)
-def test_nothing_in_a_thought_is_a_verdict(begin: str, end: str) -> None:
-    draft, verdict = "perhaps \\boxed{9, 3}", "Scores: \\boxed{2, 8}"
-    assert extract(f"{begin}{draft}, but", 2, 1, 10).failure == "unfinished_thought"
-    assert extract(f"So: {verdict} {begin}{draft}", 2, 1, 10).failure == "unfinished_thought"
-    assert extract(f"{begin}{draft}{end}I cannot tell.", 2, 1, 10).failure == "no_box"
-    assert extract(f"{draft}{end}I cannot tell.", 2, 1, 10).failure == "no_box"  # the prompt began the thought
-    assert extract(f"{begin}{draft}{end}{verdict}", 2, 1, 10).scores == (2, 8)
-    assert extract(f"{begin}{draft}{end}{begin}{draft}{end}{verdict}", 2, 1, 10).scores == (2, 8)
-    assert extract(f"{begin}{draft}{end}{begin}{verdict}", 2, 1, 10).failure == "unfinished_thought"
-
-
-@pytest.mark.parametrize(("begin", "end"), SPELLINGS)
-def test_a_thought_that_the_prompt_began_has_to_end(begin: str, end: str) -> None:
-    assert open_mark(f"...assistant\n{begin}\n").startswith(begin.split("<|message|>")[0].strip())
-    assert open_mark(f"...assistant\n{begin}\n\n{end}\n\n") == open_mark("...assistant\n") == ""
-    score_format = ScoreFormat(thought=open_mark(begin))
-    assert score_format.extract("\\boxed{9, 3}", 2).failure == "unfinished_thought"
-    assert score_format.extract(f"\\boxed{{9, 3}}{end}\\boxed{{2, 8}}", 2).scores == (2, 8)
-
-
-@pytest.mark.parametrize(("begin", "end"), SPELLINGS)
-def test_the_end_of_a_thought_is_one(begin: str, end: str) -> None:
-    assert has_end(closing_mark(open_mark(begin)))
-
-
-@pytest.mark.parametrize("text", ["I think <b>so</b>", "a[thinking] < 3", "</thin>", "<thinker>", "think", "<unused9>"])
-def test_ordinary_text_is_no_thought(text: str) -> None:
-    assert extract(f"{text} \\boxed{{9, 3}}", 2, 1, 10).scores == (9, 3) or text == "a[thinking] < 3"
-
-
-# --- other readings ----------------------------------------------------------------------------------------------
+# --- other formats -----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
     ("body", "scores"),
     [("8.5, 9", (8.5, 9)), ("8.0, 9.0", (8, 9)), ("[8, 9]", (8, 9)), ("8\u00a0,\u202f9", (8, 9)), ("{[8.25, 9]}", (8.25, 9))],
 )
-def test_a_released_judges_own_reading(body: str, scores: tuple[float, ...]) -> None:
+def test_the_score_format_of_a_released_judge(body: str, scores: tuple[float, ...]) -> None:
     released = ScoreFormat(numbers="decimal", single=(1, 10))
     assert released.extract(f"\\boxed{{{body}}}", 2).scores == scores
     assert ScoreFormat().extract(f"\\boxed{{{body}}}", 2).scores is None
