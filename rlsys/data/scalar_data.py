@@ -273,9 +273,7 @@ def with_both_labels(groups: Sequence[Group]) -> list[Group]:
         labels.setdefault(group.row, set()).update(group.labels)
     found = [group for group in groups if len(labels[group.row]) > 1]
     if not found:
-        raise DataError(
-            f"meta_rm.mixed_rows: none of {len(labels)} rows has both correct and wrong critiques; provide more samples."
-        )
+        raise DataError(f"meta_rm.mixed_rows: none of {len(labels)} rows has both correct and wrong critiques; provide more samples.")
     return found
 
 

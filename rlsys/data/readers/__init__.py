@@ -1,8 +1,8 @@
-"""Readers of preference data: one small function per format users have, over JSON, CSV, Parquet and Arrow files.
+"""Readers of preference data: one small function per format, over JSON, CSV, Parquet and Arrow files.
 
-`read` streams the records of a file; `RecordFile` gives random access with a few bytes of memory a record. Malformed rows are counted and
-set aside (or raised, if strict) and rows without a unique best response are counted apart: see `Report`. `strict_rows` reads the smaller
-files of other rows.
+`read` streams the records of a file; `RecordFile` gives random access with a few bytes of memory per record. Malformed rows are set aside
+and counted (or raised, if strict), and rows without a unique best response are counted separately: see `Report`. `strict_rows` reads
+smaller files, in which every row must be readable.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Readers of rows that are conversations first: ShareGPT's pairs, KTO, and the human judgements of chatbot arenas."""
+"""Readers of conversational formats: ShareGPT pairs, KTO, and human votes of chatbot arenas."""
 
 from __future__ import annotations
 
@@ -31,15 +31,15 @@ def kto(row: Row) -> list[Record]:
 def arena(row: Row) -> list[Record]:
     """MT-bench human judgements, Chatbot Arena conversations: conversation_a, conversation_b, winner (model_a, model_b or a tie), turn.
 
-    Of several turns that `turn` (counted from 1) bounds, the query both begin with is the context, and the rest is judged. The
-    `question_id` names the question, not the row.
+    Conversations are cut after turn number `turn` (from 1). Their common beginning is the context, the rest is judged. `question_id`
+    identifies the question, not the row.
     """
     winner = text(row, "winner")
     if winner not in WINNERS and not winner.startswith("tie"):
         raise wrong("winner", '"model_a", "model_b" or a tie', winner)
     sides = [as_messages(required(row, key, "a list of messages"), key) for key in ("conversation_a", "conversation_b")]
     if row.get("turn") is not None:
-        turn = int(_counted(row["turn"]))
+        turn = int(_turn_count(row["turn"]))
         sides = [_first_turns(messages, turn) for messages in sides]
     context, answers = split(sides, ("conversation_a", "conversation_b"))
     return [Record(row_id(row, "id"), "arena", context, answers, WINNERS.get(winner, TIE))]
@@ -49,8 +49,8 @@ def arena_votes(row: Row) -> list[Record]:
     """Arena human preferences (55k): prompt, response_a, response_b, each a JSON list of turns as text; winner_model_a, _b, winner_tie."""
     asked, *sides = (_turns(row, key) for key in ("prompt", "response_a", "response_b"))
     if not all(len(side) == len(asked) for side in sides):
-        raise DataError(f"response_a: expected an answer to each of the {len(asked)} prompts, found others.", key="response_a")
-    conversations = [_told(asked, side) for side in sides]
+        raise DataError(f"response_a: expected an answer to each of the {len(asked)} prompts, found another number.", key="response_a")
+    conversations = [_interleave(asked, side) for side in sides]
     first, second = (boolean(row, f"winner_model_{side}") for side in "ab")
     context, answers = split(conversations, ("response_a", "response_b"))
     return [Record(row_id(row, "id"), "arena_votes", context, answers, TIE if first == second else FIRST if first else SECOND)]
@@ -65,14 +65,14 @@ def _answered(messages: Messages, key: str) -> tuple[Messages, tuple[str]]:
     return messages[:end], (written_out(messages[end:]),)
 
 
-def _counted(value: Any) -> float:
+def _turn_count(value: Any) -> float:
     if isinstance(value, bool) or not isinstance(value, (int, float)) or value < 1 or value != int(value):
         raise wrong("turn", "a number of turns", value)
     return value
 
 
 def _first_turns(messages: Messages, turns: int) -> Messages:
-    """Up to the answer to the user's query number `turns`."""
+    """Return the messages up to the answer to user turn number `turns`."""
     queries = [position for position, message in enumerate(messages) if message["role"] == "user"]
     return messages[: queries[turns]] if turns < len(queries) else messages
 
@@ -89,6 +89,6 @@ def _turns(row: Row, key: str) -> list[str]:
     return [as_text("" if said is None else said, f"{key}[{position}]", blank=True) for position, said in enumerate(value)]
 
 
-def _told(asked: list[str], answers: list[str]) -> Messages:
+def _interleave(asked: list[str], answers: list[str]) -> Messages:
     both = zip(asked, answers, strict=True)
     return tuple({"role": role, "content": said} for pair in both for role, said in zip(("user", "assistant"), pair, strict=True))

@@ -1,4 +1,4 @@
-"""Taking conversations apart: the context that responses share, and the responses."""
+"""Splitting conversations into the context that the responses share and the responses."""
 
 from __future__ import annotations
 
@@ -24,31 +24,31 @@ _SPEAKER = re.compile(
     r"|\[/INST\]",
     re.IGNORECASE,
 )
-"""Marks by which texts say who speaks."""
+"""Speaker markers in plain-text transcripts."""
 PROMPT_WORDS = {
     "prompt", "question", "query", "instruction", "instructions", "input", "inputs", "context", "conversation", "conversations",
     "messages", "dialog", "dialogue", "history", "problem", "task", "request", "user", "human", "post", "article", "document", "passage",
     "turns", "issue",
 }  # fmt: skip
-"""Words in the names of columns that hold a prompt."""
+"""Words in the names of columns that contain a prompt."""
 _ABOUT = {
     "id", "ids", "source", "hash", "type", "category", "length", "tokens", "model", "chosen", "rejected", "response", "responses", "answer",
     "answers", "output", "outputs", "completion", "score", "scores", "margin", "label", "labels", "language", "lang", "split", "dataset",
     "subset", "domain", "license", "url", "date", "time", "timestamp", "annotator", "annotators", "rationale", "explanation", "reason",
     "reasoning", "feedback", "comment", "comments", "critique", "note", "notes", "metadata", "meta", "reference", "version", "tags", "name",
 }  # fmt: skip
-"""Words in the names of columns that hold none."""
+"""Words in the names of columns that do not contain a prompt."""
 
 
 def prompt_of(row: Row, key: str = "prompt") -> Messages:
-    """The conversation under `key`, behind what the row has under `history` ([[question, answer], ...] or messages) and `system` (text).
+    """Return the conversation under `key`, preceded by `system` (text) and `history` ([[question, answer], ...] or messages).
 
     Raises:
-        DataError: none of that form; two system texts; pictures or sounds beside it, which cannot be shown.
+        DataError: the conversation has another form; there are two system texts; or the row has images, audio or other media.
     """
     for name in MEDIA:
         if row.get(name):
-            raise DataError(f"{name}: expected a row of text alone, found {name}, which cannot be shown.", key=name)
+            raise DataError(f"{name}: expected a text-only row, found {name}, which cannot be rendered.", key=name)
     messages = (*_history(row), *conversation(row, key))
     system = optional_text(row, "system")
     if system is None or messages[0] == {"role": "system", "content": system}:
@@ -74,8 +74,9 @@ def _history(row: Row) -> Messages:
 
 
 def replies(row: Row, key: str, context: Messages) -> tuple[str, ...]:
-    """The responses under `key`, to `context`: one, or a list. A response is a text, or messages with or without `context` in front;
-    of several turns, written out with their roles.
+    """Return the responses to `context` under `key`: one, or a list.
+
+    A response is text, or messages with or without `context` in front; several turns are written out with their roles.
     """
     value = read_back(required(row, key, "text or a list of messages"), key)
     if isinstance(value, list) and value and not is_message(value[0]):
@@ -84,7 +85,7 @@ def replies(row: Row, key: str, context: Messages) -> tuple[str, ...]:
 
 
 def reply(row: Row, key: str, context: Messages) -> str:
-    """The one response under `key`: see `replies`."""
+    """Return the single response under `key`: see `replies`."""
     return _reply(required(row, key, "text or a list of messages"), key, context)
 
 
@@ -102,7 +103,7 @@ def _reply(value: Any, key: str, context: Messages) -> str:
 
 
 def split_messages(row: Row) -> tuple[Messages, tuple[str, ...], tuple[str, ...]]:
-    """(context, chosen, rejected) of message lists, on either side one or several, that begin with the same turns."""
+    """Return (context, chosen, rejected) of message lists, one or several per side, that begin with the same turns."""
     sides = {key: _conversations(read_back(required(row, key, "a list of messages"), key), key) for key in ("chosen", "rejected")}
     count = len(sides["chosen"])
     keys = ["chosen"] * count + ["rejected"] * len(sides["rejected"])
@@ -111,16 +112,19 @@ def split_messages(row: Row) -> tuple[Messages, tuple[str, ...], tuple[str, ...]
 
 
 def split(conversations: Sequence[Messages], keys: Sequence[str]) -> tuple[Messages, tuple[str, ...]]:
-    """(what all conversations begin with, up to a turn of the user or a tool; the rest of each, written out).
+    """Return (the common beginning of all conversations, up to a user or tool turn; the rest of each, written out).
+
+    Args:
+        keys: names of the conversations, for messages.
 
     Raises:
-        DataError: they begin with nothing alike, or one does not end with the assistant; `keys` are their names.
+        DataError: the conversations have no common beginning, or one does not end with an assistant turn.
     """
     for key, messages in zip(keys, conversations, strict=True):
         if messages[-1]["role"] != "assistant":
             raise wrong(key, "an assistant message at the end", messages[-1]["role"])
-    alike = takewhile(lambda turns: all(turn == turns[0] for turn in turns), zip(*conversations, strict=False))
-    shared = sum(1 for _ in alike)
+    common = takewhile(lambda turns: all(turn == turns[0] for turn in turns), zip(*conversations, strict=False))
+    shared = sum(1 for _ in common)
     for end in range(shared, 0, -1):
         asked = conversations[0][end - 1]["role"] in ("user", "tool")
         if asked and all(len(messages) > end and messages[end]["role"] == "assistant" for messages in conversations):
@@ -135,35 +139,35 @@ def _conversations(value: Any, key: str) -> list[Messages]:
 
 
 def split_texts(row: Row) -> tuple[Messages, str, str]:
-    """(context, chosen, rejected) of two texts that begin with the same prompt, cut between words.
+    """Return (context, chosen, rejected) of two texts that begin with the same prompt, split between words.
 
     Raises:
-        DataError: they begin with nothing alike; the row's prompt is null; another column looks like the prompt; or what they share ends
-            inside the assistant's turn, so that a part of both answers would pass for a prompt.
+        DataError: the texts have no common beginning; the row's prompt is null; another column looks like the prompt; or the common
+            beginning ends inside the assistant's turn, so that it would include a part of both answers.
     """
     chosen, rejected = text(row, "chosen"), text(row, "rejected")
     if "prompt" in row:
         raise wrong("prompt", "text or a list of messages", None)
     for name in row:
-        if name not in ("chosen", "rejected") and _like_prompt(name, row[name]):
-            hint = f"say so with data.columns={{prompt: {name}}} (--columns prompt={name}), or leave the column out"
+        if name not in ("chosen", "rejected") and _looks_like_prompt(name, row[name]):
+            hint = f"map it with data.columns={{prompt: {name}}} (--columns prompt={name}), or remove the column"
             raise DataError(f"prompt: expected a prompt, found none, but a column {ascii(name)} that looks like one: {hint}.", key="prompt")
     end = len(os.path.commonprefix([chosen, rejected]))
     while end and not chosen[end - 1].isspace():
         end -= 1
     prompt = chosen[:end].rstrip()
     if not prompt:
-        raise DataError("prompt: expected a prompt, or texts in chosen and rejected that begin alike, found neither.", key="prompt")
+        raise DataError("prompt: expected a prompt, or a common beginning of chosen and rejected, found neither.", key="prompt")
     if _inside_answer(prompt):
         raise DataError(
-            "prompt: expected texts in chosen and rejected that part where the answer begins, found that they part in the middle of the "
-            "assistant's turn; transcripts with Human: and Assistant: are read as hh_rlhf.",
+            "prompt: expected chosen and rejected to differ from the beginning of the answer, found that they differ in the middle of the "
+            "assistant's turn; use format hh_rlhf for transcripts with Human: and Assistant:.",
             key="prompt",
         )
     return ask(prompt), chosen[len(prompt) :], rejected[len(prompt) :]
 
 
-def _like_prompt(name: Any, value: Any) -> bool:
+def _looks_like_prompt(name: Any, value: Any) -> bool:
     if not value or not isinstance(value, (str, list, dict)):
         return False
     if isinstance(value, list) and is_message(value[0]):
@@ -171,13 +175,13 @@ def _like_prompt(name: Any, value: Any) -> bool:
     words = set(re.findall(r"[a-z]+", re.sub(r"([a-z])([A-Z])", r"\1 \2", str(name)).lower()))
     if words & PROMPT_WORDS:
         return not words & {"id", "ids", "source", "hash", "type", "category", "length", "tokens"}
-    # Under a name that says nothing, any text but a word by itself, as names and kinds are.
+    # Under an uninformative name: any text that is not a single word, such as a name or a category.
     said = isinstance(value, str) and (not re.fullmatch(r"[\x21-\x7e]*", value.strip()) or value.strip().endswith("?"))
     return said and not words & _ABOUT
 
 
 def _inside_answer(prompt: str) -> bool:
-    """Whether the last mark of a speaker in the text is the assistant's, with something behind it."""
+    """Whether the last speaker marker in the text is the assistant's and is followed by text."""
     *_, last = (None, *_SPEAKER.finditer(prompt))
     if last is None or any(last.groupdict().values()):
         return False
@@ -185,13 +189,13 @@ def _inside_answer(prompt: str) -> bool:
 
 
 def transcript_to_answer(row: Row, key: str) -> Messages:
-    """The turns of a transcript that ends where the assistant is to speak, without that empty turn."""
+    """Return the turns of a transcript that ends where the assistant answers next, without that empty turn."""
     messages = transcript(row, key)
     return messages[:-1] if messages[-1] == {"role": "assistant", "content": ""} else messages
 
 
 def transcript(row: Row, key: str) -> Messages:
-    """The turns of an HH-RLHF transcript. Neighbouring turns of one speaker, which do occur, are one turn."""
+    """Return the turns of an HH-RLHF transcript. Consecutive turns of one speaker, which do occur, are merged."""
     before, *parts = _TURN.split(text(row, key))
     if before.strip() or not parts:
         raise wrong(key, r'a transcript that begins with "\n\nHuman:"', row[key])

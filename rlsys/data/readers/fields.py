@@ -1,4 +1,4 @@
-"""Typed access to the keys of a row, and the check that every record passes. All of it raises `DataError`, which names the key."""
+"""Typed access to the keys of a row, and the validation of records. Everything raises `DataError`, which names the key."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ _NUMERAL = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d{1,3})?")
 
 
 class DataError(ValueError):
-    """Data that cannot be used. Says where (file, row, key), what was expected and what was found.
+    """Unusable data. The message says where (file, row, key), what was expected and what was found.
 
-    Attributes: `problem` (the sentence without file and row), `file`, `row` (1-based; in JSONL the line) and `key`, None where unknown.
+    Attributes: `problem` (the message without file and row), `file`, `row` (1-based; in JSONL the line) and `key`, None where unknown.
     """
 
     def __init__(self, problem: str, *, key: str | None = None, file: str | None = None, row: int | None = None):
@@ -27,28 +27,28 @@ class DataError(ValueError):
         super().__init__(f"{where}: {self.problem}" if where else self.problem)
 
     def at(self, file: str, row: int) -> DataError:
-        """The same error with its place filled in."""
+        """Return the same error with file and row."""
         return DataError(self.problem, key=self.key, file=file, row=row)
 
 
 def printable(text: str) -> str:
-    """`text` without lone surrogates, which keys and ids of JSON may hold, and no file of ours."""
+    """Return `text` with lone surrogates escaped: JSON keys and ids may contain them, files that we write may not."""
     return text.encode("utf-8", "backslashreplace").decode()
 
 
 class Row(dict):
-    """A row as it stands in the file: its keys, the id it gets when it has none, and what a reader left out of it."""
+    """A row as the file has it, the id to use if it has none, and what a reader did with it."""
 
     def __init__(self, keys: dict[str, Any], name: str):
-        # A column of numbers has NaN where it has a gap.
+        # Missing values in a numeric column are NaN.
         super().__init__((key, None if isinstance(value, float) and math.isnan(value) else value) for key, value in keys.items())
         self.name = name
         self.has_id = False
-        """Set by `row_id`: the id comes from the row, so it can occur twice."""
+        """Set by `row_id`: the id comes from the row, so duplicates are possible."""
         self.dropped = 0
-        """Responses that the reader left out for want of a score."""
+        """Number of responses that the reader dropped because they have no score."""
         self.asked: set[str] = set()
-        """Keys that the reader looked for."""
+        """Keys that the reader looked up."""
 
     def get(self, key: str, default: Any = None) -> Any:
         self.asked.add(key)
@@ -56,7 +56,7 @@ class Row(dict):
 
 
 def renamed(keys: dict[str, Any], columns: Mapping[str, str]) -> dict[str, Any]:
-    """A row with other columns' values under the keys that its reader asks for: {"prompt": "question"}, or {"prompt": "info.text"}."""
+    """Return a row with `columns` applied: {key of the format: column of the file}, such as {"prompt": "question"} or "info.text"."""
     found = {key: value for key, value in keys.items() if key not in columns.values()}
     for key, column in columns.items():
         value: Any = keys
@@ -68,18 +68,18 @@ def renamed(keys: dict[str, Any], columns: Mapping[str, str]) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Unreadable:
-    """A value of a row that Python cannot hold, such as text that is not UTF-8, and why."""
+    """A value that Python cannot represent, such as text that is not UTF-8, and why."""
 
     problem: str
 
 
 def wrong(key: str, expected: str, value: Any) -> DataError:
-    """The error for a key whose value is not what the format says."""
+    """Return the error for a key whose value violates the format."""
     return DataError(f"{key}: expected {expected}, found {describe(value)}.", key=key)
 
 
 def describe(value: Any) -> str:
-    """A value in words that fit on one line, for error messages."""
+    """Return a one-line description of a value, for error messages."""
     names = {bool: "boolean", int: "number", float: "number", str: "text", list: "list", dict: "object", type(None): "null"}
     kind = names.get(type(value), type(value).__name__)
     if value is None:
@@ -90,13 +90,13 @@ def describe(value: Any) -> str:
         return "empty text" if not value else "blank text"
     if isinstance(value, (list, dict)):
         return f"{kind} of {len(value)}"
-    # An integer of thousands of digits is valid JSON, and repr refuses it.
+    # An integer of thousands of digits is valid JSON, but repr raises.
     shown = "a huge integer" if isinstance(value, int) and value.bit_length() > 256 else ascii(value)
     return f"{kind} {shown if len(shown) <= 60 else shown[:57] + '...'}"
 
 
 def required(row: dict[str, Any], key: str, expected: str, prefix: str = "") -> Any:
-    """The value of `key`, which must be there and not null (Parquet fills absent keys with null)."""
+    """Return the value of `key`, which must be present and not null (Parquet fills absent keys with null)."""
     if row.get(key) is None:
         known = ", ".join(sorted(str(name) for name in row)[:12]) or "no keys"
         raise DataError(f"{prefix}{key}: expected {expected}, found nothing; the row has {known[:200]}.", key=f"{prefix}{key}")
@@ -104,7 +104,7 @@ def required(row: dict[str, Any], key: str, expected: str, prefix: str = "") -> 
 
 
 def as_text(value: Any, key: str, *, blank: bool = False) -> str:
-    """`value` if it is text that can be encoded (no lone surrogates) and, unless `blank`, holds more than white space."""
+    """Return `value` if it is encodable text (no lone surrogates) and, unless `blank`, not only white space."""
     expected = "text" if blank else "non-empty text"
     if not isinstance(value, str) or (not blank and not value.strip()):
         raise wrong(key, expected, value)
@@ -116,24 +116,24 @@ def as_text(value: Any, key: str, *, blank: bool = False) -> str:
 
 
 def text(row: dict[str, Any], key: str, prefix: str = "", *, blank: bool = False) -> str:
-    """Text under `key`."""
+    """Return the text under `key`."""
     return as_text(required(row, key, "text", prefix), prefix + key, blank=blank)
 
 
 def optional_text(row: dict[str, Any], key: str) -> str | None:
-    """Text under `key`, or None where it is absent, null or blank."""
+    """Return the text under `key`, or None if it is absent, null or blank."""
     value = row.get(key)
     return None if value is None else as_text(value, key, blank=True).strip() or None
 
 
 def as_number(value: Any, key: str, expected: str = "a finite number") -> float:
-    """`value` as a finite float: any kind of number, or a text that is one; booleans are not numbers."""
+    """Return `value` as a finite float: any numeric type, or text that is a number; booleans are not numbers."""
     numeral = isinstance(value, str) and _NUMERAL.fullmatch(value.strip())
     if isinstance(value, bool) or not (numeral or isinstance(value, (int, float, Decimal))):
         raise wrong(key, expected, value)
     try:
         number = float(value)
-    except (OverflowError, ValueError) as error:  # an integer beyond floats, a signalling NaN
+    except (OverflowError, ValueError) as error:  # an integer out of the range of floats, a signalling NaN
         raise wrong(key, expected, value) from error
     if not math.isfinite(number):
         raise wrong(key, expected, value)
@@ -141,12 +141,12 @@ def as_number(value: Any, key: str, expected: str = "a finite number") -> float:
 
 
 def number(row: dict[str, Any], key: str) -> float:
-    """A finite number under `key`."""
+    """Return the finite number under `key`."""
     return as_number(required(row, key, "a finite number"), key)
 
 
 def as_integer(value: Any, key: str, low: int, high: int) -> int:
-    """`value` as an integer in [low, high]: whole numbers of any kind, as a column with a gap holds integers as floats."""
+    """Return `value` as an integer in [low, high]; integral floats are accepted, as columns with missing values have them."""
     expected = f"an integer {low}..{high}"
     number = as_number(value, key, expected)
     if not number.is_integer() or not low <= number <= high:
@@ -155,12 +155,12 @@ def as_integer(value: Any, key: str, low: int, high: int) -> int:
 
 
 def integer(row: dict[str, Any], key: str, low: int, high: int) -> int:
-    """An integer in [low, high] under `key`."""
+    """Return the integer in [low, high] under `key`."""
     return as_integer(required(row, key, f"an integer {low}..{high}"), key, low, high)
 
 
 def as_boolean(value: Any, key: str, expected: str = "a boolean") -> bool:
-    """`value` as a boolean: true and false, also as text, or the numbers 1 and 0."""
+    """Return `value` as a boolean: true and false, also as text, or the numbers 1 and 0."""
     if isinstance(value, bool):
         return value
     if isinstance(value, str) and value.strip().lower() in ("true", "false"):
@@ -172,12 +172,12 @@ def as_boolean(value: Any, key: str, expected: str = "a boolean") -> bool:
 
 
 def boolean(row: dict[str, Any], key: str, expected: str = "a boolean") -> bool:
-    """A boolean under `key`."""
+    """Return the boolean under `key`."""
     return as_boolean(required(row, key, expected), key, expected)
 
 
 def choice(row: dict[str, Any], key: str, choices: Collection[str]) -> str:
-    """One of the texts `choices` under `key`."""
+    """Return the text under `key`, which must be one of `choices`."""
     expected = " or ".join(f'"{name}"' for name in choices)
     value = required(row, key, expected)
     if not isinstance(value, str) or value not in choices:
@@ -186,26 +186,26 @@ def choice(row: dict[str, Any], key: str, choices: Collection[str]) -> str:
 
 
 def as_list(value: Any, key: str) -> list[Any]:
-    """`value` if it is a list with something in it."""
+    """Return `value` if it is a non-empty list."""
     if not isinstance(value, list) or not value:
         raise wrong(key, "a non-empty list", value)
     return value
 
 
 def items(row: dict[str, Any], key: str) -> list[Any]:
-    """A non-empty list under `key`."""
+    """Return the non-empty list under `key`."""
     return as_list(required(row, key, "a non-empty list"), key)
 
 
 def as_object(value: Any, key: str) -> dict[str, Any]:
-    """`value` if it is an object."""
+    """Return `value` if it is an object."""
     if not isinstance(value, dict):
         raise wrong(key, "an object", value)
     return value
 
 
 def row_id(row: Row, *keys: str) -> str:
-    """The row's own id (under the first of `keys` it has; text or a whole number), else `row.name`."""
+    """Return the row's own id (under the first of `keys` that it has; text or an integer), else `row.name`."""
     for key in keys:
         value = row.get(key)
         if value is None:
@@ -220,17 +220,17 @@ def row_id(row: Row, *keys: str) -> str:
 
 
 def check(record: Record) -> None:
-    """Raise what is wrong with a record whose fields have the right types.
+    """Validate a record whose fields have the right types.
 
     Raises:
-        DataError: neither a user's query nor a tool's result at the end of the context, a response that is no text (it may be empty),
-            rewards that do not fit the responses, are not finite or, for a single response, not 0 or 1.
-        NoUniqueBest: no single maximum of the rewards, or the best response's text occurs twice (no judgement could single it out: Eq. 10).
+        DataError: the context does not end with a user's query or a tool result; a response is not text (it may be empty); or the rewards
+            do not match the responses in number, are not finite or, for a single response, are not 0 or 1.
+        NoUniqueBest: the rewards have no single maximum, or the best response's text occurs twice (Eq. 10 needs a distinguishable best).
     """
     last = record.context[-1] if record.context else {"role": "user", "content": ""}
     if last["role"] not in ("user", "tool") or (last["role"] == "user" and not last["content"].strip()):
         found = "nothing" if last["role"] == "user" else f"a turn of {last['role']}"
-        raise DataError(f"context: expected the user's query or a tool's result as the last turn, found {found}.", key="context")
+        raise DataError(f"context: expected the user's query or a tool result as the last turn, found {found}.", key="context")
     if not record.responses or len(record.rewards) != record.n:
         raise DataError(f"rewards: expected one per response, found {len(record.rewards)} for {record.n} responses.", key="rewards")
     for position, response in enumerate(record.responses):

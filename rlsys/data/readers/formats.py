@@ -1,8 +1,8 @@
-"""One small function per format: a row of the file in, its records out (docs/method.md, section 7).
+"""Readers, one small function per format: a row of the file in, its records out (docs/method.md, section 7).
 
-A reader takes a `Row` and returns a list of records, usually one. It raises `DataError` where the row is not what the format says; what all
-records must obey (a unique best, finite rewards, ...) is left to `fields.check`. The chosen response comes first wherever a format has one:
-presentation is shuffled later.
+A reader takes a `Row` and returns a list of records, usually one. It raises `DataError` if the row violates the format; the invariants of
+all records (a unique best, finite rewards, ...) are left to `fields.check`. The chosen response comes first wherever a format has one, as the
+presentation order is shuffled later.
 """
 
 from __future__ import annotations
@@ -73,10 +73,10 @@ def responses(row: Row) -> list[Record]:
 
 
 def trl_preference(row: Row) -> list[Record]:
-    """TRL preference: prompt, chosen, rejected; texts or message lists. Without a prompt: what chosen and rejected begin with.
+    """TRL preference: prompt, chosen, rejected; texts or message lists. Without a prompt: the common beginning of chosen and rejected.
 
-    Either side may be a list of responses: each chosen one stands against all the rejected ones, in a record of its own (ids `id/0`, ...
-    where there are several). `system` and `history` stand in front of the prompt.
+    Either side may be a list of responses: each chosen one is compared with all the rejected ones, in its own record (ids `id/0`, ... if there
+    are several). `system` and `history` precede the prompt.
     """
     if row.get("prompt") is not None:
         context = prompt_of(row)
@@ -97,7 +97,7 @@ def trl_unpaired(row: Row) -> list[Record]:
 
 
 def hh_rlhf(row: Row) -> list[Record]:
-    """HH-RLHF: chosen and rejected, whole transcripts. What they share is the context, mostly all but the assistant's last turn."""
+    """HH-RLHF: chosen and rejected, whole transcripts. Their common beginning is the context, mostly all but the last assistant turn."""
     context, (chosen, rejected) = split([transcript(row, key) for key in ("chosen", "rejected")], ("chosen", "rejected"))
     return [Record(row_id(row, "id"), "hh_rlhf", context, (chosen, rejected), FIRST)]
 
@@ -105,8 +105,8 @@ def hh_rlhf(row: Row) -> list[Record]:
 def ultrafeedback(row: Row) -> list[Record]:
     """UltraFeedback: instruction, completions[].response and .overall_score.
 
-    A completion whose score is NaN or null is left out and counted (`Row.dropped`); the others can still be compared. Fewer than two scored
-    ones: no unique best.
+    A completion whose score is NaN or null is dropped and counted (`Row.dropped`); the others can still be compared. With fewer than two
+    scores there is no unique best.
     """
     responses, rewards = [], []
     for position, entry in enumerate(items(row, "completions")):
@@ -128,7 +128,7 @@ def ultrafeedback(row: Row) -> list[Record]:
 
 
 def ultrafeedback_binarized(row: Row) -> list[Record]:
-    """UltraFeedback binarized: prompt, chosen, rejected, score_chosen, score_rejected. `prompt_id` names the prompt, not the row."""
+    """UltraFeedback binarized: prompt, chosen, rejected, score_chosen, score_rejected. `prompt_id` identifies the prompt, not the row."""
     context = conversation(row, "prompt")
     rewards = number(row, "score_chosen"), number(row, "score_rejected")
     if rewards[0] < rewards[1]:
@@ -140,7 +140,7 @@ def ultrafeedback_binarized(row: Row) -> list[Record]:
 def helpsteer2(row: Row) -> list[Record]:
     """HelpSteer2 preference: prompt, response_1, response_2, preference_strength -3..3 (> 0 means response_2, 0 is a tie)."""
     strength = integer(row, "preference_strength", -3, 3)
-    # Several turns stand in one text, divided by NeMo's turn marks; the first turn is the user's and has none.
+    # Several turns are in one text, separated by NeMo's turn markers; the first turn is the user's and has none.
     parts = re.split(r"\n?<extra_id_1>(User|Assistant)\n", text(row, "prompt"))
     roles = ["user"] + [role.lower() for role in parts[1::2]]
     context = tuple({"role": role, "content": content} for role, content in zip(roles, parts[::2], strict=True))
@@ -167,13 +167,13 @@ def llmbar(row: Row) -> list[Record]:
 
 
 def skywork(row: Row) -> list[Record]:
-    """Skywork preference v0.2: chosen, rejected as message lists that share all turns but the last."""
+    """Skywork preference v0.2: chosen and rejected as message lists that share all turns but the last."""
     context, chosen, rejected = split_messages(row)
     return each_against(row_id(row, "id"), "skywork", context, chosen, rejected, family=optional_text(row, "source"))
 
 
 def rewardbench(row: Row) -> list[Record]:
-    """Reward Bench: id, prompt, chosen, rejected, subset. The subset is the source, as ids are only looked at within it."""
+    """Reward Bench: id, prompt, chosen, rejected, subset. The subset is the source, as ids are unique within a subset."""
     context, subset = conversation(row, "prompt"), text(row, "subset")
     responses = reply(row, "chosen", context), reply(row, "rejected", context)
     return [Record(row_id(row, "id"), subset, context, responses, FIRST, family=subset)]
@@ -182,8 +182,8 @@ def rewardbench(row: Row) -> list[Record]:
 def rewardbench2(row: Row) -> list[Record]:
     """Reward Bench 2: prompt, chosen [..], rejected [..], num_correct, subset.
 
-    Several chosen (the Ties subset) have no unique best among them, so Eq. 10 is asked of each: one record per chosen response, against all
-    the rejected ones, with ids `id/0`, `id/1`, ...
+    Several chosen responses (the Ties subset) have no unique best, so Eq. 10 is applied to each: one record per chosen response, against
+    all the rejected ones, with ids `id/0`, `id/1`, ...
     """
     context, subset, name = conversation(row, "prompt"), text(row, "subset"), row_id(row, "id")
     chosen = [as_text(value, f"chosen[{position}]", blank=True) for position, value in enumerate(items(row, "chosen"))]
@@ -221,7 +221,7 @@ def ppe_preference(row: Row) -> list[Record]:
 def ppe_best_of_k(row: Row) -> list[Record]:
     """PPE best-of-K: response_1..response_K, scores (K booleans), sampled_conflict_pairs.
 
-    One record per sampled pair, in the pair's own order, with id `id/0`, `id/1`, ...; the pairs count from 0, the columns from 1.
+    One record per sampled pair, in the pair's own order, with id `id/0`, `id/1`, ...; pairs are 0-based, columns 1-based.
     """
     context, name, scores = conversation(row, "prompt"), row_id(row, "id", "question_id"), list(items(row, "scores"))
     records = []
@@ -256,9 +256,9 @@ def realmistake(row: Row) -> list[Record]:
 
 
 def pandalm(row: Row) -> list[Record]:
-    """PandaLM: instruction, input (may be blank), response1, response2, annotator1..3 (0 tie, 1, 2); at least two of the three decide.
+    """PandaLM: instruction, input (may be blank), response1, response2, annotator1..3 (0 tie, 1, 2); decided by at least two of the three.
 
-    A majority for a tie, or three different votes, has no unique best. The strength is the number of votes (2 or 3).
+    A majority for a tie or three different votes yield no unique best. The strength is the number of votes (2 or 3).
     """
     vote, count = Counter(integer(row, f"annotator{k}", 0, 2) for k in (1, 2, 3)).most_common(1)[0]
     rewards = {1: FIRST, 2: SECOND}.get(vote, TIE) if count >= 2 else TIE
@@ -270,7 +270,7 @@ def pandalm(row: Row) -> list[Record]:
 def each_against(
     name: str, source: str, context: Messages, chosen: Sequence[str], rejected: Sequence[str], family: str | None = None
 ) -> list[Record]:
-    """A record per chosen response, against all the rejected ones: Eq. 10 wants one best. Of several, the ids are `name/0`, ..."""
+    """Return a record per chosen response, against all the rejected ones (Eq. 10 needs one best); ids `name/0`, ... if several."""
     names = [name] if len(chosen) == 1 else [f"{name}/{position}" for position in range(len(chosen))]
     rewards = (1.0,) + (0.0,) * len(rejected)
     return [Record(key, source, context, (best, *rejected), rewards, family=family) for key, best in zip(names, chosen, strict=True)]

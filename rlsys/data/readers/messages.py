@@ -1,10 +1,10 @@
-"""Messages as roles and texts: calls of tools, their results and content in parts are written out, so that a judge reads all of it.
+"""Messages as {role, content}: tool calls, tool results and multi-part content are rendered as text, so that a judge sees all of it.
 
     Tool call: weather({"city": "Oslo"})
     Result of weather: 3 C
 
-Ids tie results to calls and stand there where one turn makes several calls. Read are the messages of OpenAI (`tool_calls`, `function_call`,
-roles `tool` and `function`, parts), of Anthropic (parts `tool_use`, `tool_result`) and of ShareGPT (`from`, `value`).
+Ids match results to calls and are shown if one turn makes several calls. Accepted are the message formats of OpenAI (`tool_calls`,
+`function_call`, roles `tool` and `function`, parts), Anthropic (parts `tool_use`, `tool_result`) and ShareGPT (`from`, `value`).
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ SHAREGPT = {
     **dict.fromkeys(("gpt", "chatgpt", "assistant", "model", "bot", "function_call"), "assistant"),
     **dict.fromkeys(("tool", "observation", "function_response"), "tool"),
 }  # fmt: skip
-"""Our roles by the names that ShareGPT's `from` has."""
+"""Role by the value of ShareGPT's `from`."""
 MEDIA = ("image", "images", "audio", "audios", "video", "videos", "file", "files", "attachments")
-"""Keys of messages and rows that hold what is no text."""
+"""Keys of messages and rows with non-text content."""
 _WRITTEN = re.compile(r"\s*\[\s*\{\s*(['\"])(?:role|content|from|value)\1\s*:.*\}\s*\]\s*", re.DOTALL)
 _TEXT_PARTS = ("text", "input_text", "output_text", "refusal")
 
@@ -33,10 +33,10 @@ Messages = tuple[dict[str, str], ...]
 
 
 def as_messages(value: Any, key: str) -> Messages:
-    """A non-empty list of messages with known roles as {role, content}, calls and results in the content.
+    """Convert a non-empty list of messages with known roles to {role, content}, with calls and results in the content.
 
     Raises:
-        DataError: no such list; a message without a text or a call; one that holds what is no text, such as an image.
+        DataError: not such a list; a message without text or call; or non-text content, such as an image.
     """
     value, calls = read_back(value, key), _Calls()
     return tuple(_message(as_object(entry, f"{key}[{i}]"), f"{key}[{i}]", calls) for i, entry in enumerate(as_list(value, key)))
@@ -47,10 +47,10 @@ def is_message(value: Any) -> bool:
 
 
 def read_back(value: Any, key: str) -> Any:
-    """`value`, or the messages that stand in it as text: in JSON, or as Python shows a list, which is how tables are often saved as CSV.
+    """Return `value`, or the messages that it encodes as text: JSON or a Python list literal, as often found in CSV files.
 
     Raises:
-        DataError: messages in neither notation, as numpy shows a list.
+        DataError: messages in neither notation, such as numpy's repr.
     """
     if not isinstance(value, str) or not _WRITTEN.fullmatch(value):
         return value
@@ -62,11 +62,13 @@ def read_back(value: Any, key: str) -> Any:
         return found if isinstance(found, list) and all(map(is_message, found)) else value
     if not re.search(r"(['\"])(?:role|from)\1\s*:", value):
         return value
-    raise DataError(f"{key}: expected messages, found text that shows some and is neither JSON nor Python's: save as Parquet.", key=key)
+    raise DataError(
+        f"{key}: expected messages, found text with messages that is neither JSON nor a Python literal: save as Parquet.", key=key
+    )
 
 
 def conversation(row: dict[str, Any], key: str) -> Messages:
-    """A conversation under `key`: messages, or a text, which is one turn of the user."""
+    """Return the conversation under `key`: messages, or text, which is a single user turn."""
     value = read_back(required(row, key, "text or a list of messages"), key)
     if isinstance(value, list):
         return as_messages(value, key)
@@ -76,12 +78,12 @@ def conversation(row: dict[str, Any], key: str) -> Messages:
 
 
 def ask(query: str) -> Messages:
-    """A conversation of one user turn."""
+    """Return a conversation of one user turn."""
     return ({"role": "user", "content": query},)
 
 
 def written_out(messages: Messages) -> str:
-    """Turns as one text: the content of a single one; of several, each behind its role."""
+    """Return turns as one text: the content of a single turn; several turns each with their role in front."""
     if len(messages) == 1:
         return messages[0]["content"]
     return "\n\n".join(f"{message['role'].capitalize()}: {message['content']}" for message in messages)
@@ -92,9 +94,9 @@ class _Calls:
     """The calls of a conversation so far."""
 
     names: dict[str, str] = field(default_factory=dict)
-    """id -> the tool that was called."""
+    """Tool name by call id."""
     shown: set[str] = field(default_factory=set)
-    """Ids that stand in the texts."""
+    """Ids that appear in the rendered text."""
 
     def call(self, name: str, arguments: Any, id: Any, with_id: bool) -> str:
         id = str(id) if id is not None else ""
@@ -108,39 +110,39 @@ class _Calls:
         id = str(id) if id is not None else ""
         name = name or self.names.get(id, "")
         unknown = id and id not in self.names
-        told = " ".join(part for part in (str(name), f"({id})" if unknown or id in self.shown else "") if part)
-        return f"Result of {told}: {content}" if told else content
+        label = " ".join(part for part in (str(name), f"({id})" if unknown or id in self.shown else "") if part)
+        return f"Result of {label}: {content}" if label else content
 
 
 def _message(message: dict[str, Any], where: str, calls: _Calls) -> dict[str, str]:
     for key in MEDIA:
         if message.get(key):
-            raise DataError(f"{where}.{key}: expected a message of text alone, found {key}, which cannot be shown.", key=f"{where}.{key}")
+            raise DataError(f"{where}.{key}: expected a text-only message, found {key}, which cannot be rendered.", key=f"{where}.{key}")
     if "role" not in message and "from" in message:
         return _sharegpt(message, where, calls)
     role = required(message, "role", "a role", f"{where}.")
     if role not in (*ROLES, "function"):
         raise wrong(f"{where}.role", "one of " + ", ".join(ROLES), role)
     role = "tool" if role == "function" else role
-    made = _made(message, where)
+    requests = _tool_calls(message, where)
     content = message.get("content")
     if content is None and message.get("refusal"):
         content = message["refusal"]
-    if content is None and not made:
-        raise wrong(f"{where}.content", "text, parts of text, or calls of tools", None)
+    if content is None and not requests:
+        raise wrong(f"{where}.content", "text, text parts, or tool calls", None)
     if isinstance(content, list):
         role, text = _parts(content, f"{where}.content", role, calls)
     else:
         text = as_text("" if content is None else content, f"{where}.content", blank=True)
     if role == "tool" and not isinstance(content, list) or role == "tool" and message.get("tool_call_id") is not None:
         text = calls.result(text, message.get("name"), message.get("tool_call_id"))
-    told = [calls.call(*call, with_id=len(made) > 1) for call in made]
-    content = "\n".join([text, *told] if text.strip() or not told else told)
+    rendered = [calls.call(*request, with_id=len(requests) > 1) for request in requests]
+    content = "\n".join([text, *rendered] if text.strip() or not rendered else rendered)
     return {"role": role, "content": as_text(content, f"{where}.content", blank=True)}
 
 
-def _made(message: dict[str, Any], where: str) -> list[tuple[str, Any, Any]]:
-    """(name, arguments, id) of each call of a message."""
+def _tool_calls(message: dict[str, Any], where: str) -> list[tuple[str, Any, Any]]:
+    """Return (name, arguments, id) of each call of a message."""
     entries = message.get("tool_calls") or []
     if not isinstance(entries, list):
         raise wrong(f"{where}.tool_calls", "a list", entries)
@@ -159,7 +161,7 @@ def _call(entry: Any, where: str) -> tuple[str, Any, Any]:
 
 
 def _arguments(value: Any) -> str:
-    """Arguments as JSON, whether they came as an object or as its text."""
+    """Return arguments as JSON, whether given as an object or as encoded text."""
     if isinstance(value, str):
         try:
             value = json.loads(value)
@@ -169,7 +171,7 @@ def _arguments(value: Any) -> str:
 
 
 def _parts(parts: list[Any], where: str, role: str, calls: _Calls) -> tuple[str, str]:
-    """(role, text) of content in parts. A turn of the user that holds results alone is the tool's."""
+    """Return (role, text) of multi-part content. A user turn with only tool results gets the role `tool`."""
     texts, kinds = [], set()
     several = sum(isinstance(part, dict) and part.get("type") == "tool_use" for part in parts) > 1
     for position, part in enumerate(parts):
@@ -190,7 +192,7 @@ def _parts(parts: list[Any], where: str, role: str, calls: _Calls) -> tuple[str,
             failed = "failed, " if part.get("is_error") is True else ""
             texts.append(calls.result(failed + as_text(inner, f"{here}.content", blank=True), None, part.get("tool_use_id")))
         else:
-            raise DataError(f"{here}: expected a part of text, found one of type {ascii(kind)[:60]}, which cannot be shown.", key=here)
+            raise DataError(f"{here}: expected a text part, found one of type {ascii(kind)[:60]}, which cannot be rendered.", key=here)
     return "tool" if kinds == {"tool_result"} else role, "\n".join(texts)
 
 
@@ -203,7 +205,7 @@ def _sharegpt(message: dict[str, Any], where: str, calls: _Calls) -> dict[str, s
         try:
             found = json.loads(value) if isinstance(value, str) else value
             made = [_call(call, f"{where}.value") for call in (found if isinstance(found, list) else [found])]
-        except (ValueError, RecursionError):  # a text that is no such call is what was said
+        except (ValueError, RecursionError):  # not an encoded call: keep it as text
             made = []
         if made:
             return _message({"role": "assistant", "content": "", "tool_calls": [_rebuilt(*call) for call in made]}, where, calls)

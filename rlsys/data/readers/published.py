@@ -1,4 +1,4 @@
-"""Readers of published data sets and benchmarks, each in the layout in which it is published."""
+"""Readers of published datasets and benchmarks, each in its published layout."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def pku_saferlhf_safer(row: Row) -> list[Record]:
 def summarize_from_feedback(row: Row) -> list[Record]:
     """OpenAI's summarize-from-feedback, comparisons: info.post or .article (.title, .subreddit), summaries [2] .text, choice 0|1.
 
-    The source names a post and no query: the query asks for a summary of it.
+    The dataset has a post but no query: the query asks for a summary of it.
     """
     info = as_object(required(row, "info", "an object with a post"), "info")
     rewards = SECOND if integer(row, "choice", 0, 1) else FIRST
@@ -105,7 +105,7 @@ def nectar(row: Row) -> list[Record]:
 
 def prometheus(row: Row) -> list[Record]:
     """Prometheus' Feedback Collection and Bench (orig_response, orig_score 1..5), Preference Collection and Bench (orig_response_A and _B,
-    orig_preference "A" | "B"): orig_instruction, orig_criteria?, orig_reference_answer?. A rating counts as `rated` says.
+    orig_preference "A" | "B"): orig_instruction, orig_criteria?, orig_reference_answer?. Ratings are converted by `rated`.
     """
     context = ask(_with_criteria(text(row, "orig_instruction"), optional_text(row, "orig_criteria")))
     reference = optional_text(row, "orig_reference_answer")
@@ -121,7 +121,7 @@ def prometheus(row: Row) -> list[Record]:
 
 def biggen(row: Row) -> list[Record]:
     """BiGGen Bench results: input, system_prompt?, response, human_score 1..5 (or another judge's, by `data.columns`),
-    score_rubric.criteria?, reference_answer?, capability?. A rating counts as `rated` says; `id` names the question, not the row.
+    score_rubric.criteria?, reference_answer?, capability?. Ratings are converted by `rated`; `id` identifies the question, not the row.
     """
     rubric = row.get("score_rubric")
     criteria = optional_text(rubric, "criteria") if isinstance(rubric, dict) else None
@@ -138,14 +138,14 @@ def evalbiasbench(row: Row) -> list[Record]:
     rewards = FIRST if integer(row, "label", 1, 2) == 1 else SECOND
     responses = text(row, "response1", blank=True), text(row, "response2", blank=True)
     family = optional_text(row, "group")
-    # The rows of each bias are numbered anew.
+    # Row numbers restart in each bias.
     return [Record(row_id(row, "id"), family or "evalbiasbench", ask(text(row, "instruction")), responses, rewards, family=family)]
 
 
 def rm_bench(row: Row) -> list[Record]:
     """RM-Bench: id, prompt, chosen [3], rejected [3] (concise, detailed, detailed with markdown), domain.
 
-    One record per chosen response, against all the rejected ones; the benchmark of that name scores the matrix of pairs.
+    One record per chosen response, against all the rejected ones; the benchmark `rm_bench` scores the matrix of pairs.
     """
     chosen, rejected = (
         [as_text(value, f"{key}[{i}]", blank=True) for i, value in enumerate(items(row, key))] for key in ("chosen", "rejected")
@@ -154,7 +154,7 @@ def rm_bench(row: Row) -> list[Record]:
 
 
 def hhh_alignment(row: Row) -> list[Record]:
-    """HHH alignment: input, targets.choices [2] and targets.labels, of which the best has 1."""
+    """HHH alignment: input, targets.choices [2] and targets.labels (1 for the best)."""
     targets = as_object(required(row, "targets", "an object with choices and labels"), "targets")
     choices = [as_text(value, f"targets.choices[{i}]", blank=True) for i, value in enumerate(items(targets, "choices"))]
     labels = [float(as_integer(value, f"targets.labels[{i}]", 0, 1)) for i, value in enumerate(items(targets, "labels"))]
@@ -164,10 +164,10 @@ def hhh_alignment(row: Row) -> list[Record]:
 def rated(
     name: str, source: str, context: tuple, response: str, score: int, reference: str | None = None, family: str | None = None
 ) -> Record:
-    """A response rated 1..5 as a single response: 4 and 5 are worth 1, 1 and 2 are worth 0; the strength is how far from 3 it lies.
+    """Return a single-response record of a rating 1..5: reward 1 for 4 and 5, 0 for 1 and 2; the strength is the distance from 3.
 
     Raises:
-        NoUniqueBest: 3 is neither.
+        NoUniqueBest: the rating is 3.
     """
     if score == 3:
         raise NoUniqueBest(f"{name}: a rating of 3 is neither good nor bad.")
@@ -185,6 +185,6 @@ def _with_criteria(query: str, criteria: str | None) -> str:
 
 
 def _family(row: Row, key: str) -> str | None:
-    """A family that is a text, or a list of texts."""
+    """Return a family given as text or as a list of texts."""
     value = row.get(key)
     return ", ".join(map(str, value)) or None if isinstance(value, list) else optional_text(row, key)

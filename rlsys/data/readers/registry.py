@@ -1,4 +1,4 @@
-"""Every format by its name, and which of them reads the rows at hand."""
+"""Registry of formats by name, and detection of the formats that can read given rows."""
 
 from __future__ import annotations
 
@@ -23,31 +23,31 @@ _MODULES = {
         "biggen", "evalbiasbench", "rm_bench", "hhh_alignment",
     ),
 }  # fmt: skip
-COMMONLY = {
+ALIASES = {
     "dpo": "trl_preference", "orpo": "trl_preference", "mtbench": "arena", "tldr": "summarize_from_feedback",
 }  # fmt: skip
-"""Other names that go about, in letters and digits alone."""
+"""Other common names of formats, reduced to letters and digits."""
 READERS: dict[str, Reader] = {name: getattr(module, name) for module, names in _MODULES.items() for name in names}
 
 
 def reader_of(format: str, rows: Iterable[Mapping[str, Any]] = ()) -> Reader:
-    """The reader of a format.
+    """Return the reader of a format.
 
     Raises:
-        DataError: there is none of that name; the message proposes those that read `rows`, or else those whose names are like it.
+        DataError: there is no such format; the message suggests those that can read `rows`, or else those with similar names.
     """
     if format in READERS:
         return READERS[format]
-    fitting, like = formats_of(rows), _named_like(format)
-    meant = [name for name in fitting if name in like] or fitting or like
-    hint = f" Did you mean {' or '.join(meant)}?" if meant else ""
+    readable, similar = formats_of(rows), _similar_names(format)
+    suggestions = [name for name in readable if name in similar] or readable or similar
+    hint = f" Did you mean {' or '.join(suggestions)}?" if suggestions else ""
     raise DataError(f"unknown format {format!r}.{hint} Known formats: {', '.join(READERS)}.")
 
 
-def _named_like(format: str) -> list[str]:
-    """Formats of that name in another spelling; or of which it is a part, or which are a part of it; or else the one most like it."""
+def _similar_names(format: str) -> list[str]:
+    """Return the format of that name in another spelling; or all that contain it or are contained in it; or the closest match."""
     wanted, names = _letters(format), {_letters(name): name for name in READERS}
-    wanted = _letters(COMMONLY.get(wanted, wanted))
+    wanted = _letters(ALIASES.get(wanted, wanted))
     if wanted in names:
         return [names[wanted]]
     parts = [name for letters, name in names.items() if len(wanted) > 1 and (wanted in letters or letters in wanted)]
@@ -59,19 +59,19 @@ def _letters(name: str) -> str:
 
 
 def formats_of(rows: Iterable[Mapping[str, Any]], columns: Mapping[str, str] | None = None) -> list[str]:
-    """The formats that read most of `rows`, at most three of them: first those that make use of most of their keys."""
+    """Return at most three formats that can read most of `rows`: those that use the most keys."""
     rows = list(rows)
     used: dict[str, int] = {}
     for name, reader in READERS.items():
         read = [keys for keys in (_used(reader, row, columns or {}) for row in rows) if keys is not None]
         if 2 * len(read) > len(rows):
             used[name] = max(read)
-    # Sorting is stable: of equals, the plain formats come first.
+    # `responses` comes last: it accepts almost any row. The sort is stable.
     return sorted((name for name in used if used[name] == max(used.values())), key=lambda name: name == "responses")[:3]
 
 
 def _used(reader: Reader, keys: Mapping[str, Any], columns: Mapping[str, str]) -> int | None:
-    """How many keys of a row its reader looks at; None: it cannot read it."""
+    """Return how many keys of a row the reader looks up, or None if it cannot read the row."""
     row = Row(renamed(dict(keys), columns), "")
     try:
         for record in reader(row):

@@ -24,7 +24,7 @@ WRAPPERS = {
 CASES = {"lower case": str.lower, "capitals": str.upper, "title case": str.title, "sentence case": str.capitalize}
 
 
-def _draw_sentence(rng: random.Random, level: int) -> tuple[str, ...]:
+def _sample_sentence(rng: random.Random, level: int) -> tuple[str, ...]:
     words = ["the", rng.choice(ADJECTIVES), rng.choice(NOUNS), rng.choice(VERBS)]
     if level > 1:
         words += ["near", "the", rng.choice(ADJECTIVES), rng.choice(NOUNS)]
@@ -52,7 +52,7 @@ def _build_copy(rng: random.Random, level: int, facts: tuple[str, ...]) -> Item:
     return Item(rng.choice(COPY_QUERIES).format(right), "Each word must be the same.", right, list(wrong), note)
 
 
-def _draw_words(rng: random.Random, level: int) -> tuple[str, ...]:
+def _sample_words(rng: random.Random, level: int) -> tuple[str, ...]:
     return tuple(rng.sample(NOUNS, level + 2))
 
 
@@ -66,7 +66,7 @@ def _build_reverse(rng: random.Random, level: int, facts: tuple[str, ...]) -> It
     return Item(rng.choice(REVERSE_QUERIES).format(" ".join(facts)), f"Backwards: {right}.", right, list(wrong), expected(right))
 
 
-def _draw_pick(rng: random.Random, level: int) -> tuple[str, tuple[str, ...]]:
+def _sample_pick(rng: random.Random, level: int) -> tuple[str, tuple[str, ...]]:
     words = tuple(rng.sample(NOUNS, 4 + (level > 1) + 2 * (level > 2)))
     return rng.choice((ORDINALS[0], "last") if level == 1 else (*ORDINALS[1 : len(words) - 1], "last")), words
 
@@ -78,7 +78,7 @@ def _build_pick(rng: random.Random, level: int, facts: tuple[str, tuple[str, ...
     return Item(rng.choice(PICK_QUERIES).format(place, " ".join(words)), f"The {place} word is {right}.", right, wrong, expected(right))
 
 
-def _draw_case(rng: random.Random, level: int) -> tuple[str, tuple[str, ...]]:
+def _sample_case(rng: random.Random, level: int) -> tuple[str, tuple[str, ...]]:
     words = (*rng.sample(ADJECTIVES, level), rng.choice(NOUNS))
     return rng.choice(("lower case", "capitals", "title case")), words
 
@@ -99,7 +99,7 @@ def _build_case(rng: random.Random, level: int, facts: tuple[str, tuple[str, ...
     return Item(query, f"It must be in {wanted}.", right, wrong, lambda response: f"{response} is {names[response]}, expected {wanted}")
 
 
-def _draw_wrap(rng: random.Random, level: int) -> tuple[str, tuple[str, ...]]:
+def _sample_wrap(rng: random.Random, level: int) -> tuple[str, tuple[str, ...]]:
     words = (rng.choice(NOUNS),) if level == 1 else (*rng.sample(ADJECTIVES, level - 1), rng.choice(NOUNS))
     return rng.choice(tuple(WRAPPERS)), words
 
@@ -129,7 +129,7 @@ def _build_wrap(rng: random.Random, level: int, facts: tuple[str, tuple[str, ...
     return Item(rng.choice(WRAP_QUERIES).format(wanted, text), f"All of it must be in {wanted}.", right, wrong, note)
 
 
-def _draw_spelling(rng: random.Random, level: int) -> tuple[str]:
+def _sample_spelling(rng: random.Random, level: int) -> tuple[str]:
     low, high = ((3, 4), (5, 5), (6, 8))[level - 1]
     while not low <= len(word := rng.choice(NOUNS + ADJECTIVES)) <= high:
         pass
@@ -157,10 +157,10 @@ def _build_spelling(rng: random.Random, level: int, facts: tuple[str]) -> Item:
 
 
 COPYING = (
-    Family("copy", "a sentence repeated word for word", _draw_sentence, _build_copy),
-    Family("reverse", "words in reverse order", _draw_words, _build_reverse),
-    Family("pick_word", "the first, last or n-th of several words", _draw_pick, _build_pick),
-    Family("letter_case", "lower case, capitals or title case", _draw_case, _build_case),
-    Family("wrapping", "words inside given punctuation", _draw_wrap, _build_wrap),
-    Family("spelling", "a word spelled letter by letter", _draw_spelling, _build_spelling),
+    Family("copy", "a sentence repeated word for word", _sample_sentence, _build_copy),
+    Family("reverse", "words in reverse order", _sample_words, _build_reverse),
+    Family("pick_word", "the first, last or n-th of several words", _sample_pick, _build_pick),
+    Family("letter_case", "lower case, capitals or title case", _sample_case, _build_case),
+    Family("wrapping", "words inside given punctuation", _sample_wrap, _build_wrap),
+    Family("spelling", "a word spelled letter by letter", _sample_spelling, _build_spelling),
 )

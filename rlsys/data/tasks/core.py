@@ -1,7 +1,7 @@
-"""What a task family is, and how one drawn item becomes a record: split, wrong answers, positions, the teacher's judgement.
+"""Task families, and how a sampled item becomes a record: split, wrong answers, positions, the teacher's judgement.
 
-Life of a record: (split, seed, index) -> random stream -> family.draw until the item lies in the split -> family.build -> wrong answers
-chosen so that length tells nothing -> the right one put at a uniform place -> notes and scores.
+Steps: (split, seed, index) -> random stream -> family.sample until the item is in the split -> family.build -> wrong answers chosen so that
+length is uninformative -> the correct one inserted at a uniform position -> notes and scores.
 """
 
 from __future__ import annotations
@@ -19,47 +19,47 @@ LEVELS = (1, 2, 3)
 MAX_RESPONSES = 4
 RIGHT_SCORE, WRONG_SCORE = 9, 2
 HELDOUT_SHARE = 5
-"""One item in so many is held out."""
+"""One item in this many is held out."""
 
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """One question with what a program knows about its answers."""
+    """One question with its correct answer, wrong answers and teacher notes."""
 
     query: str
     criteria: str
-    """The teacher's principle; it holds the worked-out answer where there is a single one."""
+    """The teacher's principle; it states the answer if there is a single one."""
     right: str
     wrong: Sequence[str]
-    """At least MAX_RESPONSES - 1 different near misses, none equal to `right`."""
+    """At least MAX_RESPONSES - 1 distinct near misses, none equal to `right`."""
     note: Callable[[str], str]
-    """What there is to say about one response, up to but without the verdict. The same words for right and wrong answers."""
+    """Returns a remark on one response, without the verdict. The wording is the same for correct and wrong answers."""
 
 
 @dataclass(frozen=True, slots=True)
 class Family:
-    """A kind of task. `draw(rng, level)` picks an item's facts, which alone decide its split; `build(rng, level, facts)` words it."""
+    """A kind of task. `sample(rng, level)` picks an item's facts, which decide its split; `build(rng, level, facts)` phrases it."""
 
     name: str
     about: str
-    draw: Callable[[random.Random, int], tuple[Any, ...]]
+    sample: Callable[[random.Random, int], tuple[Any, ...]]
     build: Callable[[random.Random, int, Any], Item]
 
 
 def in_split(split: str, family: str, facts: tuple[Any, ...]) -> bool:
-    """Whether the item with these facts belongs to `split`: a fixed hash, so that no seed, count, level or wording moves an item."""
+    """Whether the item with these facts is in `split`: a fixed hash, so that seed, count, level and wording do not matter."""
     digest = blake2b(f"{family}:{facts!r}".encode(), digest_size=4).digest()
     return (int.from_bytes(digest, "big") % HELDOUT_SHARE == 0) == (split == "heldout")
 
 
 def make_record(family: Family, split: str, seed: int, index: int, level: int, responses: tuple[int, ...]) -> Record:
-    """Record number `index` of a split. Depends on the arguments only, never on other records."""
+    """Return record number `index` of a split. It depends only on the arguments, not on other records."""
     rng = random.Random(f"{split}/{seed}/{index}")
     count = rng.choice(responses)
     item_level = rng.randint(1, level)
-    facts = family.draw(rng, item_level)
+    facts = family.sample(rng, item_level)
     while not in_split(split, family.name, facts):
-        facts = family.draw(rng, item_level)
+        facts = family.sample(rng, item_level)
     item = family.build(rng, item_level, facts)
     shown = choose_wrong(rng, item.right, item.wrong, max(count - 1, 1))
     if count == 1:
@@ -86,10 +86,10 @@ def make_record(family: Family, split: str, seed: int, index: int, level: int, r
 
 
 def choose_wrong(rng: random.Random, right: str, pool: Sequence[str], count: int) -> list[str]:
-    """Pick `count` different answers of `pool` such that the right one's rank by length is uniform wherever the pool allows it.
+    """Return `count` distinct answers of `pool` such that the correct one's rank by length is uniform where the pool allows it.
 
-    One coin with a uniformly drawn bias decides for all picks whether an answer of another length is a shorter or a longer one:
-    with a fair coin the right answer among four would be of middle length too often.
+    One coin with a uniformly sampled bias decides for all picks whether a shorter or a longer answer is chosen: with a fair coin, the
+    correct one of four answers would too often be of medium length.
     """
     left = list(pool)
     rng.shuffle(left)
@@ -113,7 +113,7 @@ def choose_wrong(rng: random.Random, right: str, pool: Sequence[str], count: int
 
 
 def near_numbers(rng: random.Random, right: int, offsets: Sequence[int]) -> list[str]:
-    """One wrong number per offset, on either side of `right`, none below zero. As with lengths, the right one's rank is about uniform."""
+    """Return one wrong number per offset, on either side of `right`, none negative; as with lengths, the correct rank is about uniform."""
     lower_share = rng.random()
     found: dict[str, None] = {}
     for offset in offsets:
@@ -123,12 +123,12 @@ def near_numbers(rng: random.Random, right: int, offsets: Sequence[int]) -> list
 
 
 def expected(right: str) -> Callable[[str], str]:
-    """The commonest note: what the response says beside the answer that the criteria worked out."""
+    """Return the most common kind of note: the response's answer next to the expected one."""
     return lambda response: f"says {response}, expected {right}"
 
 
 def others(rng: random.Random, words: Sequence[str], excluded: Sequence[str], count: int) -> list[str]:
-    """`count` different words, none of them excluded."""
+    """Return `count` distinct words, none of them excluded."""
     found: list[str] = []
     while len(found) < count:
         word = rng.choice(words)

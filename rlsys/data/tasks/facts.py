@@ -1,10 +1,10 @@
-"""Facts that the knowledge families ask for: capitals, opposites, plurals, past tenses. Tiers follow the difficulty levels."""
+"""Facts for the knowledge families: capitals, opposites, plurals, past tenses. Tiers correspond to difficulty levels."""
 
 from __future__ import annotations
 
 
 def _pairs(text: str) -> tuple[tuple[str, ...], ...]:
-    """Entries are separated by semicolons, the parts of an entry by a slash."""
+    """Parse entries separated by semicolons, with parts separated by slashes."""
     return tuple(tuple(part.strip() for part in entry.split("/")) for entry in text.split(";"))
 
 

@@ -1,4 +1,4 @@
-"""Families that ask for what a language model knows: kinds of things, first letters, capitals, opposites, word forms, the calendar."""
+"""Task families about general knowledge: categories, first letters, capitals, opposites, word forms, the calendar."""
 
 from __future__ import annotations
 
@@ -38,13 +38,13 @@ PAST_QUERIES = (
 CALENDAR_QUERIES = ("Which {} comes {} {} {}?", "Name the {} that is {} {} {}.", "What {} is {} {} {}?")
 
 KIND_OF = {word: category for category in CATEGORIES for word in category.words}
-UNRELATED = {  # the words of all entries that share no topic with this one
+UNRELATED = {  # the words of all entries without a common topic
     entry[0]: tuple(word for other in OPPOSITES if not set(entry[4]) & set(other[4]) for word in other[:4]) for entry in OPPOSITES
 }
 
 
-def _draw_kind(rng: random.Random, level: int) -> tuple[str, tuple[str, ...]]:
-    """The words of the question, and the right one among them."""
+def _sample_kind(rng: random.Random, level: int) -> tuple[str, tuple[str, ...]]:
+    """Return the correct word, and all words of the question."""
     if level == 1:
         words = [rng.choice(category.words) for category in rng.sample(CATEGORIES, 4)]
         return words[0], tuple(sorted(words))
@@ -68,7 +68,7 @@ def _build_kind(rng: random.Random, level: int, facts: tuple[str, tuple[str, ...
     return Item(query, criteria, right, wrong, lambda response: f"{response} is {KIND_OF[response].label}, expected {wanted}")
 
 
-def _draw_letter(rng: random.Random, level: int) -> tuple[str, str]:
+def _sample_letter(rng: random.Random, level: int) -> tuple[str, str]:
     category = rng.choice(CATEGORIES)
     return category.label, rng.choice(category.words)[: 2 if level == 3 else 1].lower()
 
@@ -83,7 +83,7 @@ def _build_letter(rng: random.Random, level: int, facts: tuple[str, str]) -> Ite
     right = rng.choice([word for word in category.words if fits(word)])
     wrong = others(rng, category.words, [word for word in category.words if fits(word)], 5)
     if level > 1:
-        # The right letter, but another kind of thing.
+        # The right letter, but another category.
         elsewhere = [word for word, kind in KIND_OF.items() if fits(word) and kind is not category]
         wrong = wrong[:3] + rng.sample(elsewhere, min(3, len(elsewhere)))
 
@@ -97,7 +97,7 @@ def _build_letter(rng: random.Random, level: int, facts: tuple[str, str]) -> Ite
     return Item(query, f"It must be {label} that starts with {start}.", right, wrong, note)
 
 
-def _draw_capital(rng: random.Random, level: int) -> tuple[str]:
+def _sample_capital(rng: random.Random, level: int) -> tuple[str]:
     return (rng.choice(CAPITALS if level < 3 else RARE_CAPITALS)[0],)
 
 
@@ -105,7 +105,7 @@ def _build_capital(rng: random.Random, level: int, facts: tuple[str]) -> Item:
     table = CAPITALS if level < 3 else RARE_CAPITALS
     country, city = next(entry for entry in table if entry[0] == facts[0])
     criteria = f"The capital of {country} is {city}."
-    # From level 2 on the question also runs the other way.
+    # From level 2 on, the question may also be reversed.
     if level > 1 and rng.random() < 0.5:
         wrong = others(rng, [entry[0] for entry in table], (country,), 6)
         return Item(rng.choice(COUNTRY_QUERIES).format(city), criteria, country, wrong, expected(country))
@@ -113,8 +113,8 @@ def _build_capital(rng: random.Random, level: int, facts: tuple[str]) -> Item:
     return Item(rng.choice(CAPITAL_QUERIES).format(country), criteria, city, wrong, expected(city))
 
 
-def _draw_opposite(rng: random.Random, level: int) -> tuple[str]:
-    # A pair is one item in both directions: who has seen "hot" has also seen "cold".
+def _sample_opposite(rng: random.Random, level: int) -> tuple[str]:
+    # A pair is one item in both directions: training on "hot" also teaches "cold".
     return (rng.choice(OPPOSITES)[0],)
 
 
@@ -123,7 +123,7 @@ def _build_opposite(rng: random.Random, level: int, facts: tuple[str]) -> Item:
     word, right, synonym = entry[:3] if rng.random() < 0.5 else (entry[1], entry[0], entry[3])
     wrong = others(rng, UNRELATED[entry[0]], (), 6)
     if level > 1:
-        # The word itself and one that means the same; at level 3 one of the two is nearly always there.
+        # The word itself and a synonym; at level 3 one of the two nearly always appears.
         wrong = [*wrong[: 5 - level], synonym, word]
     criteria = f"The opposite of {word} is {right}."
     return Item(rng.choice(OPPOSITE_QUERIES).format(word), criteria, right, wrong, expected(right))
@@ -133,7 +133,7 @@ def _form(tiers: Sequence[Sequence[tuple[str, ...]]], word: str) -> str:
     return next(form for tier in tiers for base, form in tier if base == word)
 
 
-def _draw_plural(rng: random.Random, level: int) -> tuple[str]:
+def _sample_plural(rng: random.Random, level: int) -> tuple[str]:
     return (rng.choice(PLURALS[level - 1])[0],)
 
 
@@ -147,7 +147,7 @@ def _build_plural(rng: random.Random, level: int, facts: tuple[str]) -> Item:
     return Item(rng.choice(PLURAL_QUERIES).format(word), criteria, right, wrong, expected(right))
 
 
-def _draw_past(rng: random.Random, level: int) -> tuple[str]:
+def _sample_past(rng: random.Random, level: int) -> tuple[str]:
     return (rng.choice(PASTS[level - 1])[0],)
 
 
@@ -155,15 +155,15 @@ def _build_past(rng: random.Random, level: int, facts: tuple[str]) -> Item:
     (word,) = facts
     right = _form(PASTS, word)
     stem = word.rstrip("e") or word
-    # The last one is there so that something is shorter even than "ate".
+    # The last one ensures that something is shorter even than "ate".
     slips = (word, word + "s", stem + "ing", stem + "ed", stem + "t", right + "ed", word + "en", right[:-1])
     wrong = [slip for slip in dict.fromkeys(slips) if slip != right]
     criteria = f"Today {word}, yesterday {right}."
     return Item(rng.choice(PAST_QUERIES).format(word), criteria, right, wrong, expected(right))
 
 
-def _draw_calendar(rng: random.Random, level: int) -> tuple[str, int, str]:
-    """Where to start, how many steps, and which way."""
+def _sample_calendar(rng: random.Random, level: int) -> tuple[str, int, str]:
+    """Return the start, the number of steps and the direction."""
     names = DAYS + MONTHS
     steps = rng.randint(*((1, 3), (2, 4), (4, 6))[level - 1])
     return rng.choice(names), steps, rng.choice(("after", "before"))
@@ -181,11 +181,11 @@ def _build_calendar(rng: random.Random, level: int, facts: tuple[str, int, str])
 
 
 KNOWLEDGE = (
-    Family("kind", "the word that is, or is not, of some kind", _draw_kind, _build_kind),
-    Family("first_letter", "a thing of some kind with a given first letter", _draw_letter, _build_letter),
-    Family("capital", "capitals of countries", _draw_capital, _build_capital),
-    Family("opposite", "words of opposite meaning", _draw_opposite, _build_opposite),
-    Family("plural", "plural forms", _draw_plural, _build_plural),
-    Family("past_tense", "past tenses", _draw_past, _build_past),
-    Family("calendar", "days and months, counted on or back", _draw_calendar, _build_calendar),
+    Family("kind", "the word that is, or is not, in a category", _sample_kind, _build_kind),
+    Family("first_letter", "a member of a category with a given first letter", _sample_letter, _build_letter),
+    Family("capital", "capitals of countries", _sample_capital, _build_capital),
+    Family("opposite", "words of opposite meaning", _sample_opposite, _build_opposite),
+    Family("plural", "plural forms", _sample_plural, _build_plural),
+    Family("past_tense", "past tenses", _sample_past, _build_past),
+    Family("calendar", "days and months, counted forward or back", _sample_calendar, _build_calendar),
 )

@@ -1,4 +1,4 @@
-"""Families about numbers: the criteria work the answer out, each note lays a response beside it."""
+"""Task families about numbers: the criteria compute the answer, each note compares a response with it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ IN_DIGITS_QUERIES = ("Write {} in digits.", "Give {} as digits.", "How is {} wri
 
 
 def number_word(number: int) -> str:
-    """English for 0..99."""
+    """Return the English word for 0..99."""
     if number < 20:
         return NUMBER_WORDS[number]
     tens, ones = divmod(number, 10)
@@ -27,11 +27,11 @@ def number_word(number: int) -> str:
 
 
 def _offsets(rng: random.Random, level: int) -> list[int]:
-    """How far off the wrong numbers are; further digits are hit at higher levels."""
+    """Return the errors of the wrong numbers; higher levels also change higher digits."""
     return rng.sample((1, 2, 3, 10) if level < 3 else (1, 2, 10, 100), 3)
 
 
-def _draw_sum(rng: random.Random, level: int) -> tuple[int, int]:
+def _sample_sum(rng: random.Random, level: int) -> tuple[int, int]:
     if level == 1:
         a, b = rng.randint(2, 20), rng.randint(2, 20)
     elif level == 2:
@@ -48,7 +48,7 @@ def _build_sum(rng: random.Random, level: int, facts: tuple[int, int]) -> Item:
     return Item(rng.choice(SUM_QUERIES).format(a, b), f"The sum must be right: {a} + {b} = {right}.", right, wrong, expected(right))
 
 
-def _draw_difference(rng: random.Random, level: int) -> tuple[int, int]:
+def _sample_difference(rng: random.Random, level: int) -> tuple[int, int]:
     if level == 1:
         b = rng.randint(2, 15)
         return b + rng.randint(1, 15), b
@@ -67,7 +67,7 @@ def _build_difference(rng: random.Random, level: int, facts: tuple[int, int]) ->
     return Item(query, f"The difference must be right: {a} - {b} = {right}.", right, wrong, expected(right))
 
 
-def _draw_product(rng: random.Random, level: int) -> tuple[int, int]:
+def _sample_product(rng: random.Random, level: int) -> tuple[int, int]:
     if level == 1:
         a, b = rng.randint(2, 12), rng.randint(2, 12)
     elif level == 2:
@@ -80,13 +80,13 @@ def _draw_product(rng: random.Random, level: int) -> tuple[int, int]:
 def _build_product(rng: random.Random, level: int, facts: tuple[int, int]) -> Item:
     a, b = rng.sample(facts, 2)
     right = str(a * b)
-    # One factor too many or too few is the classic slip.
+    # One factor too many or too few is the classic mistake.
     offsets = rng.sample(sorted({a, b, 1, 2, 10} if level < 3 else {a, b, 1, 10, 100}), 3)
     wrong = near_numbers(rng, a * b, offsets)
     return Item(rng.choice(PRODUCT_QUERIES).format(a, b), f"The product must be right: {a} x {b} = {right}.", right, wrong, expected(right))
 
 
-def _draw_extreme(rng: random.Random, level: int) -> tuple[str, tuple[int, ...]]:
+def _sample_extreme(rng: random.Random, level: int) -> tuple[str, tuple[int, ...]]:
     if level == 1:
         numbers = rng.sample(range(10, 100), 4)
     elif level == 2:
@@ -106,7 +106,7 @@ def _build_extreme(rng: random.Random, level: int, facts: tuple[str, tuple[int, 
     return Item(rng.choice(EXTREME_QUERIES).format(which, shown), f"The {which} number here is {right}.", right, wrong, expected(right))
 
 
-def _draw_sorting(rng: random.Random, level: int) -> tuple[int, ...]:
+def _sample_sorting(rng: random.Random, level: int) -> tuple[int, ...]:
     if level == 1:
         return tuple(sorted(rng.sample(range(1, 21), 3)))
     if level == 2:
@@ -132,7 +132,7 @@ def _build_sorting(rng: random.Random, level: int, facts: tuple[int, ...]) -> It
     return Item(rng.choice(SORT_QUERIES).format(shown), f"From low to high: {right}.", right, list(wrong), note)
 
 
-def _draw_parity(rng: random.Random, level: int) -> tuple[str, int, int]:
+def _sample_parity(rng: random.Random, level: int) -> tuple[str, int, int]:
     low = 10 * (rng.randint(1, 7) if level < 3 else rng.randint(10, 90))
     high = low + 10 * rng.randint(2, 3 if level == 3 else 9 - low // 10)
     # Bounds other than round tens make many items; all numbers between have two (level 3: three) digits, seven or more of each parity.
@@ -172,7 +172,7 @@ def _build_parity(rng: random.Random, level: int, facts: tuple[str, int, int]) -
     return Item(rng.choice(PARITY_QUERIES).format(parity, low, high), criteria, str(inside(remainder)), list(wrong), note)
 
 
-def _draw_sequence(rng: random.Random, level: int) -> tuple[int, int]:
+def _sample_sequence(rng: random.Random, level: int) -> tuple[int, int]:
     if level == 1:
         return rng.randint(1, 40), rng.randint(1, 10)
     if level == 2:
@@ -191,7 +191,7 @@ def _build_sequence(rng: random.Random, level: int, facts: tuple[int, int]) -> I
     return Item(rng.choice(SEQUENCE_QUERIES).format(", ".join(map(str, terms))), criteria, right, wrong, expected(right))
 
 
-def _draw_number_words(rng: random.Random, level: int) -> tuple[int, ...]:
+def _sample_number_words(rng: random.Random, level: int) -> tuple[int, ...]:
     return tuple(rng.randint(13, 99) for _ in range(level))
 
 
@@ -218,12 +218,12 @@ def _build_number_words(rng: random.Random, level: int, facts: tuple[int, ...]) 
 
 
 NUMERIC = (
-    Family("addition", "the sum of two numbers", _draw_sum, _build_sum),
-    Family("subtraction", "the difference of two numbers", _draw_difference, _build_difference),
-    Family("multiplication", "the product of two numbers", _draw_product, _build_product),
-    Family("extreme", "the largest or smallest of four numbers", _draw_extreme, _build_extreme),
-    Family("sorting", "numbers in rising order", _draw_sorting, _build_sorting),
-    Family("parity", "an even or odd number within bounds", _draw_parity, _build_parity),
-    Family("sequence", "the next number of an arithmetic sequence", _draw_sequence, _build_sequence),
-    Family("number_words", "numbers between digits and words", _draw_number_words, _build_number_words),
+    Family("addition", "the sum of two numbers", _sample_sum, _build_sum),
+    Family("subtraction", "the difference of two numbers", _sample_difference, _build_difference),
+    Family("multiplication", "the product of two numbers", _sample_product, _build_product),
+    Family("extreme", "the largest or smallest of four numbers", _sample_extreme, _build_extreme),
+    Family("sorting", "numbers in rising order", _sample_sorting, _build_sorting),
+    Family("parity", "an even or odd number within bounds", _sample_parity, _build_parity),
+    Family("sequence", "the next number of an arithmetic sequence", _sample_sequence, _build_sequence),
+    Family("number_words", "numbers between digits and words", _sample_number_words, _build_number_words),
 )

@@ -1,6 +1,6 @@
-"""Word lists of the task families. All entries are lower case unless a name needs a capital; lists hold no doubles.
+"""Word lists of the task families. Entries are lower case except for names; lists have no duplicates.
 
-A word stands in one category only, so that what a word *is* has one answer.
+A word is in one category only, so that its category is unambiguous.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 
 class Category(NamedTuple):
-    """A kind of thing: `label` carries its article, `plural` is for lists of them."""
+    """A category of things: `label` includes the article, `plural` is for lists."""
 
     label: str
     plural: str
@@ -128,14 +128,14 @@ NOUNS = _words(
     " fence gate door roof wall floor room house tent bed chair table desk shelf box bag cup plate spoon fork knife pot pan bowl jar"
     " dog cat fox wolf bear lion tiger horse cow sheep goat pig duck hen frog fish shark whale snake bird king queen doctor teacher"
 )
-"""Things; none starts with a vowel letter, so that "a" fits before each."""
+"""Nouns; none starts with a vowel letter, so that each takes the article "a"."""
 
 ADJECTIVES = _words(
     "big small red blue green white black brown cold warm soft hard loud quiet fast slow clean dirty heavy light long short tall deep dark"
     " bright dry wet rich poor happy sad brave calm wild tame fresh strange simple pretty lovely golden silver wooden plain smooth rough"
     " sharp sweet bitter famous secret lonely gentle proud mighty tiny huge narrow wide round flat funny clever lazy busy"
 )
-"""None starts with a vowel letter."""
+"""Adjectives; none starts with a vowel letter."""
 
 VERBS = _words(
     "sleeps runs jumps waits falls stands moves shines smiles hides turns stops swims sings works returns grows breaks floats dances"

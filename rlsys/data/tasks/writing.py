@@ -1,4 +1,4 @@
-"""Families about writing under a constraint: an exact number of words or items, words to use, to avoid or to end with."""
+"""Task families about constrained writing: an exact number of words or items, words to use, to avoid or to end with."""
 
 from __future__ import annotations
 
@@ -57,19 +57,19 @@ TWO_ADJECTIVES = ("The {n} is {a} and {b}.", "It is a {a}, {b} {n}.", "This {n} 
 
 
 def _counted(parts: list[str], wanted: int) -> str:
-    """Every part with its running number: counting is written out, token by token."""
+    """Return every part with its running number: the count is spelled out, token by token."""
     return ", ".join(f"{part} {number_word(i)}" for i, part in enumerate(parts, 1)) + f"; expected {number_word(wanted)}"
 
 
 def _near_counts(rng: random.Random, wanted: int, level: int) -> list[int]:
-    """Other counts, as often below as above; two off only at level 1."""
+    """Return other counts, as often below as above; off by two only at level 1."""
     counts = [wanted - 1, wanted + 1] * 3
     if level == 1:
         counts += [max(wanted - 2, 1), wanted + 2]
     return counts
 
 
-def _draw_word_count(rng: random.Random, level: int) -> tuple[int, str]:
+def _sample_word_count(rng: random.Random, level: int) -> tuple[int, str]:
     return rng.randint(*((2, 4), (3, 6), (5, 8))[level - 1]), rng.choice(NOUNS)
 
 
@@ -91,7 +91,7 @@ def _build_word_count(rng: random.Random, level: int, facts: tuple[int, str]) ->
     return Item(query, f"Count the words: exactly {number_word(wanted)}.", describe(wanted), list(wrong), note)
 
 
-def _draw_item_count(rng: random.Random, level: int) -> tuple[int, int]:
+def _sample_item_count(rng: random.Random, level: int) -> tuple[int, int]:
     return rng.randint(*((2, 5), (3, 6), (5, 8))[level - 1]), rng.randrange(len(CATEGORIES))
 
 
@@ -108,7 +108,7 @@ def _build_item_count(rng: random.Random, level: int, facts: tuple[int, int]) ->
     return Item(query, criteria, listing(wanted), wrong, lambda response: _counted(response.split(", "), wanted))
 
 
-def _draw_include(rng: random.Random, level: int) -> tuple[str, ...]:
+def _sample_include(rng: random.Random, level: int) -> tuple[str, ...]:
     return tuple(sorted(rng.sample(NOUNS, 2 if level == 3 else 1)))
 
 
@@ -124,7 +124,7 @@ def _build_include(rng: random.Random, level: int, facts: tuple[str, ...]) -> It
 
     used: dict[str, list[str]] = {}
     right = sentence(facts)
-    # At level 3 one of the two words is there, and one is missing.
+    # At level 3, one of the two words is present and one is missing.
     wrong = [sentence((rng.choice(facts),) if level == 3 else ()) for _ in range(6)]
     wanted = " and ".join(facts)
     return Item(
@@ -136,7 +136,7 @@ def _build_include(rng: random.Random, level: int, facts: tuple[str, ...]) -> It
     )
 
 
-def _draw_avoid(rng: random.Random, level: int) -> tuple[str, str]:
+def _sample_avoid(rng: random.Random, level: int) -> tuple[str, str]:
     return rng.choice(NOUNS), rng.choice(ADJECTIVES)
 
 
@@ -146,7 +146,7 @@ def _build_avoid(rng: random.Random, level: int, facts: tuple[str, str]) -> Item
     def sentence(with_banned: bool) -> str:
         adjectives = others(rng, ADJECTIVES, (banned,), 2)
         if with_banned:
-            # Level 1: the banned word comes first; later it may hide at the end.
+            # At level 1 the banned word comes first; at higher levels it may come last.
             adjectives[0 if level == 1 else rng.randrange(2)] = banned
         text = rng.choice(TWO_ADJECTIVES[: level + 1]).format(n=noun, a=adjectives[0], b=adjectives[1])
         used[text] = adjectives
@@ -164,7 +164,7 @@ def _build_avoid(rng: random.Random, level: int, facts: tuple[str, str]) -> Item
     )
 
 
-def _draw_last(rng: random.Random, level: int) -> tuple[str]:
+def _sample_last(rng: random.Random, level: int) -> tuple[str]:
     return (rng.choice(NOUNS),)
 
 
@@ -178,7 +178,7 @@ def _build_last(rng: random.Random, level: int, facts: tuple[str]) -> Item:
     if level == 1:
         right, wrong = last, plain
     elif level == 2:
-        # The word is there, but not at the end.
+        # The word is present, but not at the end.
         right, wrong = rng.choice(NOUN_NOT_LAST).format(other[-1], target), inside
     else:
         right, wrong = last, more + inside[:2] + plain[:3]
@@ -191,9 +191,9 @@ def _build_last(rng: random.Random, level: int, facts: tuple[str]) -> Item:
 
 
 WRITING = (
-    Family("word_count", "a description with an exact number of words", _draw_word_count, _build_word_count),
-    Family("item_count", "a list with an exact number of items", _draw_item_count, _build_item_count),
-    Family("include_word", "a sentence that holds given words", _draw_include, _build_include),
-    Family("avoid_word", "a description without a banned word", _draw_avoid, _build_avoid),
-    Family("last_word", "a sentence that ends with a given word", _draw_last, _build_last),
+    Family("word_count", "a description with an exact number of words", _sample_word_count, _build_word_count),
+    Family("item_count", "a list with an exact number of items", _sample_item_count, _build_item_count),
+    Family("include_word", "a sentence that contains given words", _sample_include, _build_include),
+    Family("avoid_word", "a description without a banned word", _sample_avoid, _build_avoid),
+    Family("last_word", "a sentence that ends with a given word", _sample_last, _build_last),
 )

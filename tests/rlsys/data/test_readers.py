@@ -766,7 +766,7 @@ def test_text_that_shows_messages_without_being_any_is_malformed_and_other_lists
     numpys = "[{'role': 'user', 'content': 'Q?'}\n {'role': 'assistant', 'content': 'no'}]"
     rows = [{"prompt": "Q?", "chosen": numpys, "rejected": "b"}, {"prompt": "Q?", "chosen": '[{"content": 1}]', "rejected": "b"}]
     records, report = load(write(tmp_path / "a.jsonl", rows), "trl_preference")
-    assert [record.responses[0] for record in records] == ['[{"content": 1}]'] and "text that shows some" in report.malformed[0][1]
+    assert [record.responses[0] for record in records] == ['[{"content": 1}]'] and "text with messages" in report.malformed[0][1]
 
 
 def test_columns_of_other_names(tmp_path):
