@@ -1,8 +1,8 @@
 """Readers, one small function per format: a row of the file in, its records out (docs/method.md, section 7).
 
 A reader takes a `Row` and returns a list of records, usually one. It raises `DataError` if the row violates the format; the invariants of
-all records (a unique best, finite rewards, ...) are left to `fields.check`. The chosen response comes first wherever a format has one, as the
-presentation order is shuffled later.
+all records (a unique best, finite rewards, ...) are left to `fields.check`. The chosen response comes first wherever a format has one;
+the presentation order is shuffled later.
 """
 
 from __future__ import annotations
@@ -75,8 +75,8 @@ def responses(row: Row) -> list[Record]:
 def trl_preference(row: Row) -> list[Record]:
     """TRL preference: prompt, chosen, rejected; texts or message lists. Without a prompt: the common beginning of chosen and rejected.
 
-    Either side may be a list of responses: each chosen one is compared with all the rejected ones, in its own record (ids `id/0`, ... if there
-    are several). `system` and `history` precede the prompt.
+    Either side may be a list of responses: each chosen one is compared with all the rejected ones, in its own record (ids `id/0`, ...
+    if there are several). `system` and `history` precede the prompt.
     """
     if row.get("prompt") is not None:
         context = prompt_of(row)
