@@ -1,7 +1,9 @@
-"""Imports run launch -> actors -> rlsys and never back; the method knows nothing of Ray, vLLM or DeepSpeed."""
+"""Imports run launch -> actors -> rlsys, without cycles; rlsys imports neither Ray, vLLM nor DeepSpeed."""
 
 import ast
+import graphlib
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -33,20 +35,51 @@ def test_imports_run_one_way(package):
         assert not imported(path) & FORBIDDEN[package], path
 
 
-def test_only_one_place_speaks_of_cuda():
-    """Device is found, not assumed: the word may stand only where devices are told apart."""
-    speakers = [
+def module_level(statements: list[ast.stmt]) -> Iterator[ast.stmt]:
+    """Yield the statements that run when a module is imported; those under `if TYPE_CHECKING` do not."""
+    for node in statements:
+        yield node
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            continue
+        type_checking = isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING"
+        for block in ("orelse",) if type_checking else ("body", "orelse", "finalbody"):
+            yield from module_level(getattr(node, block, []))
+        for handler in getattr(node, "handlers", []):
+            yield from module_level(handler.body)
+
+
+def test_no_import_cycles():
+    """Among files, at module level; an import of a module also imports its packages."""
+    paths = [path for package in FORBIDDEN for path in sorted((ROOT / package).rglob("*.py"))]
+    modules = {".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path for path in paths}
+    graph: dict[str, set[str]] = {}
+    for module, path in modules.items():
+        names: set[str] = set()
+        for node in module_level(ast.parse(path.read_text()).body):
+            if isinstance(node, ast.Import):
+                names |= {alias.name for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and node.level == 0:
+                names |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+        names |= {name.rsplit(".", count)[0] for name in names for count in range(1, name.count(".") + 1)}
+        # Importing a sibling imports the common packages, which are being imported already.
+        graph[module] = {name for name in names & modules.keys() if not f"{module}.".startswith(f"{name}.")}
+    graphlib.TopologicalSorter(graph).prepare()  # raises CycleError, which lists the cycle
+
+
+def test_cuda_is_named_in_one_module_only():
+    """Code detects the device; only one module may name it."""
+    modules = [
         str(path.relative_to(ROOT))
         for package in FORBIDDEN
         for path in sorted((ROOT / package).rglob("*.py"))
         for node in ast.walk(ast.parse(path.read_text()))
         if isinstance(node, ast.Constant) and node.value == "cuda"
     ]
-    assert set(speakers) <= {"actors/rollout/vllm_compat.py"}
+    assert set(modules) <= {"actors/rollout/vllm_compat.py"}
 
 
-def test_only_one_place_prints():
-    """Strings that reach a terminal are text, since `rlsys/system/terminal.py` makes every console, table and bar, and takes every line."""
+def test_only_the_terminal_module_prints():
+    """All consoles, tables and progress bars come from `rlsys/system/terminal.py`, which prints strings as they are."""
     for path in (path for package in FORBIDDEN for path in sorted((ROOT / package).rglob("*.py"))):
         if path == ROOT / "rlsys" / "system" / "terminal.py":
             continue
