@@ -1,6 +1,6 @@
-"""Judging many records by many samples: engines sample, scorers score what they wrote, side by side, in one bounded stream.
+"""Judging many records with many samples each: engines sample and scorers score their samples concurrently, as one bounded stream.
 
-Nothing but a window of rows exists at a time, however many there are.
+Only a window of rows is in memory at a time.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from rlsys.judging.requests import JudgeRequest, JudgeResult, RenderedRequest, c
 from rlsys.prompts.rendering import Prompter
 
 AHEAD = 4
-"""Shares that may wait for a scorer, per scorer, before the engines have to wait for it."""
+"""Shares queued per scorer before the engines wait for it."""
 
 
 @dataclass(frozen=True)
 class Sampling:
-    """How texts are drawn."""
+    """Sampling parameters."""
 
     temperature: float
     top_p: float
@@ -35,19 +35,19 @@ class Sampling:
 
 @dataclass
 class _Share:
-    """Rows that travel together."""
+    """Rows that are sent together."""
 
     questions: list[RenderedRequest]
     requests: pa.RecordBatch
     samples: ray.ObjectRef | None = None
-    """None until they are drawn."""
+    """None until they are sampled."""
     scoring: Pending | None = None
 
 
 class Judges(ReservedActors):
-    """Engines with the weights of `model_path`, and, where a meta reward model is given, as many scorers as `scorers`.
+    """Engines with the weights of `model_path`, and `scorers` scorers if there is a meta reward model.
 
-    Without cards a scorer gets a quarter of a machine's cores, at least one, and the engines get the rest.
+    Without GPUs a scorer gets a quarter of a machine's cores, at least one, and the engines the rest.
     """
 
     def __init__(self, config: Config, model_path: str, logs: Path, meta_rm: str | None = None, scorers: int = 1):
@@ -61,14 +61,14 @@ class Judges(ReservedActors):
         engine, scorer = ({"CPU": 1.0, "GPU": share} if gpus else {"CPU": float(each)} for each in (threads, scorer_threads))
         if gpus and config.rollout.tensor_parallel > 1:
             engine["GPU"] = float(config.rollout.tensor_parallel)
-        # More actors than cores share them: a reservation beyond what there is would never be granted.
+        # If there are more actors than cores, they share cores: a larger reservation would never be granted.
         scale = min(1.0, cpus / (engines * engine["CPU"] + scorers * scorer["CPU"]))
         engine, scorer = ({**each, "CPU": int(100 * scale * each["CPU"]) / 100} for each in (engine, scorer))
         super().__init__(config, [engine] * engines + [scorer] * scorers)
         longest = config.prompt.max_tokens + config.rollout.max_tokens
         backend = weight_backend(config.weights.backend, gpus, colocated=True)
         self.add_rollouts(model_path, longest, backend, engine, threads, logs, first_bundle=0)
-        from actors.scalar_scorer import ScalarScorer  # takes seconds, in which the engines are starting already
+        from actors.scalar_scorer import ScalarScorer  # takes seconds, while the engines are already starting
 
         self.scorer_names = [f"scorer-{i}" for i in range(scorers)]
         self.scorers = [
@@ -86,10 +86,10 @@ class Judges(ReservedActors):
         ]
 
     def start(self) -> dict[str, Any]:
-        """Bring all actors up side by side; returns what they say of themselves, by name."""
+        """Start all actors concurrently; returns their self-descriptions, by name."""
         named = [*zip(self.rollouts, self.rollout_names), *zip(self.scorers, self.scorer_names)]
-        told = self.bring_up([Pending(actor.ready.remote(), name, "ready") for actor, name in named])
-        return {name: what for (_, name), what in zip(named, told)}
+        descriptions = self.bring_up([Pending(actor.ready.remote(), name, "ready") for actor, name in named])
+        return {name: description for (_, name), description in zip(named, descriptions)}
 
     def close(self) -> None:
         for scorer in self.scorers:
@@ -97,10 +97,10 @@ class Judges(ReservedActors):
         super().close()
 
     def answer(self, asks: Iterable[JudgeRequest], prompter: Prompter, sampling: Sampling, max_prompt_tokens: int) -> Iterator[JudgeResult]:
-        """The answers to `asks`, in their order, as soon as they and those before them are there.
+        """The answers to `asks`, in order, each as soon as it and all earlier ones are complete.
 
         Raises:
-            ActorFailed: an engine or scorer failed, died or did not answer in time.
+            ActorFailed: an engine or scorer failed, died or timed out.
         """
         shares: dict[int, _Share] = {}
 
@@ -125,7 +125,7 @@ class Judges(ReservedActors):
             yield from self._answers(shares.pop(number), prompter)
 
     def _batches(self, asked: Iterable[RenderedRequest]) -> Iterator[list[RenderedRequest]]:
-        """Questions in shares, some four of which fill an engine."""
+        """Questions in shares, about four of which fill an engine."""
         batch: list[RenderedRequest] = []
         size = 0
         for question in asked:

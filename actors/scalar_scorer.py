@@ -1,4 +1,4 @@
-"""The scorer: one scalar reward model that answers, beside the engines whose samples it scores."""
+"""The scorer: a scalar reward model that scores the engines' samples."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from rlsys.prompts.tokenizers import Retokenizer, tokenizer_difference
 
 
 class ScalarScorer:
-    """Scores texts by a folder of `rlsys meta-rm`, on a card if this actor was given one, else on `threads` cores."""
+    """Scores texts with a model trained by `rlsys meta-rm`, on a GPU if this actor has one, else on `threads` cores."""
 
     def __init__(
         self,
@@ -34,16 +34,16 @@ class ScalarScorer:
     ):
         """
         Args:
-            judge_path: folder or hub name of the model whose tokens are scored; None: they are this model's own. Where its tokenizer
-                differs, texts are encoded anew: ids of another vocabulary would be other words, and scored without a complaint.
+            judge_path: folder or hub name of the model whose tokens are scored; None: this model. If its tokenizer differs, texts are
+                re-encoded: ids of a different vocabulary would silently be scored as other words.
             dtype: "bfloat16" or "float32", of weights and activations; the score itself is computed in float32.
-            log_dir: folder for NAME.log, with what libraries say; None: they say it to Ray.
-            token_budget: tokens encoded at a time, which bounds the memory for activations.
+            log_dir: folder for NAME.log, with the libraries' output; None: it goes to Ray.
+            token_budget: maximum tokens per forward pass, which bounds activation memory.
 
-        A prompt is encoded once for its texts where the model comes out right that way, else as often as it has texts.
+        A prompt is encoded once for all its texts if the self-check passes that way, else once per text.
 
         Raises:
-            ModelError: the model has no head of one output, or comes out wrong both ways (`rlsys.models.self_check`).
+            ModelError: the model has no head with one output, or fails the self-check both ways (`rlsys.models.self_check`).
         """
         self.name = name
         if log_dir is not None:
@@ -62,11 +62,11 @@ class ScalarScorer:
         return self.name
 
     def ready(self) -> dict[str, Any]:
-        """Told once the model stands.
+        """Answer once the model is loaded.
 
         Returns:
-            name, device, the objective that it was trained with (None where its folder does not say), how the judge's tokens differ from
-            its own (None: they do not), packing (a prompt is encoded once), and self_check: figures of `rlsys.models.self_check.SelfCheck`.
+            name, device, training objective (None if unknown), tokens_differ (how the judge's tokenizer differs; None: it does not),
+            packing (a prompt is encoded once), and self_check: figures of `rlsys.models.self_check.SelfCheck`.
         """
         return {
             "name": self.name,
@@ -78,11 +78,11 @@ class ScalarScorer:
         }
 
     def score(self, batch: pa.RecordBatch) -> list[float]:
-        """The score (logit) of each row, in order. Rows with the same prompt cost least when they come in the same call.
+        """Return the score (logit) of each row, in order. Rows with the same prompt are cheapest in the same call.
 
         Args:
-            batch: columns prompt_tokens and tokens (list<int32>), as engines take and give them; a text's own end, and whatever special
-                tokens stand there, are not part of what is scored.
+            batch: columns prompt_tokens and tokens (list<int32>), as of the engines; trailing special tokens of a text,
+                such as the end of turn, are not scored.
 
         Raises:
             ValueError: a prompt is empty.
@@ -97,7 +97,7 @@ class ScalarScorer:
         return score_texts(self.model, prompts, texts, self.token_budget, self.device).tolist()
 
     def score_samples(self, requests: pa.RecordBatch, samples: pa.RecordBatch) -> list[float]:
-        """`score` of each of the SAMPLES that were drawn for REQUESTS whose groups are numbered from 0."""
+        """Return the `score` of each of the SAMPLES of REQUESTS whose groups are numbered from 0."""
         prompts = requests["prompt_tokens"].take(samples["group"])
         return self.score(pa.record_batch({"prompt_tokens": prompts, "tokens": samples["tokens"]}))
 
@@ -107,26 +107,27 @@ class ScalarScorer:
 
 
 def _load(path: str, dtype: torch.dtype, device: torch.device) -> tuple[ScalarModel, SelfCheck]:
-    """Packed where that passes the self-check: only the model that is there can say whether it was trained that way or plainly."""
-    refusal = None
+    """Load the model, packed if that passes the self-check: the checkpoint does not record how it was trained."""
+    refusal: ModelError | None = None
     for packing in (True, False):
-        classifier = load_classifier(path, dtype, seed=None).to(device)  # anew: a model that failed has been changed
+        classifier = load_classifier(path, dtype, seed=None).to(device)  # reloaded: a failed check modifies the model
         try:
             model, check = checked_scalar_model(classifier, packing, gradient=False)
         except ModelError as error:
             refusal = refusal or error
         else:
             return model.eval(), check
+    assert refusal is not None
     raise refusal
 
 
 def _special_ids(tokenizer: Any) -> list[int]:
-    """What is no part of a text: special tokens, and what ends a turn."""
+    """Return the ids of tokens that are not part of a text: special tokens and the end of turn."""
     special = {number for number, token in tokenizer.added_tokens_decoder.items() if token.special} | set(tokenizer.all_special_ids)
     return [*special, *([Chat(tokenizer).end] if tokenizer.chat_template else [])]
 
 
 def _arrays(column: pa.ListArray) -> list[np.ndarray]:
-    """Each list as an int32 array, without copying."""
+    """Return each list as an int32 array, without copying."""
     values, offsets = column.values.to_numpy(), column.offsets.to_numpy()
     return [values[start:end] for start, end in zip(offsets[:-1], offsets[1:])]

@@ -1,6 +1,6 @@
-"""Checkpoints of the learner: a model that other programs load as it is, and the optimizer's state to resume from exactly.
+"""Checkpoints of the learner: a model that other programs can load, and the optimizer state for an exact resume.
 
-Both are written aside and renamed, and both are collective: every rank must call, and see the same file system.
+Both are written to a temporary folder and renamed, and both are collective: every rank must call and see the same file system.
 """
 
 from __future__ import annotations
@@ -19,30 +19,31 @@ from actors.learner.deepspeed_engine import Engine, full_weights
 from rlsys.prompts.chat import Chat
 
 TAG = "state"
-"""DeepSpeed's name for the one state in a folder."""
+"""DeepSpeed's name of the single state in a folder."""
 
 
 def save_model(model: PreTrainedModel, tokenizer_from: str, folder: Path) -> None:
-    """Hugging Face folder: safetensors in the model's own dtype (gathered from all ranks where ZeRO 3 shards it), config, tokenizer."""
+    """Write a Hugging Face folder: safetensors in the model's dtype (gathered from all ranks under ZeRO 3), config, tokenizer."""
     first = dist.get_rank() == 0
     state = {}
     for name, whole in full_weights(model):
         if first:
             state[name] = whole.to("cpu", copy=True)
     if first:
-        aside = _aside(folder)
-        shutil.rmtree(aside, ignore_errors=True)
+        temporary = _temporary(folder)
+        shutil.rmtree(temporary, ignore_errors=True)
         tokenizer = AutoTokenizer.from_pretrained(tokenizer_from)
-        end_where_turns_end(model, tokenizer)
-        model.save_pretrained(aside, state_dict=state)
-        tokenizer.save_pretrained(aside)
-        _publish(aside, folder)
+        add_end_of_turn(model, tokenizer)
+        model.save_pretrained(temporary, state_dict=state)
+        tokenizer.save_pretrained(temporary)
+        _rename(temporary, folder)
     dist.barrier()
 
 
-def end_where_turns_end(model: PreTrainedModel, tokenizer: Any) -> None:
-    """Add what ends an assistant's turn to the model's generation config: base models name the end of a document only, and whoever loads
-    the trained model would not stop where it was taught to.
+def add_end_of_turn(model: PreTrainedModel, tokenizer: Any) -> None:
+    """Add the end-of-turn token to the model's generation config.
+
+    Base models specify only the end-of-document token, so users of the trained model would not stop where it was trained to.
     """
     if not (model.can_generate() and tokenizer.chat_template):
         return
@@ -54,18 +55,18 @@ def end_where_turns_end(model: PreTrainedModel, tokenizer: Any) -> None:
 
 
 def save_optimizer(engine: Engine, folder: Path, state: dict[str, Any]) -> None:
-    """Every rank's master weights, moments and random state, by DeepSpeed, with `state` as learner.json beside them."""
-    aside = _aside(folder)
+    """Write every rank's master weights, moments and random state through DeepSpeed, with `state` next to them as learner.json."""
+    temporary = _temporary(folder)
     if dist.get_rank() == 0:
-        shutil.rmtree(aside, ignore_errors=True)
-        aside.mkdir(parents=True)
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir(parents=True)
     dist.barrier()
-    engine.save_checkpoint(str(aside), tag=TAG, save_latest=False)
-    torch.save(torch.get_rng_state(), aside / f"random_rank{dist.get_rank()}.pt")
+    engine.save_checkpoint(str(temporary), tag=TAG, save_latest=False)
+    torch.save(torch.get_rng_state(), temporary / f"random_rank{dist.get_rank()}.pt")
     dist.barrier()
     if dist.get_rank() == 0:
-        (aside / "learner.json").write_text(json.dumps(state, indent=2) + "\n")
-        _publish(aside, folder)
+        (temporary / "learner.json").write_text(json.dumps(state, indent=2) + "\n")
+        _rename(temporary, folder)
     dist.barrier()
 
 
@@ -73,7 +74,7 @@ def load_optimizer(engine: Engine, folder: Path, identity: dict[str, Any]) -> di
     """Restore what `save_optimizer` wrote, weights included; returns its `state`.
 
     Args:
-        identity: the entries of `state` that must be the same now as then.
+        identity: entries of `state` that must be unchanged.
     Raises:
         ValueError: nothing to load, or an entry of `identity` differs.
     """
@@ -84,20 +85,20 @@ def load_optimizer(engine: Engine, folder: Path, identity: dict[str, Any]) -> di
     differing = [f"{key} was {state.get(key)} and is {value}" for key, value in identity.items() if state.get(key) != value]
     if differing:
         raise ValueError(
-            f"{folder}: the optimizer state fits another learner: {', '.join(differing)}. Set these back to resume, "
+            f"{folder}: the optimizer state belongs to a different learner: {', '.join(differing)}. Set these back to resume, "
             f"or start a new run with model.path={folder.with_name('model')}."
         )
     path, _ = engine.load_checkpoint(str(folder), tag=TAG, load_lr_scheduler_states=False)
     if path is None:
-        raise ValueError(f"{folder}: DeepSpeed found no state to load; the learner's log file says more.")
+        raise ValueError(f"{folder}: DeepSpeed found no state to load; see the learner's log file.")
     torch.set_rng_state(torch.load(folder / f"random_rank{dist.get_rank()}.pt", weights_only=True))
     return state
 
 
-def _aside(folder: Path) -> Path:
+def _temporary(folder: Path) -> Path:
     return folder.with_name(f".{folder.name}.partial")
 
 
-def _publish(aside: Path, folder: Path) -> None:
+def _rename(temporary: Path, folder: Path) -> None:
     shutil.rmtree(folder, ignore_errors=True)
-    os.rename(aside, folder)
+    os.rename(temporary, folder)

@@ -1,7 +1,7 @@
-"""The learner: one DeepSpeed rank per actor, which turns scored samples into new weights.
+"""The learner: one DeepSpeed rank per actor, which trains on judged samples.
 
-All ranks get the same calls with the same whole batch, take their own share of it (`rlsys.models.packing.plan_micro_batches`), and
-return the same answer, so a caller may read rank 0's alone. A call is collective: it returns once every rank was called.
+All ranks receive the same calls with the same full batch, take their own share of it (`rlsys.models.packing.plan_micro_batches`), and
+return the same result, so rank 0's is sufficient. A call is collective: it returns once every rank has been called.
 """
 
 from __future__ import annotations
@@ -33,17 +33,17 @@ from rlsys.system.processes import keep_freed_memory
 from rlsys.system.timing import PhaseTimer
 
 SCHEDULE = ("lr", "warmup_steps", "stage_step")
-"""What a checkpoint keeps of the learning rate's course."""
+"""State of the learning-rate schedule in a checkpoint."""
 
 Loss = Callable[[int, MicroBatch, Logprobs], tuple[Tensor, Metrics]]
-"""Loss and metric sums of micro-batch number i."""
+"""Computes loss and metric sums of micro-batch number i."""
 
 
 class LearnerActor:
-    """One rank. Life: construct, `address` (rank 0), `setup` (all ranks), then stages of `train_sft` and `train_grpo`.
+    """One rank. Life cycle: construct, `address` (rank 0), `setup` (all ranks), then stages of `train_sft` and `train_grpo`.
 
-    A step whose loss or gradient is not finite on any rank is skipped on all of them: weights and moments stay as they were,
-    the metrics have `skipped` = 1 and `skip_reason`.
+    A step whose loss or gradient is not finite on any rank is skipped on all ranks: weights and moments stay unchanged, and the
+    metrics have `skipped` = 1 and `skip_reason`.
     """
 
     def __init__(
@@ -66,9 +66,9 @@ class LearnerActor:
             model_path: Hugging Face folder or hub name to start from.
             dtype: "bfloat16" or "float32", of weights and activations; master weights and moments are fp32.
             threads: CPU threads of this rank.
-            timeout_s: longest wait for another rank, in seconds.
-            temperature: at which samples are drawn, for the self-check.
-            longest: tokens of the longest row that will come, for the self-check: some models' positions are right up to a length only.
+            timeout_s: maximum wait for another rank, in seconds.
+            temperature: sampling temperature, for the self-check.
+            longest: maximum tokens of a row, for the self-check: some models' position encodings are correct only up to some length.
         """
         self.name = f"learner-{rank}"
         self.console = logs.redirect_output(Path(log_dir) / f"{self.name}.log")
@@ -89,10 +89,10 @@ class LearnerActor:
     def __repr__(self) -> str:
         return self.name
 
-    # --- life ----------------------------------------------------------------------------------------------------
+    # --- life cycle ----------------------------------------------------------------------------------------------------
 
     def address(self) -> tuple[str, int]:
-        """Rank 0 only: (host, port) at which it now listens for the other ranks."""
+        """Rank 0 only: start listening for the other ranks; returns (host, port)."""
         import ray
 
         host = ray.util.get_node_ip_address()
@@ -100,13 +100,13 @@ class LearnerActor:
         return host, self.store.port
 
     def setup(self, host: str, port: int) -> dict[str, Any]:
-        """Join the other ranks at rank 0's `address`, load the model, check it, build the engine.
+        """Join the other ranks at rank 0's `address`, load and check the model, build the engine.
 
         Returns:
-            what this rank is, and self_check: figures of `rlsys.models.self_check.SelfCheck` (None: it is off).
+            a description of this rank; self_check: figures of `rlsys.models.self_check.SelfCheck` (None: it is off).
 
         Raises:
-            ModelError: the model cannot be trained as the settings say; the message says what works instead.
+            ModelError: the model cannot be trained with these settings; the message says what works instead.
         """
         ds.join_group(self.rank, self.world_size, host, port, self.store, self.timeout_s)
         self._build()
@@ -134,7 +134,7 @@ class LearnerActor:
         return load_policy(path, self.dtype, self.learner.packing, self.learner.layers, self.learner.attention)
 
     def _load_checked(self, path: str) -> tuple[Policy, SelfCheck]:
-        # On the device, where the engine would bring it next, whole, before it shards anything.
+        # On the device, where the engine would move it next, and before anything is sharded.
         model = load_causal_model(path, self.dtype).to(ds.device())
         ours = self.learner
         return checked_policy(
@@ -149,16 +149,16 @@ class LearnerActor:
     # --- training ------------------------------------------------------------------------------------------------
 
     def start_stage(self, lr: float, warmup_steps: int) -> None:
-        """Begin a stage: moments at zero, learning rate `lr` after a linear warm-up of `warmup_steps` optimizer steps."""
+        """Begin a training stage: moments at zero, learning rate `lr` after a linear warm-up of `warmup_steps` optimizer steps."""
         self.lr, self.warmup_steps, self.decay_steps, self.stage_step = lr, warmup_steps, 0, 0
         ds.reset_moments(self.engine)
 
     def decay_over(self, steps: int) -> None:
-        """Let this stage's learning rate fall linearly to zero over `steps` optimizer steps, counted from its beginning."""
+        """Decay this stage's learning rate linearly to zero over `steps` optimizer steps from its beginning."""
         self.decay_steps = steps
 
     def snapshot_reference(self, folder: str | None = None) -> None:
-        """Freeze the current weights, or those of Hugging Face `folder`, as the KL reference. Nothing happens with beta = 0."""
+        """Freeze the current weights, or those of Hugging Face `folder`, as the KL reference. No effect with beta = 0."""
         if self.rl.beta == 0:
             return
         policy = self._load(folder or self.model_path)
@@ -170,19 +170,19 @@ class LearnerActor:
         self.reference_is_policy = folder is None
 
     def train_grpo(self, batch: pa.RecordBatch, temperature: float, total_samples: int | None = None) -> dict[str, Any]:
-        """GRPO on one batch (LEARNER schema): `rl.updates_per_batch` passes over all of it, one optimizer step each.
+        """GRPO on one batch (LEARNER schema): `rl.updates_per_batch` passes over the batch, one optimizer step each.
 
         In the first pass the old policy is the current one; later passes are clipped against the log-probabilities of the first.
 
         Args:
-            temperature: of the samples.
-            total_samples: how many were judged, where the loss is the mean over more of them than there are rows (`rl.equal_groups`).
+            temperature: sampling temperature of the batch.
+            total_samples: number of judged samples, if the loss is a mean over more samples than there are rows (`rl.equal_groups`).
 
         Returns:
-            metrics: of `rlsys.algorithms.grpo.finalise_metrics`, means over the passes, and grad_norm (before clipping), lr, skipped
-                (0 or 1; with skip_reason, and loss or grad_norm may be nan), encoded_tokens (a shared prompt once, one pass),
-                seconds/learner_{reference,forward,backward,optimizer} of this rank;
-            samples: table of group, sample (its place in the group), trainer_logprob and reference_logprob, means over the
+            metrics: those of `rlsys.algorithms.grpo.finalise_metrics`, as means over the passes, and grad_norm (before clipping), lr,
+                skipped (0 or 1; if 1, with skip_reason, and loss or grad_norm may be nan), encoded_tokens (of one pass, a shared
+                prompt counted once), seconds/learner_{reference,forward,backward,optimizer} of this rank;
+            samples: table of group, sample (its index in the group), trainer_logprob and reference_logprob, means over the
                 sample's tokens before the first update; reference_logprob is null with beta = 0.
         """
         if self.rl.beta > 0 and self.reference is None:
@@ -190,7 +190,7 @@ class LearnerActor:
         self._start_clock("reference", "forward", "backward", "optimizer")
         share = self._share(batch, total_samples)
         old: list[Tensor] = []
-        # As long as the reference is the policy itself, what it says is what the policy said.
+        # As long as the reference is the policy itself, both have the same log-probabilities.
         reference = old if self.reference_is_policy else []
         if self.reference is not None and not self.reference_is_policy:
             with self._timed("reference"), torch.no_grad():
@@ -219,16 +219,16 @@ class LearnerActor:
         return {"metrics": metrics, "samples": self._samples(batch, share, old, reference)}
 
     def train_sft(self, batch: pa.RecordBatch) -> dict[str, Any]:
-        """One supervised step on a batch (LEARNER schema, advantages ignored): minus the mean log-likelihood per sample.
+        """Take one supervised step on a batch (LEARNER schema, advantages ignored); the loss is the mean NLL per sample.
 
         Returns:
-            metrics, as `train_grpo`; `nll` is nats per token.
+            metrics as of `train_grpo`; `nll` is in nats per token.
         """
         self._start_clock("forward", "backward", "optimizer")
         return self._update(self._share(batch), lambda i, part, answer: sft_loss(answer.logprob, part.weight))
 
     def evaluate_logprobs(self, batch: pa.RecordBatch, temperature: float = 1.0) -> list[list[float]]:
-        """Log-probability of every completion token of every row, under the current weights, without a gradient."""
+        """Compute the log-probability of every completion token of every row under the current weights."""
         share = self._share(batch)
         with torch.no_grad():
             answers = [self.engine(part, temperature=temperature).logprob for part in share]
@@ -243,16 +243,16 @@ class LearnerActor:
 
     def _share(self, batch: pa.RecordBatch, total_samples: int | None = None) -> list[MicroBatch]:
         if batch.num_rows == 0:
-            raise ValueError("the learner got an empty batch: skip the step when no group carries an advantage.")
+            raise ValueError("the learner got an empty batch: skip the step if no group has an advantage.")
         shares = plan_micro_batches(
             batch, self.world_size, self.learner.token_budget, self.learner.packing, self.pad_token_id, total_samples
         )
         return [part.to(ds.device()) for part in shares[self.rank]]
 
-    def _update(self, share: Sequence[MicroBatch], loss_of: Loss, passes: int = 1, **asked: Any) -> dict[str, Any]:
-        """`passes` optimizer steps over the micro-batches of this rank; stops at the first that has to be skipped.
+    def _update(self, share: Sequence[MicroBatch], loss_of: Loss, passes: int = 1, **options: Any) -> dict[str, Any]:
+        """Take `passes` optimizer steps over the micro-batches of this rank; stops at the first step that is skipped.
 
-        `asked`: what the model is called with besides a micro-batch.
+        `options`: arguments of the model besides the micro-batch.
         """
         sums: list[Metrics] = []
         norms: list[float] = []
@@ -261,10 +261,10 @@ class LearnerActor:
             parts = []
             for i, part in enumerate(share):
                 with self._timed("forward"):
-                    loss, metrics = loss_of(i, part, self.engine(part, **asked))
+                    loss, part_metrics = loss_of(i, part, self.engine(part, **options))
                 with self._timed("backward"):
                     ds.backward(self.engine, loss, last=i == len(share) - 1)
-                parts.append(metrics)
+                parts.append(part_metrics)
             ranks = ds.from_all_ranks(merge_metrics(parts))
             lr = self._lr()
             sums.extend(ranks)
@@ -276,7 +276,7 @@ class LearnerActor:
                 break
             self.stage_step += 1
             self.reference_is_policy = False
-        metrics: dict[str, Any] = finalise_metrics(merge_metrics(sums))
+        metrics: dict[str, Any] = dict(finalise_metrics(merge_metrics(sums)))
         for name in ("loss", "tokens"):
             metrics[name] /= len(norms)
         metrics["grad_norm"] = sum(norms) / len(norms)
@@ -322,7 +322,7 @@ class LearnerActor:
         )
 
     def _start_clock(self, *phases: str) -> None:
-        """All of them are told, also one that takes no time."""
+        """Restart the timer; every phase is reported, also one that takes no time."""
         self.clock = PhaseTimer()
         self.clock.seconds.update(dict.fromkeys(phases, 0.0))
 
@@ -336,26 +336,26 @@ class LearnerActor:
 
     def connect_rollouts(self, actors: list[Any], backend: str, bucket_mib: int, timeout_s: float) -> None:
         """Open the weight transfer to the rollout actors (`actors.weights.transfer`)."""
-        self.shares_card = backend == "ipc"
+        self.shares_gpu = backend == "ipc"
         self.trainer = make_trainer(backend, self.rank, DeepSpeedSource(self.engine), actors, bucket_mib, timeout_s)
 
     def send_weights(self, version: int, verify: bool = False) -> dict[str, Any]:
-        """Bring the current weights to every rollout actor as `version`; `verify` compares checksums of both sides."""
-        if self.shares_card:
-            ds.empty_cache()  # The engine wakes up for them and wants its memory.
+        """Send the current weights to every rollout actor as `version`; `verify` compares checksums of both sides."""
+        if self.shares_gpu:
+            ds.empty_cache()  # The engine wakes up and needs the memory.
         return self.trainer.send_weights(version, verify)
 
     def save(self, folder: str) -> None:
-        """Write `folder`/model, which transformers and vLLM load as it is, and `folder`/optimizer, from which `load` goes on."""
+        """Write `folder`/model, which transformers and vLLM can load, and `folder`/optimizer, for `load`."""
         saving.save_model(self.engine.module.model, self.model_path, Path(folder) / "model")
         schedule = {name: getattr(self, name) for name in SCHEDULE}
         saving.save_optimizer(self.engine, Path(folder) / "optimizer", self._identity() | schedule)
 
     def load(self, folder: str) -> None:
-        """Go on exactly where `save(folder)` stood.
+        """Restore the exact state of `save(folder)`.
 
         Raises:
-            ValueError: nothing was saved there, or by another number of ranks, another ZeRO stage or dtype.
+            ValueError: nothing was saved there, or with a different number of ranks, ZeRO stage or dtype.
         """
         saved = saving.load_optimizer(self.engine, Path(folder) / "optimizer", self._identity())
         for name in SCHEDULE:
@@ -369,7 +369,7 @@ class LearnerActor:
 def _why_skipped(ranks: Sequence[Metrics], result: ds.StepResult) -> str | None:
     bad = [rank for rank, metrics in enumerate(ranks) if not math.isfinite(metrics["loss"])]
     if bad and result.applied:
-        raise RuntimeError(f"the loss of ranks {bad} was not finite, yet DeepSpeed took the step: the weights cannot be trusted any more.")
+        raise RuntimeError(f"the loss of ranks {bad} was not finite, but DeepSpeed applied the step: the weights are unusable.")
     if bad:
         return f"the loss was not finite on ranks {bad}"
     return None if result.applied else f"the gradient's norm was {result.grad_norm}"

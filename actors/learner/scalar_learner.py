@@ -1,4 +1,4 @@
-"""The learner of a scalar reward model: the same DeepSpeed ranks, another model and another loss."""
+"""The learner of a scalar reward model: the same DeepSpeed ranks with a different model and loss."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from rlsys.models.self_check import SelfCheck, checked_scalar_model
 
 
 class ScalarLearner(LearnerActor):
-    """One rank. Life: construct, `address` (rank 0), `setup` (all ranks), `start_stage`, then `train` and `score`."""
+    """One rank. Life cycle: construct, `address` (rank 0), `setup` (all ranks), `start_stage`, then `train` and `score`."""
 
     def __init__(self, objective: str, seed: int, **rank: Any):
         """
         Args:
             objective: "bce" or "bt" (`config.ScalarRm`).
-            seed: of a new head's weights, the same on every rank.
-            rank: what `LearnerActor` takes besides; there is no RL here.
+            seed: seed of a new head's weights, the same on every rank.
+            rank: further arguments of `LearnerActor`, except `rl`.
         """
         self.objective, self.head_seed = objective, seed
         super().__init__(rl=config.Rl(beta=0.0), seed=seed, **rank)
@@ -48,10 +48,10 @@ class ScalarLearner(LearnerActor):
         return model, check
 
     def train(self, batch: pa.RecordBatch) -> dict[str, Any]:
-        """One optimizer step on a `rlsys.models.scalar.scalar_batch`; its groups are whole where the objective is "bt".
+        """Take one optimizer step on a `rlsys.models.scalar.scalar_batch`; for objective "bt" its groups must be complete.
 
         Returns:
-            metrics of the batch: loss (nats per text, or per row for "bt"), accuracy, tokens (of texts), and as
+            metrics of the batch: loss (nats per text, or per row for "bt"), accuracy, tokens (of texts), and as of
             `LearnerActor.train_sft`: grad_norm, lr, skipped, encoded_tokens, seconds/learner_*.
         """
         groups = torch.tensor(batch["group"].to_pylist())
@@ -70,7 +70,7 @@ class ScalarLearner(LearnerActor):
         return self._update(self._share(batch), loss)
 
     def score(self, batch: pa.RecordBatch) -> list[float]:
-        """The score (logit) of every row of a `scalar_batch` under the current weights."""
+        """Return the score (logit) of every row of a `scalar_batch` under the current weights."""
         scores: dict[int, float] = {}
         with torch.no_grad():
             for part in self._share(batch):
@@ -79,5 +79,5 @@ class ScalarLearner(LearnerActor):
         return [everything[row] for row in range(batch.num_rows)]
 
     def save_model(self, folder: str) -> None:
-        """Write the weights to `folder`, which transformers' AutoModelForSequenceClassification loads as it is."""
+        """Write the weights to `folder`, which transformers' AutoModelForSequenceClassification can load."""
         saving.save_model(self.engine.module.model, self.model_path, Path(folder))

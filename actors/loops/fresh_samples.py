@@ -1,4 +1,4 @@
-"""Fresh samples of a model on training rows, judged: what a meta reward model learns from."""
+"""Fresh, judged samples of a model on training rows: training data of a meta reward model."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ def fresh_samples(config: Config, rows: int, samples: int, seed: int, path: Path
     """Write a table (`rlsys.algorithms.rejection.SAMPLED`) of `samples` samples of `rows` rows of data.train at rollout.temperature.
 
     Args:
-        seed: of the rows and their samples; another one than the run's gives other rows than the run trained on.
-        path: Parquet file. A killed call goes on after the last row; one that is complete does nothing.
+        seed: seed of the rows and their samples; with a seed other than the run's, the rows differ from those the run trained on.
+        path: Parquet file. A killed call resumes after the last row; a complete one does nothing.
     """
     if path.exists():
         return

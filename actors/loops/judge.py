@@ -1,4 +1,4 @@
-"""Asks a judge about every row of some work, with progress, into a file that survives a kill. Read `run_judge` first."""
+"""Judging of many rows with progress, into a file that survives a kill."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ from rlsys.system.terminal import print_text, progress
 
 Row = dict[str, Any]
 ROUNDS_AHEAD = 1024
-"""Rows that are asked in rounds at a time: enough for many engines, few enough for memory."""
-TELL_EVERY_S = 30.0
-"""Where nobody watches a bar, as in the log of a job: a line this often."""
+"""Maximum rows in progress at a time: enough for many engines, few enough for memory."""
+REPORT_EVERY_S = 30.0
+"""Seconds between progress lines where the output is not a terminal, as in a job's log."""
 
 
 @dataclass
 class Judge:
-    """Running engines (and scorers), and how they are asked."""
+    """Running engines (and scorers) and their request settings."""
 
     judges: Judges
     prompter: Prompter
@@ -85,17 +85,17 @@ class Judge:
                     given += 1
 
     def rows(self, temperature: float) -> Callable[[Iterable[JudgeRequest]], Iterator[Row]]:
-        """For `write_rows`: from asks to what was sampled for them."""
+        """Return a function for `write_rows` that turns requests into rows."""
         return lambda asks: (answer.row() for answer in self.answer(asks, temperature))
 
 
 @contextmanager
 def running_judge(config: Config, console: Console, meta_rm: str | None = None, logs: Path | None = None) -> Iterator[Judge]:
-    """Engines with the model `config.model.path` and its template, up until the block ends.
+    """Engines with the model `config.model.path` and its template, running until the block ends.
 
     Args:
         meta_rm: folder of the meta reward model that scores every sample.
-        logs: folder for what the actors say; None: it is kept only until the end, errors quote it.
+        logs: folder for the actors' log files; None: a temporary one, which errors quote.
     """
     from transformers import AutoTokenizer
 
@@ -105,13 +105,15 @@ def running_judge(config: Config, console: Console, meta_rm: str | None = None, 
         began = time.monotonic()
         print_text(console, "starting the engines …")
         with closing(Judges(config, model, logs or Path(scratch), meta_rm)) as judges:
-            told = judges.start()
+            descriptions = judges.start()
             engines = f"{len(judges.rollouts)} engine(s)"
             if meta_rm:
                 engines += f", {len(judges.scorers)} scorer(s) of the meta reward model"
             print_text(console, f"{engines} ready after {time.monotonic() - began:.0f} s")
-            if unlike := next((one["tokens_differ"] for one in told.values() if one.get("tokens_differ")), None):
-                print_text(console, f"the meta reward model has another tokenizer than the judge ({unlike}): texts are encoded anew for it")
+            if unlike := next((one["tokens_differ"] for one in descriptions.values() if one.get("tokens_differ")), None):
+                print_text(
+                    console, f"the meta reward model and the judge have different tokenizers ({unlike}): texts are re-encoded for it"
+                )
             yield Judge(judges, prompter, config)
 
 
@@ -126,7 +128,7 @@ def write_rows(
     """Ask what is left of `asks` and write a row for each; then give the file its name.
 
     Args:
-        total: number of asks, where it is known.
+        total: number of requests, if known.
         rows: from the asks that are left to their rows, one each, in order; a row's `tokens` are counted for the progress shown.
     """
     if file.done:
@@ -134,14 +136,14 @@ def write_rows(
     with progress(console) as bar:
         task = bar.add_task(title, total=total, completed=file.done, pace="")
         began, tokens = time.monotonic(), 0
-        told = began
+        reported = began
         for count, row in enumerate(rows(islice(asks, file.done, None)), file.done + 1):
             file.write(row)
             tokens += row.get("tokens", 0)
             now = time.monotonic()
             pace = f"{tokens / (now - began):,.0f} tokens/s"
             bar.update(task, advance=1, pace=pace)
-            if not console.is_terminal and now - told > TELL_EVERY_S:
+            if not console.is_terminal and now - reported > REPORT_EVERY_S:
                 print_text(console, f"{title}: {count:,}{'' if total is None else f' of {total:,}'} rows, {pace}")
-                told = now
+                reported = now
     file.finish()

@@ -1,4 +1,4 @@
-"""What a person watches: progress on the screen, phase clocks, and gauges for the Ray dashboard."""
+"""Progress of a run: screen output, phase timers, and gauges for the Ray dashboard."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from ray.util.metrics import Gauge
 from rich.console import Console
 from rich.text import Text
 
-from rlsys.system.terminal import as_text, print_text
+from rlsys.system.terminal import as_text, print_text, printable
 from rlsys.system.timing import PhaseTimer
 
 
 class ProgressReporter:
-    """Says which phase is on, adds up its seconds, and passes numbers on to Ray's metrics."""
+    """Shows the current phase, accumulates the seconds of each, and exports figures to Ray's metrics."""
 
     def __init__(self, console: Console, run: str):
         self.console = console
@@ -37,7 +37,7 @@ class ProgressReporter:
 
     @contextmanager
     def phase(self, name: str, doing: str | None = None) -> Iterator[None]:
-        """Time a phase, and show it."""
+        """Time a phase and show it."""
         before = self.seconds[name]
         self._status.update(as_text(f"{doing or name} …", "bold"))
         try:
@@ -47,7 +47,7 @@ class ProgressReporter:
             self._phase_gauge.set(self.seconds[name] - before, {"run": self.run, "phase": name})
 
     def gauges(self, metrics: dict[str, Any]) -> None:
-        """Set a gauge `rlsys_NAME` for every number."""
+        """Set a gauge `rlsys_NAME` for every numeric metric."""
         for name, value in metrics.items():
             if isinstance(value, int | float) and not isinstance(value, bool):
                 key = "rlsys_" + name.replace("/", "_")
@@ -55,17 +55,17 @@ class ProgressReporter:
                     self._gauges[key] = Gauge(key, f"{name} of the last training step.", tag_keys=("run",))
                 self._gauges[key].set(value, {"run": self.run})
 
-    def say(self, told: str, style: str = "") -> None:
-        """One line on the screen, with the time since the start."""
+    def say(self, message: str, style: str = "") -> None:
+        """Print one line with the time since the start."""
         minutes, seconds = divmod(int(time.monotonic() - self._started), 60)
-        print_text(self.console, Text.assemble((f"{minutes:3d}:{seconds:02d}", "dim"), " ", as_text(told, style)))
+        print_text(self.console, Text.assemble((f"{minutes:3d}:{seconds:02d}", "dim"), " ", Text(printable(message), style)))
 
-    def warn(self, told: str) -> None:
-        """A line that asks for attention."""
-        self.say(told, "yellow")
+    def warn(self, message: str) -> None:
+        """Print a highlighted line."""
+        self.say(message, "yellow")
 
 
 def eta(done: int, total: int, seconds_each: float) -> str:
-    """Time that the remaining steps will take at the pace of the last ones, as m:ss."""
+    """Estimate the time of the remaining steps, as m:ss."""
     minutes, seconds = divmod(int((total - done) * seconds_each), 60)
     return f"{minutes}:{seconds:02d}"

@@ -1,4 +1,4 @@
-"""Rejective fine-tuning: sample with and without a hint, reject, tune on what is kept, round after round. Start at the top."""
+"""Rejective fine-tuning: in each round, sample with and without a hint, reject, and tune on the kept samples. Start at the top."""
 
 from __future__ import annotations
 
@@ -42,11 +42,11 @@ from rlsys.system.terminal import print_text, stderr
 
 
 def rejective_fine_tuning(config: Config, console: Console | None = None) -> dict[str, Any]:
-    """Run (or resume) all rounds; returns what summary.json holds.
+    """Run (or resume) all rounds; returns the contents of summary.json.
 
     Raises:
-        rlsys.config.schema.ConfigError, rlsys.data.readers.DataError: something in the config or the data cannot be used.
-        ActorFailed: a remote part failed, died or did not answer in time.
+        rlsys.config.schema.ConfigError, rlsys.data.readers.DataError: the config or the data are unusable.
+        ActorFailed: an actor failed, died or timed out.
     """
     console = console or stderr()
     require_consistent_settings(config, "rft")
@@ -61,12 +61,12 @@ def rejective_fine_tuning(config: Config, console: Console | None = None) -> dic
             summary = job.summary()
             folder.write_json("summary.json", summary)
         console.print(summary_table(summary))
-        print_text(console, f"run folder: {folder.path}, the model in model/, what was sampled in trajectories/")
+        print_text(console, f"run folder: {folder.path}, the model is in model/, the samples in trajectories/")
         return summary
 
 
 class RftJob:
-    """One run's rounds. What a round leaves in RUN/round_N: samples.jsonl, model/, optimizer/; its table is in RUN/trajectories."""
+    """One run's rounds. A round writes samples.jsonl, model/ and optimizer/ to RUN/round_N, and its table to RUN/trajectories."""
 
     def __init__(self, config: Config, folder: RunFolder, progress: ProgressReporter):
         self.config, self.folder, self.progress = config, folder, progress
@@ -76,13 +76,13 @@ class RftJob:
         self.model = base
         self.source = open_mixture(config.data, "train", config.seed)
         self.heldout_source = open_mixture(config.data, "heldout", config.seed)
-        drawn = heldout_rows(self.heldout_source, self.prompter, config.data.heldout_rows, config.prompt.max_tokens)
-        self.heldout = [(each.record, each.order) for each in drawn]
+        items = heldout_rows(self.heldout_source, self.prompter, config.data.heldout_rows, config.prompt.max_tokens)
+        self.heldout = [(item.record, item.order) for item in items]
         for part in self.heldout_source.parts:
             progress.say(f"held-out rows: {part.name}, {part.account}")
 
     def round(self, number: int) -> None:
-        """Sample with the model of the round before, reject, tune, save."""
+        """Sample with the previous round's model, reject, tune, save."""
         place = self.folder.path / f"round_{number}"
         if not (place / "model").is_dir():
             table = self._table(number)
@@ -99,14 +99,14 @@ class RftJob:
         return self.folder.path / "trajectories" / f"rft_round_{number}.parquet"
 
     def _asks(self, number: int) -> Iterator[JudgeRequest]:
-        """Those of a round, the same whenever it is begun again: each row without a hint, then with one."""
+        """Yield a round's requests, the same at every restart: each row without a hint, then with one."""
         rft, seed = self.config.rft, self.config.seed
         self.source = self.source.fresh()
-        drawn = 0
-        while drawn < number * rft.rows:
-            for record in self.source.take(min(256, number * rft.rows - drawn)):
-                drawn += 1
-                if drawn <= (number - 1) * rft.rows:
+        taken = 0
+        while taken < number * rft.rows:
+            for record in self.source.take(min(256, number * rft.rows - taken)):
+                taken += 1
+                if taken <= (number - 1) * rft.rows:
                     continue
                 if rft.non_hinted:
                     yield judge_request(record, rft.samples, "rft", seed, number)
@@ -132,7 +132,7 @@ class RftJob:
                         write_rows(file, total, self._asks(number), judge.rows(rft.temperature), self.progress.console, title)
 
     def _evaluate(self, judge: Judge, stage: str) -> None:
-        """Greedy on the held-out rows, in the same orders as in `rlsys train`."""
+        """Score the held-out rows greedily, with the response orders of `rlsys train`."""
         asks = [JudgeRequest(record, [order], [0]) for record, order in self.heldout]
         score_format = self.prompter.score_format
         with self.progress.phase("evaluate", f"scoring {len(asks)} held-out rows ({stage})"):
@@ -144,7 +144,7 @@ class RftJob:
     # --- rejection -----------------------------------------------------------------------------------------------
 
     def _reject(self, number: int, place: Path, table: Path) -> None:
-        """Write the table of all that was sampled: each sample, and why it was kept or not."""
+        """Write the table of all samples, each with the reason why it was kept or rejected."""
         asked = render_requests(self._asks(number), self.prompter, self.config.prompt.max_tokens)
         per_row = self.config.rft.non_hinted + self.config.rft.hinted
         unasked: Counter[int] = Counter()
@@ -161,14 +161,14 @@ class RftJob:
             score_format = self.prompter.score_format
             counts = write_sampled(table, judged_rows(noted(), file.rows(), number, per_row, score_format), score_format)
         self._account(number, [sources[row] for row, times in unasked.items() if times == per_row])
-        told = ", ".join(f"{why} {count:,}" for why, count in sorted(counts.items(), key=lambda item: -item[1]))
-        self.progress.say(f"round {number}: {sum(counts.values()):,} samples: {told}")
+        reasons = ", ".join(f"{why} {count:,}" for why, count in sorted(counts.items(), key=lambda item: -item[1]))
+        self.progress.say(f"round {number}: {sum(counts.values()):,} samples: {reasons}")
 
     def _account(self, number: int, too_long: list[str]) -> None:
-        """Tell what became of all rows drawn so far, after a whole pass over the asks of this round.
+        """Account for all rows read so far, after a complete pass over the requests of this round.
 
         Args:
-            too_long: the source of each row of this round that could not be asked about at all.
+            too_long: the source of each row of this round that was too long for every request.
         """
         before = (self.folder.read_json("data_report.json") or {}).get("too_long", {}) if number > 1 else {}
         for name, count in Counter(self.source.part_of(source).name for source in too_long).items():
@@ -214,7 +214,7 @@ class RftJob:
             cluster.close()
 
     def _resume(self, learners: LearnerGroup, number: int) -> int:
-        """Batches of this round that a checkpoint holds already."""
+        """Restore the latest state; returns the number of this round's batches that it includes."""
         rft = self.config.rft
         found = self.folder.latest_state()
         if found is not None and found[1]["round"] == number:
@@ -227,15 +227,15 @@ class RftJob:
         return 0
 
     def _learner_rows(self, number: int, table: Path) -> pa.Table:
-        """LEARNER rows of what was kept, without hints, and of the instruction data; a group is a prompt."""
+        """Return LEARNER rows of the kept samples, without hints, and of the instruction data; a group is a prompt."""
         rft = self.config.rft
         kept = pq.read_table(table, columns=["group", "order", "text", "kept", "hinted"], filters=pc.field("kept"))
         if not kept.num_rows:
             raise ConfigError(
-                f"round {number}: none of the samples was right where others of its row were wrong, so there is nothing to learn from; "
-                f"{table} says why each was rejected. Sample more rows (rft.rows), or start from a model that can write the form."
+                f"round {number}: no sample was correct where others of its row were wrong, so there is nothing to train on; "
+                f"{table} has the reason for each. Sample more rows (rft.rows), or start from a model that follows the output format."
             )
-        # By number, not by id: a file that is not read in its order may hold an id twice.
+        # By index, not by id: ids may repeat in a file that is read in random order.
         per_row = rft.non_hinted + rft.hinted
         records = [one.record for one in islice(self._asks(number), 0, None, per_row)]
         groups: dict[tuple[int, tuple[int, ...]], int] = {}
@@ -254,16 +254,16 @@ class RftJob:
             chat = self.prompter.chat
             extra, aside = instruction_rows(rft.instruction_data, count, chat, self.config.data, self.config.seed, longest)
             portion += [{**row, "group": len(groups) + i} for i, row in enumerate(extra)]
-            told = ", ".join(f"{found:,} {name.replace('_', ' ')}" for name, found in aside.items() if found)
-            told = f", set aside {told}" if told else ""
-            self.progress.say(f"round {number}: {kept.num_rows:,} trajectories, {len(extra):,} rows of instruction data{told}")
+            dropped = ", ".join(f"{found:,} {name.replace('_', ' ')}" for name, found in aside.items() if found)
+            dropped = f", set aside {dropped}" if dropped else ""
+            self.progress.say(f"round {number}: {kept.num_rows:,} trajectories, {len(extra):,} rows of instruction data{dropped}")
         parts.append(pa.Table.from_pylist(portion, schema=LEARNER))
         return pa.concat_tables(parts).combine_chunks().sort_by("group")
 
-    # --- the end -------------------------------------------------------------------------------------------------
+    # --- summary -------------------------------------------------------------------------------------------------
 
     def finish(self) -> None:
-        """Evaluate the last model, and give it its place."""
+        """Evaluate the last model and move it to its final place."""
         if not self.folder.heldout_path("rft").exists():
             with running_judge(self._judge_config(), self.progress.console, logs=self.folder.logs) as judge:
                 self._evaluate(judge, "rft")
@@ -273,7 +273,7 @@ class RftJob:
                 os.replace(source, self.folder.path / name)
 
     def summary(self) -> dict[str, Any]:
-        """What summary.json holds."""
+        """Return the contents of summary.json."""
         tables = {stage: pq.read_table(self.folder.heldout_path(stage)) for stage in ("base", "rft")}
         rounds = []
         for number in range(1, self.config.rft.rounds + 1):
@@ -288,7 +288,7 @@ class RftJob:
             "baselines": heldout.baselines([record for record, _ in self.heldout]),
             "paired": {"rft_minus_base": heldout.paired(tables["rft"], tables["base"])},
             "rounds": rounds,
-            "rows": without_files(self.folder.read_json("data_report.json")),
+            "rows": without_files(self.folder.read_json("data_report.json") or {}),
             "seconds": {name: round(seconds, 2) for name, seconds in self.progress.seconds.items()},
             "model": self.config.model.path,
             "run_dir": str(self.folder.path),
@@ -296,7 +296,7 @@ class RftJob:
 
 
 def _batches(rows: int, size: int, epochs: int, *seed: int) -> list[np.ndarray]:
-    """Row numbers of every optimizer step: each epoch a fresh permutation."""
+    """Return the row indices of every optimizer step; each epoch is a new permutation."""
     rng = np.random.default_rng(seed)
     order = [rng.permutation(rows) for _ in range(epochs)]
     return [one[start : start + size] for one in order for start in range(0, rows, size)]

@@ -1,4 +1,4 @@
-"""Trains a scalar reward model: read, step after step, score the held-out rows, report. Read `train_scalar` first."""
+"""Training of a scalar reward model: load the data, take the steps, score the held-out rows, report. Read `train_scalar` first."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import pyarrow as pa
 import ray
 from rich.console import Console
 
+from actors.cluster.calls import LearnerGroup
 from actors.cluster.groups import LearnerCluster
 from actors.cluster.session import ray_session
 from actors.learner.scalar_learner import ScalarLearner
@@ -24,16 +25,16 @@ from rlsys.models.scalar import Group, scalar_batch
 from rlsys.system.terminal import print_text, stderr
 
 EVENTS = {"bce": "the critique is correct", "bt": "the first response is the better one"}
-"""What sigmoid(score), or of the difference of two, is the probability of."""
+"""The event whose probability is sigmoid(score), or for bt the sigmoid of a difference of scores."""
 TITLES = {"bce": "Meta reward model on held-out critiques", "bt": "Bradley-Terry reward model on held-out pairs"}
 
 
 def train_scalar(config: Config, console: Console | None = None) -> dict[str, Any]:
-    """Run (or resume) the whole job; returns what report.json holds (docs/meta-rm.md explains it).
+    """Run (or resume) the whole job; returns the contents of report.json (see docs/meta-rm.md).
 
     Raises:
-        rlsys.config.schema.ConfigError, rlsys.data.readers.DataError: something in the config or the data cannot be used.
-        ActorFailed: a rank failed, died or did not answer in time.
+        rlsys.config.schema.ConfigError, rlsys.data.readers.DataError: the config or the data are unusable.
+        ActorFailed: a rank failed, died or timed out.
     """
     console = console or stderr()
     objective = config.meta_rm.objective
@@ -59,25 +60,32 @@ def train_scalar(config: Config, console: Console | None = None) -> dict[str, An
 
 
 class ScalarJob:
-    """One run's ranks, data and clocks."""
+    """One run: its learner ranks, data and metrics."""
 
     def __init__(self, config: Config, folder: RunFolder, progress: ProgressReporter):
         self.config, self.settings, self.folder, self.progress = config, config.meta_rm, folder, progress
-        self.cluster: LearnerCluster | None = None
-        self.log: MetricsLog | None = None
+        self._cluster: LearnerCluster | None = None
+        self._log: MetricsLog | None = None
         self.step = 0
 
     def __enter__(self) -> ScalarJob:
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self.log is not None:
-            self.log.close()
-        if self.cluster is not None:
-            self.cluster.close()
+        if self._log is not None:
+            self._log.close()
+        if self._cluster is not None:
+            self._cluster.close()
+
+    @property
+    def learners(self) -> LearnerGroup:
+        """The learner ranks, once started."""
+        if self._cluster is None:
+            raise RuntimeError("the job has no learners yet: call start() first.")
+        return self._cluster.learners
 
     def start(self) -> None:
-        """Model, data, ranks; and, where the folder holds an unfinished run, its latest state."""
+        """Open model and data, start the ranks, and restore the latest state of an unfinished run."""
         config = self.config
         with self.progress.phase("start", "preparing model and data"):
             base = find_model(config.model.path)
@@ -86,39 +94,40 @@ class ScalarJob:
             self.data = load_scalar_data(config, AutoTokenizer.from_pretrained(base))
             self.steps = batches(self.data.train, self.settings.batch_texts, self.settings.epochs, config.seed)
         for name, groups in (("train", self.data.train), ("held-out", self.data.heldout)):
-            told = describe(groups)
-            self.progress.say(f"{name}: {told['texts']:,} texts of {told['rows']:,} rows, {told['positive']:.1%} with label 1")
-        self.progress.say("what was read: " + ", ".join(f"{name} {count:,}" for name, count in self.data.account.items()))
+            size = describe(groups)
+            self.progress.say(f"{name}: {size['texts']:,} texts of {size['rows']:,} rows, {size['positive']:.1%} with label 1")
+        self.progress.say("rows read: " + ", ".join(f"{name} {count:,}" for name, count in self.data.account.items()))
         with self.progress.phase("start", "starting learners"):
-            asked = {"objective": config.meta_rm.objective, "longest": config.meta_rm.max_tokens}
-            self.cluster = LearnerCluster(config, base, self.folder.logs, ScalarLearner, **asked)
-            self.folder.write_json("actors.json", self.cluster.start())
-            self.cluster.learners.start_stage(self.settings.lr, config.learner.warmup_steps)
-            self.cluster.learners.decay_over(len(self.steps))
+            arguments = {"objective": config.meta_rm.objective, "longest": config.meta_rm.max_tokens}
+            self._cluster = LearnerCluster(config, base, self.folder.logs, ScalarLearner, **arguments)
+            self.folder.write_json("actors.json", self._cluster.start())
+            self.learners.start_stage(self.settings.lr, config.learner.warmup_steps)
+            self.learners.decay_over(len(self.steps))
         resume = self.folder.latest_state()
         if resume is not None:
             path, state = resume
-            self.cluster.learners.load(path)
+            self.learners.load(path)
             self.step = state["step"]
             for name, seconds in state["seconds"].items():
                 self.progress.seconds[name] += seconds
             self.progress.say(f"resumed after step {self.step} from {path}")
-        self.log = MetricsLog(self.folder.path, self.step)
+        self._log = MetricsLog(self.folder.path, self.step)
 
     def train(self) -> None:
-        """All steps that are left."""
+        """Take all remaining steps."""
         total, first, began = len(self.steps), self.step, time.monotonic()
         while self.step < total:
             self.step += 1
             groups = [self.data.train[i] for i in self.steps[self.step - 1]]
             with self.progress.phase("train", f"step {self.step} of {total}"):
-                metrics = self.cluster.learners.train(ray.put(self._batch(groups)))
+                metrics = self.learners.train(ray.put(self._batch(groups)))
             metrics["row_tokens"] = describe(groups)["tokens"]
             if self.settings.eval_every and self.step % self.settings.eval_every == 0 and self.step < total:
                 heldout = self._judge(self._score())
                 measures = ("auc", "accuracy", "pairwise_accuracy", "log_loss")
                 metrics |= {f"heldout_{name}": heldout[name]["value"] for name in measures if heldout.get(name)}
-            self.log.write(self.step, metrics)
+            assert self._log is not None
+            self._log.write(self.step, metrics)
             self.progress.gauges(metrics)
             self._say(metrics, total, (time.monotonic() - began) / (self.step - first))
             self._checkpoint(total)
@@ -141,17 +150,18 @@ class ScalarJob:
         every = self.config.checkpoint.every
         if self.step < total and every and self.step % every == 0:
             with self.progress.phase("checkpoint", f"step {self.step}: saving"):
-                self.cluster.learners.save(self.folder.begin_checkpoint(self.step))
+                self.learners.save(self.folder.begin_checkpoint(self.step))
                 state = {"step": self.step, "seconds": dict(self.progress.seconds)}
                 self.folder.commit_checkpoint(self.step, state, self.config.checkpoint.keep)
 
     def _score(self) -> np.ndarray:
-        """Scores of the held-out texts, group after group."""
-        groups, scores = self.data.heldout, []
+        """Score the held-out texts, in order."""
+        groups = self.data.heldout
+        scores: list[float] = []
         for start in range(0, len(groups), self.settings.batch_texts):
             part = groups[start : start + self.settings.batch_texts]
             with self.progress.phase("evaluate", f"scoring held-out rows, {start} of {len(groups)} done"):
-                scores += self.cluster.learners.score(ray.put(self._batch(part)))
+                scores += self.learners.score(ray.put(self._batch(part)))
         return np.array(scores)
 
     def _judge(self, scores: np.ndarray) -> calibration.Report:
@@ -159,24 +169,24 @@ class ScalarJob:
         numbers: dict[tuple[str | None, str], int] = {}
         rows = [numbers.setdefault(group.row, len(numbers)) for group in self.data.heldout for _ in group.texts]
         judge = calibration.summarise_pairs if self.settings.objective == "bt" else calibration.summarise
-        return judge(scores, labels, rows)
+        return judge(scores.tolist(), labels, rows)
 
     def report(self) -> dict[str, Any]:
-        """Save the model and the held-out scores; returns what report.json holds."""
+        """Save the model and the held-out scores; returns the contents of report.json."""
         with self.progress.phase("checkpoint", "saving the model"):
-            self.cluster.learners.save_model(self.folder.path / "model")
+            self.learners.save_model(self.folder.path / "model")
         scores = self._score()
         heldout = [(group.id, group.source, label) for group in self.data.heldout for label in group.labels]
         ids, sources, labels = zip(*heldout)
         columns = {"prompt_id": ids, "source": pa.array(sources, pa.string()), "label": labels, "score": scores}
         write_parquet(pa.table(columns), self.folder.path / "heldout_scores.parquet")
-        taken = MetricsLog.read(self.folder.path)
+        steps = MetricsLog.read(self.folder.path)
         return {
             "objective": self.settings.objective,
             "heldout": self._judge(scores),
             "data": {"train": describe(self.data.train), "heldout": describe(self.data.heldout), "account": self.data.account},
             "steps": len(self.steps),
-            "encoded_share": sum(row["encoded_tokens"] for row in taken) / sum(row["row_tokens"] for row in taken),
+            "encoded_share": sum(row["encoded_tokens"] for row in steps) / sum(row["row_tokens"] for row in steps),
             "seconds": {name: round(seconds, 2) for name, seconds in self.progress.seconds.items()},
             "model": self.config.model.path,
             "run_dir": str(self.folder.path),
