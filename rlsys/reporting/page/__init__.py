@@ -1,12 +1,12 @@
-"""The page that shows what runs, evaluations, scalar reward models and ladders came to. Read it in this order:
+"""The report page of runs, evaluations, scalar reward models and ladders. Modules, in reading order:
 
-collect     folders -> sources, checked (schema: what eval.json and ladder.json hold)
-outline     sources -> sections of tables, plots and critiques (content: what these are), by subject: ladder, evaluations, biases, runs,
+collect     folders -> validated sources (schema: the contents of eval.json, ladder.json, ...)
+outline     sources -> sections of tables, plots and critiques (content: their types), by subject: ladder, evaluations, biases, runs,
             calibration, critiques
-plots       what each plot shows (drawing: how it looks; SVG for the page, PNG beside it)
+plots       the data of each plot (drawing: its style; SVG for the page, PNG next to it)
 render      sections -> HTML, Markdown, JSON
 
-What a section shows is said once, and every form is made from it: the figures are the same everywhere.
+All formats are rendered from the same sections, so their figures agree.
 """
 
 from __future__ import annotations

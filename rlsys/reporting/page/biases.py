@@ -1,4 +1,4 @@
-"""The judge's biases by benchmark: position, length, consistency."""
+"""Biases of the judge by benchmark: position, length, consistency."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from rlsys.reporting.page.evaluations import MEAN, benchmarks
 from rlsys.reporting.page.plots import Categories, Series
 from rlsys.reporting.page.schema import Benchmark
 
-BIASES = (
+BIASES: tuple[tuple[str, str, dict[str, str], dict[str, str]], ...] = (
     (
         "Position: how often the response shown first wins",
         "share of samples",
-        {"position.first": "greedy", "position.samples.first": "drawn samples"},
+        {"position.first": "greedy", "position.samples.first": "samples"},
         {"position.first_expected": "without bias"},
     ),
     (
         "Length: how often the longest response wins",
         "share of samples",
-        {"length.longest_wins": "drawn samples"},
+        {"length.longest_wins": "samples"},
         {"length.longest_is_best": "the longest is the best"},
     ),
     (
@@ -29,20 +29,20 @@ BIASES = (
         "share of pairs of samples with the same winner",
         {
             "position.other_order": "greedy, other order",
-            "position.samples.other_order": "drawn, other order",
-            "position.samples.same_order": "drawn, same order",
+            "position.samples.other_order": "samples, other order",
+            "position.samples.same_order": "samples, same order",
         },
         {},
     ),
 )
-"""Title, axis, and in words what is measured and what would be expected, by their place in a benchmark."""
+"""(title, axis label, measured values, expected values), the values as dotted path in a benchmark -> label."""
 
 
 def section(evaluations: Sequence[Evaluation]) -> Section:
-    """Position, length, consistency: by benchmark, beside what they would be without the bias."""
+    """Return the section on position, length and consistency by benchmark, with the values expected without bias."""
     plots = [plot for title, label, measured, expected in BIASES for plot in _plot(evaluations, title, label, measured, expected)]
     tables = [_table(evaluations)] if plots else []
-    return Section("Biases", "What accuracy does not show: whether place and length are paid for.", tables, plots)
+    return Section("Biases", "What accuracy does not show: whether the judge prefers a position or longer responses.", tables, plots)
 
 
 def _plot(
@@ -59,7 +59,7 @@ def _plot(
         for place, (key, words) in enumerate(measured.items()):
             series.append(Series(words + of, _everywhere(evaluation, names, key), style=number * len(measured) + place))
     for key, words in expected.items():
-        # What is expected hangs on the benchmark, and hardly on who judges it.
+        # The expected value depends on the benchmark and hardly on the judge.
         found = zip(*(_everywhere(evaluation, names, key) for evaluation in evaluations))
         series.append(Series(words, [next((one for one in values if one is not None), None) for values in found], expected=True))
     series = [one for one in series if one.points]
@@ -71,11 +71,11 @@ def _everywhere(evaluation: Evaluation, names: Sequence[str], key: str) -> list[
 
 
 def _at(benchmark: Benchmark | None, key: str) -> float | None:
-    """What stands under a dotted key; None where there is no such thing."""
-    found: Any = benchmark
+    """Return the value at a dotted path, or None if there is none."""
+    value: Any = benchmark
     for part in key.split("."):
-        found = getattr(found, part, None)
-    return found
+        value = getattr(value, part, None)
+    return value
 
 
 def _table(evaluations: Sequence[Evaluation]) -> Table:

@@ -1,4 +1,4 @@
-"""Scalar reward models: their measures, and whether their probabilities can be believed."""
+"""Scalar reward models: their measures and the calibration of their probabilities."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ OBJECTIVES = {
     "bce": ("meta reward model", "the critique is correct"),
     "bt": ("Bradley-Terry reward model", "the first response is the better one"),
 }
-"""Objective -> what the model is, and what its probabilities are of."""
+"""Objective -> (kind of model, event that its probabilities predict)."""
 MEASURES = {
     "auc": "ROC-AUC",
     "auc_within_row": "ROC-AUC within a row",
@@ -28,7 +28,7 @@ MEASURES = {
 
 
 def section(runs: Sequence[ScalarRun]) -> Section:
-    """A reliability diagram of each scalar reward model, and their measures side by side."""
+    """Return the section with a reliability diagram of each scalar reward model and a table comparing their measures."""
     rows: list[list[Cell | str]] = []
     for key, words in MEASURES.items():
         cells: list[Cell | str] = [_measure(getattr(run.report.heldout, key)) for run in runs]
@@ -37,7 +37,7 @@ def section(runs: Sequence[ScalarRun]) -> Section:
     kinds = [OBJECTIVES.get(run.report.objective, (run.report.objective, "label 1")) for run in runs]
     columns = ["measure", *(f"{run.name}: {kind}" for run, (kind, _) in zip(runs, kinds))]
     tables = [Table("Measures on held-out rows, 95% intervals", columns, rows)] if runs else []
-    note = "On the diagonal, what is said to be 70% probable is so in 70%. Bars are 95% intervals."
+    note = "On the diagonal, events predicted with probability 70% occur 70% of the time. Bars are 95% intervals."
     plots = [
         Reliability(
             f"Calibration: {run.name}",
@@ -49,7 +49,7 @@ def section(runs: Sequence[ScalarRun]) -> Section:
         )
         for run, (_, event) in zip(runs, kinds)
     ]
-    lead = "Whether the probabilities of a scalar reward model can be believed." if runs else ""
+    lead = "How well the probabilities of the scalar reward models match observed frequencies." if runs else ""
     return Section("Calibration of the reward models", lead, tables, plots)
 
 

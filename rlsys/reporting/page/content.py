@@ -1,7 +1,8 @@
-"""What a page is made of: sections that hold tables, plots and critiques. Plain data, so that HTML, Markdown and JSON say the same."""
+"""Contents of a page: sections of tables, plots and critiques, as plain data that HTML, Markdown and JSON are rendered from."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -9,12 +10,12 @@ from rlsys.evaluation.statistics import TOO_FEW
 from rlsys.reporting.page.plots import Plot
 
 FORMS = {"percent": "{:.1%}", "signed_percent": "{:+.1%}", "signed": "{:+.3f}", "figure": "{:.3f}", "count": "{:,.0f}", "plain": "{:g}"}
-"""How a number is written: shares as percent, measures of other ranges to three digits, tokens and seconds as whole numbers."""
+"""Number formats: fractions as percentages, other measures with three decimals, tokens and seconds as integers."""
 
 
 @dataclass(frozen=True)
 class Cell:
-    """A number of a table with its 95% interval: () for what has none, None where there are too few rows. Value None: "none"."""
+    """A number in a table with its 95% interval: () if it has none, None if there are too few rows. A value of None prints "none"."""
 
     value: float | None
     form: str = "percent"
@@ -34,11 +35,11 @@ class Cell:
 
 @dataclass(frozen=True)
 class Table:
-    """Rows of cells and texts under `columns`; folded: closed until it is asked for."""
+    """Rows of cells and texts; `folded` tables are collapsed by default."""
 
     title: str
     columns: list[str]
-    rows: list[list[Cell | str]]
+    rows: Sequence[Sequence[Cell | str]]
     note: str = ""
     folded: bool = False
 
@@ -49,26 +50,26 @@ class Table:
 
 @dataclass(frozen=True)
 class Critique:
-    """One judgement as it was shown: scores and gold (the place of the best response, from 0) are in the order of the prompt."""
+    """One critique; scores and gold (position of the best response, from 0) are in the order shown to the judge."""
 
     source: str
     id: str
     correct: bool | None
     failure: str | None
-    """Why it could not be parsed, where that is known."""
+    """Reason for a parse failure, if known."""
     prompt: str
     text: str
     scores: list[float] | None
     gold: int | None = None
-    """None: not known, or a single response."""
+    """None: unknown, or a single response."""
     truth: str = ""
-    """The ground truth in words; empty: not known."""
+    """Description of the ground truth; empty if unknown."""
 
     @property
     def verdict(self) -> str:
         if self.scores is None:
             return f"not parsed: {self.failure}" if self.failure else "not parsed"
-        return {True: "right", False: "wrong", None: "no verdict"}[self.correct]
+        return {True: "correct", False: "wrong", None: "no verdict"}[self.correct]
 
     def document(self) -> dict[str, Any]:
         return vars(self)
@@ -78,10 +79,10 @@ class Critique:
 class Section:
     title: str
     lead: str = ""
-    """What one sees, in a sentence or two."""
-    tables: list[Table] = field(default_factory=list)
-    plots: list[Plot] = field(default_factory=list)
-    critiques: list[Critique] = field(default_factory=list)
+    """Introduction, one or two sentences."""
+    tables: Sequence[Table] = ()
+    plots: Sequence[Plot] = ()
+    critiques: Sequence[Critique] = ()
     notes: list[str] = field(default_factory=list)
 
     @property

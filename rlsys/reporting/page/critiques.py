@@ -1,4 +1,4 @@
-"""Sample critiques, right and wrong ones, of each source."""
+"""Sample critiques of each source: correct, wrong and unparsed ones."""
 
 from __future__ import annotations
 
@@ -11,25 +11,25 @@ from rlsys.reporting.page.content import Critique, Section
 from rlsys.reporting.page.schema import Example
 
 RIGHT, WRONG, FAILED = 3, 2, 1
-"""How many of each kind a source shows."""
+"""Number of critiques of each kind to show per source."""
 Item = TypeVar("Item")
 
 
 def section(runs: Sequence[TrainingRun], evaluations: Sequence[Evaluation]) -> Section:
-    """A few critiques of each source, from as many families or benchmarks as there are."""
-    found = [critique for run in runs for critique in choose([(row["family"], _of_row(run, row)) for row in run.samples])]
+    """Return the section with a few critiques of each source, from as many families or benchmarks as possible."""
+    chosen = [critique for run in runs for critique in choose([(row["family"], _of_row(run, row)) for row in run.samples])]
     for evaluation in evaluations:
         benchmarks = evaluation.report.benchmarks.items()
         examples = [
             (name, _of_example(f"{evaluation.name}, {name}", example)) for name, benchmark in benchmarks for example in benchmark.examples
         ]
-        found += choose(examples)
-    lead = "Chosen by what came of them and by family, not by how they read. Scores stand in the order in which the responses were shown."
-    return Section("Sample critiques", lead if found else "", critiques=found)
+        chosen += choose(examples)
+    lead = "Chosen by outcome and family, not by content. Scores are listed in the order in which the responses were shown."
+    return Section("Sample critiques", lead if chosen else "", critiques=chosen)
 
 
 def choose(critiques: Sequence[tuple[str | None, Critique]]) -> list[Critique]:
-    """Of (family, critique): RIGHT right ones, WRONG wrong ones and FAILED that did not parse, the first of as many families as can be."""
+    """Choose from (family, critique) pairs: RIGHT correct, WRONG wrong and FAILED unparsed ones, spread over families."""
     failed = [one for one in critiques if one[1].scores is None]
     right = [one for one in critiques if one[1].scores is not None and one[1].correct]
     wrong = [one for one in critiques if one[1].scores is not None and not one[1].correct]
@@ -38,7 +38,7 @@ def choose(critiques: Sequence[tuple[str | None, Critique]]) -> list[Critique]:
 
 
 def spread(items: Sequence[Item], count: int, key: Callable[[Item], Hashable]) -> list[Item]:
-    """The first `count` of `items`, taking one of each key before a second of any."""
+    """Return `count` of `items`, taking one of each key before a second one of any key."""
     seen: dict[Hashable, int] = {}
     turns = []
     for place, item in enumerate(items):
@@ -48,7 +48,7 @@ def spread(items: Sequence[Item], count: int, key: Callable[[Item], Hashable]) -
 
 
 def _of_row(run: TrainingRun, row: dict[str, Any]) -> Critique:
-    """A trajectory: its scores are in the record's own order, and shown they are in the prompt's."""
+    """Convert a trajectory row; its scores are reordered from the record's order to the prompt's."""
     order, truth = row["order"], row["ground_truth"]
     scores = row["scores"] and [row["scores"][response] for response in order]
     gold = order.index(truth.index(max(truth))) if truth and len(order) > 1 else None
@@ -59,7 +59,7 @@ def _of_row(run: TrainingRun, row: dict[str, Any]) -> Critique:
 def _of_example(source: str, example: Example) -> Critique:
     order = example.order or list(range(len(example.responses)))
     shown = [f"[{place}]\n{example.responses[response]}" for place, response in enumerate(order, 1)]
-    gold = order.index(example.gold) if len(order) > 1 and example.gold in order else None
+    gold = order.index(int(example.gold)) if len(order) > 1 and example.gold in order else None
     prompt = "\n\n".join([example.query, *shown])
     words = "" if gold is None else f"[{gold + 1}] is the best response"
     return Critique(source, str(example.id), example.correct, None, prompt, example.text or "", example.scores, gold, words)

@@ -8,14 +8,14 @@ from collections.abc import Callable, Iterator, Sequence
 from rlsys.reporting.page.collect import Evaluation
 from rlsys.reporting.page.content import Cell, Section, Table
 from rlsys.reporting.page.plots import Curves, Series, common_range
-from rlsys.reporting.page.schema import Baseline, Benchmark, Estimate, Point
+from rlsys.reporting.page.schema import Baseline, Benchmark, Estimate, Interval, Point
 
 METRICS = {"accuracy": ("accuracy", "percent"), "roc_auc": ("ROC-AUC", "figure")}
 """Metric -> its name, and how its values are written."""
 BASELINES = {"chance": "chance", "first": "always the first", "longer": "always the longest"}
 MEAN = "mean of the benchmarks"
 NEAR = 0.15
-"""Greedy and chance are drawn if they are this near to the curves; farther off they would press these together."""
+"""Greedy and chance levels are plotted only this close to the curves, as distant ones would compress the axis."""
 
 
 def metric_of(benchmark: Benchmark) -> tuple[str, str]:
@@ -23,30 +23,30 @@ def metric_of(benchmark: Benchmark) -> tuple[str, str]:
 
 
 def strategies(evaluations: Sequence[Evaluation]) -> list[str]:
-    """Every strategy that occurs, in order of appearance: its place is its style in every plot."""
-    everywhere = (strategy for one in evaluations for benchmark in one.report.benchmarks.values() for strategy in benchmark.strategies)
-    return list(dict.fromkeys(everywhere))
+    """Return all strategies in order of appearance; the index determines the style in every plot."""
+    names = (strategy for one in evaluations for benchmark in one.report.benchmarks.values() for strategy in benchmark.strategies)
+    return list(dict.fromkeys(names))
 
 
 def mean(estimates: Sequence[Estimate | None]) -> Estimate | None:
-    """Plain mean of independent estimates; None where one is missing.
+    """Return the mean of independent estimates, or None if one is missing.
 
-    Its interval is recovered from theirs: a mean's distance to its lower bound is the root of the sum of the squared distances to the
-    lower bounds, over their number, and so upwards (Zou and Donner 2008, doi 10.1002/sim.3095).
+    Its interval is derived from theirs: the distance from the mean to its lower bound is the root of the summed squared distances to the
+    lower bounds, divided by their number, and likewise for the upper bound (Zou and Donner 2008, doi 10.1002/sim.3095).
     """
-    values = [one.value for one in estimates if one is not None]
-    if not estimates or len(values) < len(estimates) or None in values:
+    values = [one.value for one in estimates if one is not None and one.value is not None]
+    if not estimates or len(values) < len(estimates):
         return None
     centre = sum(values) / len(values)
-    intervals = [one.ci95 for one in estimates]
-    if None in intervals:
+    intervals = [one.ci95 for one in estimates if one is not None and one.ci95 is not None]
+    if len(intervals) < len(values):
         return Estimate(value=centre)
     below, above = (math.hypot(*(value - interval[side] for value, interval in zip(values, intervals))) / len(values) for side in (0, 1))
     return Estimate(value=centre, ci95=(centre - below, centre + above))
 
 
 def averaged(evaluation: Evaluation) -> Benchmark | None:
-    """A benchmark that stands for the mean of all whose figure is an accuracy; None if these are fewer than two."""
+    """Return a pseudo-benchmark with the mean of all benchmarks scored by accuracy; None if there are fewer than two."""
     every = [one for one in evaluation.report.benchmarks.values() if one.metric == "accuracy"]
     if len(every) < 2:
         return None
@@ -61,26 +61,32 @@ def averaged(evaluation: Evaluation) -> Benchmark | None:
         units=sum(one.units for one in every),
         items=sum(one.items for one in every),
         metric="accuracy",
-        baselines={"chance": Baseline(value=_plain_mean([one and one.value for one in chances]))},
+        baselines={"chance": Baseline(value=_plain_mean([one.value if one else None for one in chances]))},
         greedy=_mean_point([one.greedy for one in every]),
         strategies=points,
     )
 
 
 def _mean_point(points: Sequence[Point | None]) -> Point | None:
-    overall = mean([point and point.overall for point in points])
+    present = [point for point in points if point is not None]
+    overall = mean([point.overall for point in present]) if len(present) == len(points) else None
     if overall is None:
         return None
-    spent = ("samples_per_item", "tokens_per_item", "coverage")
-    return Point(overall=overall, **{name: _plain_mean([getattr(point, name) for point in points]) for name in spent})
+    return Point(
+        overall=overall,
+        samples_per_item=_plain_mean([point.samples_per_item for point in present]),
+        tokens_per_item=_plain_mean([point.tokens_per_item for point in present]),
+        coverage=_plain_mean([point.coverage for point in present]),
+    )
 
 
 def _plain_mean(values: Sequence[float | None]) -> float | None:
-    return None if None in values else sum(values) / len(values)
+    present = [value for value in values if value is not None]
+    return sum(present) / len(present) if len(present) == len(values) else None
 
 
 def benchmarks(evaluations: Sequence[Evaluation]) -> Iterator[tuple[str, list[tuple[Evaluation, Benchmark]]]]:
-    """The mean first, then each benchmark, with the evaluations that have it."""
+    """Yield the mean, then each benchmark, with the evaluations that include it."""
     averages = [(one, average) for one in evaluations if (average := averaged(one)) is not None]
     if averages:
         yield MEAN, averages
@@ -92,7 +98,7 @@ def benchmarks(evaluations: Sequence[Evaluation]) -> Iterator[tuple[str, list[tu
 
 
 def by_strategy(evaluations: Sequence[Evaluation]) -> Section:
-    """Of each evaluation the figures of every strategy at its largest k in an open table, those of all k in a closed one."""
+    """Return the section with tables per evaluation: every strategy at its largest k, and folded, at all k, cost and further figures."""
     tables = []
     for evaluation in evaluations:
         average = averaged(evaluation)
@@ -101,8 +107,8 @@ def by_strategy(evaluations: Sequence[Evaluation]) -> Section:
         tables.append(_figures_table(f"Figures by strategy at its largest k{of}", columns, largest_only=True))
         if len(evaluation.report.k) > 1:
             tables.append(_figures_table(f"Figures by strategy and k{of}", columns, largest_only=False))
-        tables += [_spent_table(f"What it cost{of}", columns), _others_table(f"Other figures{of}", evaluation.report.benchmarks)]
-    lead = f"Overall figures with 95% intervals; {MEAN}: those whose figure is an accuracy." if evaluations else ""
+        tables += [_spent_table(f"Cost{of}", columns), _others_table(f"Other figures{of}", evaluation.report.benchmarks)]
+    lead = f"Overall figures with 95% intervals. The {MEAN} covers those scored by accuracy." if evaluations else ""
     return Section("Evaluation by strategy", lead, [table for table in tables if table.rows])
 
 
@@ -114,18 +120,18 @@ def _figures_table(title: str, columns: dict[str, Benchmark], largest_only: bool
             cells = (Cell(value.value, metric_of(one)[1]) if value else "" for value, one in zip(values, columns.values()))
             rows.append([words, *cells])
     if any(one.greedy for one in columns.values()):
-        rows.append(["greedy", *(_cell(one.greedy and one.greedy.overall, one) for one in columns.values())])
+        rows.append(["greedy", *(_cell(one.greedy, one) for one in columns.values())])
     for strategy in dict.fromkeys(strategy for one in columns.values() for strategy in one.strategies):
         ks = sorted({k for one in columns.values() for k in one.strategies.get(strategy, ())})
         for k in ks[-1:] if largest_only else ks:
             points = [one.strategies.get(strategy, {}).get(k) for one in columns.values()]
-            rows.append([f"{strategy}@{k}", *(_cell(point and point.overall, one) for point, one in zip(points, columns.values()))])
+            rows.append([f"{strategy}@{k}", *(_cell(point, one) for point, one in zip(points, columns.values()))])
     heads = [name if one.metric == "accuracy" else f"{name} ({metric_of(one)[0]})" for name, one in columns.items()]
     return Table(title, ["judged by", *heads], rows, folded=not largest_only)
 
 
-def _cell(estimate: Estimate | None, benchmark: Benchmark) -> Cell | str:
-    return "" if estimate is None else Cell(estimate.value, metric_of(benchmark)[1], estimate.ci95)
+def _cell(point: Point | None, benchmark: Benchmark) -> Cell | str:
+    return "" if point is None else Cell(point.overall.value, metric_of(benchmark)[1], point.overall.ci95)
 
 
 def _spent_table(title: str, columns: dict[str, Benchmark]) -> Table:
@@ -139,7 +145,7 @@ def _spent_table(title: str, columns: dict[str, Benchmark]) -> Table:
 
 
 def _others_table(title: str, columns: dict[str, Benchmark]) -> Table:
-    """What benchmarks tell beside their overall figure, by the greedy judge and by each strategy at its largest k."""
+    """Return the further figures of benchmarks, for the greedy judge and each strategy at its largest k."""
     rows: list[list[Cell | str]] = []
     for name, one in columns.items():
         judged = {"greedy": one.greedy} if one.greedy else {}
@@ -149,21 +155,21 @@ def _others_table(title: str, columns: dict[str, Benchmark]) -> Table:
 
 
 def by_k(evaluations: Sequence[Evaluation]) -> Section:
-    """Every strategy's figure against k, for the mean and for each benchmark."""
-    plots = []
+    """Return the section that plots every strategy against k, for the mean and each benchmark."""
+    plots: list[Curves] = []
     for name, found in benchmarks(evaluations):
         plots += _curves(evaluations, name, found, "k", "samples per item, k (log scale)", lambda k, point: float(k))
-    lead = "What more samples of the same judge buy. The mean's intervals are put together from those of its benchmarks."
+    lead = "The gain from more samples of the same judge. Intervals of the mean are derived from those of its benchmarks."
     return Section("Accuracy against k", lead, plots=plots)
 
 
 def by_tokens(evaluations: Sequence[Evaluation]) -> Section:
-    """The same against the generated tokens that it took."""
-    plots = []
+    """Return the section that plots every strategy against its generated tokens."""
+    plots: list[Curves] = []
     for name, found in benchmarks(evaluations):
         label = "generated tokens per item (log scale)"
         plots += _curves(evaluations, name, found, "tokens spent", label, lambda k, point: point.tokens_per_item or None)
-    return Section("Accuracy against tokens spent", "The same figures by what they cost: left and up is better.", plots=plots)
+    return Section("Accuracy against tokens spent", "The same figures against their cost: up and left is better.", plots=plots)
 
 
 def _curves(
@@ -174,7 +180,7 @@ def _curves(
     x_label: str,
     place: Callable[[int, Point], float | None],
 ) -> list[Curves]:
-    """One plot for each evaluation, with a common vertical range; none for one that has no curve of two points."""
+    """Return one plot per evaluation, with a common y range; evaluations without a curve of at least two points have none."""
     order = strategies(evaluations)
     plots = []
     for evaluation, benchmark in found:
@@ -186,15 +192,19 @@ def _curves(
         of = f" ({evaluation.name})" if len(evaluations) > 1 else ""
         levels = _levels(benchmark, series)
         title = f"{name}: {metric} against {against}{of}"
-        note = "Bars are 95% intervals; curves are moved apart a little sideways."
+        note = "Bars are 95% intervals; curves are offset horizontally for legibility."
         plots.append(Curves(title, note, form == "percent", x_label, metric, series, levels, log2=True))
     return common_range(plots)
 
 
 def _curve(strategy: str, points: dict[int, Point], style: int, place: Callable[[int, Point], float | None]) -> Series:
-    found = [(place(k, point), point.overall) for k, point in sorted(points.items())]
-    found = sorted((x, one.value, one.ci95) for x, one in found if x is not None and one.value is not None)
-    return Series(strategy, [y for _, y, _ in found], [x for x, _, _ in found], [interval for _, _, interval in found], style)
+    curve: list[tuple[float, float, Interval | None]] = []
+    for k, point in sorted(points.items()):
+        x, y = place(k, point), point.overall.value
+        if x is not None and y is not None:
+            curve.append((x, y, point.overall.ci95))
+    curve.sort(key=lambda one: one[:2])
+    return Series(strategy, [y for _, y, _ in curve], [x for x, _, _ in curve], [interval for _, _, interval in curve], style)
 
 
 def _levels(benchmark: Benchmark, series: Sequence[Series]) -> dict[str, float]:

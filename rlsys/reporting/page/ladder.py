@@ -1,4 +1,4 @@
-"""The ladder: base, fine-tuned, by RL, by votes, by guided votes; what each rung adds, and whether that is more than chance."""
+"""The ladder (base, fine-tuned, RL, voting, guided voting): what each rung adds, and whether that is significant."""
 
 from __future__ import annotations
 
@@ -12,8 +12,10 @@ from rlsys.reporting.page.schema import Difference, Rung
 
 
 def section(ladders: Sequence[Ladder]) -> Section:
-    """A table and a plot of each ladder, its ablations in a table beside it."""
-    tables, plots, notes = [], [], []
+    """Return the section with a table and a plot of each ladder, and a separate table of its ablations."""
+    tables: list[Table] = []
+    plots: list[Categories] = []
+    notes: list[str] = []
     for ladder in ladders:
         about = f"{ladder.report.benchmark}, {ladder.report.n:,} rows"
         name = f" ({ladder.name})" if len(ladders) > 1 else ""
@@ -29,7 +31,7 @@ def section(ladders: Sequence[Ladder]) -> Section:
 
 
 def _table(title: str, rungs: Sequence[Rung], difference: str) -> Table:
-    columns = ["rung", "what it is", "seed", "accuracy", difference, "does it separate?", "tokens per row"]
+    columns = ["rung", "description", "seed", "accuracy", difference, "significant?", "tokens per row"]
     rows = [
         [
             rung.name,
@@ -46,7 +48,7 @@ def _table(title: str, rungs: Sequence[Rung], difference: str) -> Table:
 
 
 def separation(difference: Difference | None) -> str:
-    """In words, whether the interval of a difference leaves zero out."""
+    """Describe whether the interval of a difference excludes zero."""
     if difference is None:
         return ""
     if difference.ci95 is None:
@@ -60,8 +62,9 @@ def _plot(title: str, rungs: Sequence[Rung]) -> Categories:
     seeds = list(dict.fromkeys(rung.seed for rung in rungs))
     series = []
     for style, seed in enumerate(seeds):
-        found = {rung.title: rung for rung in rungs if rung.seed == seed}
-        rung = [found.get(title) for title in titles]
+        by_title = {rung.title: rung for rung in rungs if rung.seed == seed}
+        ordered = [by_title.get(title) for title in titles]
         name = "accuracy" if seed is None else f"seed {seed}"
-        series.append(Series(name, [one and one.value for one in rung], ci95=[one and one.ci95 for one in rung], style=style))
+        values = [rung.value if rung else None for rung in ordered]
+        series.append(Series(name, values, ci95=[rung.ci95 if rung else None for rung in ordered], style=style))
     return Categories(title, "Bars are 95% intervals.", x_label="accuracy", categories=titles, series=series)

@@ -1,4 +1,4 @@
-"""Sources in, sections out, in the order of the page. A section is there only if there is something in it."""
+"""Turn sources into the sections of a page, in order; empty sections are left out."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from rlsys.reporting.page.content import Section, Table
 
 
 def outline(sources: Sequence[Source]) -> list[Section]:
-    """All sections; sources of one kind stand side by side in each."""
+    """Return all sections; each compares the sources of one kind."""
     ladders = [one for one in sources if isinstance(one, Ladder)]
     judged = [one for one in sources if isinstance(one, Evaluation)]
     scalars = [one for one in sources if isinstance(one, ScalarRun)]
@@ -33,8 +33,8 @@ def outline(sources: Sequence[Source]) -> list[Section]:
 
 
 def _contents(sources: Sequence[Source]) -> Section:
-    rows = [[source.name, *_described(source)] for source in sources]
-    return Section("What is shown", tables=[Table("Sources", ["name", "what it is", "model", "about it"], rows)])
+    rows: list[list[str]] = [[source.name, *_described(source)] for source in sources]
+    return Section("Overview", tables=[Table("Sources", ["name", "kind", "model", "details"], rows)])
 
 
 def _described(source: Source) -> list[str]:
@@ -42,14 +42,14 @@ def _described(source: Source) -> list[str]:
         case Ladder(report=report):
             return ["ladder", "", f"{len(report.rungs)} rungs on {report.n:,} rows of {report.benchmark}"]
         case Evaluation(report=report):
-            drawn = f"k up to {max(report.k, default=0)}, temperature {report.temperature:g}, {report.draws} draws, seed {report.seed}"
+            sampling = f"k up to {max(report.k, default=0)}, temperature {report.temperature:g}, {report.draws} draws, seed {report.seed}"
             guide = f", meta RM {report.meta_rm}" if report.meta_rm else ""
             took = f"; {report.seconds:,.0f} seconds" if report.seconds is not None else ""
-            return ["evaluation", report.model, f"{len(report.benchmarks)} benchmark(s), {drawn}{guide}{took}"]
+            return ["evaluation", report.model, f"{len(report.benchmarks)} benchmark(s), {sampling}{guide}{took}"]
         case ScalarRun(report=report):
             kind = calibration.OBJECTIVES.get(report.objective, (report.objective, ""))[0]
-            return [kind, report.model, f"judged on {report.heldout.n:,} held-out texts of {report.heldout.rows:,} rows"]
+            return [kind, report.model, f"evaluated on {report.heldout.n:,} held-out texts of {report.heldout.rows:,} rows"]
         case TrainingRun():
             steps = source.metrics[-1]["step"] if source.metrics else 0
-            state = f"complete, {steps} steps" if source.summary else f"under way or stopped, {steps} steps so far"
+            state = f"complete, {steps} steps" if source.summary else f"incomplete, {steps} steps so far"
             return ["training run", source.model, state]

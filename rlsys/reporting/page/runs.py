@@ -1,4 +1,4 @@
-"""Training runs: curves over steps, held-out results by stage and family, parse failures, seconds."""
+"""Training runs: curves over steps, held-out results by stage and family, parse failures, time by phase."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from rlsys.reporting.page.schema import Family, Figures
 from rlsys.reporting.summary import STAGES
 
 SMOOTH = 5
-"""Steps of the moving mean, or a twentieth of a long run's; a run of fewer than three times as many is shown as it is."""
+"""Minimum window of the moving mean, in steps; long runs use 1/20 of their steps, runs shorter than three windows none."""
 
 
 def stage_name(stage: str) -> str:
@@ -28,14 +28,14 @@ def stage_name(stage: str) -> str:
 
 
 def training(runs: Sequence[TrainingRun]) -> Section:
-    """Reward and KL of the training samples, accuracy of the held-out ones, over steps; and the held-out results by stage."""
+    """Return the section with reward and KL on training samples and held-out accuracy over steps, and held-out results by stage."""
     plots = [
         _over_steps("Reward of the training samples", "mean reward, from -1 to +1", "reward", runs),
         _heldout_curve(runs),
         _over_steps("KL divergence from the reference policy", "KL, nats per token", "kl", runs),
     ]
     tables = [_stage_table(runs), _paired_table(runs)]
-    lead = "The reward is +1 for a right judgement and -1 for any other. Held-out rows are never trained on."
+    lead = "The reward is +1 for a correct judgement and -1 otherwise. Held-out rows are never trained on."
     return Section("Training", lead, [table for table in tables if table.rows], [plot for plot in plots if plot is not None])
 
 
@@ -52,7 +52,7 @@ def _smooth(series: Sequence[Series]) -> int:
 
 
 def _smoothing(smooth: int) -> str:
-    return f"Dots are steps, lines their mean over {smooth} steps." if smooth > 1 else ""
+    return f"Dots are steps; lines are moving means over {smooth} steps." if smooth > 1 else ""
 
 
 def _metric(run: TrainingRun, key: str, style: int) -> Series:
@@ -67,17 +67,16 @@ def _is_number(value: Any) -> bool:
 def _heldout_curve(runs: Sequence[TrainingRun]) -> Curves | None:
     series = []
     for style, run in enumerate(runs):
-        found = [(_place(stage, run), told) for stage, told in run.heldout.items()]
-        found = [(step, told) for step, told in found if step is not None]
-        values, intervals = [told.accuracy for _, told in found], [told.accuracy_ci95 for _, told in found]
-        series.append(Series(run.name, values, [step for step, _ in found], intervals, style))
+        by_step = [(step, result) for stage, result in run.heldout.items() if (step := _plot_step(stage, run)) is not None]
+        values, intervals = [result.accuracy for _, result in by_step], [result.accuracy_ci95 for _, result in by_step]
+        series.append(Series(run.name, values, [step for step, _ in by_step], intervals, style))
     series = [one for one in series if len(one.y) > 1]
-    note = "Bars are 95% intervals. At step 0 stands the policy as RL found it."
+    note = "Bars are 95% intervals. Step 0 is the policy before RL."
     return Curves("Accuracy on held-out rows", note, True, "step", "accuracy", series) if series else None
 
 
-def _place(stage: str, run: TrainingRun) -> int | None:
-    """The step that a stage stands at on RL's axis; None for one that is not on it."""
+def _plot_step(stage: str, run: TrainingRun) -> int | None:
+    """Return the RL step at which to plot a stage, or None if it is not part of RL."""
     begin = "cold_start" if "cold_start" in run.heldout else "base"
     last = run.metrics[-1]["step"] if run.metrics else None
     return {begin: 0, "rl": last}.get(stage, step_of(stage))
@@ -86,10 +85,10 @@ def _place(stage: str, run: TrainingRun) -> int | None:
 def _stage_table(runs: Sequence[TrainingRun]) -> Table:
     rows: list[list[Cell | str]] = []
     for run in runs:
-        for stage, told in run.heldout.items():
-            parsed = Cell(told.accuracy_parsed, "percent", told.accuracy_parsed_ci95)
-            reward, accuracy = Cell(told.reward, "signed", told.reward_ci95), Cell(told.accuracy, "percent", told.accuracy_ci95)
-            rows.append([run.name, stage_name(stage), Cell(told.n, "count"), reward, accuracy, parsed])
+        for stage, result in run.heldout.items():
+            parsed = Cell(result.accuracy_parsed, "percent", result.accuracy_parsed_ci95)
+            reward, accuracy = Cell(result.reward, "signed", result.reward_ci95), Cell(result.accuracy, "percent", result.accuracy_ci95)
+            rows.append([run.name, stage_name(stage), Cell(result.n, "count"), reward, accuracy, parsed])
         baselines = run.summary.baselines if run.summary else {}
         for key, words in (("chance", "chance"), ("first", "always the first"), ("longer", "always the longest")):
             if baselines.get(key) is not None:
@@ -112,8 +111,8 @@ def _paired_table(runs: Sequence[TrainingRun]) -> Table:
 
 
 def parse_failures(runs: Sequence[TrainingRun], evaluations: Sequence[Evaluation]) -> Section:
-    """Shares of the training samples by reason, over steps; counts at each evaluation."""
-    plots: list[Plot] = []
+    """Return the section with parse failures by reason: fractions of training samples over steps, counts per evaluation."""
+    plots: list[Curves] = []
     reasons = sorted({key for run in runs for row in run.metrics for key in row if key.startswith(REASON)})
     for run in runs:
         steps = [row for row in run.metrics if _is_number(row.get("parse_failure_share")) and row.get("samples")]
@@ -122,17 +121,16 @@ def parse_failures(runs: Sequence[TrainingRun], evaluations: Sequence[Evaluation
             plots.append(_failure_curves(f"Parse failures by reason{of}", steps, reasons))
     rows: list[list[Cell | str]] = []
     for run in runs:
-        for stage, told in run.heldout.items():
-            rows.append([run.name, stage_name(stage), *_failures(told.samples, told.parse_failures, told.cut_off)])
+        for stage, result in run.heldout.items():
+            rows.append([run.name, stage_name(stage), *_failures(result.samples, result.parse_failures, result.cut_off)])
     for evaluation in evaluations:
         for name, benchmark in evaluation.report.benchmarks.items():
-            if benchmark.parse_failures:
-                told = benchmark.parse_failures
-                rows.append([evaluation.name, name, *_failures(told.samples, told.reasons, told.cut_off)])
+            if failures := benchmark.parse_failures:
+                rows.append([evaluation.name, name, *_failures(failures.samples, failures.reasons, failures.cut_off)])
     columns = ["source", "of", "samples", "not parsed", "reasons"]
     tables = [Table("Parse failures by evaluation", columns, rows, folded=bool(plots))] if rows else []
-    lead = "A text without well-formed scores is wrong, whatever it says." if rows else ""
-    lead += " A run without a plot had none in training." if len(plots) < len(runs) else ""
+    lead = "An output without well-formed scores counts as wrong." if rows else ""
+    lead += " Runs without a plot had no parse failures in training." if len(plots) < len(runs) else ""
     return Section("Parse failures", lead, tables, common_range(plots))
 
 
@@ -151,50 +149,51 @@ def _failure_curves(title: str, steps: Sequence[dict[str, Any]], reasons: Sequen
 
 
 def _failures(samples: int, reasons: dict[str, int], cut_off: int) -> list[Cell | str]:
-    told = ", ".join(f"{reason} {count}" for reason, count in sorted(reasons.items(), key=lambda item: -item[1]))
-    told += f"; {cut_off} cut off" if cut_off else ""
-    return [Cell(samples, "count"), Cell(sum(reasons.values()) / samples if samples else None), told or "none"]
+    counts = ", ".join(f"{reason} {count}" for reason, count in sorted(reasons.items(), key=lambda item: -item[1]))
+    counts += f"; {cut_off} cut off" if cut_off else ""
+    return [Cell(samples, "count"), Cell(sum(reasons.values()) / samples if samples else None), counts or "none"]
 
 
 # --- families and seconds -------------------------------------------------------------------------------------------
 
 COMPARED = 2
-"""Strategies shown by subset beside the greedy judge, vote and meta before others: more would be a crowd."""
+"""Number of strategies shown by subset besides the greedy judge; vote and meta come first."""
 
 
 def families(runs: Sequence[TrainingRun], evaluations: Sequence[Evaluation]) -> Section:
-    """Accuracy by family of each run's stages, and by subset of each benchmark."""
+    """Return the section with accuracy by family for each run's stages, and by subset for each benchmark."""
     plots = [plot for run in runs for plot in _family_plots(run, f" ({run.name})" if len(runs) > 1 else "")]
     for name, found in benchmarks(evaluations):
         for evaluation, benchmark in found:
-            judged = {"greedy": benchmark.greedy} if benchmark.greedy else {}
+            judged: dict[str, Figures] = {"greedy": benchmark.greedy} if benchmark.greedy else {}
             for strategy in sorted(benchmark.strategies, key=lambda one: one not in ("vote", "meta"))[:COMPARED]:
                 points = benchmark.strategies[strategy]
                 judged |= {f"{strategy}@{k}": points[k] for k in sorted(points)[-1:]}
             metric, form = metric_of(benchmark)
             of = f" ({evaluation.name})" if len(evaluations) > 1 else ""
             plots += _group_plot(f"{name}: {metric} by subset{of}", metric, form == "percent", judged)
-    return Section("By family and subset", "Bars are 95% intervals, each subset's own." if plots else "", plots=plots)
+    return Section("By family and subset", "Bars are the 95% intervals of each subset." if plots else "", plots=plots)
 
 
 def _family_plots(run: TrainingRun, of: str) -> list[Plot]:
-    stages = {stage: told for stage, told in run.heldout.items() if step_of(stage) is None}
-    names = list(dict.fromkeys(family for told in stages.values() for family in told.families))
+    stages = {stage: result for stage, result in run.heldout.items() if step_of(stage) is None}
+    names = list(dict.fromkeys(family for result in stages.values() for family in result.families))
     if len(names) < 2:
         return []
     series = []
-    for style, (stage, told) in enumerate(stages.items()):
-        entries = [told.families.get(name) for name in names]
-        values = [entry and entry.accuracy for entry in entries]
-        # Several samples of a row are not independent: Wilson's interval would be too narrow.
-        single = told.samples == told.n
+    for style, (stage, result) in enumerate(stages.items()):
+        entries = [result.families.get(name) for name in names]
+        values = [entry.accuracy if entry else None for entry in entries]
+        # Samples of a row are not independent, so the Wilson interval would be too narrow with several per row.
+        single = result.samples == result.n
         intervals = [_wilson(entry) if entry and single else None for entry in entries]
         series.append(Series(stage_name(stage), values, ci95=intervals, style=style))
     return [Categories(f"Held-out accuracy by family{of}", x_label="accuracy", categories=names, series=series)]
 
 
-def _wilson(family: Family) -> Interval:
-    return proportion_ci(round(family.accuracy * family.n), family.n)
+def _wilson(family: Family) -> Interval | None:
+    interval = proportion_ci(round(family.accuracy * family.n), family.n)
+    return None if interval is None else (interval[0], interval[1])
 
 
 def _group_plot(title: str, metric: str, percent: bool, judged: dict[str, Figures]) -> list[Plot]:
@@ -204,29 +203,29 @@ def _group_plot(title: str, metric: str, percent: bool, judged: dict[str, Figure
     series = []
     for style, (name, figures) in enumerate(judged.items()):
         entries = [figures.groups.get(group) for group in names]
-        values = [entry and entry.value for entry in entries]
-        series.append(Series(name, values, ci95=[entry and entry.ci95 for entry in entries], style=style))
+        values = [entry.value if entry else None for entry in entries]
+        series.append(Series(name, values, ci95=[entry.ci95 if entry else None for entry in entries], style=style))
     return [Categories(title, "", percent, metric, names, series)]
 
 
 def seconds(runs: Sequence[TrainingRun | ScalarRun]) -> Section:
-    """Where each run's time went; of runs under way only what their steps say."""
-    spent = {run.name: told for run in runs if (told := _seconds(run))}
-    phases = list(dict.fromkeys(phase for told in spent.values() for phase in told))
-    series = [Series(name, [told.get(phase) for phase in phases], style=style) for style, (name, told) in enumerate(spent.items())]
+    """Return the section with wall time by phase; for incomplete runs, the sum over their steps."""
+    spent = {run.name: by_phase for run in runs if (by_phase := _seconds(run))}
+    phases = list(dict.fromkeys(phase for by_phase in spent.values() for phase in by_phase))
+    series = [Series(name, [by_phase.get(phase) for phase in phases], style=style) for style, (name, by_phase) in enumerate(spent.items())]
     if not phases:
         return Section("Seconds by phase")
     rows: list[list[Cell | str]] = [
-        [phase, *(Cell(told[phase], "count") if phase in told else "" for told in spent.values())] for phase in phases
+        [phase, *(Cell(by_phase[phase], "count") if phase in by_phase else "" for by_phase in spent.values())] for phase in phases
     ]
-    rows.append(["all", *(Cell(sum(told.values()), "count") for told in spent.values())])
+    rows.append(["all", *(Cell(sum(by_phase.values()), "count") for by_phase in spent.values())])
     table = Table("Seconds by phase", ["phase", *spent], rows, folded=True)
     plot = Categories("Seconds by phase", "", False, "seconds", phases, series, bars=True)
-    return Section("Seconds by phase", "Time on the clock, where each run spent it.", [table], [plot])
+    return Section("Seconds by phase", "Wall time of each run by phase.", [table], [plot])
 
 
 PHASES = ("wait_for_samples", "train", "send_weights", "write_trajectories", "checkpoint", "evaluate", "other")
-"""Of a step, that add up to its seconds."""
+"""Phases of a step; together they make up its wall time."""
 
 
 def _seconds(run: TrainingRun | ScalarRun) -> dict[str, float]:
@@ -237,7 +236,8 @@ def _seconds(run: TrainingRun | ScalarRun) -> dict[str, float]:
     totals: dict[str, float] = {}
     for row in run.metrics:
         for phase in PHASES:
-            if _is_number(value := row.get(f"seconds/{phase}")):
+            value = row.get(f"seconds/{phase}")
+            if value is not None and _is_number(value):
                 name = phase.replace("_", " ")
                 totals[name] = totals.get(name, 0.0) + value
     return totals

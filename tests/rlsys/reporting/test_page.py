@@ -120,12 +120,12 @@ def test_biases_stand_beside_what_is_expected(tmp_path) -> None:
     write(tmp_path / "eval.json", evaluation(both=both, neither=benchmark(0.6, position=None, length=None)))
     document = build([tmp_path], tmp_path / "page.html")
     shown = {title: {one["name"]: one["y"] for one in plot["series"]} for title, plot in plots(document).items()}
-    assert shown["Position: how often the response shown first wins"] == {"greedy": [0.55], "drawn samples": [0.6], "without bias": [0.5]}
-    assert shown["Length: how often the longest response wins"] == {"drawn samples": [0.6], "the longest is the best": [0.52]}
+    assert shown["Position: how often the response shown first wins"] == {"greedy": [0.55], "samples": [0.6], "without bias": [0.5]}
+    assert shown["Length: how often the longest response wins"] == {"samples": [0.6], "the longest is the best": [0.52]}
     assert shown["Consistency: how often two samples of an item agree"] == {
         "greedy, other order": [0.8],
-        "drawn, other order": [0.7],
-        "drawn, same order": [0.9],
+        "samples, other order": [0.7],
+        "samples, same order": [0.9],
     }
     assert plots(document)["Position: how often the response shown first wins"]["categories"] == ["both"]
     assert tables(document)["Biases by benchmark"]["rows"][0][-1] == {"value": 0.1}
@@ -137,7 +137,7 @@ def test_accuracy_by_subset_and_other_figures(document) -> None:
     assert subset["series"][1]["y"] == [0.6 + 0.02 * 3] * 2
     rows = tables(document)["Other figures: eval"]["rows"]
     assert ["alpha", "greedy", "agreement", {"value": 0.75}] in rows
-    assert ["alpha", "vote@4", {"value": 4}, {"value": 400.0}, {"value": 1.0}] in tables(document)["What it cost: eval"]["rows"]
+    assert ["alpha", "vote@4", {"value": 4}, {"value": 400.0}, {"value": 1.0}] in tables(document)["Cost: eval"]["rows"]
 
 
 def test_critiques_show_scores_as_the_judge_saw_them(document) -> None:
