@@ -1,4 +1,4 @@
-"""Folders in, sources out: each folder is recognised by what lies in it, read and checked."""
+"""Read folders into validated sources; the kind of a folder is recognised by its files."""
 
 from __future__ import annotations
 
@@ -44,17 +44,17 @@ class ScalarRun:
 
 @dataclass(frozen=True)
 class TrainingRun:
-    """A run folder, complete or under way."""
+    """A run folder, complete or not."""
 
     name: str
     path: Path
     model: str
     metrics: list[dict[str, Any]]
-    """One row per step: `step` and what was measured."""
+    """One row per step: `step` and its metrics."""
     heldout: dict[str, Stage]
-    """In the order in which they were evaluated."""
+    """Results by stage, in order of evaluation."""
     summary: RunSummary | None = None
-    """summary.json; None: not complete."""
+    """summary.json; None if the run is incomplete."""
     samples: list[dict[str, Any]] = field(default_factory=list)
     """Trajectories of the last held-out evaluation."""
 
@@ -64,10 +64,10 @@ Report = TypeVar("Report", bound=BaseModel)
 
 
 def collect(folders: Sequence[Path]) -> list[Source]:
-    """The sources in `folders`, in their order; names are the ends of paths, as long as it takes to tell them apart.
+    """Read the sources in `folders`, in order, named by the shortest path suffixes that are unique.
 
     Raises:
-        DataError: a folder that is none, that holds nothing to show, or whose files are broken or half-written.
+        DataError: a path is not a folder, has nothing to report, or its files are corrupt or incomplete.
     """
     names = _names(folders)
     return [source for folder, name in zip(folders, names, strict=True) for source in _sources(folder, name)]
@@ -76,15 +76,14 @@ def collect(folders: Sequence[Path]) -> list[Source]:
 def _sources(folder: Path, name: str) -> list[Source]:
     if not folder.is_dir():
         raise DataError(f"{folder}: {'is a file' if folder.exists() else 'no such folder'}; give the folder of {EXPECTED}.")
-    kinds = (("ladder.json", LadderReport, Ladder), ("eval.json", EvalReport, Evaluation), ("report.json", ScalarReport, ScalarRun))
     found: list[Source] = []
-    for file, schema, kind in kinds:
-        path = folder / file
-        document = read_json(path) if path.is_file() else None
-        # The figures of a page that was written here before are no source.
-        if path.is_file() and not (isinstance(document, dict) and "made_by" in document):
-            found.append(kind(name, folder, _checked(path, document, schema)))
-    # Beside other things a config is a run's only if something was trained; what trained a scalar model is no run of RL.
+    if (ladder := _document(folder / "ladder.json", LadderReport)) is not None:
+        found.append(Ladder(name, folder, ladder))
+    if (evaluation := _document(folder / "eval.json", EvalReport)) is not None:
+        found.append(Evaluation(name, folder, evaluation))
+    if (scalar := _document(folder / "report.json", ScalarReport)) is not None:
+        found.append(ScalarRun(name, folder, scalar))
+    # Next to other sources, a config belongs to a run only if it trained; the training of a scalar model is not an RL run.
     trained = not found or (folder / "metrics.jsonl").is_file()
     if (folder / "config.yaml").is_file() and trained and not any(isinstance(one, ScalarRun) for one in found):
         found.append(_training_run(folder, name))
@@ -95,8 +94,18 @@ def _sources(folder: Path, name: str) -> list[Source]:
     return found
 
 
+def _document(path: Path, schema: type[Report]) -> Report | None:
+    """Return the validated document at `path`; None if there is none, or it is the JSON of an earlier report page."""
+    if not path.is_file():
+        return None
+    document = read_json(path)
+    if isinstance(document, dict) and "made_by" in document:
+        return None
+    return _checked(path, document, schema)
+
+
 def _marks(folder: Path) -> Iterator[Path]:
-    """Files that make a folder below `folder`, two levels down at most, one to show."""
+    """Yield files that identify subfolders of `folder`, up to two levels down, as sources."""
     for file in ("config.yaml", "eval.json", "ladder.json"):
         yield from folder.glob(f"*/{file}")
         yield from folder.glob(f"*/*/{file}")
@@ -109,8 +118,8 @@ def _checked(path: Path, document: Any, schema: type[Report]) -> Report:
         problem = error.errors()[0]
         key = ".".join(str(part) for part in problem["loc"]) or "the document"
         found = repr(problem["input"])
-        told = f"{problem['msg']}, found {found if len(found) <= 60 else found[:57] + '...'}"
-        raise DataError(f"{path}: {key}: {told}. Let the command that writes it run to its end, or run it again.", key=key) from error
+        description = f"{problem['msg']}, found {found if len(found) <= 60 else found[:57] + '...'}"
+        raise DataError(f"{path}: {key}: {description}. Let the command that writes it finish, or run it again.", key=key) from error
 
 
 # --- training runs --------------------------------------------------------------------------------------------------
@@ -123,11 +132,12 @@ def _training_run(folder: Path, name: str) -> TrainingRun:
     summary = _checked(path, read_json(path), RunSummary) if path.exists() else None
     if not (tables or summary or any("reward" in row for row in metrics)):
         raise DataError(
-            f"{folder}: this run has neither an evaluation (trajectories/heldout_*.parquet), nor a step with a reward (metrics.jsonl), nor "
-            "a report.json yet; let it go on until it has."
+            f"{folder}: this run has no evaluation (trajectories/heldout_*.parquet), no step with a reward (metrics.jsonl) and no "
+            "report.json yet; wait until it has one."
         )
-    told = summary.heldout if summary else {}
-    heldout = {stage: told.get(stage) or _summarise(tables[stage]) for stage in in_order(tables.keys() | told.keys())}
+    summarised = summary.heldout if summary else {}
+    stages = in_order(tables.keys() | summarised.keys())
+    heldout = {stage: summarised.get(stage) or _summarise(tables[stage]) for stage in stages}
     samples = _read(tables[next(reversed(tables))], CRITIQUES).to_pylist() if tables else []
     return TrainingRun(name, folder, _model(folder / "config.yaml"), metrics, heldout, summary, cleaned(samples))
 
@@ -142,7 +152,7 @@ def _model(path: Path) -> str:
 
 
 def _metrics(path: Path) -> Iterator[dict[str, Any]]:
-    """Rows of metrics.jsonl; a last line that a kill cut off, or that is being written, is left out."""
+    """Yield the rows of metrics.jsonl, without an incomplete last line."""
     if not path.exists():
         return
     lines = JsonLines(path)
@@ -157,30 +167,31 @@ def _metrics(path: Path) -> Iterator[dict[str, Any]]:
 
 
 def _heldout_tables(folder: Path) -> dict[str, Path]:
-    """Stage -> file, the last stage last."""
+    """Return stage -> file, in order of evaluation."""
     stages = {path.stem.removeprefix("heldout_"): path for path in folder.glob("heldout_*.parquet")}
     return {stage: stages[stage] for stage in in_order(stages)}
 
 
 def in_order(stages: Iterable[str]) -> list[str]:
-    """As a run evaluates them: the base model, the cold start, RL's steps, the end."""
+    """Sort stages in order of evaluation: base model, cold start, RL steps, final model."""
     first = {"base": 0, "cold_start": 1}
     return sorted(stages, key=lambda stage: (first.get(stage, 2 if step_of(stage) is not None else 3), step_of(stage) or 0, stage))
 
 
 def step_of(stage: str) -> int | None:
-    """The step of an evaluation on the way; None for those at the ends."""
+    """Return the step of an evaluation during RL; None for other stages."""
     match = re.fullmatch(r"step_(\d+)", stage)
     return int(match[1]) if match else None
 
 
 CRITIQUES = ("prompt_id", "family", "order", "ground_truth", "prompt", "text", "scores", "parse_failure", "correct")
-"""Columns of `rlsys.data.trajectories.TRAJECTORIES` that a sample critique is made of, and those that held-out results are."""
+"""Columns of `rlsys.data.trajectories.TRAJECTORIES` that sample critiques need."""
 LATER = ("ground_truth",)
-"""Columns that tables of earlier versions lack; null there."""
+"""Columns missing from tables of earlier versions; null there."""
 RESULTS = ("prompt_id", "family", "parse_failure", "correct", "reward", "token_count")
+"""Columns that held-out results need."""
 OPTIONAL = ("group", "source", "finish_reason")
-"""What tells rows of one id apart, and how texts ended, where a table has it."""
+"""Columns that distinguish rows with the same id, and why generation ended, if present."""
 
 
 def _read(path: Path, columns: Sequence[str]) -> Any:
@@ -211,16 +222,16 @@ def _summarise(path: Path) -> Stage:
 
 
 def read_json(path: Path) -> Any:
-    """The document in a file, its texts cleaned.
+    """Return the JSON document in a file, with its strings cleaned.
 
     Raises:
-        DataError: it cannot be read, or is not JSON, as when it was not written to its end.
+        DataError: it cannot be read or is not valid JSON, e.g. because it is incomplete.
     """
     text = _text(path)
     try:
         return cleaned(json.loads(text))
     except ValueError as error:
-        raise DataError(f"{path}: not valid JSON ({error}); it may not have been written to its end.") from error
+        raise DataError(f"{path}: not valid JSON ({error}); it may be incomplete.") from error
 
 
 def _text(path: Path) -> str:
@@ -231,7 +242,7 @@ def _text(path: Path) -> str:
 
 
 def cleaned(value: Any) -> Any:
-    """`value` with every text in it made `plain`, keys included: what a model wrote must not move the cursor of whoever reads it."""
+    """Return `value` with control characters removed from all strings, including keys, as model output may contain terminal escapes."""
     if isinstance(value, str):
         return printable(value)
     if isinstance(value, dict):
@@ -243,7 +254,7 @@ def _names(folders: Sequence[Path]) -> list[str]:
     paths = [folder.resolve() for folder in folders]
     if len(set(paths)) < len(paths):
         twice = next(folder for folder, path in zip(folders, paths) if paths.count(path) > 1)
-        raise DataError(f"{twice}: given twice; name each folder once.")
+        raise DataError(f"{twice}: given twice; list each folder once.")
     for length in range(1, max((len(path.parts) for path in paths), default=1) + 1):
         names = ["/".join(path.parts[-length:]) for path in paths]
         if len(set(names)) == len(names):

@@ -1,6 +1,6 @@
-"""How plots look: one style for all, what they share, and their way into files.
+"""Shared plot style, helpers and rendering to files.
 
-Colours are those of Okabe and Ito (2008), which people with any common colour blindness tell apart; each has a marker of its own as well.
+Colours are from Okabe and Ito (2008), distinguishable with common forms of colour blindness; each also has its own marker.
 """
 
 from __future__ import annotations
@@ -18,17 +18,17 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 Interval = tuple[float, float]
-Reach = list[list[float]] | None
-"""How far the intervals of points reach below and above them."""
+ErrorBars = list[list[float]] | None
+"""Lengths of the error bars below and above each point."""
 
 INK = "#1a1b1c"
-"""Of text and axes; in the page it becomes the colour of its text, dark or light."""
+"""Colour of text and axes; the page replaces it with its text colour, for light and dark themes."""
 GREY = "#7f8081"
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", INK)
 MARKERS = "osD^vPX"
 LINES = ("-", "--", ":", "-.")
 WIDTH = 5.2
-"""Inches: two plots side by side fill a desktop's page at about their own size, and one is still readable on a phone."""
+"""Inches: two plots fit side by side on a desktop page, and one is still readable on a phone."""
 STYLE = {
     "font.size": 10,
     "figure.titlesize": 11,
@@ -48,16 +48,16 @@ STYLE = {
     "ytick.color": INK,
     "legend.frameon": False,
     "lines.markersize": 5,
-    # A name is a name: a dollar sign in it opens no formula.
+    # A dollar sign in a name is not math.
     "text.parse_math": False,
-    # Text stays text, for search and for readers; ids are the same from one build to the next.
+    # Keep text as text, for search and screen readers, and ids reproducible.
     "svg.fonttype": "none",
     "svg.hashsalt": "rlsys",
 }
 
 
 def figure_for(height: float, labels: Sequence[str]) -> Figure:
-    """An empty figure with room for a legend of `labels` under the axes."""
+    """Return an empty figure with room for a legend of `labels` below the axes."""
     import matplotlib
     from matplotlib.figure import Figure
 
@@ -66,7 +66,7 @@ def figure_for(height: float, labels: Sequence[str]) -> Figure:
 
 
 def finished(figure: Figure, axes: Axes, title: str) -> Figure:
-    """The figure with its title and the legend of `axes`."""
+    """Add the title and the legend of `axes` to the figure."""
     figure.suptitle(textwrap.fill(short(title, 120), 54, break_on_hyphens=False), x=0.01, horizontalalignment="left")
     handles, labels = axes.get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=_columns(labels), handlelength=2.4)
@@ -74,13 +74,16 @@ def finished(figure: Figure, axes: Axes, title: str) -> Figure:
 
 
 def _columns(labels: Sequence[str]) -> int:
-    """How many columns of a legend fit beside each other."""
+    """Return the number of legend columns that fit."""
     longest = max((len(short(label)) for label in labels), default=1)
     return max(1, min(len(labels), 68 // (longest + 7)))
 
 
-def reach(points: Sequence[tuple[int, float, Interval | None]]) -> Reach:
-    """That of (place, value, interval); None without any interval. Rounding may put a value a hair outside its own."""
+def error_bars(points: Sequence[tuple[int, float, Interval | None]]) -> ErrorBars:
+    """Return error bars for (index, value, interval) points, or None if none has an interval.
+
+    Lengths are clipped at 0, as rounding can put a value slightly outside its interval.
+    """
     if not any(interval for _, _, interval in points):
         return None
     below = [max(value - interval[0], 0.0) if interval else 0.0 for _, value, interval in points]
@@ -88,18 +91,18 @@ def reach(points: Sequence[tuple[int, float, Interval | None]]) -> Reach:
     return [below, above]
 
 
-def draw_intervals(axes: Axes, x: Sequence[float], y: Sequence[float], colour: str, xerr: Reach = None, yerr: Reach = None) -> None:
-    """Intervals, paler than what they belong to: where many overlap the curves still stand out."""
+def draw_intervals(axes: Axes, x: Sequence[float], y: Sequence[float], colour: str, xerr: ErrorBars = None, yerr: ErrorBars = None) -> None:
+    """Draw error bars, paler than their curves, so that curves stay visible where many overlap."""
     axes.errorbar(x, y, yerr, xerr, fmt="none", ecolor=colour, elinewidth=1, capsize=2, alpha=0.5)
 
 
 def in_percent(axis: Axis) -> None:
-    """Write the axis's shares as percent."""
+    """Format the axis as percentages."""
     axis.set_major_formatter(lambda value, _: f"{round(100 * value, 6):g}%")
 
 
 def short(text: str, length: int = 44) -> str:
-    """`text` on one line, with its end left out where it is long; a label that begins with "_" would be left out of legends."""
+    """Return `text` on one line, truncated; a leading "_" is escaped, as matplotlib would omit the label from legends."""
     text = " ".join(text.split()) or "?"
     text = f"\N{ZERO WIDTH SPACE}{text}" if text.startswith("_") else text
     return text if len(text) <= length else text[: length - 1] + "\N{HORIZONTAL ELLIPSIS}"
@@ -109,7 +112,7 @@ def short(text: str, length: int = 44) -> str:
 
 
 def render(draw: Callable[[], Figure], name: str, png: Path) -> str:
-    """Draw, and write it as PNG, 150 dots per inch on white; returns it as SVG to stand in a page, its ids beginning with `name`."""
+    """Draw a figure, write it as PNG (150 dpi, white background) and return it as inline SVG with ids prefixed by `name`."""
     import matplotlib
 
     with matplotlib.rc_context(STYLE):
@@ -121,7 +124,7 @@ def render(draw: Callable[[], Figure], name: str, png: Path) -> str:
 
 
 def _inline(svg: str, name: str) -> str:
-    """The svg element alone, as wide as its place, with ids unique in the page, and the page's colours for ink and for blue."""
+    """Return only the svg element, scaled to its container, with ids unique in the page and the page's own colours."""
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r'(<svg[^>]*?) width="[^"]*"', r"\1", svg, count=1)
     svg = re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", svg, count=1)

@@ -1,4 +1,4 @@
-"""The plots of a page: what each shows, as plain data, and how it is drawn (`drawing` has what they share)."""
+"""The plots of a page: their data and how each kind is drawn (shared style is in `drawing`)."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from rlsys.reporting.page.drawing import (
     MARKERS,
     Interval,
     draw_intervals,
+    error_bars,
     figure_for,
     finished,
     in_percent,
-    reach,
     short,
 )
 
@@ -28,16 +28,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Series:
-    """Points that belong together: y[i] at x[i], or at the plot's category i. None: there is no such point."""
+    """A data series: y[i] at x[i], or at the plot's category i. None: no point."""
 
     name: str
     y: Sequence[float | None]
     x: Sequence[float] = ()
     ci95: Sequence[Interval | None] = ()
     style: int = 0
-    """Which colour, marker and line; the same subject has the same one in every plot."""
+    """Index of colour, marker and line style; the same subject has the same style in every plot."""
     expected: bool = False
-    """What there would be without the effect that the plot shows: a grey stroke beside the measured."""
+    """The value expected without the effect shown, drawn as a grey tick."""
 
     @property
     def look(self) -> dict[str, Any]:
@@ -46,14 +46,14 @@ class Series:
 
     @property
     def points(self) -> list[tuple[int, float, Interval | None]]:
-        """(index, value, interval) of those that are there."""
+        """(index, value, interval) of the existing points."""
         intervals = self.ci95 or [None] * len(self.y)
         return [(i, y, interval) for i, (y, interval) in enumerate(zip(self.y, intervals, strict=True)) if y is not None]
 
 
 @dataclass(frozen=True)
 class Plot(ABC):
-    """Common to all: title, a note that stands under it, and whether values are shares to be written as percent."""
+    """Base class: title, caption, and whether values are fractions to format as percentages."""
 
     title: str
     note: str = ""
@@ -63,29 +63,29 @@ class Plot(ABC):
     def draw(self) -> Figure: ...
 
     def document(self) -> dict[str, Any]:
-        """The figures that the plot shows."""
+        """Return the plotted data."""
         return {"kind": type(self).__name__.lower(), **asdict(self)}
 
 
 @dataclass(frozen=True)
 class Curves(Plot):
-    """Lines over a number: steps, samples, tokens."""
+    """Lines over a numeric axis: steps, samples, tokens."""
 
     x_label: str = ""
     y_label: str = ""
     series: list[Series] = field(default_factory=list)
     levels: dict[str, float] = field(default_factory=dict)
-    """Horizontal lines, three at most: name -> height."""
+    """Horizontal lines, at most three: name -> y value."""
     log2: bool = False
     smooth: int = 1
-    """Points that the line is a moving mean of; the points themselves are then drawn faintly."""
+    """Window of the moving mean; if above 1, the points themselves are drawn faintly."""
     y_range: Interval | None = None
 
     def draw(self) -> Figure:
         figure = figure_for(3.6, [one.name for one in self.series] + list(self.levels))
         axes = figure.subplots()
         for number, one in enumerate(self.series):
-            # A little apart, or intervals at the same place would hide each other.
+            # Offset series slightly, so that intervals at the same x do not overlap.
             apart = (number - (len(self.series) - 1) / 2) * 0.05
             places = [one.x[i] * 2**apart if self.log2 else one.x[i] for i, _, _ in one.points]
             self._line(axes, one, places)
@@ -99,7 +99,7 @@ class Curves(Plot):
             axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
             axes.minorticks_off()
         else:
-            axes.xaxis.get_major_locator().set_params(integer=True)
+            axes.locator_params(axis="x", integer=True)
         return self._finish(figure, axes)
 
     def _line(self, axes: Axes, one: Series, places: list[float]) -> None:
@@ -110,7 +110,7 @@ class Curves(Plot):
             axes.plot(places, moving_mean(values, self.smooth), color=look["color"], linestyle=look["linestyle"], linewidth=2, label=label)
             return
         axes.plot(places, values, linewidth=1.6, label=label, **look)
-        draw_intervals(axes, places, values, look["color"], yerr=reach(one.points))
+        draw_intervals(axes, places, values, look["color"], yerr=error_bars(one.points))
 
     def _finish(self, figure: Figure, axes: Axes) -> Figure:
         if self.percent:
@@ -123,7 +123,7 @@ class Curves(Plot):
 
 @dataclass(frozen=True)
 class Categories(Plot):
-    """Values by name, one row each: dots with intervals, or bars from 0."""
+    """Values by category, one row each: dots with intervals, or bars from 0."""
 
     x_label: str = ""
     categories: list[str] = field(default_factory=list)
@@ -144,7 +144,7 @@ class Categories(Plot):
                 axes.barh(places, values, thickness * 0.9, color=one.look["color"], label=short(one.name))
             else:
                 axes.plot(values, places, **one.look | {"linestyle": "none"}, label=short(one.name))
-                draw_intervals(axes, values, places, one.look["color"], xerr=reach(one.points))
+                draw_intervals(axes, values, places, one.look["color"], xerr=error_bars(one.points))
         for one in self.series:
             if one.expected:
                 places = [i for i, _, _ in one.points]
@@ -156,19 +156,19 @@ class Categories(Plot):
             in_percent(axes.xaxis)
         if self.bars:
             axes.set_xlim(left=0)
-        # A long one would run out of the picture on the right, names being on the left.
+        # Right-aligned: a centred long label would overflow on the right, as category names take up the left.
         axes.set_xlabel(self.x_label, loc="right")
         return finished(figure, axes, self.title)
 
 
 @dataclass(frozen=True)
 class Reliability(Plot):
-    """Predicted against observed share by bin, and under it how many predictions each bin holds."""
+    """Reliability diagram: observed fraction against predicted probability by bin, with a histogram of predictions."""
 
     event: str = ""
-    """What the probability is of."""
+    """The event whose probability is predicted."""
     bins: list[dict[str, Any]] = field(default_factory=list)
-    """Of `rlsys.evaluation.calibration.summarise`."""
+    """`table` of `rlsys.evaluation.calibration.summarise`."""
     base_rate: float = 0.0
 
     def draw(self) -> Figure:
@@ -180,7 +180,7 @@ class Reliability(Plot):
         upper.axhline(self.base_rate, color=GREY, linestyle=":", label=f"base rate {self.base_rate:.0%}")
         places, heights = [entry["predicted"] for entry in filled], [entry["observed"] for entry in filled]
         upper.plot(places, heights, color=COLOURS[0], marker=MARKERS[0], label="held-out, by bin")
-        draw_intervals(upper, places, heights, COLOURS[0], yerr=reach(points))
+        draw_intervals(upper, places, heights, COLOURS[0], yerr=error_bars(points))
         upper.set(ylabel="observed share", xlim=(0, 1), ylim=(0, 1))
         middles = [(entry["low"] + entry["high"]) / 2 for entry in self.bins]
         lower.bar(middles, [entry["n"] for entry in self.bins], [0.9 * (entry["high"] - entry["low"]) for entry in self.bins], color=GREY)
@@ -191,14 +191,14 @@ class Reliability(Plot):
 
 
 def moving_mean(values: Sequence[float], width: int) -> list[float]:
-    """Mean over `width` values around each place, over fewer at the ends."""
+    """Return the centred moving mean over `width` values, with shorter windows at the ends."""
     before, after = (width - 1) // 2, width // 2
     windows = [values[max(0, i - before) : i + after + 1] for i in range(len(values))]
     return [sum(window) / len(window) for window in windows]
 
 
 def common_range(plots: Sequence[Curves]) -> list[Curves]:
-    """The plots with one vertical range, so that they can be compared side by side."""
+    """Give the plots a common y range, so that they can be compared side by side."""
     heights = [
         bound for plot in plots for one in plot.series for _, value, interval in one.points for bound in (value, *(interval or ()))
     ] + [height for plot in plots for height in plot.levels.values()]

@@ -1,4 +1,4 @@
-"""Sections as one HTML page that needs nothing else, and beside it the plots as PNG, the same in Markdown, and the figures as JSON."""
+"""Render sections as one self-contained HTML page, as Markdown and as JSON, with the plots as PNG files."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from rlsys.system.printable import printable
 MADE_BY = "rlsys report"
 FORMS = (".html", ".md", ".json")
 AtomicOutput = Callable[[Path], AbstractContextManager[Path]]
-"""Yields a path to write to, which takes the given one's place when the block succeeds."""
+"""Context manager that yields a path to write to, which replaces the given path when the block succeeds."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class Page:
     sections: Sequence[Section]
 
     def plots(self) -> list[tuple[str, Plot]]:
-        """(name, plot) of all, the names unique: they become file names and ids."""
+        """Return all (name, plot) pairs, with unique names for files and ids."""
         named: dict[str, Plot] = {}
         for section in self.sections:
             for plot in section.plots:
@@ -55,7 +55,7 @@ def write_page(page: Page, output: Path, atomic_output: AtomicOutput) -> dict[st
         DataError: `output` is no .html, or would overwrite a .json or .md that no page wrote.
     """
     if output.suffix != ".html":
-        raise DataError(f"{output}: expected a name that ends in .html; Markdown, JSON and the plots get the same name with other endings.")
+        raise DataError(f"{output}: expected a name that ends in .html; Markdown, JSON and plots use the same stem.")
     _refuse_foreign(output)
     page = replace(page, title=printable(page.title))
     pngs = {id(plot): f"{output.stem}-{name}.png" for name, plot in page.plots()}
@@ -77,7 +77,7 @@ def _refuse_foreign(output: Path) -> None:
             return
     for path in (beside, output.with_suffix(".md")):
         if path.exists():
-            raise DataError(f"{path}: is there and no page wrote it; choose another name for the page, or another folder.")
+            raise DataError(f"{path}: exists and was not written by `rlsys report`; choose another name or folder for the page.")
 
 
 def _document(page: Page, files: dict[int, str], forms: list[str]) -> dict[str, Any]:
@@ -98,7 +98,7 @@ def _document(page: Page, files: dict[int, str], forms: list[str]) -> dict[str, 
 
 
 def html(page: Page, drawn: dict[int, str]) -> str:
-    """The page; `drawn`: id(plot) -> its svg. Every text is escaped, but for these."""
+    """Render the page as HTML; `drawn`: id(plot) -> SVG, the only text that is not escaped."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
     from markupsafe import Markup
 
@@ -113,7 +113,7 @@ def html(page: Page, drawn: dict[int, str]) -> str:
 
 
 def markdown(page: Page, files: dict[int, str]) -> str:
-    """The same as Markdown of GitHub's kind; `files`: id(plot) -> its PNG."""
+    """Render the page as GitHub-flavoured Markdown; `files`: id(plot) -> PNG file name."""
     parts = [f"# {_escaped(page.title)}"]
     for section in page.sections:
         parts.append(f"## {_escaped(section.title)}")
@@ -139,11 +139,11 @@ def _markdown_critique(critique: Critique) -> list[str]:
 
 
 def _escaped(text: str) -> str:
-    """`text` on one line, with nothing in it that Markdown or HTML would read as markup."""
+    """Return `text` on one line, with Markdown and HTML markup escaped."""
     return re.sub(r"([\\`*_{}\[\]<>#|!~$&])", r"\\\1", " ".join(text.split()))
 
 
 def _fenced(text: str) -> str:
-    """`text` as a block of code, its fence longer than any in it."""
+    """Return `text` as a code block whose fence is longer than any in it."""
     fence = "`" * max(3, 1 + max((len(run) for run in re.findall(r"`+", text)), default=0))
     return f"{fence}text\n{text}\n{fence}"
