@@ -60,19 +60,19 @@ def test_advantages_sum_to_zero_and_have_unit_variance(values: list[float]) -> N
 
 
 @given(rewards, st.sampled_from([0.5, 2.0, 8.0]), st.integers(-8, 8))
-def test_advantages_do_not_see_the_scale_of_rewards(values: list[float], factor: float, shift: int) -> None:
+def test_advantages_are_invariant_under_affine_maps_of_rewards(values: list[float], factor: float, shift: int) -> None:
     plain = group_advantages(torch.tensor(values, dtype=torch.float64))
     moved = group_advantages(torch.tensor(values, dtype=torch.float64) * factor + shift)
     if len({v * factor + shift for v in values}) == len(set(values)) and (len(set(values)) == 1 or max(values) - min(values) > 1e-3):
         torch.testing.assert_close(plain, moved, rtol=1e-4, atol=1e-4)
 
 
-def test_a_lone_sample_or_equal_rewards_give_no_advantage() -> None:
+def test_a_single_sample_or_equal_rewards_give_zero_advantage() -> None:
     assert group_advantages(torch.tensor([0.1])).tolist() == [0]
     assert group_advantages(torch.full((7,), 0.1)).tolist() == [0] * 7  # although the mean of seven 0.1 is not quite 0.1
 
 
-def test_rewards_that_are_not_finite_are_refused() -> None:
+def test_rewards_that_are_not_finite_are_rejected() -> None:
     with pytest.raises(ValueError, match="finite"):
         group_advantages(torch.tensor([1.0, math.nan]))
 

@@ -144,7 +144,7 @@ def test_what_was_sampled_belongs_to_what_was_asked() -> None:
         list(rejection.judged_rows(asked, written[:3]))
 
 
-def test_a_question_that_was_skipped_has_no_rows() -> None:
+def test_a_skipped_request_has_no_rows() -> None:
     asked = [rendered_request(record((1.0, 0.0), "a"), [(0, 1)]), rendered_request(record((1.0, 0.0), "b"), [(0, 1)])]
     written = [{"id": "a", "source": "s", "samples": []}, {"id": "b", "source": "s", "samples": [sample((0, 1), [2, 9])]}]
     (one,) = rejection.judged_rows(asked, written)
@@ -156,7 +156,7 @@ def table(*scores: list[float] | None) -> list[dict[str, object]]:
     return rejection.table_rows(JudgeResult(rendered, [sample((0, 1), s) for s in scores]), 0, 0)
 
 
-def test_the_file_holds_all_rows_in_order_whatever_is_written_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_file_has_all_rows_in_order_for_any_row_group_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     written = table([9, 2], None, [2, 9], [5, 5], [9, 1], None, [3, 2])
     whole = tmp_path / "whole.parquet"
     counts = rejection.write_sampled(whole, iter(written))
@@ -177,7 +177,7 @@ def test_scores_with_a_fraction_keep_it(tmp_path: Path) -> None:
     assert pq.read_table(tmp_path / "rows.parquet").column("scores").to_pylist() == [[8.5, 2.0]]
 
 
-def test_a_file_is_whole_or_as_it_was(tmp_path: Path) -> None:
+def test_a_file_is_replaced_atomically(tmp_path: Path) -> None:
     path = tmp_path / "rows.parquet"
 
     def interrupted():

@@ -1,4 +1,4 @@
-"""From requests to prompts, batches and results: every sample comes back at its own place, read in the order in which it was shown."""
+"""From requests to prompts, batches and results: every sample is assigned to its request, with scores in the order shown."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ def record(n: int, name: str = "r1", query: str = "Which?") -> Record:
     return Record(name, "s", ({"role": "user", "content": query},), tuple(f"response-{i}" for i in range(n)), rewards)
 
 
-def samples_for(asked: pa.RecordBatch, **more: object) -> pa.RecordBatch:
-    """SAMPLES of what was asked, in which every text tells its seed: the box of a seed has scores counted up from 1, as shown."""
+def samples_for(batch_of_requests: pa.RecordBatch, **more: object) -> pa.RecordBatch:
+    """Return SAMPLES for a batch of requests; each text contains its seed, and scores 1, 2, ... in the order shown."""
     rows = []
-    for row in asked.to_pylist():
+    for row in batch_of_requests.to_pylist():
         shown = PROMPTER.tokenizer.decode(row["prompt_tokens"])
         n = sum(f"\n<{i}>" in shown for i in range(1, 10))
         box = "1" if n == 1 else ", ".join(str(i) for i in range(1, n + 1))
@@ -58,7 +58,7 @@ def test_every_sample_has_its_own_seed_and_an_order_of_its_own() -> None:
 
 
 @given(st.integers(1, 4), st.integers(1, 6), st.integers(1, 6))
-def test_asking_in_two_rounds_is_asking_at_once(n: int, first: int, second: int) -> None:
+def test_two_rounds_request_the_same_samples_as_one(n: int, first: int, second: int) -> None:
     whole, one, two = (
         judge_request(record(n), first + second, "k"),
         judge_request(record(n), first, "k"),
@@ -83,7 +83,7 @@ def test_one_prompt_for_each_order_and_every_sample_in_one(orders: list[list[int
         assert prompt.text == PROMPTER.render(record(3), prompt.order) and prompt.tokens == PROMPTER.encode(prompt.text)
 
 
-def test_what_is_told_stands_at_the_end_the_hint_before_others_judgements() -> None:
+def test_the_hint_and_then_other_judgements_end_the_prompt() -> None:
     row, order, others = record(2), (1, 0), ["The second one, \\boxed{1, 9}."]
     by_hand = {
         (False, False): "",
@@ -98,7 +98,7 @@ def test_what_is_told_stands_at_the_end_the_hint_before_others_judgements() -> N
         assert ("Response 1 is the best one" in rendered.prompts[0].text) == hinted
 
 
-def test_a_prompt_as_long_as_the_limit_is_asked_and_one_token_more_is_not() -> None:
+def test_a_prompt_at_the_token_limit_is_used_and_a_longer_one_is_skipped() -> None:
     short, long = record(2), record(2, query="Which of the two?")
     (rendered,) = render_requests([judge_request(long, 9, "k")], PROMPTER, ROOMY)
     (length,) = {len(prompt.tokens) for prompt in rendered.prompts}
@@ -108,8 +108,8 @@ def test_a_prompt_as_long_as_the_limit_is_asked_and_one_token_more_is_not() -> N
     assert first.skipped == f"its prompt has {length} tokens, more than {length - 1}" and second.skipped is None
 
 
-def test_the_longest_of_the_prompts_counts() -> None:
-    """A hint is longer for place 10 than for place 9, so that the orders of one ask are not equally long."""
+def test_the_longest_prompt_decides_whether_a_request_is_skipped() -> None:
+    """A hint is longer for place 10 than for place 9, so that the prompts of one request differ in length."""
     row = Record("r1", "s", ({"role": "user", "content": "?"},), tuple("abcdefghij"), (1.0, *[0.0] * 9))
     first, last = (0, *range(1, 10)), (*range(1, 10), 0)
     (rendered,) = render_requests([JudgeRequest(row, [first, last, first], [1, 2, 3], hinted=True)], PROMPTER, ROOMY)
@@ -123,7 +123,7 @@ orders_of = st.integers(1, 3).flatmap(lambda n: st.lists(st.permutations(range(n
 
 
 @given(st.lists(st.tuples(orders_of, st.booleans()), min_size=1, max_size=4), st.booleans())
-def test_samples_come_back_to_their_places(rows: list[tuple[list[list[int]], bool]], with_meta: bool) -> None:
+def test_samples_are_assigned_to_their_requests(rows: list[tuple[list[list[int]], bool]], with_meta: bool) -> None:
     requests, seed = [], 0
     for number, (orders, _) in enumerate(rows):
         requests.append(JudgeRequest(record(len(orders[0]), f"r{number}"), orders, range(seed, seed + len(orders))))
@@ -132,12 +132,12 @@ def test_samples_come_back_to_their_places(rows: list[tuple[list[list[int]], boo
         RenderedRequest(each.request, each.prompts, "too long" if skip else None)
         for each, (_, skip) in zip(render_requests(requests, PROMPTER, ROOMY), rows)
     ]
-    asked = request_batch(batch)
-    assert asked.schema.equals(REQUESTS) and asked["group"].to_pylist() == list(range(asked.num_rows))
-    seeds = [seed for seeds in asked["seeds"].to_pylist() for seed in seeds]
+    batch_of_requests = request_batch(batch)
+    assert batch_of_requests.schema.equals(REQUESTS) and batch_of_requests["group"].to_pylist() == list(range(batch_of_requests.num_rows))
+    seeds = [seed for seeds in batch_of_requests["seeds"].to_pylist() for seed in seeds]
     assert sorted(seeds) == [seed for each, (_, skip) in zip(requests, rows) if not skip for seed in each.seeds]
     metas = [seed / 2 for seed in seeds] if with_meta else None
-    found = collect_results(batch, samples_for(asked), metas, PROMPTER)
+    found = collect_results(batch, samples_for(batch_of_requests), metas, PROMPTER)
     assert [result.rendered for result in found] == batch
     for result, (orders, skip) in zip(found, rows):
         assert (result.samples == []) == skip
@@ -149,7 +149,7 @@ def test_samples_come_back_to_their_places(rows: list[tuple[list[list[int]], boo
         assert len(result.samples) == (0 if skip else len(orders))
 
 
-def test_what_a_sample_says_in_full() -> None:
+def test_all_fields_of_a_sample() -> None:
     batch = list(render_requests([JudgeRequest(record(2), [(1, 0)], [5])], PROMPTER, ROOMY))
     plain = {"order": [1, 0], "scores": [1, 2], "logprob": -1.75, "tokens": 3, "text": "seed 5: \\boxed{1, 2}"}
     ((one,),) = [result.samples for result in collect_results(batch, samples_for(request_batch(batch)), None, PROMPTER)]
@@ -174,7 +174,7 @@ def answered(one: JudgeRequest) -> JudgeResult:
 
 
 @given(st.integers(1, 3), st.integers(1, 4), st.integers(1, 4))
-def test_an_answer_that_was_extended_is_the_answer_to_both(n: int, first: int, second: int) -> None:
+def test_an_extended_result_equals_the_result_of_one_request(n: int, first: int, second: int) -> None:
     one, two = answered(judge_request(record(n), first, "k")), answered(judge_request(record(n), second, "k", first=first))
     both, whole = one.extended(two), answered(judge_request(record(n), first + second, "k"))
     assert both.samples == whole.samples and list(both.rendered.request.orders) == list(whole.rendered.request.orders)
@@ -186,7 +186,7 @@ def test_an_answer_that_was_extended_is_the_answer_to_both(n: int, first: int, s
     assert len(one.samples) == first and len(two.samples) == second  # neither of the two has changed
 
 
-def test_the_row_that_is_written() -> None:
+def test_the_row_of_a_result() -> None:
     result = answered(judge_request(record(2), 3, "k", order=(0, 1)))
     length = len(result.rendered.prompts[0].tokens)
     row = result.row()
@@ -197,7 +197,7 @@ def test_the_row_that_is_written() -> None:
     assert row == {"id": "r1", "source": "s", "samples": [], "tokens": 0, "prompt_tokens": 0, "skipped": skipped.skipped}
 
 
-def test_too_few_samples_are_no_answer() -> None:
+def test_too_few_samples_are_an_error() -> None:
     batch = list(render_requests([judge_request(record(2), 3, "k", order=(0, 1))], PROMPTER, ROOMY))
     with pytest.raises(StopIteration):
         collect_results(batch, samples_for(request_batch(batch)).slice(0, 2), None, PROMPTER)

@@ -1,4 +1,4 @@
-"""A line for every row that was read: in the order of the input, with the reason where there is no verdict, and again after a restart."""
+"""Output rows: one for every input row, in input order, with a reason if there is no verdict, also after a restart."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def path(tmp_path):
 
 
 def verdicts(records, ahead: int = 2, skip: str = "d"):
-    """Verdicts of samples that all say the same; records are taken ahead of them, as engines do."""
+    """Return the rows of identical samples, reading records ahead as engines do."""
     waiting = []
     for record in records:
         waiting.append(record)
@@ -79,7 +79,7 @@ def test_the_account_adds_up(path):
 
 
 @pytest.mark.parametrize("done", range(len(LINES) + 1))
-def test_killed_after_any_line_it_goes_on_with_the_next(path, done):
+def test_a_killed_run_resumes_after_the_last_line(path, done):
     whole = lines(path)
     items = check_resumed_items(read_all(path, "responses", truth=False), whole[:done])
     asked = []
@@ -92,7 +92,7 @@ def test_killed_after_any_line_it_goes_on_with_the_next(path, done):
     assert [record.id for record in asked] == [line["id"] for line in whole[done:] if line.get("set_aside") != "malformed"]
 
 
-def test_an_input_that_changed_is_refused(path):
+def test_a_changed_input_is_rejected(path):
     whole = lines(path)
     path.write_text(path.read_text().replace('"a"', '"z"'))
     with pytest.raises(DataError, match="line 2 of the output is about 'a', found 'z'"):
@@ -101,7 +101,7 @@ def test_an_input_that_changed_is_refused(path):
         list(check_resumed_items([], whole[:1]))
 
 
-def test_without_a_record_nothing_is_asked(path):
+def test_the_judge_is_not_called_without_records(path):
     aside = SetAside(1, "x", "malformed", "why")
 
     def never(records):
@@ -113,7 +113,7 @@ def test_without_a_record_nothing_is_asked(path):
 
 
 def judged(record: Record, scores: list[list[float] | None], name: str = "vote", single=(0, 1), text=False, **options) -> dict:
-    """The line of a record whose samples were shown in its own order."""
+    """Return the row of a record whose responses were shown in its own order."""
     order = list(range(record.n))
     known = {"order": order, "logprob": -1.0, "certainty": 1.0, "tokens": 3, "text": "said"}
     samples = [
@@ -128,7 +128,7 @@ def labelled(*rewards: float, source: str = "s") -> Record:
     return Record("a", source, ({"role": "user", "content": "?"},), tuple("wxyz"[: len(rewards)]), rewards)
 
 
-def test_a_line_in_full():
+def test_all_fields_of_a_line():
     found = judged(labelled(0.0, 1.0), [[2, 9], None, [3, 4]])
     samples = found.pop("samples")
     assert found == {
@@ -153,7 +153,7 @@ def test_a_line_in_full():
         ((0.0,), False, False),
     ],
 )
-def test_without_one_best_response_nothing_is_right_or_wrong(rewards, has_labels, truth):
+def test_without_a_unique_best_response_there_is_no_correctness(rewards, has_labels, truth):
     record = replace(labelled(*rewards), labelled=has_labels)
     assert record.has_truth == truth
     for scores in ([[1.0] * record.n], [[0.0] * record.n], [None]):
@@ -165,7 +165,7 @@ def test_without_one_best_response_nothing_is_right_or_wrong(rewards, has_labels
     assert (skipped["best"], skipped["totals"], skipped["k"], row_status(skipped)) == (None, None, 0, "too long")
 
 
-def test_a_verdict_that_is_withheld_or_missing_is_not_right():
+def test_a_withheld_or_missing_verdict_is_not_correct():
     record = labelled(1.0, 0.0)
     assert [judged(record, [[9, 8]], "abstain", margin=margin)["correct"] for margin in (1.0, 1.5)] == [True, False]
     withheld, nothing = judged(record, [[9, 8]], "abstain", margin=1.5), judged(record, [None, None])
@@ -176,7 +176,7 @@ def test_a_verdict_that_is_withheld_or_missing_is_not_right():
 
 @pytest.mark.parametrize("name", sorted(STRATEGIES))
 @pytest.mark.parametrize(("score", "reward", "right"), [(4, 1.0, True), (4, 0.0, False), (2, 0.0, True), (2, 1.0, False), (3, 1.0, False)])
-def test_a_single_response_is_right_on_its_own_side_of_the_middle(name, score, reward, right):
+def test_a_single_response_is_correct_on_its_side_of_the_middle(name, score, reward, right):
     assert judged(labelled(reward), [[score]] * 4, name, single=(1, 5))["correct"] is right
     assert judged(labelled(reward), [None] * 4, name, single=(1, 5))["correct"] is False
 
@@ -195,7 +195,7 @@ def test_a_single_response_is_right_on_its_own_side_of_the_middle(name, score, r
         ("synthesis", {}, [[1], [1], None], False),  # no verdict, whatever the drafts said
     ],
 )
-def test_of_a_single_response_the_scores_count_that_the_strategy_counts(name, options, scores, right):
+def test_a_single_response_is_judged_by_the_scores_that_the_strategy_uses(name, options, scores, right):
     found = judged(labelled(1.0), scores, name, **options)
     assert found["correct"] is right
     assert row_status(found) == "verdict" or not right

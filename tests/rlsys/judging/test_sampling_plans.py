@@ -1,4 +1,4 @@
-"""What each strategy asks for next, row by row, against what its paper says it needs."""
+"""Sampling plans of the strategies, against the requirements in their papers."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ def answered(prompter, request, scores: list[list[int]], before: JudgeResult | N
     return before.extended(result) if before else result
 
 
-def test_most_strategies_ask_once_for_everything(prompter):
+def test_most_strategies_request_all_samples_at_once(prompter):
     plan = sampling_plan(find_strategy("vote"), 5, Options(), seed=3)
     first = plan(PAIR, None)
     assert len(first.orders) == len(set(first.seeds)) == 5
     assert plan(PAIR, answered(prompter, first, [[9, 1]] * 5)) is None
 
 
-def test_adaptive_asks_for_the_same_samples_in_rounds_and_stops_when_the_winner_is_clear(prompter):
+def test_adaptive_requests_the_same_samples_in_rounds_until_the_winner_is_clear(prompter):
     everything = sampling_plan(find_strategy("vote"), 9, Options(), seed=3)(PAIR, None)
     plan, result, rounds = sampling_plan(find_strategy("adaptive"), 9, Options(error_rate=0.05, round_size=2), seed=3), None, 0
     while (more := plan(PAIR, result)) is not None:
@@ -54,14 +54,14 @@ def test_adaptive_asks_for_the_same_samples_in_rounds_and_stops_when_the_winner_
     assert (rounds, len(result.samples)) == (5, 9), "nothing but ties: all nine, the last round shorter"
 
 
-def test_adaptive_draws_everything_of_a_single_response(prompter):
+def test_adaptive_requests_all_samples_of_a_single_response(prompter):
     plan, result = sampling_plan(find_strategy("adaptive"), 4, Options(), seed=3), None
     while (more := plan(SINGLE, result)) is not None:
         result = answered(prompter, more, [[1]] * len(more.orders), result)
     assert len(result.samples) == 4
 
 
-def test_a_synthesis_reads_the_others_in_the_order_in_which_they_were_shown(prompter):
+def test_a_synthesis_prompt_contains_the_other_judgements_in_their_order(prompter):
     plan = sampling_plan(find_strategy("synthesis"), 3, Options(), seed=3)
     first = plan(PAIR, None)
     assert len(first.orders) == 2 and first.orders[0] == first.orders[1] and not first.others

@@ -1,4 +1,4 @@
-"""Strategies: each against its definition written as slow loops, and what holds for all of them."""
+"""Strategies: each against its definition as slow loops, and properties of all of them."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ EIGHTHS, HALVES, CERTAINTIES = st.integers(0, 20), st.integers(-10, 10), st.inte
 
 @st.composite
 def rows(draw, count: int = 1, min_k: int = 1, parsed: bool = False) -> Samples:
-    """Samples [count, k, n] with everything known, ties of every kind likely. Powers of two keep logprob / tokens exact."""
+    """Generate samples [count, k, n] with all fields known and frequent ties. Powers of two keep logprob / tokens exact."""
     k, n = draw(st.integers(min_k, 5)), draw(st.integers(1, 4))
 
     def each(values: st.SearchStrategy, *shape: int) -> np.ndarray:
@@ -42,7 +42,7 @@ def rows(draw, count: int = 1, min_k: int = 1, parsed: bool = False) -> Samples:
 
 
 def at(samples: Samples, row: int) -> Samples:
-    """Row `row` alone."""
+    """Select a single row."""
     return Samples(samples.scores[row], *(getattr(samples, name)[row] for name in voting.samples.OPTIONAL))
 
 
@@ -50,7 +50,7 @@ def permuted(samples: Samples, order: list[int]) -> Samples:
     return take(samples, np.array(order))
 
 
-# --- the definitions, slowly ----------------------------------------------------------------------------------------
+# --- reference definitions -----------------------------------------------------------------------------------------
 
 
 def slow_winners(scores: list[float]) -> list[float]:
@@ -185,17 +185,17 @@ def test_the_papers_case_study(name: str, options: Options, expected: list[float
     assert STRATEGIES[name](PAPER, options).totals.tolist() == expected
 
 
-# --- worked out by hand ---------------------------------------------------------------------------------------------
+# --- computed by hand -----------------------------------------------------------------------------------------------
 
 
-def test_meta_keeps_half_of_the_samples_drawn_but_none_that_did_not_parse() -> None:
+def test_meta_keeps_half_of_the_samples_but_no_parse_failures() -> None:
     scores = np.array([[9.0, 1.0], [NAN, NAN], [4.0, 6.0], [NAN, NAN]])
     rewards = np.array([-3.0, 9.0, 2.0, NAN])  # of k = 4 the best 2 are kept: of the parsed ones, that is both
     assert voting.meta(Samples(scores, rewards)).totals.tolist() == [13.0, 7.0]
     assert voting.meta(Samples(scores, rewards), Options(k_meta=1)).totals.tolist() == [4.0, 6.0]
 
 
-def test_meta_weighted_survives_rewards_that_a_sigmoid_cannot_hold() -> None:
+def test_meta_weighted_is_stable_for_extreme_meta_rewards() -> None:
     samples = Samples(np.array([[9.0, 1.0], [3.0, 5.0]]), np.array([-1000.0, -2000.0]))
     assert voting.meta_weighted(samples).totals.tolist() == [9.0, 1.0]  # the odds against the second are e^1000 to one
 
@@ -250,7 +250,7 @@ def test_borda_by_hand() -> None:
     assert voting.borda(samples, Options(power=2)).totals.tolist() == [4.5, 9.5]
 
 
-# --- what holds for all ---------------------------------------------------------------------------------------------
+# --- properties of all ----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", BUILT_IN)
@@ -302,7 +302,7 @@ def test_an_equal_constant_on_all_scores_changes_no_winner(name: str, samples: S
 
 @pytest.mark.parametrize("name", [name for name in ORDER_FREE if name != "meta"])  # of which half of k is kept
 @given(samples=rows())
-def test_a_sample_that_did_not_parse_adds_nothing(name: str, samples: Samples) -> None:
+def test_a_parse_failure_does_not_change_the_result(name: str, samples: Samples) -> None:
     def more(values: np.ndarray) -> np.ndarray:
         return np.concatenate([values, np.full_like(values[:, :1], NAN)], axis=1)
 

@@ -1,4 +1,4 @@
-"""The adaptive budget: the evidence by numerical integration, the stopping rule by slow loops, the error rate exactly and by simulation."""
+"""Adaptive sampling: e-values by numerical integration, the stopping rule by slow loops, error rates exactly and by simulation."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def test_e_value_is_the_mixtures_capital(quarter_wins: int, quarter_losses: int)
 
 
 @given(st.integers(0, 60), st.integers(0, 60))
-def test_a_fair_coin_wins_no_capital(wins: int, losses: int) -> None:
+def test_the_capital_is_a_supermartingale(wins: int, losses: int) -> None:
     """The step of a supermartingale: at odds of 1/2 the expected capital after one more sample is what it was."""
     after = (math.exp(e_value(wins + 1, losses)) + math.exp(e_value(wins, losses + 1))) / 2
     assert after == pytest.approx(math.exp(e_value(wins, losses)), rel=1e-9)
@@ -43,7 +43,7 @@ def test_fractions_of_a_vote_are_worth_no_more_than_the_bet_on_them(share: float
     assert (1 + share) ** max(d, 0) * (1 - share) ** max(-d, 0) <= 1 + share * d + 1e-12
 
 
-def test_far_behind_is_no_evidence() -> None:
+def test_many_losses_are_no_evidence() -> None:
     assert e_value(0.0, 5000.0) < -100  # and no warning of an underflow: those are errors here
 
 
@@ -51,7 +51,7 @@ def test_far_behind_is_no_evidence() -> None:
 
 
 def slow_spent(scores: list[list[float]], options: Options) -> int:
-    """Round by round, response by response."""
+    """Compute the number of samples used, round by round and response by response."""
     k, n = len(scores), len(scores[0])
     for look in range(options.round_size, k, options.round_size):
         shares = []
@@ -70,7 +70,7 @@ def slow_spent(scores: list[list[float]], options: Options) -> int:
 
 
 @given(st.data())
-def test_spends_what_the_definition_spends(data: st.DataObject) -> None:
+def test_adaptive_uses_as_many_samples_as_the_definition(data: st.DataObject) -> None:
     n, k = data.draw(st.integers(1, 3)), data.draw(st.integers(1, 14))
     vector = st.lists(st.sampled_from([1.0, 1.0, 2.0]), min_size=n, max_size=n) | st.just([2.0] + [1.0] * (n - 1)) | st.just([NAN] * n)
     scores = data.draw(st.lists(vector, min_size=k, max_size=k))
@@ -82,7 +82,7 @@ def test_spends_what_the_definition_spends(data: st.DataObject) -> None:
 
 
 @given(st.data())
-def test_asking_after_each_round_draws_what_adaptive_uses(data: st.DataObject) -> None:
+def test_checking_after_each_round_uses_the_same_samples_as_adaptive(data: st.DataObject) -> None:
     votes = data.draw(st.lists(st.sampled_from([[9.0, 2.0], [9.0, 2.0], [2.0, 9.0], [5.0, 5.0], [NAN, NAN]]), min_size=1, max_size=20))
     samples, options = Samples(np.array(votes)), Options(error_rate=0.2, round_size=data.draw(st.integers(1, 4)))
     drawn = 0
@@ -100,13 +100,13 @@ def test_unanimous_samples_stop_after_six() -> None:
     assert voting.adaptive(Samples(scores), Options(error_rate=0.05, round_size=4)).used.sum() == 8
 
 
-def test_more_rivals_ask_for_more_evidence() -> None:
+def test_more_rivals_require_more_evidence() -> None:
     """3 / 0.05 = 60 against each of three rivals: 256 x 429/2048 = 53.6 after seven samples, 512 x 6435/32768 = 100.5 after eight."""
     scores = np.tile([2.0, 9.0, 2.0, 2.0], (32, 1))
     assert voting.adaptive(Samples(scores), Options(error_rate=0.05, round_size=1)).used.sum() == 8
 
 
-def test_samples_that_did_not_parse_are_spent_and_do_not_vote() -> None:
+def test_parse_failures_count_as_used_and_do_not_vote() -> None:
     scores = np.tile([9.0, 2.0], (12, 1))
     scores[[0, 2, 4]] = NAN
     outcome = voting.adaptive(Samples(scores), Options(round_size=1))
@@ -139,13 +139,13 @@ def stopping_probabilities(p: float, error_rate: float, horizon: int) -> tuple[f
 
 @pytest.mark.parametrize("error_rate", [0.01, 0.05, 0.2])
 @pytest.mark.parametrize("p", [0.5, 0.49, 0.4, 0.2])
-def test_two_responses_stop_for_the_wrong_one_at_most_as_often_as_stated(p: float, error_rate: float) -> None:
+def test_the_error_rate_for_two_responses_is_bounded(p: float, error_rate: float) -> None:
     wrong, right, _ = stopping_probabilities(p, error_rate, horizon=1000)
     assert 0 < wrong <= error_rate
     assert right > wrong or p == 0.5
 
 
-def test_the_bound_is_not_idle() -> None:
+def test_the_error_bound_is_not_vacuous() -> None:
     """With equal chances and a thousand looks a good part of the permitted errors is used, where a test made for one look breaks."""
     wrong, _, _ = stopping_probabilities(0.5, 0.2, horizon=1000)
     assert wrong > 0.06
@@ -171,8 +171,8 @@ def simulate(probabilities: list[float], ties: float, rows: int, k: int, seed: i
 
 
 @pytest.mark.parametrize("ties", [0.0, 0.3])
-def test_four_responses_stop_for_a_wrong_one_at_most_as_often_as_stated(ties: float) -> None:
-    """The hardest case: the three others are as good as the winner, but for a hair."""
+def test_the_error_rate_for_four_responses_is_bounded(ties: float) -> None:
+    """The hardest case: the three others are almost as good as the winner."""
     outcome = voting.adaptive(simulate([0.2506, 0.2498, 0.2498, 0.2498], ties, 4000, 128, seed=1), Options(error_rate=0.2))
     stopped = ~outcome.used[:, -1]
     wrong = stopped & (outcome.totals.argmax(axis=-1) != 0)

@@ -22,7 +22,7 @@ def median(samples, options):
 """
 
 
-def test_a_file_of_ones_own_is_found_again(tmp_path) -> None:
+def test_a_user_defined_strategy_is_loaded_once(tmp_path) -> None:
     path = tmp_path / "mine.py"
     path.write_text(OWN.format(tag="a"))
     try:
@@ -51,7 +51,7 @@ def test_unknown_strategies(name: str, message: str) -> None:
         ({"name": "own", "source": "", "counts": "votes"}, "strategy own: counts 'votes', expected scores or winners"),
     ],
 )
-def test_registering_says_what_is_wrong(arguments: dict, message: str) -> None:
+def test_invalid_registrations_are_rejected(arguments: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         strategy(**arguments)(lambda samples, options: samples.scores[..., 0, :])
     assert tuple(STRATEGIES) == BUILT_IN
@@ -64,7 +64,7 @@ def test_totals_of_the_wrong_shape_are_an_error() -> None:
 
 
 @pytest.mark.parametrize("name", [name for name in BUILT_IN if STRATEGIES[name].needs])
-def test_what_a_strategy_needs_must_be_known_of_every_parsed_sample(name: str) -> None:
+def test_required_fields_must_be_known_for_every_parsed_sample(name: str) -> None:
     scores = np.array([[1.0, 2.0], [NAN, NAN]])
     needed = STRATEGIES[name].needs
     STRATEGIES[name](Samples(scores, **{field: np.array([-1.0, NAN]) for field in needed}))
@@ -73,19 +73,19 @@ def test_what_a_strategy_needs_must_be_known_of_every_parsed_sample(name: str) -
             STRATEGIES[name](Samples(scores, **missing))
 
 
-def test_more_samples_kept_than_drawn() -> None:
+def test_k_meta_above_k_is_an_error() -> None:
     with pytest.raises(ValueError, match="k_meta = 4: expected at most k = 3"):
         voting.meta(PAPER, Options(k_meta=4))
 
 
 @pytest.mark.parametrize("wrong", [{"k_meta": 0}, {"power": -1}, {"power": NAN}, {"error_rate": 1.0}, {"round_size": 0}, {"margin": -0.1}])
-def test_options_outside_their_range(wrong: dict) -> None:
+def test_options_out_of_range(wrong: dict) -> None:
     name, value = next(iter(wrong.items()))
     with pytest.raises(ValueError, match=f"{name} = {value}: expected"):
         Options(**wrong)
 
 
-def test_shapes_that_do_not_fit() -> None:
+def test_inconsistent_shapes() -> None:
     with pytest.raises(ValueError, match=r"meta_reward: expected shape \[3\].*found \[2\]"):
         Samples(PAPER.scores, meta_reward=np.zeros(2))
     with pytest.raises(ValueError, match=r"scores: expected shape \[\.\.\., k, n\]"):

@@ -1,4 +1,4 @@
-"""The written form of samples: what is read, what is refused, and that nothing depends on how it was written down."""
+"""Tables of samples: parsing, errors, and independence of the layout of rows."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def verdicts(rows: list[dict], name: str = "vote", **keywords) -> list[dict]:
 
 @st.composite
 def ids_of_samples(draw) -> list[list[dict]]:
-    """For each id its samples, of 1 to 3 responses, in orders of their own."""
+    """Generate the samples of each id, of 1 to 3 responses, in different orders."""
     everything = []
     for number in range(draw(st.integers(1, 4))):
         n = draw(st.integers(1, 3))
@@ -46,7 +46,7 @@ def slow_vote(samples: list[dict]) -> list[int] | None:
 
 
 @given(ids_of_samples())
-def test_totals_stand_in_the_records_own_order(everything: list[list[dict]]) -> None:
+def test_totals_are_in_the_records_own_order(everything: list[list[dict]]) -> None:
     found = verdicts([sample for samples in everything for sample in samples])
     assert [row["totals"] for row in found] == [slow_vote(samples) for samples in everything]
     assert [row["samples"] for row in found] == [len(samples) for samples in everything]
@@ -64,7 +64,7 @@ def test_shuffling_orders_and_scores_together_changes_nothing(everything: list[l
 
 
 @given(ids_of_samples(), st.randoms(use_true_random=False))
-def test_neighbours_or_not_folded_or_not(everything: list[list[dict]], random) -> None:
+def test_the_layout_of_rows_does_not_matter(everything: list[list[dict]], random) -> None:
     rows = [sample for samples in everything for sample in samples]
     folded = [{"id": samples[0]["id"], "samples": samples} for samples in everything]
     expected = {row["id"]: row for row in verdicts(rows)}
@@ -76,7 +76,7 @@ def test_neighbours_or_not_folded_or_not(everything: list[list[dict]], random) -
 
 
 @given(everything=ids_of_samples())
-def test_portions_do_not_show(everything: list[list[dict]]) -> None:
+def test_the_portion_size_does_not_matter(everything: list[list[dict]]) -> None:
     rows = [sample for samples in everything for sample in samples]
     whole = verdicts(rows)
     with pytest.MonkeyPatch.context() as patch:
@@ -102,7 +102,7 @@ def test_the_first_k_of_many_mixed_samples() -> None:
     assert [row["totals"] for row in verdicts(rows, k=3)] == [[1 + 2 + 3]] * 3
 
 
-def test_a_verdict_in_full() -> None:
+def test_all_fields_of_a_verdict() -> None:
     rows = [SAMPLE | {"tokens": 30}, SAMPLE | {"scores": None, "failure": "no_box", "tokens": 12}]
     expected = {"id": "a", "totals": [8.0, 3.0], "best": 0, "tied": False, "abstained": False, "samples": 2, "parsed": 1, "tokens": 42}
     assert verdicts(rows) == [expected]
@@ -113,7 +113,7 @@ def test_nothing_parsed_is_no_verdict() -> None:
     assert (row["totals"], row["best"], row["tied"], row["abstained"]) == (None, None, False, False)
 
 
-def test_only_samples_that_were_spent_are_counted() -> None:
+def test_only_used_samples_are_counted() -> None:
     rows = [SAMPLE | {"tokens": 10}] * 20
     (row,) = verdicts(rows, "adaptive", options=Options(round_size=1))
     assert (row["samples"], row["parsed"], row["tokens"], row["best"]) == (6, 6, 60, 0)
@@ -136,7 +136,7 @@ def test_numbers_and_texts_are_different_ids() -> None:
     assert [row["id"] for row in verdicts([SAMPLE | {"id": 1}, SAMPLE | {"id": "1"}])] == [1, "1"]
 
 
-def test_a_failed_sample_needs_no_meta_reward() -> None:
+def test_a_parse_failure_needs_no_meta_reward() -> None:
     rows = [SAMPLE | {"meta_reward": 0.5}, SAMPLE | {"scores": None}, SAMPLE | {"scores": None, "meta_reward": None}]
     assert verdicts(rows, "meta")[0]["totals"] == [8.0, 3.0]
 
@@ -170,13 +170,13 @@ def test_a_failed_sample_needs_no_meta_reward() -> None:
         ({"samples": [SAMPLE | {"meta_reward": 1, "scores": [1]}]}, r"samples\[0\].scores: expected a list of 2"),
     ],
 )
-def test_what_is_wrong_with_a_row(change: dict, message: str) -> None:
+def test_errors_in_a_row(change: dict, message: str) -> None:
     row = json.loads(json.dumps(SAMPLE | {"meta_reward": 0.0} | change))  # as it comes out of a file, NaN included
     with pytest.raises(DataError, match=message):
         SampleTable(needs=("meta_reward",)).add(row)
 
 
-def test_a_key_left_out_is_not_null() -> None:
+def test_a_missing_key_is_not_null() -> None:
     with pytest.raises(DataError, match="scores: expected one number per response, or null .*found nothing"):
         SampleTable().add({"id": "a", "order": [0, 1]})
 
@@ -186,7 +186,7 @@ def test_all_samples_of_an_id_judge_the_same_number_of_responses() -> None:
         filled([SAMPLE, SAMPLE | {"id": "b"}, {"id": "a", "order": [0, 1, 2], "scores": [1, 2, 3]}])
 
 
-def test_the_strategies_read_what_is_written() -> None:
+def test_every_field_reaches_its_strategy() -> None:
     """Each field reaches the strategy that asks for it: in each of them, the second sample outweighs the first."""
     rows = [
         SAMPLE | {"meta_reward": -4.0, "logprob": -80.0, "certainty": 1.0, "tokens": 10},
@@ -202,7 +202,7 @@ def whole(first: int, **more) -> dict:
     return {"id": "1", "samples": [{"order": [0, 1], "scores": [first, 10 - first]}]} | more
 
 
-def test_records_of_one_id_are_told_apart_by_their_source() -> None:
+def test_records_with_the_same_id_are_distinguished_by_source() -> None:
     found = verdicts([whole(9, source="safety"), whole(1, source="code"), {"id": "1", "source": "chat", "order": [0, 1], "scores": [2, 3]}])
     assert [(row["source"], row["id"], row["best"]) for row in found] == [("safety", "1", 0), ("code", "1", 1), ("chat", "1", 1)]
     assert "source" not in verdicts([whole(9)])[0]
@@ -210,7 +210,7 @@ def test_records_of_one_id_are_told_apart_by_their_source() -> None:
 
 @pytest.mark.parametrize("again", [whole(1), {"id": "1", "order": [0, 1], "scores": [1, 9]}], ids=["whole", "single"])
 @pytest.mark.parametrize("source", [{}, {"source": "safety"}], ids=["bare", "sourced"])
-def test_two_records_that_cannot_be_told_apart_are_refused(again: dict, source: dict) -> None:
+def test_two_indistinguishable_records_are_rejected(again: dict, source: dict) -> None:
     for rows in ([whole(9), again], [again, whole(9)]):
         with pytest.raises(DataError, match="cannot be distinguished"):
             filled([row | source for row in rows])

@@ -53,7 +53,7 @@ def test_rounding_makes_no_difference_and_breaks_no_tie() -> None:
     assert not tied(np.array([[NAN, NAN]])).any()
 
 
-def test_best_wants_a_key_per_row() -> None:
+def test_best_requires_a_key_per_row() -> None:
     with pytest.raises(ValueError, match=r"totals of shape \[2, 2\], 1 keys"):
         best(outcome([[1, 2], [2, 1]]), [(0,)])
 
@@ -97,6 +97,6 @@ def test_abstaining_is_a_point_on_the_coverage_curve() -> None:
     assert curve.accuracy[point] == pytest.approx(correct[~withheld].mean())
 
 
-def test_coverage_wants_one_of_each_per_row() -> None:
+def test_coverage_requires_equal_lengths() -> None:
     with pytest.raises(ValueError, match=r"margins \[2\], correct \[3\]"):
         coverage_curve(np.zeros(2), np.zeros(3))

@@ -1,4 +1,4 @@
-"""Chats: conversations in the templates of many families, none of which takes everything, and what ends a turn in each."""
+"""Chat templates of many families: conversations that each supports, adapts or rejects, and the token that ends a turn."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def talk(*roles: str) -> list[dict[str, str]]:
 
 
 @pytest.mark.parametrize("style", STYLES)
-def test_every_conversation_is_shown_whole_or_refused(chats, style: str) -> None:
+def test_every_conversation_is_rendered_completely_or_rejected(chats, style: str) -> None:
     for length in (1, 2, 3, 4):
         for roles in product(ROLES, repeat=length):
             messages = talk(*roles)
@@ -49,7 +49,7 @@ def test_every_conversation_is_shown_whole_or_refused(chats, style: str) -> None
 
 
 @pytest.mark.parametrize("style", ["gemma", "llama2"])
-def test_a_conversation_that_begins_with_a_user_is_never_refused(chats, style: str) -> None:
+def test_a_conversation_that_starts_with_a_user_is_never_rejected(chats, style: str) -> None:
     for length in (0, 1, 2, 3):
         for rest in product(ROLES, repeat=length):
             messages = talk("user", *rest)
@@ -57,13 +57,13 @@ def test_a_conversation_that_begins_with_a_user_is_never_refused(chats, style: s
             assert all(message["content"] in text for message in messages)
 
 
-def test_what_a_template_takes_is_left_to_it(chats) -> None:
+def test_supported_conversations_are_rendered_unchanged(chats) -> None:
     messages = talk("system", "user", "assistant", "tool", "user")
     expected = "".join(f"<|im_start|>{one['role']}\n{one['content']}<|im_end|>\n" for one in messages) + "<|im_start|>assistant\n"
     assert chats["chatml"].render(messages) == expected
 
 
-def test_system_text_goes_into_the_first_user_turn_and_neighbours_are_merged(chats) -> None:
+def test_system_text_moves_into_the_first_user_turn_and_consecutive_turns_are_merged(chats) -> None:
     text = chats["gemma"].render(talk("system", "user", "user", "assistant", "developer", "user"))
     assert text == (
         "<bos><start_of_turn>user\nturn0 of the system\n\nturn1 of the user\n\nturn2 of the user<end_of_turn>\n"
@@ -72,18 +72,18 @@ def test_system_text_goes_into_the_first_user_turn_and_neighbours_are_merged(cha
     )
 
 
-def test_a_role_that_is_left_out_in_silence_is_told_in_a_users_turn(chats) -> None:
+def test_a_role_that_the_template_drops_becomes_a_user_turn(chats) -> None:
     text = chats["phi3"].render(talk("user", "assistant", "tool"))
     assert text.endswith("<|user|>\ntool:\nturn2 of the tool<|end|>\n<|assistant|>\n")
     assert "turn1 of the tool" in chats["vicuna"].render(talk("user", "tool"))
 
 
-def test_a_later_system_turn_does_not_cost_the_first_its_role(chats) -> None:
+def test_a_later_system_turn_leaves_the_first_one_unchanged(chats) -> None:
     text = chats["llama2"].render(talk("system", "user", "assistant", "system", "user"))
     assert "<<SYS>>\nturn0 of the system\n<</SYS>>" in text and "[INST] turn3 of the system\n\nturn4 of the user [/INST]" in text
 
 
-def test_a_conversation_that_the_assistant_begins_is_refused_where_it_must_be(chats) -> None:
+def test_a_conversation_that_starts_with_the_assistant_is_rejected_if_unsupported(chats) -> None:
     with pytest.raises(ChatError, match="does not support conversations of assistant, user .*alternate"):
         chats["gemma"].render(talk("assistant", "user"))
     assert "turn0" in chats["chatml"].render(talk("assistant", "user"))
@@ -93,18 +93,18 @@ def test_a_conversation_that_the_assistant_begins_is_refused_where_it_must_be(ch
 
 
 @pytest.mark.parametrize("style", STYLES)
-def test_what_ends_a_turn_comes_from_the_template(chats, style: str) -> None:
+def test_the_end_of_turn_token_comes_from_the_template(chats, style: str) -> None:
     chat, known = chats[style], STYLES[style]
     assert chat.tokenizer.convert_ids_to_tokens(chat.end) == known.end
     row = learner_row(0, [1], chat, "fine")
-    # The first ends the thought that the template begins.
+    # The first closes the thought that the template opens.
     openings = {"thinking": "\n</think>\n\n", "channels": "<|channel|>final<|message|>", "llama2": " ", "vicuna": " ", "deepseek": " "}
     opening = openings.get(style, "")
     assert chat.tokenizer.decode(row["tokens"]) == f"{opening}fine{known.end}"
 
 
 @pytest.mark.parametrize("style", STYLES)
-def test_a_learned_row_is_a_turn_as_the_template_writes_it(chats, style: str) -> None:
+def test_a_training_row_is_a_turn_as_rendered_by_the_template(chats, style: str) -> None:
     chat = chats[style]
     whole = chat.render([*talk("user"), {"role": "assistant", "content": "fine"}], add_generation_prompt=False)
     learned = chat.render(talk("user")) + chat.opening + "fine" + STYLES[style].end
@@ -114,14 +114,14 @@ def test_a_learned_row_is_a_turn_as_the_template_writes_it(chats, style: str) ->
     assert "".join(whole.split()).startswith("".join(learned.replace(opened, "").split()))
 
 
-def test_without_a_reserved_token_and_without_an_eos_token_nothing_ends_a_turn() -> None:
+def test_a_tokenizer_without_reserved_and_eos_tokens_is_rejected() -> None:
     tokenizer = tokenizer_of(STYLES["alpaca"])
     tokenizer.eos_token = None
     with pytest.raises(ChatError, match="no eos_token"):
         _ = Chat(tokenizer).end
 
 
-def test_an_answer_is_no_thought_where_the_template_begins_one() -> None:
+def test_an_answer_closes_the_thought_that_the_template_opens() -> None:
     tokenizer = tokenizer_of(STYLES["thinking"])
     chat, quiet = Chat(tokenizer), Chat(tokenizer, {"enable_thinking": False})
     assert (chat.thought, quiet.thought) == ("<think>", "")
@@ -129,7 +129,7 @@ def test_an_answer_is_no_thought_where_the_template_begins_one() -> None:
     assert quiet.answer("Oak.") == "Oak."
 
 
-def test_an_answer_opens_as_the_template_opens_it() -> None:
+def test_an_answer_starts_with_the_text_that_the_template_writes() -> None:
     channels, vicuna = Chat(tokenizer_of(STYLES["channels"])), Chat(tokenizer_of(STYLES["vicuna"]))
     assert channels.answer("Oak.") == "<|channel|>final<|message|>Oak."
     drafted = "<|channel|>analysis<|message|>Hm.<|end|><|start|>assistant<|channel|>final<|message|>Oak."
@@ -139,7 +139,7 @@ def test_an_answer_opens_as_the_template_opens_it() -> None:
 # --- what the template is given ----------------------------------------------------------------------------------
 
 
-def test_arguments_reach_the_template_wherever_one_is_rendered() -> None:
+def test_template_arguments_apply_everywhere() -> None:
     tokenizer = tokenizer_of(STYLES["thinking"])
     record = Record("r", "s", ({"role": "user", "content": "q"},), ("a", "b"), (1.0, 0.0))
     plain, quiet = Prompter(tokenizer), Prompter(tokenizer, template_args={"enable_thinking": False})
@@ -149,12 +149,12 @@ def test_arguments_reach_the_template_wherever_one_is_rendered() -> None:
 
 
 @pytest.mark.parametrize("name", ["enable_thinkin", "tokenize", "messages"])
-def test_an_argument_that_no_template_reads_is_refused(name: str) -> None:
+def test_an_argument_that_the_template_does_not_use_is_rejected(name: str) -> None:
     with pytest.raises(ChatError, match=f"chat_template_args.*does not use '{name}'"):
         Chat(tokenizer_of(STYLES["thinking"]), {name: False})
 
 
-def test_templates_that_cannot_be_used_are_refused() -> None:
+def test_unusable_templates_are_rejected() -> None:
     tokenizer = tokenizer_of(STYLES["chatml"])
     for template, message in (
         (None, "no chat template"),
@@ -170,7 +170,7 @@ def test_templates_that_cannot_be_used_are_refused() -> None:
 # --- rows that cannot be shown ------------------------------------------------------------------------------------
 
 
-def test_rows_with_a_system_turn_are_learned_from_and_others_counted(tmp_path: Path) -> None:
+def test_rows_with_a_system_turn_are_used_for_training_and_others_counted(tmp_path: Path) -> None:
     chat = Chat(tokenizer_of(STYLES["gemma"]))
     good = [{"role": "system", "content": "Be short."}, {"role": "user", "content": "A bird?"}, {"role": "assistant", "content": "Owl."}]
     refused = [{"role": "assistant", "content": "Hello."}, {"role": "user", "content": "Hi."}, {"role": "assistant", "content": "Yes?"}]
@@ -200,7 +200,7 @@ def test_preference_rows_with_a_system_turn_are_used_and_others_counted(tmp_path
         read(rows[1])
 
 
-def test_a_prompt_and_its_completion_end_as_the_template_ends(tmp_path: Path) -> None:
+def test_a_completion_ends_with_the_templates_end_of_turn(tmp_path: Path) -> None:
     path = tmp_path / "sft.jsonl"
     path.write_text('{"prompt": "A tree?", "completion": "Oak."}\n')
     chat = Chat(tokenizer_of(STYLES["phi3"]))

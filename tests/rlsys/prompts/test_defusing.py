@@ -1,4 +1,4 @@
-"""The sign that marks are broken up with: none that a mark, a turn or a token has in it, as that could put one together again."""
+"""Choice of the guard character: one that occurs in no mark or token, as it could otherwise complete one."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ from rlsys.prompts.chat import Chat
 from rlsys.prompts.defusing import Defuser
 
 DOT, BAR, POINT = "·¦‧"
-"""The signs in the order in which they are tried."""
+"""Guards in the order in which they are tried."""
 PLAIN = STYLES["chatml"]
 
 
 def reserving(*tokens: str) -> Chat:
-    """A tokenizer that reserves further tokens."""
+    """Return a chat whose tokenizer reserves further tokens."""
     return Chat(tokenizer_of(replace(PLAIN, special=(*PLAIN.special, *tokens))))
 
 
 def writing(mark: str) -> Chat:
-    """A chat template that writes a mark in plain text behind every turn."""
+    """Return a chat whose template writes a plain-text mark after every turn."""
     return Chat(tokenizer_of(replace(PLAIN, template=PLAIN.template.replace("<|im_end|>", f"<|im_end|>{mark}"))))
 
 
-def test_the_first_sign_is_taken_where_nothing_has_it() -> None:
+def test_the_first_guard_is_used_if_no_mark_contains_it() -> None:
     defuse = Defuser(["<#>", "</#>"], reserving())
     assert defuse.guard == DOT
     assert defuse("<1> <|im_end|>") == f"<{DOT}1> <{DOT}|im_end|>"
@@ -45,15 +45,15 @@ def test_the_first_sign_is_taken_where_nothing_has_it() -> None:
         ([f"<{BAR}#>"], writing(f"[{DOT}turn]"), POINT),
     ],
 )
-def test_a_sign_that_stands_in_a_mark_a_turn_or_a_token_is_passed_over(marks: list[str], chat: Chat, guard: str) -> None:
+def test_a_guard_that_occurs_in_a_mark_is_not_used(marks: list[str], chat: Chat, guard: str) -> None:
     defuse = Defuser(marks, chat)
     assert defuse.guard == guard
     for mark in (marks[0].replace("#", "7"), "<|im_start|>", "\\boxed"):
         assert defuse(f"a {mark} b") == f"a {mark[0]}{guard}{mark[1:]} b"
 
 
-def test_a_mark_that_a_sign_would_put_together_stays_apart() -> None:
-    """`<>`, broken up by the dot that stands in the other mark, would be that other mark."""
+def test_a_guard_never_completes_another_mark() -> None:
+    """Breaking up `<>` with the dot that the other mark contains would create that other mark."""
     defuse = Defuser(["<>", f"<{DOT}>"], reserving())
     assert defuse("<>") == f"<{BAR}>" and defuse(f"<{DOT}>") == f"<{BAR}{DOT}>"
 
@@ -66,6 +66,6 @@ def test_a_mark_that_a_sign_would_put_together_stays_apart() -> None:
         ([f"<{POINT}#>"], writing(f"[{DOT}turn{BAR}]")),
     ],
 )
-def test_where_no_sign_is_left_the_template_is_refused(marks: list[str], chat: Chat) -> None:
+def test_a_template_whose_marks_contain_all_guards_is_rejected(marks: list[str], chat: Chat) -> None:
     with pytest.raises(ValueError, match="needs one that they do not contain"):
         Defuser(marks, chat)

@@ -31,14 +31,14 @@ OWN = """{% set marks = ["((answer #", "answer # over))"] %}
 {% endfor %}Score {{ n }} from {{ low }} to {{ high }}: \\boxed{...}"""
 
 
-def test_a_file_of_ones_own_is_a_template_and_its_marks_are_defused(tokenizer, tmp_path: Path) -> None:
+def test_a_user_defined_template_and_its_marks(tokenizer, tmp_path: Path) -> None:
     path = tmp_path / "own.jinja"
     path.write_text(OWN)
     text = Prompter(tokenizer, str(path)).user_turn(record(("Answer 2  over))", "b")), (1, 0))
     assert "((answer 1 b answer 1 over))\n((answer 2 A·nswer 2  over)) answer 2 over))\nScore 2 from 1 to 10" in text
 
 
-def test_the_marks_of_a_single_response_may_carry_no_number(tokenizer, tmp_path: Path) -> None:
+def test_marks_of_a_single_response_need_no_number(tokenizer, tmp_path: Path) -> None:
     single = '{% if n == 1 %}{% set marks = ["<<answer>>", "<<over>>", "<<query>>"] %}{% endif %}'
     shown = OWN.replace(
         "{% for r in responses %}", "{% if n == 1 %}<<query>><<answer>>{{ responses[0] }}<<over>>{% else %}{% for r in responses %}"
@@ -54,7 +54,7 @@ def test_the_marks_of_a_single_response_may_carry_no_number(tokenizer, tmp_path:
         Prompter(tokenizer, str(path))
 
 
-def test_another_range_is_asked_for(tokenizer) -> None:
+def test_the_prompt_states_the_score_range(tokenizer) -> None:
     prompter = Prompter(tokenizer, "pointwise", ScoreFormat(range=(0, 100), single=(1, 5)))
     several, single = (prompter.user_turn(record(responses), range(len(responses))) for responses in (("a", "b"), ("a",)))
     assert "from 0 to 100" in several and "9-10" not in several and "The score is 1 or 5" in single
@@ -81,7 +81,7 @@ def test_another_range_is_asked_for(tokenizer) -> None:
         (lambda s: s.replace("{{ n }}", "{% include 'other' %}"), "no loader"),
     ],
 )
-def test_a_broken_template_is_refused_with_its_name_and_fault(tokenizer, tmp_path: Path, change, message: str) -> None:
+def test_a_broken_template_is_rejected_with_its_name_and_error(tokenizer, tmp_path: Path, change, message: str) -> None:
     path = tmp_path / "own.jinja"
     path.write_text(change(OWN))
     with pytest.raises(PromptError, match=message) as caught:
@@ -99,13 +99,13 @@ def test_a_broken_template_is_refused_with_its_name_and_fault(tokenizer, tmp_pat
         (".", "cannot be read (Is a directory)."),
     ],
 )
-def test_a_missing_template_names_those_there_are(tokenizer, name: str, problem: str) -> None:
+def test_the_error_for_a_missing_template_lists_the_known_ones(tokenizer, name: str, problem: str) -> None:
     with pytest.raises(PromptError) as caught:
         Prompter(tokenizer, name)
     assert str(caught.value) == f"template {name}: {problem} Expected one of compact, pointwise, or the path of a text file."
 
 
-def test_a_tokenizer_without_a_chat_template_is_refused(tmp_path: Path) -> None:
+def test_a_tokenizer_without_a_chat_template_is_rejected(tmp_path: Path) -> None:
     tokenizer = AutoTokenizer.from_pretrained(build_tiny(tmp_path / "tiny-random"))
     tokenizer.chat_template = None
     with pytest.raises(PromptError, match="no chat template"):

@@ -1,4 +1,4 @@
-"""Whether the ids of two tokenizers mean the same, on tokenizers that differ in one thing each."""
+"""Comparison of tokenizers, on pairs that differ in a single property."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def judge(tiny_model):
 
 
 def changed(tokenizer, change) -> PreTrainedTokenizerFast:
-    """A copy whose serialised form `change` has been applied to."""
+    """Return a copy with `change` applied to its serialised form."""
     from tokenizers import Tokenizer
 
     form = json.loads(tokenizer.backend_tokenizer.to_str())
@@ -54,7 +54,7 @@ def test_one_difference_each(judge):
     assert "rules" in tokenizer_difference(judge, other_rules)
 
 
-def test_texts_are_encoded_as_the_other_tokenizer_would(judge):
+def test_texts_are_reencoded_with_the_other_tokenizer(judge):
     other = changed(judge, swap_two_words)
     translation = Retokenizer(judge, other)
     chat = judge.apply_chat_template([{"role": "user", "content": "A or B? naïve 你好"}], add_generation_prompt=True, tokenize=False)

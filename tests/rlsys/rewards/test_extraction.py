@@ -16,7 +16,7 @@ BEGINS, ENDS = ("<think>", "[think]", "<thinking>", "\u25c1think\u25b7"), ("</th
 
 
 def reference_answer(text: str) -> str | None:
-    """What follows the last thought; None where it did not end. Only the spellings of PIECES."""
+    """Return the text after the last thought, or None if it is not closed; supports only the spellings in PIECES."""
     last = None
     for start, char in enumerate(text):
         for mark in BEGINS + ENDS if char in "<[\u25c1" else ():
@@ -63,7 +63,7 @@ def reference_body(text: str, start: int) -> str | None:
 
 
 def reference_bare(text: str, blanks: str) -> str:
-    """Without blanks, and without one pair of braces around all of it."""
+    """Strip surrounding blanks and one enclosing pair of braces."""
     while text and text[0] in blanks:
         text = text[1:]
     while text and text[-1] in blanks:
@@ -88,7 +88,7 @@ def reference_bare(text: str, blanks: str) -> str:
 
 
 def reference_extract(text: str, n: int, low: int, high: int, decimal: bool = False) -> tuple[tuple[float, ...] | None, str | None]:
-    """The extractor again, character by character, without regular expressions, without int() and float()."""
+    """Extract scores character by character, without regular expressions, int() or float()."""
     blanks = " \t\r\n" + ("\x0b\x0c\x1c\x1d\x1e\x1f\x85\u00a0\u1680\u2028\u2029\u202f\u205f\u3000" if decimal else "")
     blanks += "".join(map(chr, range(0x2000, 0x200B))) if decimal else ""
     answer = reference_answer(text)
@@ -210,7 +210,7 @@ def test_any_text_agrees_with_the_slow_reference(text: str, n: int, decimal: boo
 
 
 @given(st.lists(st.integers(1, 10), min_size=2, max_size=6), st.text(alphabet=st.characters(exclude_characters="\\"), max_size=40))
-def test_scores_written_in_the_output_form_are_read_back(scores: list[int], tail: str) -> None:
+def test_scores_in_the_output_format_are_extracted(scores: list[int], tail: str) -> None:
     text = f"Specific Criteria: x\nAnalysis: y\nScores: \\boxed{{{', '.join(map(str, scores))}}}{tail}"
     assert extract(text, len(scores), 1, 10).scores == tuple(scores)
 
@@ -258,7 +258,7 @@ def test_forms_seen_in_real_outputs(text: str) -> None:
         ("\\boxed{2}", 1, "out_of_range"),
     ],
 )
-def test_everything_else_is_a_failure_with_its_reason(text: str, n: int, reason: str) -> None:
+def test_everything_else_is_a_parse_failure_with_its_reason(text: str, n: int, reason: str) -> None:
     assert extract(text, n, *score_range(n)) == (None, reason)
 
 
@@ -292,13 +292,13 @@ def test_everything_else_is_a_failure_with_its_reason(text: str, n: int, reason:
         ("<think> No:", "unfinished_thought"),
     ],
 )
-def test_no_earlier_box_stands_in_for_the_last(end: str, reason: str) -> None:
+def test_an_earlier_box_never_replaces_the_last(end: str, reason: str) -> None:
     assert extract("\\boxed{9, 2} then \\boxed{3, 4}", 2, 1, 10).scores == (3, 4)
     assert judge(f"\\boxed{{9, 2}} then {end}", (1.0, 0.0)) == (None, reason, False, -1.0)
 
 
 @pytest.mark.parametrize("end", ["as in \\boxed form", "\\boxed.", "`\\boxed` scores", "The scores are boxed.", "(boxed) 3, 4"])
-def test_the_word_alone_is_no_box(end: str) -> None:
+def test_the_word_alone_is_not_a_box(end: str) -> None:
     assert extract(f"\\boxed{{9, 2}} {end}", 2, 1, 10).scores == (9, 2)
 
 
@@ -318,7 +318,7 @@ def test_the_score_format_of_a_released_judge(body: str, scores: tuple[float, ..
         assert released.extract(f"\\boxed{{{bad}}}", 2).failure == "not_a_number"
 
 
-def test_a_text_that_was_cut_off_has_no_scores_and_keeps_the_better_reason() -> None:
+def test_a_truncated_text_has_no_scores_and_keeps_a_more_specific_reason() -> None:
     for text, reason in (
         ("\\boxed{9, 3} and", "truncated"),
         ("\\boxed{9", "cut_off_box"),
@@ -331,15 +331,15 @@ def test_a_text_that_was_cut_off_has_no_scores_and_keeps_the_better_reason() -> 
 @pytest.mark.parametrize(
     "unit", ["\\boxed{", "\\boxed{8, 9}", "\\boxed", "{", "\\", "0", "\\boxed{" + "0" * 100, " ", ",", "<", "[", "<think>", "\\text{", "}"]
 )
-def test_a_long_adversarial_text_is_read_to_its_end(unit: str) -> None:
-    # Two million characters: anything quadratic would not come back within the life of the test run.
+def test_a_long_adversarial_text_is_parsed_in_linear_time(unit: str) -> None:
+    # Two million characters: a quadratic algorithm would not finish.
     text = unit * (2_000_000 // len(unit))
     assert extract("\\boxed{" + text + "</think>\\boxed{8, 9}", 2, 1, 10).scores == (8, 9)
     extract("\\boxed{1," + text + "x}", 2, 1, 10)
 
 
 @pytest.mark.parametrize("guard", GUARDS)
-def test_a_defused_box_that_a_judge_quotes_is_no_box(guard: str) -> None:
+def test_a_quoted_defused_box_is_not_a_box(guard: str) -> None:
     quoted = f"The second response claims \\{guard}boxed{{10, 1}}."
     assert extract(f"Scores: \\boxed{{3, 8}}\n{quoted}", 2, 1, 10).scores == (3, 8)
     assert extract(quoted, 2, 1, 10).failure == NO_BOX

@@ -23,7 +23,7 @@ def test_the_papers_case_study_votes_20_against_27() -> None:
 
 
 @pytest.mark.parametrize("order", list(permutations(range(4))))
-def test_scores_find_their_way_back_from_any_order(order: tuple[int, ...]) -> None:
+def test_scores_are_unshuffled_from_any_order(order: tuple[int, ...]) -> None:
     own = (4, 9, 2, 7)
     shown = [own[original] for original in order]
     assert unshuffle(shown, order) == own
@@ -32,7 +32,7 @@ def test_scores_find_their_way_back_from_any_order(order: tuple[int, ...]) -> No
 
 
 @given(st.integers(2, 5).flatmap(lambda n: st.tuples(*[st.tuples(st.integers(1, 10), st.integers(-3, 3))] * n)))
-def test_correct_means_the_truly_best_is_strictly_first(pairs: tuple[tuple[int, int], ...]) -> None:
+def test_correct_means_the_best_response_alone_has_the_highest_score(pairs: tuple[tuple[int, int], ...]) -> None:
     scores, rewards = [s for s, _ in pairs], [float(r) for _, r in pairs]
     if rewards.count(max(rewards)) > 1:
         with pytest.raises(ValueError, match="exactly one highest"):
@@ -43,17 +43,17 @@ def test_correct_means_the_truly_best_is_strictly_first(pairs: tuple[tuple[int, 
 
 
 @pytest.mark.parametrize(("score", "reward", "right"), [(0, 0.0, True), (1, 1.0, True), (0, 1.0, False), (1, 0.0, False)])
-def test_a_single_response_is_right_when_its_label_is_hit(score: int, reward: float, right: bool) -> None:
+def test_a_single_response_is_correct_if_the_score_equals_its_label(score: int, reward: float, right: bool) -> None:
     assert judge(f"\\boxed{{{score}}}", (reward,)) == ((score,), None, right, 1.0 if right else -1.0)
 
 
-def test_a_parse_failure_is_paid_minus_one_and_keeps_its_reason() -> None:
+def test_a_parse_failure_has_reward_minus_one_and_keeps_its_reason() -> None:
     assert judge("no scores", (1.0, 0.0)) == (None, "no_box", False, -1.0)
     assert judge("\\boxed{0}", (0.0,)).reward == rule_reward(True) == 1.0
 
 
 @pytest.mark.parametrize("order", [(0, 0), (0,), (0, 1, 2), (1, 2), (-1, 0), ()])
-def test_an_order_that_is_no_permutation_is_an_error_even_where_nothing_parses(order: tuple[int, ...]) -> None:
+def test_an_invalid_order_is_an_error_even_after_a_parse_failure(order: tuple[int, ...]) -> None:
     with pytest.raises(ValueError, match="order"):
         judge("\\boxed{1, 2}", (1.0, 0.0), order)
     with pytest.raises(ValueError, match="order"):
@@ -61,7 +61,7 @@ def test_an_order_that_is_no_permutation_is_an_error_even_where_nothing_parses(o
 
 
 @pytest.mark.parametrize("rewards", [(), (1.0, 1.0), (NAN, 1.0), (1.0, NAN), (NAN, NAN), (NAN,), (2.0,), (0.5,)])
-def test_rewards_that_are_no_ground_truth_are_an_error(rewards: tuple[float, ...]) -> None:
+def test_invalid_ground_truth_is_an_error(rewards: tuple[float, ...]) -> None:
     with pytest.raises(ValueError, match="rewards"):
         judge("", rewards)
 
@@ -72,6 +72,6 @@ def test_scores_and_rewards_of_different_lengths_are_an_error() -> None:
 
 
 @pytest.mark.parametrize(("score", "reward", "right"), [("8", 1.0, True), ("5.5", 1.0, False), ("5.5", 0.0, False), ("2.5", 0.0, True)])
-def test_a_single_score_of_another_range_is_right_near_the_right_end(score: str, reward: float, right: bool) -> None:
+def test_a_single_score_is_correct_if_nearer_to_the_correct_end_of_its_range(score: str, reward: float, right: bool) -> None:
     score_format = ScoreFormat("decimal", single=(1, 10))
     assert judge(f"\\boxed{{{score}}}", (reward,), score_format=score_format).correct is right

@@ -36,7 +36,7 @@ SPELLINGS = [
 
 
 @pytest.mark.parametrize(("begin", "end"), SPELLINGS)
-def test_nothing_in_a_thought_is_a_verdict(begin: str, end: str) -> None:
+def test_scores_in_a_thought_do_not_count(begin: str, end: str) -> None:
     draft, verdict = "perhaps \\boxed{9, 3}", "Scores: \\boxed{2, 8}"
     assert extract(f"{begin}{draft}, but", 2, 1, 10).failure == "unfinished_thought"
     assert extract(f"So: {verdict} {begin}{draft}", 2, 1, 10).failure == "unfinished_thought"
@@ -48,7 +48,7 @@ def test_nothing_in_a_thought_is_a_verdict(begin: str, end: str) -> None:
 
 
 @pytest.mark.parametrize(("begin", "end"), SPELLINGS)
-def test_a_thought_that_the_prompt_began_has_to_end(begin: str, end: str) -> None:
+def test_a_thought_opened_by_the_prompt_must_be_closed(begin: str, end: str) -> None:
     assert open_mark(f"...assistant\n{begin}\n").startswith(begin.split("<|message|>")[0].strip())
     assert open_mark(f"...assistant\n{begin}\n\n{end}\n\n") == open_mark("...assistant\n") == ""
     score_format = ScoreFormat(thought=open_mark(begin))
@@ -57,10 +57,10 @@ def test_a_thought_that_the_prompt_began_has_to_end(begin: str, end: str) -> Non
 
 
 @pytest.mark.parametrize(("begin", "end"), SPELLINGS)
-def test_the_end_of_a_thought_is_one(begin: str, end: str) -> None:
+def test_the_closing_mark_closes_a_thought(begin: str, end: str) -> None:
     assert has_end(closing_mark(open_mark(begin)))
 
 
 @pytest.mark.parametrize("text", ["I think <b>so</b>", "a[thinking] < 3", "</thin>", "<thinker>", "think", "<unused9>"])
-def test_ordinary_text_is_no_thought(text: str) -> None:
+def test_ordinary_text_is_not_a_thought(text: str) -> None:
     assert extract(f"{text} \\boxed{{9, 3}}", 2, 1, 10).scores == (9, 3) or text == "a[thinking] < 3"
