@@ -1,14 +1,28 @@
-"""Turns the learner's rows into micro-batches in which a prompt is encoded once for all of its samples.
+"""Pack learner rows into micro-batches that encode each prompt once for all of its samples.
 
-A packed micro-batch is a tree, laid out depth first in one row of tokens:
+A packed micro-batch is a tree, laid out depth first in a single row of tokens:
 
-    root        the longest opening that all of its prompts share (the template, usually), encoded once
-    +- prompt   what is left of one group's prompt, encoded once for the group
+    root        the longest prefix common to all prompts (usually the template), encoded once
+    +- prompt   the rest of one group's prompt, encoded once per group
        +- sample, sample, ...   the group's completions
 
-A token attends to the ancestors of its node and causally to its own node, and its position counts along that path, so that
-log-probabilities and gradients are those of separate rows, to rounding. The plain form, one padded row per sample, is the
-reference to compare with. `rlsys.models.tree_attention` computes the attention.
+A token attends to the ancestors of its node and causally within its own node, and its position counts along that path. Log-probabilities
+and gradients therefore equal those of separate rows, up to rounding. The plain form, one padded row per sample, is the reference.
+`rlsys.models.tree_attention` computes the attention.
+
+Example: group 0 has prompt [1 2 3] and completions [7 8 9] and [7 6]; group 1 has prompt [1 2 4 5] and completion [8 9]. Packed:
+
+    node          root   prompt 0   sample 0   sample 1   prompt 1 + sample 2
+    index         0 1    2          3 4        5          6 7 8
+    input_ids     1 2    3          7 8        7          4 5 8
+    position_ids  0 1    2          3 4        3          2 3 4
+
+    sample        0 0 0   1 1   2 2      row of the learner batch
+    source        2 3 4   2 5   7 8      index of the hidden state that predicts the token
+    target        7 8 9   7 6   8 9      the token
+
+9 tokens are encoded; separate rows take 5 + 4 + 5 = 14. A completion's last token predicts nothing, so it is not encoded; a group of one
+sample keeps prompt and completion in one node.
 """
 
 from __future__ import annotations
@@ -23,41 +37,43 @@ from torch import Tensor
 from rlsys.models.tree_layout import Layout, Node, build_layout
 
 DUMMY_TOKENS = 4
-ATTENTION_SCALE = 4096  # context length at which attention costs about as much as the rest of a small model's layer
+"""Length of a micro-batch without samples."""
+ATTENTION_SCALE = 4096
+"""Context length at which attention costs about as much as the rest of a small model's layer."""
 
 
 @dataclass
 class MicroBatch:
-    """Tokens to encode (B rows of T) and, flat over its samples, the M completion tokens to be scored."""
+    """Tokens to encode (B rows of T) and, flattened over its samples, the M completion tokens to score."""
 
     input_ids: Tensor
     """long [B, T]; B is 1 when packed."""
     position_ids: Tensor
-    """long [B, T]: position of each token in its own row, prompt included."""
+    """long [B, T]: position of each token within its sample, prompt included."""
     layout: Layout | None
-    """The tree, when packed; None when plain."""
+    """The tree if packed, None if plain."""
     attention_mask: Tensor | None
-    """bool [B, T], False on padding, when plain; None when packed (there is no padding)."""
+    """bool [B, T], False on padding, if plain; None if packed (no padding)."""
     source: Tensor
-    """long [M]: index into the B * T hidden states of the one that predicts the token."""
+    """long [M]: index, into the B * T hidden states, of the state that predicts the token."""
     target: Tensor
-    """long [M]: the token's id."""
+    """long [M]: token id."""
     sample: Tensor
-    """long [M]: row of the whole batch that it belongs to."""
+    """long [M]: the token's row in the whole batch."""
     advantage: Tensor
     """float [M]."""
     rollout_logprob: Tensor
-    """float [M]; NaN where the row carries none (supervised rows)."""
+    """float [M]; NaN for rows without one (supervised rows)."""
     weight: Tensor
-    """float [M]: 1 / (N * |o_i|), N = samples of the whole batch over all ranks, |o_i| = completion tokens of the row."""
+    """float [M]: 1 / (N * |o_i|), N = samples in the whole batch over all ranks, |o_i| = completion tokens of the row."""
 
     @property
     def tokens(self) -> int:
-        """Tokens encoded, each once; padding is left out. A completion's last token predicts nothing and is not encoded."""
+        """Number of encoded tokens, padding excluded."""
         return self.input_ids.numel() if self.attention_mask is None else int(self.attention_mask.sum())
 
     def to(self, device: torch.device | str) -> MicroBatch:
-        """The same micro-batch on `device`."""
+        """Return a copy on `device`."""
         moved = {f.name: getattr(self, f.name).to(device) for f in fields(self) if getattr(self, f.name) is not None}
         return replace(self, **moved)
 
@@ -77,7 +93,7 @@ class _Row:
 
 @dataclass(frozen=True)
 class _PackedGroup:
-    """What must stay together: the rows of a group when packing, else a single row."""
+    """Rows that stay in one micro-batch: all rows of a group when packing, otherwise a single row."""
 
     prompt: np.ndarray
     rows: tuple[_Row, ...]
@@ -88,7 +104,7 @@ class _PackedGroup:
 
     @property
     def cost(self) -> float:
-        """Estimated work, in tokens of a short row."""
+        """Estimated work, in units of one token of a short row."""
         context = len(self.prompt) + max(len(row.tokens) for row in self.rows)
         return self.tokens * (1 + context / ATTENTION_SCALE)
 
@@ -96,18 +112,18 @@ class _PackedGroup:
 def plan_micro_batches(
     batch: pa.RecordBatch, world_size: int, token_budget: int, packing: bool = True, pad_token_id: int = 0, total_samples: int | None = None
 ) -> list[list[MicroBatch]]:
-    """Split a batch (schema `trajectories.LEARNER`) into micro-batches, one list per rank, all equally long.
+    """Split a batch (schema `trajectories.LEARNER`) into micro-batches: one list per rank, all of equal length.
 
-    Deterministic: every rank may compute the plan and take its own share. Work is balanced over ranks by estimated cost; a
-    rank short of micro-batches gets dummies (a few tokens to encode, none to score), as ranks must enter collectives
-    together. A micro-batch encodes at most `token_budget` tokens, padding included; a group (a row when not packing) that is
-    longer gets one of its own.
+    Deterministic, so each rank can compute all lists and take its own. Work is balanced across ranks by estimated cost. Ranks with
+    fewer micro-batches get dummies (a few tokens to encode, none to score), because ranks must enter collectives together. A
+    micro-batch encodes at most `token_budget` tokens, padding included; a group (or a row, without packing) beyond the budget gets a
+    micro-batch of its own.
 
     Args:
-        total_samples: N of the weights 1 / (N * |o_i|): the samples that these rows were taken from. None: as many as there are rows.
+        total_samples: N in the weights 1 / (N * |o_i|), the number of samples that these rows were selected from. None: the number of rows.
 
     Raises:
-        ValueError: no rows, fewer samples than rows, an empty prompt or completion, rows of one group with unequal prompts, or
+        ValueError: no rows, fewer samples than rows, an empty prompt or completion, different prompts within one group, or
             log-probabilities that do not match the tokens; the message names the row.
     """
     if world_size < 1 or token_budget < 1:
@@ -115,7 +131,7 @@ def plan_micro_batches(
     rows = _read(batch)
     samples = len(rows) if total_samples is None else total_samples
     if samples < len(rows):
-        raise ValueError(f"learner batch: {len(rows)} rows cannot be of {samples} samples.")
+        raise ValueError(f"learner batch: {len(rows)} rows cannot come from {samples} samples.")
     groups = _group(rows, batch.column("group").to_pylist()) if packing else [_PackedGroup(row.prompt, (row,)) for row in rows]
     ranks = []
     for share in _balance(groups, world_size):
@@ -140,9 +156,11 @@ def _read(batch: pa.RecordBatch) -> list[_Row]:
         if len(rollout) == 0:
             rollout = np.full(len(completion), np.nan, dtype=np.float32)
         if len(rollout) != len(completion):
-            raise ValueError(f"learner batch, row {index}: {len(completion)} tokens but {len(rollout)} rollout_logprobs; expected as many.")
+            raise ValueError(
+                f"learner batch, row {index}: {len(completion)} tokens but {len(rollout)} rollout_logprobs; expected one each."
+            )
         if advantages[index] is None:
-            raise ValueError(f"learner batch, row {index}: advantage is null; supervised rows have 1.")
+            raise ValueError(f"learner batch, row {index}: advantage is null; expected a number (1 for supervised rows).")
         rows.append(_Row(index, prompt, completion, rollout, advantages[index]))
     return rows
 
@@ -158,14 +176,14 @@ def _group(rows: list[_Row], groups: list[int]) -> list[_PackedGroup]:
         known = members.setdefault(group, [])
         if known and not np.array_equal(known[0].prompt, row.prompt):
             raise ValueError(
-                f"learner batch, row {row.index}: its prompt differs from row {known[0].index}'s, though both are of group {group}."
+                f"learner batch, row {row.index}: its prompt differs from that of row {known[0].index}, which is also in group {group}."
             )
         known.append(row)
     return [_PackedGroup(members[group][0].prompt, tuple(members[group])) for group in members]
 
 
 def _balance(groups: list[_PackedGroup], world_size: int) -> list[list[_PackedGroup]]:
-    """Longest first, each to the rank with the least work so far."""
+    """Assign groups to ranks: most expensive first, each to the rank with the least work so far."""
     shares: list[list[_PackedGroup]] = [[] for _ in range(world_size)]
     loads = [0.0] * world_size
     for group in sorted(groups, key=lambda group: -group.cost):
@@ -176,7 +194,7 @@ def _balance(groups: list[_PackedGroup], world_size: int) -> list[list[_PackedGr
 
 
 def _fill(groups: list[_PackedGroup], budget: int, packing: bool) -> list[list[_PackedGroup]]:
-    """First fit, longest first: so plain rows of like length stand together."""
+    """Fill micro-batches by first fit, longest first, which also puts plain rows of similar length together."""
     bins: list[list[_PackedGroup]] = []
     for group in sorted(groups, key=lambda group: -group.tokens):
         for present in bins:
@@ -191,11 +209,11 @@ def _fill(groups: list[_PackedGroup], budget: int, packing: bool) -> list[list[_
 def _size(groups: list[_PackedGroup], packing: bool) -> int:
     if not packing:
         return len(groups) * max(group.tokens for group in groups)
-    return sum(group.tokens for group in groups) - (len(groups) - 1) * _common([group.prompt for group in groups])
+    return sum(group.tokens for group in groups) - (len(groups) - 1) * _common_prefix([group.prompt for group in groups])
 
 
-def _common(prompts: list[np.ndarray]) -> int:
-    """Length of the longest opening that all prompts share."""
+def _common_prefix(prompts: list[np.ndarray]) -> int:
+    """Return the length of the longest common prefix."""
     length = min(len(prompt) for prompt in prompts)
     for prompt in prompts[1:]:
         differs = np.flatnonzero(prompt[:length] != prompts[0][:length])
@@ -210,7 +228,7 @@ def _packed(groups: list[_PackedGroup], samples: int) -> MicroBatch:
     count = 0
 
     def add(parent: int, depth: int, tokens: np.ndarray) -> int:
-        """Append a node below `parent` (-1: none) whose first token has position `depth`; an empty one is its parent."""
+        """Append a node below `parent` (-1: none), first token at position `depth`; return its number, or `parent` if it is empty."""
         nonlocal count
         if len(tokens) == 0:
             return parent
@@ -220,12 +238,12 @@ def _packed(groups: list[_PackedGroup], samples: int) -> MicroBatch:
         count += len(tokens)
         return len(nodes) - 1
 
-    shared = _common([group.prompt for group in groups])
+    shared = _common_prefix([group.prompt for group in groups])
     root = add(-1, 0, groups[0].prompt[:shared])
     rows, sources = [], []
     for group in groups:
         length, own = len(group.prompt), group.prompt[shared:]
-        if len(group.rows) == 1:  # prompt and completion form a single node: one block of attention less
+        if len(group.rows) == 1:  # one node for prompt and completion saves an attention block
             (row,) = group.rows
             start = count
             add(root, shared, np.concatenate([own, row.tokens[:-1]]))
@@ -285,7 +303,7 @@ def _completions(rows: list[_Row], sources: list[np.ndarray], samples: int) -> d
 
 
 def dummy(packing: bool, pad_token_id: int) -> MicroBatch:
-    """Encodes a few tokens and scores none (M = 0): its loss is 0, its gradients are zeros, its metrics are empty."""
+    """Build a micro-batch that scores no tokens (M = 0): loss 0, zero gradients, empty metrics."""
     shape = (1, DUMMY_TOKENS)
     return MicroBatch(
         input_ids=torch.full(shape, pad_token_id),

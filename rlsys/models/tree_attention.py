@@ -198,7 +198,7 @@ def _attention_function(
         raise ValueError(f"{type(module).__name__}: queries {shape} and keys {list(key.shape)} for a packed row of {length} tokens.")
     asked = [name for name in CHANGES_SCORES if kwargs.get(name) is not None]
     if asked:
-        raise ValueError(f"{type(module).__name__} attends with {', '.join(asked)}, which packed rows have no place for.")
+        raise ValueError(f"{type(module).__name__} attends with {', '.join(asked)}, which packed rows do not support.")
     if dropout:
         raise ValueError(f"attention dropout is {dropout}; training by log-probabilities needs it to be 0.")
     if getattr(module, "attn_temperature_tuning", False) and not module.use_rope:

@@ -1,4 +1,4 @@
-"""The plan: which tokens are encoded where. Checked by walking the tree back into the rows that it came from."""
+"""Micro-batch planning: which tokens are encoded where. Checked by reconstructing the original rows from the tree."""
 
 from __future__ import annotations
 
@@ -128,8 +128,18 @@ def test_rows_that_come_to_exactly_the_budget_are_one_micro_batch(packing: bool,
         assert len(plan_micro_batches(batch, 1, budget - 1, packing)[0]) > 1
 
 
+def test_the_example_in_the_docstring() -> None:
+    rows = [row(0, [1, 2, 3], [7, 8, 9]), row(0, [1, 2, 3], [7, 6]), row(1, [1, 2, 4, 5], [8, 9])]
+    ((micro,),) = plan_micro_batches(pa.RecordBatch.from_pylist(rows, schema=LEARNER), 1, 100)
+    assert micro.input_ids.tolist() == [[1, 2, 3, 7, 8, 7, 4, 5, 8]]
+    assert micro.position_ids.tolist() == [[0, 1, 2, 3, 4, 3, 2, 3, 4]]
+    assert micro.sample.tolist() == [0, 0, 0, 1, 1, 2, 2]
+    assert micro.source.tolist() == [2, 3, 4, 2, 5, 7, 8]
+    assert micro.target.tolist() == [7, 8, 9, 7, 6, 8, 9]
+
+
 @pytest.mark.parametrize("packing", [True, False])
-def test_the_longest_are_laid_first(packing: bool) -> None:
+def test_the_longest_are_placed_first(packing: bool) -> None:
     """Packed, 6 + 4 and 5 + 3 + 2 fill 10 tokens each; shortest first, 2 + 3 + 4 would leave 5 and 6 alone. Padded, 3 + 3, 3 + 2, 2 + 2."""
     lengths = [2, 3, 4, 5, 6] if packing else [2, 2, 2, 3, 3, 3]
     rows = [row(i, [i] * length, [1]) for i, length in enumerate(lengths)]
@@ -140,24 +150,24 @@ def test_the_longest_are_laid_first(packing: bool) -> None:
 
 
 @pytest.mark.parametrize(("ranks", "budget"), [(0, 8), (-1, 8), (1, 0), (1, -8)])
-def test_no_ranks_and_no_budget_are_refused(ranks: int, budget: int) -> None:
+def test_zero_ranks_or_budget_are_rejected(ranks: int, budget: int) -> None:
     batch = pa.RecordBatch.from_pylist([row(0, [1], [2])], schema=LEARNER)
     with pytest.raises(ValueError, match=f"must be at least 1, found {ranks} and {budget}"):
         plan_micro_batches(batch, ranks, budget)
     assert len(plan_micro_batches(batch, 1, 1)[0]) == 1  # one of each will do
 
 
-def test_weights_are_of_the_samples_that_the_rows_were_taken_from() -> None:
+def test_weights_use_the_total_number_of_samples() -> None:
     batch = pa.RecordBatch.from_pylist([row(0, [1], [2, 3]), row(0, [1], [4])], schema=LEARNER)
     ((micro,),) = plan_micro_batches(batch, 1, 100, total_samples=8)
     assert dict(zip(micro.target.tolist(), micro.weight.tolist())) == {2: 1 / 16, 3: 1 / 16, 4: 1 / 8}
     ((micro,),) = plan_micro_batches(batch, 1, 100, total_samples=2)
     assert sorted(micro.weight.tolist()) == [1 / 4, 1 / 4, 1 / 2]
-    with pytest.raises(ValueError, match="2 rows cannot be of 1 samples"):
+    with pytest.raises(ValueError, match="2 rows cannot come from 1 samples"):
         plan_micro_batches(batch, 1, 100, total_samples=1)
 
 
-def test_prompts_and_their_opening_are_encoded_once() -> None:
+def test_prompts_and_their_common_prefix_are_encoded_once() -> None:
     rows = [row(g, [9] * 10 + [g] * 5, [1] * 4) for g in (1, 2) for _ in range(8)]
     batch = pa.RecordBatch.from_pylist(rows, schema=LEARNER)
     ((packed,),) = plan_micro_batches(batch, 1, 10_000)
@@ -225,7 +235,7 @@ def test_supervised_rows_need_no_rollout_logprobs() -> None:
         ([row(0, [1], [2]), row(1, [1], [])], "row 1: tokens is empty"),
         ([row(0, [], [2])], "row 0: prompt_tokens is empty"),
         ([row(0, [1], [2, 3]) | {"rollout_logprobs": [-1.0]}], "row 0: 2 tokens but 1 rollout_logprobs"),
-        ([row(0, [1], [2]), row(0, [4], [2])], "row 1: its prompt differs from row 0's"),
+        ([row(0, [1], [2]), row(0, [4], [2])], "row 1: its prompt differs from that of row 0"),
         ([row(0, [1], [2]) | {"advantage": None}], "row 0: advantage is null"),
     ],
 )
@@ -234,7 +244,7 @@ def test_bad_rows_are_named(rows: list[dict[str, object]], message: str) -> None
         plan_micro_batches(pa.RecordBatch.from_pylist(rows, schema=LEARNER), 1, 100)
 
 
-def test_moving_a_micro_batch_moves_all_of_it() -> None:
+def test_moving_a_micro_batch_moves_all_its_tensors() -> None:
     batch = pa.RecordBatch.from_pylist([row(0, [1, 2], [3, 4])], schema=LEARNER)
     moved = plan_micro_batches(batch, 1, 100)[0][0].to("meta")
     assert {moved.input_ids.device.type, moved.weight.device.type, moved.layout.blocks[0].tokens.device.type} == {"meta"}

@@ -359,10 +359,10 @@ def test_the_output_layers_scale_and_cap_are_read_off_the_model(name: str) -> No
 @pytest.mark.parametrize(
     ("name", "packing", "reason"),
     [
-        ("GPT-Neo", True, "does not go through transformers' attention interface"),
-        ("Falcon 7B", True, "does not go through transformers' attention interface"),
-        ("Mamba", True, "does not go through transformers' attention interface"),
-        ("LFM2", True, "mixes tokens by other means than attention"),
+        ("GPT-Neo", True, "does not use transformers' attention interface"),
+        ("Falcon 7B", True, "does not use transformers' attention interface"),
+        ("Mamba", True, "does not use transformers' attention interface"),
+        ("LFM2", True, "mixes tokens other than by attention"),
         ("Inkling", True, "position_bias"),
         ("Llama, dynamic rope", True, "rope_type dynamic"),
         ("Llama, dynamic rope", False, "rope_type dynamic"),
@@ -376,7 +376,7 @@ def test_models_that_cannot_be_right_are_refused(name: str, packing: bool, reaso
 
 def test_a_micro_batch_of_the_other_kind_is_refused() -> None:
     ((plain,),) = plan_micro_batches(TREE, 1, 10_000, packing=False)
-    with pytest.raises(ValueError, match="plan it likewise"):
+    with pytest.raises(ValueError, match="pass the same packing"):
         Policy(build("llama"))(plain)
 
 
