@@ -1,4 +1,4 @@
-"""Whether a model's folder can be loaded, by its files alone: nothing of it is read but headers."""
+"""Check from its files whether a model folder can be loaded, reading only config.json and weight headers."""
 
 from __future__ import annotations
 
@@ -14,23 +14,21 @@ if TYPE_CHECKING:
 
 QUANTIZED = ("quantization_config", "compression_config")
 LONGEST = ("max_position_embeddings", "n_positions", "max_sequence_length", "max_seq_len")
-"""Under which names configs have the longest sequence that there are positions for."""
-
-
-PART = re.compile(r"-\d+-of-\d+\.")
-"""In the names of weights of which an index says where each stands."""
+"""Config keys for the maximum sequence length."""
+SHARD = re.compile(r"-\d+-of-\d+\.")
+"""Part of the file name of sharded weights, which need an index."""
 
 
 def check_model_folder(model: str, tokens: int | None, trains: bool = False) -> str:
-    """Look at config.json and the weights' headers; returns the model in words. A hub name is not looked into.
+    """Check config.json and the weight headers, and return a description of the model. Hub names are not checked.
 
     Args:
-        tokens: the longest sequence that it is to take; None: any.
-        trains: it is to be trained.
+        tokens: longest sequence that it has to support; None: any.
+        trains: whether it will be trained.
 
     Raises:
-        ModelError: no readable config, no causal language model or one of its own code, weights that are missing, cut off or quantized
-            (if it trains), or too short a context.
+        ModelError: no readable config; not a causal language model, or one with custom code; weights that are missing, truncated or (for
+            training) quantized; or too short a context.
     """
     folder = Path(model)
     if not folder.is_dir():
@@ -39,30 +37,30 @@ def check_model_folder(model: str, tokens: int | None, trains: bool = False) -> 
     kind = config.get("model_type")
     _check_kind(model, kind, config, trains)
     if config.get("is_encoder_decoder"):
-        raise ModelError(f"model {model}: a {kind} of encoder and decoder, of which the encoder would be left out; expected a decoder.")
+        raise ModelError(f"model {model}: a {kind} is an encoder-decoder, whose encoder would be ignored; expected a decoder-only model.")
     _check_weights(folder, model)
     text = config["text_config"] if isinstance(config.get("text_config"), dict) else config
     quantized = next((part[name] for part in (config, text) for name in QUANTIZED if part.get(name)), None)
     if trains and quantized:
         method = quantized.get("quant_method", "unknown") if isinstance(quantized, dict) else "unknown"
         raise ModelError(
-            f"model {model}: its weights are quantized ({method}), which cannot be trained; judge and eval take it. Train the model that "
-            "it was made from, or save it dequantized, without quantization_config in its config.json."
+            f"model {model}: its weights are quantized ({method}) and cannot be trained; judge and eval accept it. Train the original "
+            "model, or save this one dequantized, without quantization_config in its config.json."
         )
     name, longest = next(((name, text[name]) for name in LONGEST if isinstance(text.get(name), int)), ("", 0))
     if tokens is not None and longest and tokens > longest and not _is_scaled(text):
         raise ModelError(
-            f"model {model}: it takes {longest:,} tokens ({name}), and prompt and text may come to {tokens:,}: lower "
-            "prompt.max_tokens or rollout.max_tokens (meta_rm.max_tokens), or take another model."
+            f"model {model}: it takes {longest:,} tokens ({name}), but prompt and text may reach {tokens:,}: lower "
+            "prompt.max_tokens or rollout.max_tokens (meta_rm.max_tokens), or use another model."
         )
     return f"{model} ({kind})"
 
 
 def check_vocabulary(model: str, prompter: Prompter) -> None:
-    """See that the model has an embedding of each token of a short conversation, and of what ends a turn. A hub name is not looked into.
+    """Check that the model has embeddings for all tokens of a short conversation and for the end of a turn. Hub names are not checked.
 
     Raises:
-        ModelError: it has not; the tokenizer is another model's, or was given tokens that the model was not.
+        ModelError: it does not: the tokenizer belongs to another model, or has added tokens that the model lacks.
     """
     path = Path(model) / "config.json"
     config = _read_json(path, model) if path.is_file() else {}
@@ -72,13 +70,13 @@ def check_vocabulary(model: str, prompter: Prompter) -> None:
     if isinstance(size, int) and last >= size:
         token = prompter.chat.tokenizer.convert_ids_to_tokens(last)
         raise ModelError(
-            f"model {model}: its tokenizer and chat template write token {last:,} ({token}), and there are {size:,} (vocab_size). Copy the "
-            "tokenizer that belongs to it, or enlarge the model's embedding (resize_token_embeddings)."
+            f"model {model}: its tokenizer and chat template produce token {last:,} ({token}), but there are {size:,} (vocab_size). Copy "
+            "the matching tokenizer, or enlarge the model's embedding (resize_token_embeddings)."
         )
 
 
 def _is_scaled(config: dict[str, Any]) -> bool:
-    """Whether positions beyond the table are computed in another way."""
+    """Return whether rotary scaling extends positions beyond the configured maximum."""
     scaling = config.get("rope_scaling") or config.get("rope_parameters")
     return isinstance(scaling, dict) and scaling.get("rope_type", scaling.get("type", "default")) != "default"
 
@@ -89,9 +87,9 @@ def _read_json(path: Path, model: str) -> dict[str, Any]:
     except OSError as error:
         raise ModelError(f"model {model}: {path.name} cannot be read ({error.strerror}).") from error
     except ValueError as error:
-        raise ModelError(f"model {model}: {path.name} is no JSON ({error}); it may have been cut off. Copy the model again.") from error
+        raise ModelError(f"model {model}: {path.name} is not valid JSON ({error}); it may be truncated. Copy the model again.") from error
     if not isinstance(value, dict):
-        raise ModelError(f"model {model}: {path.name} is no JSON object.")
+        raise ModelError(f"model {model}: {path.name} is not a JSON object.")
     return value
 
 
@@ -103,15 +101,17 @@ def _check_kind(model: str, kind: Any, config: dict[str, Any], trains: bool) -> 
         raise ModelError(f"model {model}: its config.json has no model_type; is it a Hugging Face model?")
     codes = config["auto_map"] if isinstance(config.get("auto_map"), dict) else {}
     code = codes.get("AutoModelForCausalLM") or codes.get("AutoModel")
-    refused = "code of a model's folder is never run here. Take a model that transformers has itself"
+    refused = "code from a model's folder is never run here. Use a model that transformers supports itself"
     if kind not in CONFIG_MAPPING_NAMES and code:
-        raise ModelError(f"model {model}: a {kind} is computed by {code}, which comes with it; {refused}.")
+        raise ModelError(f"model {model}: a {kind} is implemented by {code}, code in its folder; {refused}.")
     if kind not in CONFIG_MAPPING_NAMES:
-        raise ModelError(f"model {model}: its model_type is {kind}, which this transformers does not know. Take another model.")
+        raise ModelError(
+            f"model {model}: its model_type is {kind}, which this version of transformers does not support. Use another model."
+        )
     if kind not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES and kind in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES:
         raise ModelError(
-            f"model {model}: a {kind} reads images beside text, and transformers does not load its text model alone. Save that as a folder "
-            "of its own, a causal language model of its text_config, or take another model."
+            f"model {model}: a {kind} reads images besides text, and transformers does not load its text model alone. Save the text model "
+            "in a separate folder, as a causal language model of its text_config, or use another model."
         )
     if kind not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
         raise ModelError(f"model {model}: a {kind} does not generate text from left to right; expected a causal language model.")
@@ -119,7 +119,7 @@ def _check_kind(model: str, kind: Any, config: dict[str, Any], trains: bool) -> 
     theirs = str(codes.get("AutoModelForCausalLM") or ours)
     if trains and theirs.rpartition(".")[2] != ours:
         raise ModelError(
-            f"model {model}: it is computed by {theirs}, which comes with it, and not as the {ours} that transformers would make of it; "
+            f"model {model}: it is implemented by {theirs}, code in its folder, rather than by transformers' {ours}; "
             f"{refused}, or remove auto_map from its config.json if {ours} is the same model."
         )
 
@@ -130,24 +130,24 @@ def _check_weights(folder: Path, model: str) -> None:
     for index in indices:
         named = _read_json(index, model).get("weight_map")
         if not isinstance(named, dict):
-            raise ModelError(f"model {model}: {index.name} has no weight_map that says where its weights are. Copy the model again.")
+            raise ModelError(f"model {model}: {index.name} has no weight_map. Copy the model again.")
         files |= {str(name) for name in named.values()}
     if not files:
         files = {path.name for pattern in ("*.safetensors", "pytorch_model*.bin") for path in folder.glob(pattern)}
-        if parts := sorted(name for name in files if PART.search(name)):
-            raise ModelError(f"model {model}: no index (model.safetensors.index.json) says what {parts[0]} is a part of. Copy it, too.")
+        if shards := sorted(name for name in files if SHARD.search(name)):
+            raise ModelError(f"model {model}: {shards[0]} is a shard, but there is no index (model.safetensors.index.json). Copy it, too.")
     if not files:
-        raise ModelError(f"model {model}: there are no weights (*.safetensors) beside its config.json.")
+        raise ModelError(f"model {model}: there are no weights (*.safetensors) next to its config.json.")
     for name in sorted(files):
         path = folder / name
         if not path.is_file():
-            raise ModelError(f"model {model}: {name} is missing, which its index names. Copy the model again.")
-        if path.suffix == ".safetensors" and not _is_whole(path):
-            raise ModelError(f"model {model}: {name} is cut off or no safetensors file. Copy the model again.")
+            raise ModelError(f"model {model}: {name} is listed in its index, but missing. Copy the model again.")
+        if path.suffix == ".safetensors" and not _is_complete(path):
+            raise ModelError(f"model {model}: {name} is truncated or not a safetensors file. Copy the model again.")
 
 
-def _is_whole(path: Path) -> bool:
-    """Whether a safetensors file is as long as its header says."""
+def _is_complete(path: Path) -> bool:
+    """Return whether a safetensors file has the length given by its header."""
     size = path.stat().st_size
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")

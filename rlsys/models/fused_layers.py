@@ -1,8 +1,8 @@
-"""Parts of a model in one autograd node each: RMS norms, and linear layers whose weight gradients suit the machine.
+"""RMS norms and linear layers as single autograd nodes, with less activation memory and faster weight gradients on CPUs.
 
-transformers' norms keep three float32 copies of their tokens; over all layers that was a sixth of what a packed micro-batch keeps
-(docs/performance.md). Here the input itself, which others keep anyway, and one number per token are enough. On a CPU a norm goes through
-its tokens a few rows at a time, so that what lies between its steps stays in the core's cache. No compiler is needed and nothing warms up.
+transformers' norms save three float32 copies of their input; over all layers that was a sixth of the activation memory of a packed
+micro-batch (docs/performance.md). These save the input itself, which other nodes save anyway, and one number per token. On a CPU, norms
+process a few rows at a time, so that intermediate results stay in the core's cache. No compilation or warm-up is needed.
 """
 
 from __future__ import annotations
@@ -15,23 +15,23 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 CHUNK = 2**17
-"""Elements that a CPU works on at a time: half a megabyte of float32."""
+"""Elements that a CPU processes at a time: half a megabyte of float32."""
 
 
 def wide_dtype(tensor: Tensor) -> torch.dtype:
-    """In what to compute where the tensor's own precision would not do: float32, or its own if that is wider."""
+    """Return the dtype for computations that need more than 16 bits: float32, or the tensor's own dtype if it is wider."""
     return torch.promote_types(tensor.dtype, torch.float32)
 
 
 def _in_chunks(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
-    """Corresponding rows of tensors [N, ...], about CHUNK elements of the first at a time; all at once on a card."""
+    """Yield corresponding rows of tensors [N, ...], about CHUNK elements of the first at a time; all at once on a GPU."""
     first = tensors[0]
     rows = len(first) if first.is_cuda else CHUNK // max(first.shape[-1], 1)
     return zip(*(tensor.split(max(rows, 1)) for tensor in tensors))
 
 
 class _RmsNorm(torch.autograd.Function):
-    """weight * (x / sqrt(mean(x ** 2) + eps)) of Zhang and Sennrich (arXiv 1910.07467), rounded where transformers rounds."""
+    """weight * (x / sqrt(mean(x ** 2) + eps)) (Zhang and Sennrich, arXiv 1910.07467), rounded in the same places as transformers."""
 
     @staticmethod
     def forward(ctx, x: Tensor, weight: Tensor, eps: float) -> Tensor:
@@ -40,7 +40,7 @@ class _RmsNorm(torch.autograd.Function):
         out = torch.empty_like(rows)
         for values, scales, answer in _in_chunks(rows, scale, out):
             wide = values.to(scale.dtype, copy=True)
-            # Not vector_norm, which is quicker: its sums are off by several units in float32's last place.
+            # vector_norm is faster, but its sums are off by several units in float32's last place.
             torch.rsqrt(torch.linalg.vecdot(wide, wide)[:, None].div_(x.shape[-1]).add_(eps), out=scales)
             torch.mul(weight, wide.mul_(scales).to(x.dtype), out=answer)
         ctx.save_for_backward(rows, weight, scale)
@@ -56,17 +56,17 @@ class _RmsNorm(torch.autograd.Function):
             upstream = upstream.to(scale.dtype, copy=True)
             both = upstream * unit
             d_weight += both.sum(dim=0)
-            # The part along the normalised input does not change the output.
+            # The component along the normalised input does not change the output.
             along = torch.mv(both, wide_weight)[:, None].div_(-rows.shape[-1])
             answer.copy_(upstream.mul_(wide_weight).addcmul_(unit, along).mul_(scales))
         return d_x.view(gradient.shape), d_weight.to(weight.dtype), None
 
 
 class _Linear(torch.autograd.Function):
-    """x @ weight.T (+ bias), with the gradient of the weight as a product of two matrices that lie row by row.
+    """x @ weight.T (+ bias), with the weight gradient computed from two row-major matrices.
 
-    Tiles of AMX are loaded by rows. Of gradient.T @ x, oneDNN would read the left side by columns, which is slower than turning the
-    narrower of the two round first.
+    AMX tiles are loaded by rows. In gradient.T @ x, oneDNN would read the left operand by columns, which is slower than transposing the
+    narrower operand first.
     """
 
     @staticmethod
@@ -89,11 +89,11 @@ class _Linear(torch.autograd.Function):
 
 
 def fuse_layers(model: nn.Module) -> dict[str, int]:
-    """Let RMS norms and linear layers of the usual kind compute by the nodes above, in place; returns how many of each.
+    """Replace the forward of standard RMS norms and linear layers by the nodes above, in place; return how many of each.
 
-    A norm counts as usual when it has a weight and an epsilon under the usual names and both ways give the same for a random input; others
-    (Gemma's, which add one to their weight, say) stay as they are. Linear layers are left alone where they would gain nothing: on
-    machines without AMX, and where weights are not bfloat16.
+    A norm is standard if it has a weight and an epsilon under the usual names and both implementations agree on a random input; others,
+    such as Gemma's, which add one to their weight, are left unchanged. Linear layers are replaced only where this is faster: bfloat16
+    weights on machines with AMX.
     """
     counts = {"norms": 0, "linears": 0}
     for module in model.modules():
@@ -107,7 +107,7 @@ def fuse_layers(model: nn.Module) -> dict[str, int]:
 
 
 def unfuse_layers(model: nn.Module) -> None:
-    """Let everything compute as transformers has it again."""
+    """Restore transformers' own implementation of all layers."""
     for module in model.modules():
         module.__dict__.pop("forward", None)
         module._compiled_call_impl = None

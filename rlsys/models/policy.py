@@ -1,4 +1,4 @@
-"""The policy: a causal language model that answers with log-probabilities of chosen tokens, never with full logits."""
+"""The policy: a causal language model that returns log-probabilities of given tokens without materialising full logits."""
 
 from __future__ import annotations
 
@@ -15,34 +15,35 @@ from rlsys.models.fused_layers import wide_dtype
 from rlsys.models.loading import ModelError, check_no_missing_weights, load_strictly
 from rlsys.models.packing import MicroBatch
 
-CHUNK = 2**20  # logits that exist at the same time: tokens * vocabulary entries; few enough to stay near the caches
+CHUNK = 2**20
+"""Logits (tokens * vocabulary entries) computed at a time; small enough to stay close to the caches."""
 
 
 class Logprobs(NamedTuple):
-    """Flat over a micro-batch's M completion tokens, in its order."""
+    """Values for the M completion tokens of a micro-batch, in its order."""
 
     logprob: Tensor
-    """float32 [M] (float64 of such a model), carries the gradient."""
+    """float32 [M] (float64 for float64 models), differentiable."""
     entropy: Tensor | None
-    """float32 [M] (float64 of such a model), detached; None unless asked for."""
+    """float32 [M] (float64 for float64 models), detached; None unless requested."""
 
 
 class OutputTransform(NamedTuple):
-    """What a model makes of its decoder's hidden states: cap * tanh(scale * (weight @ (inward * hidden) + bias) / cap)."""
+    """How a model computes logits from hidden states: cap * tanh(scale * (weight @ (inward * hidden) + bias) / cap)."""
 
     inward: float = 1.0
-    """Factor on hidden states before the output layer."""
+    """Factor applied to hidden states before the output layer."""
     scale: float = 1.0
-    """Factor on logits."""
+    """Factor applied to logits."""
     cap: float | None = None
-    """None: no cap."""
+    """Soft cap of the logits; None: no cap."""
 
 
 class LogprobHead(nn.Linear):
-    """A language model's output layer that can also answer log-probabilities of given tokens, logits never kept.
+    """A language model's output layer that can also compute log-probabilities of given tokens without storing logits.
 
-    Called with hidden states alone, it is the linear layer that it replaces; its weight is the same parameter (tied or not).
-    It stays a module with one weight and one autograd node, so that ZeRO-3 gathers the weight around both passes.
+    Called with hidden states only, it acts as the linear layer that it replaces; its weight is the same parameter (tied or not). It is one
+    module with one weight and one autograd node, so that ZeRO-3 gathers the weight for both passes.
     """
 
     def __init__(self, linear: nn.Linear, output: OutputTransform = OutputTransform()) -> None:
@@ -51,7 +52,7 @@ class LogprobHead(nn.Linear):
         self.weight, self.bias, self.output = linear.weight, linear.bias, output
 
     def forward(self, hidden: Tensor, target: Tensor | None = None, temperature: float = 1.0, with_entropy: bool = False):
-        """Hidden [..., H] -> logits [..., V]; or, with target [M], hidden [M, H] -> (logprob [M], entropy [M] or None)."""
+        """Map hidden [..., H] to logits [..., V] or, with target [M], hidden [M, H] to (logprob [M], entropy [M] or None)."""
         if target is None:
             return super().forward(hidden)
         if self.output.inward != 1:
@@ -61,10 +62,10 @@ class LogprobHead(nn.Linear):
 
 
 class _ChosenLogprobs(torch.autograd.Function):
-    """log_softmax(logits / temperature)[target] in chunks of the vocabulary; the backward pass computes logits again.
+    """log_softmax(logits / temperature)[target] in chunks of the vocabulary; the backward pass recomputes logits.
 
-    Chunks of the vocabulary rather than of tokens: each part of the weight's gradient is then written once, by one product
-    over all tokens, and nothing is accumulated in bfloat16.
+    Chunking over the vocabulary rather than over tokens writes each slice of the weight's gradient once, by a single product over all
+    tokens, so nothing is accumulated in bfloat16.
     """
 
     @staticmethod
@@ -83,14 +84,14 @@ class _ChosenLogprobs(torch.autograd.Function):
         for part, logits, spare in _chunks(hidden, weight, bias, output, temperature):
             rows, columns = _inside(target, part)
             logit[rows] = logits[rows, columns]
-            # The largest logit and its share of the chunk give the chunk's normaliser; the share is never below 1 / width.
-            share = torch.softmax(logits, dim=-1, out=spare)
-            of_part = logits.amax(dim=-1) - share.amax(dim=-1).log()
-            both = torch.logaddexp(normaliser, of_part)
-            if with_entropy:  # the mean logit, chunk after chunk
-                mean = torch.linalg.vecdot(share, logits)
-                expectation = expectation * torch.exp(normaliser - both) + mean * torch.exp(of_part - both)
-            normaliser = both
+            # The chunk's logsumexp is its largest logit minus the log of that logit's probability, which is at least 1 / width.
+            probability = torch.softmax(logits, dim=-1, out=spare)
+            chunk_normaliser = logits.amax(dim=-1) - probability.amax(dim=-1).log()
+            updated = torch.logaddexp(normaliser, chunk_normaliser)
+            if with_entropy:  # running mean logit
+                mean = torch.linalg.vecdot(probability, logits)
+                expectation = expectation * torch.exp(normaliser - updated) + mean * torch.exp(chunk_normaliser - updated)
+            normaliser = updated
         entropy = normaliser - expectation
         ctx.save_for_backward(hidden, weight, bias, target, normaliser)
         ctx.output, ctx.temperature = output, temperature
@@ -101,7 +102,7 @@ class _ChosenLogprobs(torch.autograd.Function):
     def backward(ctx, gradient: Tensor, _: Tensor):
         hidden, weight, bias, target, normaliser = ctx.saved_tensors
         output, temperature = ctx.output, ctx.temperature
-        # d logprob / d logits = onehot(target) - probabilities; the token's own factor goes to the narrow side of each product
+        # d logprob / d logits = onehot(target) - probabilities; per-token factors are applied to the narrow side of each product
         factor = (-gradient * (output.scale / temperature))[:, None]
         scaled = (hidden * factor).to(hidden.dtype)
         d_hidden = torch.zeros(hidden.shape, dtype=wide_dtype(weight), device=hidden.device)
@@ -126,10 +127,9 @@ class _ChosenLogprobs(torch.autograd.Function):
 def _chunks(
     hidden: Tensor, weight: Tensor, bias: Tensor | None, output: OutputTransform, temperature: float
 ) -> Iterator[tuple[slice, Tensor, Tensor]]:
-    """(slice of the vocabulary, its logits / temperature in `wide_dtype` [M, width], as much spare room), about CHUNK logits at a time.
+    """Yield (vocabulary slice, its logits / temperature in `wide_dtype` [M, width], scratch space of that shape) per CHUNK logits.
 
-    Both tensors are valid until the next chunk: memory that is asked for anew has to be mapped page by page, which took
-    longer on a CPU than the arithmetic on it.
+    Both tensors are reused for the next chunk: on a CPU, mapping freshly allocated memory took longer than the arithmetic.
     """
     count = len(hidden)
     width = min(max(CHUNK // max(count, 1), 1), len(weight))
@@ -156,18 +156,18 @@ def _chunks(
 
 
 def _inside(target: Tensor, part: slice) -> tuple[Tensor, Tensor]:
-    """Tokens whose target lies in this part of the vocabulary, and its column there."""
+    """Return the tokens whose target lies in this slice of the vocabulary, and the targets' columns within it."""
     rows = ((target >= part.start) & (target < part.stop)).nonzero()[:, 0]
     return rows, target[rows] - part.start
 
 
 class Policy(Backbone):
-    """A Hugging Face causal language model, kept as `self.model` in its own form: save and load it as usual.
+    """A Hugging Face causal language model, unchanged as `self.model`: save and load it as usual.
 
-    Packed policies take packed micro-batches only, plain ones plain ones only. It computes as in eval mode, always.
+    Packed policies accept only packed micro-batches, and plain ones only plain micro-batches. It always runs in eval mode.
 
     Raises:
-        ModelError: a model whose attention or output the policy would get wrong.
+        ModelError: a model whose attention or output layer is not supported.
     """
 
     def __init__(self, model: PreTrainedModel, packing: bool = True, layers: Layers = "fused", attention: Attention = "blocks") -> None:
@@ -180,17 +180,17 @@ class Policy(Backbone):
             model.set_output_embeddings(LogprobHead(head, output))
 
     def forward(self, micro_batch: MicroBatch, temperature: float = 1.0, with_entropy: bool = False) -> Logprobs:
-        """Log-probabilities of the micro-batch's completion tokens at sampling temperature `temperature` (> 0)."""
+        """Compute log-probabilities of the micro-batch's completion tokens at sampling temperature `temperature` (> 0)."""
         hidden = self.call(decoder_of(self.model), micro_batch).last_hidden_state
-        chosen = hidden.flatten(0, 1).index_select(0, micro_batch.source)
-        return Logprobs(*self.model.get_output_embeddings()(chosen, micro_batch.target, temperature, with_entropy))
+        selected = hidden.flatten(0, 1).index_select(0, micro_batch.source)
+        return Logprobs(*self.model.get_output_embeddings()(selected, micro_batch.target, temperature, with_entropy))
 
     @torch.no_grad()
     def _read_output(self, head: nn.Module | None) -> OutputTransform:
-        """What the model's own forward does between its decoder and its logits, found by giving it known numbers on the way.
+        """Infer what the model's forward does between decoder and logits, by substituting known values for the output layer's result.
 
         Raises:
-            ModelError: something else than `OutputTransform` describes.
+            ModelError: it is not of the form of `OutputTransform`.
         """
         name = type(self.model).__name__
         if not isinstance(head, nn.Linear):
@@ -198,36 +198,37 @@ class Policy(Backbone):
         device = head.weight.device
         known = torch.tensor([0.0] + [sign * 10**power for power in range(-2, 5) for sign in (1.0, -1.0)], device=device)
         known = known.repeat(head.out_features // len(known) + 1)[: head.out_features]
-        passed: dict[str, Tensor] = {}
+        captured: dict[str, Tensor] = {}
 
         def keep_hidden(_: nn.Module, __: tuple, out: Any) -> None:
-            passed["hidden"] = out[0] if isinstance(out, tuple) else out.last_hidden_state
+            captured["hidden"] = out[0] if isinstance(out, tuple) else out.last_hidden_state
 
-        def swap(_: nn.Module, given: tuple[Tensor], out: Tensor) -> Tensor:
-            passed["given"] = given[0]
+        def substitute(_: nn.Module, inputs: tuple[Tensor], out: Tensor) -> Tensor:
+            captured["head_input"] = inputs[0]
             return known.expand_as(out).clone()
 
-        handles = [decoder_of(self.model).register_forward_hook(keep_hidden), head.register_forward_hook(swap)]
+        handles = [decoder_of(self.model).register_forward_hook(keep_hidden), head.register_forward_hook(substitute)]
         try:
             logits = self.call(self.model, probe(self.packing, device)).logits
         finally:
             for handle in handles:
                 handle.remove()
-        if passed.keys() != {"hidden", "given"}:
-            raise ModelError(f"{name}: its logits do not come from its decoder through its output layer.")
-        output = _fit_output(passed["hidden"], passed["given"], known, logits.to(known.dtype))
+        if captured.keys() != {"hidden", "head_input"}:
+            raise ModelError(f"{name}: its logits are not computed from its decoder's output by its output layer.")
+        output = _fit_output(captured["hidden"], captured["head_input"], known, logits.to(known.dtype))
         if output is None:
             raise ModelError(f"{name}: its logits are not scaled, capped products of hidden states and the output layer.")
         return output
 
 
-def _fit_output(hidden: Tensor, given: Tensor, known: Tensor, logits: Tensor) -> OutputTransform | None:
-    if hidden.shape != given.shape:
+def _fit_output(hidden: Tensor, head_input: Tensor, known: Tensor, logits: Tensor) -> OutputTransform | None:
+    """Fit the transform to the values before and after each of its parts; None if they are not of its form."""
+    if hidden.shape != head_input.shape:
         return None
-    hidden, given = hidden.double(), given.double()
-    inward = (torch.sum(hidden * given) / torch.sum(hidden * hidden)).item()
+    hidden, head_input = hidden.double(), head_input.double()
+    inward = (torch.sum(hidden * head_input) / torch.sum(hidden * hidden)).item()
     inward = 1.0 if abs(inward - 1) < 1e-3 else inward
-    if not torch.allclose(given, inward * hidden, rtol=2e-2, atol=1e-3 * float(given.abs().max())):
+    if not torch.allclose(head_input, inward * hidden, rtol=2e-2, atol=1e-3 * float(head_input.abs().max())):
         return None
     small, large = known == 0.01, known == 10_000
     if not large.any():
@@ -236,22 +237,22 @@ def _fit_output(hidden: Tensor, given: Tensor, known: Tensor, logits: Tensor) ->
     scale, cap = (limit / 10_000, None) if abs(limit) > 0.99 * abs(slope) * 10_000 else (slope, limit)
     scale = 1.0 if abs(scale - 1) < 1e-5 else scale
     expected = known * scale if cap is None else cap * torch.tanh(known * scale / cap)
-    right = torch.allclose(logits, expected.expand_as(logits), rtol=1e-3, atol=1e-5)
-    return OutputTransform(inward, scale, cap) if right else None
+    matches = torch.allclose(logits, expected.expand_as(logits), rtol=1e-3, atol=1e-5)
+    return OutputTransform(inward, scale, cap) if matches else None
 
 
 def load_policy(
     path: str | Path, dtype: torch.dtype, packing: bool = True, layers: Layers = "fused", attention: Attention = "blocks"
 ) -> Policy:
-    """Load a Hugging Face folder or hub name as a policy to train, its weights in `dtype`."""
+    """Load a Hugging Face folder or hub name as a policy in training mode, with weights in `dtype`."""
     return Policy(load_causal_model(path, dtype), packing, layers, attention).train()
 
 
 def load_causal_model(path: str | Path, dtype: torch.dtype) -> PreTrainedModel:
-    """transformers' own causal language model, every weight of it from the folder.
+    """Load transformers' causal language model, with all weights from the folder.
 
     Raises:
-        ModelError: it cannot be loaded, or not as its files and its config say.
+        ModelError: it cannot be loaded, or its weights do not match its config.
     """
     model, missing = load_strictly(AutoModelForCausalLM, path, dtype)
     check_no_missing_weights(path, missing)

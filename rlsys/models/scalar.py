@@ -1,11 +1,11 @@
-"""The scalar reward model: a language model with one number as its output, read where the text ends.
+"""The scalar reward model: a language model with a single output, read at the last token of a text.
 
-Two objectives train the same model. As the *meta reward model* (arXiv 2504.02495, section on inference-time scaling) it reads a
-prompt of the generative reward model and what that model wrote, and says by its logit whether the critique is correct (Eq. 10).
-As the Bradley-Terry baseline it reads a conversation and one response, and the better response gets the higher score.
+Two objectives train the same model. As the *meta reward model* (arXiv 2504.02495, section on inference-time scaling) it reads a prompt of
+the generative reward model and the critique written for it; its logit predicts whether the critique is correct (Eq. 10). As the
+Bradley-Terry baseline it reads a conversation and one response, and the better response should get the higher score.
 
-What is scored is `prompt tokens + text tokens`, without the token that ends the turn: some tokenizers pad with it, and transformers
-reads its classifiers' score at the last token that is not padding. So both read at the same place.
+The input is `prompt tokens + text tokens`, without the end-of-turn token: some tokenizers pad with it, and transformers' classifiers read
+the score at the last token that is not padding. Both thus read the same position.
 """
 
 from __future__ import annotations
@@ -28,37 +28,37 @@ from rlsys.models.loading import ModelError, check_no_missing_weights, load_stri
 from rlsys.models.packing import MicroBatch, plan_micro_batches
 
 GROUPS_AT_ONCE = 64
-"""Groups that are planned together for scoring: planning takes longer than in proportion."""
+"""Groups planned together for scoring: planning time grows faster than linearly."""
 
 
 @dataclass(frozen=True)
 class Group:
-    """Texts after one prompt: the critiques that were sampled for it, or the responses to a query."""
+    """Texts after one prompt: sampled critiques, or responses to a query."""
 
     id: str
-    """Of the row that it comes from; several groups have the same one where a row was shown in several orders."""
+    """Id of its row; several groups share it if a row was shown in several orders."""
     prompt: np.ndarray
     """int32 [tokens], at least one."""
     texts: tuple[np.ndarray, ...]
     """int32 [tokens] each; an empty text is scored at the prompt's last token."""
     labels: tuple[float, ...]
-    """One per text: 1.0 for a correct critique or for the best response, else 0.0."""
+    """One per text: 1.0 for a correct critique or the best response, else 0.0."""
     source: str | None = None
-    """Of the row; None in trajectories of before there was a source."""
+    """Source of its row; None in old trajectories, which have none."""
 
     @property
     def row(self) -> tuple[str | None, str]:
-        """(source, id): which row the group comes from."""
+        """(source, id) of the group's row."""
         return self.source, self.id
 
 
 class ScalarModel(Backbone):
-    """A Hugging Face sequence classifier with one output over a causal language model, kept as `self.model` in its own form.
+    """A Hugging Face sequence classifier with one output on a causal language model, unchanged as `self.model`.
 
-    Packed models encode a prompt once for all its texts. It computes as in eval mode, always.
+    Packed models encode a prompt once for all its texts. It always runs in eval mode.
 
     Raises:
-        ModelError: a model without a linear head `score` of one output, or one whose attention packing would get wrong.
+        ModelError: a model without a linear head `score` of one output, or one whose attention packing does not support.
     """
 
     def __init__(self, model: PreTrainedModel, packing: bool = True, layers: Layers = "fused", attention: Attention = "blocks") -> None:
@@ -66,24 +66,24 @@ class ScalarModel(Backbone):
         if not isinstance(head, nn.Linear) or head.out_features != 1:
             raise ModelError(f"{type(model).__name__}: expected a causal model with a linear head `score` of one output, found {head}.")
         super().__init__(model, model.base_model, packing, layers, attention)
-        # A product rounded to bfloat16 has 8 bits: critiques of one prompt would often tie.
+        # In float32: scores rounded to bfloat16 have 8 bits, so critiques of one prompt would often tie.
         head.forward = lambda hidden: F.linear(hidden.float(), head.weight.float(), None if head.bias is None else head.bias.float())
 
     def forward(self, micro_batch: MicroBatch) -> Tensor:
-        """Scores (logits), float32 [S]: one per text of the micro-batch, in the order of `text_ends`."""
+        """Compute scores (logits), float32 [S]: one per text of the micro-batch, in the order of `text_ends`."""
         hidden = self.call(self.model.base_model, micro_batch).last_hidden_state
         read = micro_batch.source[text_ends(micro_batch)]
         return self.model.score(hidden.flatten(0, 1).index_select(0, read))[:, 0]
 
 
 def load_classifier(path: str | Path, dtype: torch.dtype, seed: int | None = 0) -> PreTrainedModel:
-    """transformers' own sequence classifier of one output, as `load_scalar_model` takes it.
+    """Load transformers' sequence classifier with one output.
 
     Args:
-        seed: of a new head, where the folder has none; None: it must have one.
+        seed: seed of a new head if the folder has none; None: a head is required.
 
     Raises:
-        ModelError: it cannot be loaded, or not as its files and its config say.
+        ModelError: it cannot be loaded, or its weights do not match its config.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed or 0)
@@ -92,7 +92,7 @@ def load_classifier(path: str | Path, dtype: torch.dtype, seed: int | None = 0) 
     check_no_missing_weights(path, [name for name in missing if seed is None or name.startswith(below)])
     config = model.config.get_text_config()
     if config.pad_token_id is None and config.eos_token_id is not None:
-        # transformers' classifiers take no padded batch without one, and no text that is scored ends with this.
+        # transformers' classifiers need one for padded batches, and no scored text ends with this one.
         config.pad_token_id = config.eos_token_id[0] if isinstance(config.eos_token_id, list) else config.eos_token_id
     return model
 
@@ -105,10 +105,10 @@ def load_scalar_model(
     layers: Layers = "fused",
     attention: Attention = "blocks",
 ) -> ScalarModel:
-    """Load a Hugging Face folder or hub name, in training mode, its weights in `dtype`.
+    """Load a Hugging Face folder or hub name in training mode, with weights in `dtype`.
 
-    A causal language model gets a new head, drawn by the architecture's own rule from `seed`: the same on every rank. A sequence
-    classifier keeps its own, which must have one output.
+    A causal language model gets a new head, initialised by the architecture's own rule from `seed`: the same on every rank. A sequence
+    classifier keeps its head, which must have one output.
 
     Raises:
         ValueError: see `ScalarModel`.
@@ -117,11 +117,11 @@ def load_scalar_model(
 
 
 def scalar_batch(groups: Sequence[Group], token_budget: int | None = None) -> pa.RecordBatch:
-    """Rows for `rlsys.models.packing.plan_micro_batches` (LEARNER schema), group after group; `advantage` carries the label.
+    """Build rows for `rlsys.models.packing.plan_micro_batches` (LEARNER schema), group by group; `advantage` holds the label.
 
     Args:
-        token_budget: a group of more tokens is divided, so that it fits into micro-batches; None: never, as Bradley-Terry
-            compares responses within one micro-batch.
+        token_budget: groups of more tokens are split to fit into micro-batches; None: never, as Bradley-Terry compares responses
+            within one micro-batch.
     """
     rows: list[tuple[int, np.ndarray, np.ndarray, float]] = []
     number, room = -1, 0
@@ -140,7 +140,7 @@ def scalar_batch(groups: Sequence[Group], token_budget: int | None = None) -> pa
 
 
 def text_ends(micro_batch: MicroBatch) -> Tensor:
-    """long [S]: of the M entries of a planned `scalar_batch`, the ones at which its texts end; one per text.
+    """Return the indices, long [S], of the texts' last entries among the M entries of a planned `scalar_batch`.
 
     The row of the whole batch that each belongs to is `micro_batch.sample[text_ends]`, its label `micro_batch.advantage[text_ends]`.
     """
@@ -151,10 +151,10 @@ def text_ends(micro_batch: MicroBatch) -> Tensor:
 def score_texts(
     model: ScalarModel, prompts: Sequence[np.ndarray], texts: Sequence[np.ndarray], token_budget: int, device: torch.device | str = "cpu"
 ) -> np.ndarray:
-    """Score texts[i] after prompts[i], token ids both; equal prompts are encoded once where a micro-batch holds them together.
+    """Score texts[i] after prompts[i], both token ids; equal prompts are encoded once per micro-batch.
 
     Args:
-        model: on `device`; it is left in the mode that it is in, which changes nothing, as there is no dropout.
+        model: on `device`, in any mode.
         token_budget: tokens encoded at a time; a longer text gets a micro-batch of its own.
 
     Returns:
@@ -176,14 +176,15 @@ def score_texts(
 
 
 def bce_loss(score: Tensor, label: Tensor, count: int) -> tuple[Tensor, Metrics]:
-    """This part's share of the mean binary cross-entropy of sigmoid(score), in nats per text.
+    """Compute a micro-batch's share of the mean binary cross-entropy of sigmoid(score), in nats per text.
 
     Args:
-        score: float [S], logits; label: float [S], 1 for correct.
-        count: texts of the whole batch, over all micro-batches and ranks: shares add up to the batch's loss.
+        score: float [S], logits.
+        label: float [S], 1 for correct.
+        count: texts in the whole batch, over all micro-batches and ranks, so that shares add up to the batch's loss.
 
     Returns:
-        the loss, and sums for `rlsys.algorithms.grpo.merge_metrics`: loss, accuracy (of the threshold 0).
+        The loss, and sums for `rlsys.algorithms.grpo.merge_metrics`: loss, accuracy (at threshold 0).
     """
     loss = F.binary_cross_entropy_with_logits(score, label, reduction="sum") / count
     right = ((score.detach() > 0) == (label > 0.5)).sum().item()
@@ -191,21 +192,23 @@ def bce_loss(score: Tensor, label: Tensor, count: int) -> tuple[Tensor, Metrics]
 
 
 def bradley_terry_loss(score: Tensor, best: Tensor, group: Tensor, count: int) -> tuple[Tensor, Metrics]:
-    """This part's share of the mean over rows of -log sigmoid(r_best - r_other), averaged over the row's other responses.
+    """Compute a micro-batch's share of the mean over rows of -log sigmoid(r_best - r_other), averaged over a row's other responses.
 
     Bradley and Terry (1952), as reward models use it (arXiv 2203.02155, Eq. 1).
 
     Args:
-        score: float [S]; best: bool [S], True for one response of every group; group: long [S], whole groups only.
-        count: groups of the whole batch.
+        score: float [S].
+        best: bool [S], True for one response per group.
+        group: long [S], complete groups only.
+        count: groups in the whole batch.
 
     Returns:
-        the loss in nats, and sums: loss, accuracy (of pairs, a tie counts half).
+        The loss in nats, and sums: loss, accuracy (over pairs; a tie counts half).
     """
-    _, place, sizes = torch.unique(group, return_inverse=True, return_counts=True)
-    of_best = score.new_zeros(len(sizes)).index_add(0, place[best], score[best])
-    margin = (of_best[place] - score)[~best]
-    weight = 1 / ((sizes[place[~best]] - 1) * count)
+    _, index, sizes = torch.unique(group, return_inverse=True, return_counts=True)
+    best_score = score.new_zeros(len(sizes)).index_add(0, index[best], score[best])
+    margin = (best_score[index] - score)[~best]
+    weight = 1 / ((sizes[index[~best]] - 1) * count)
     loss = (weight * F.softplus(-margin)).sum()
     won = (weight * (torch.sign(margin.detach()) + 1) / 2).sum().item()
     return loss, {"loss": loss.item(), "accuracy": won}

@@ -1,11 +1,11 @@
-"""Attention over a tree of token segments, as attention functions of transformers (`rlsys_tree`, `rlsys_flex`).
+"""Attention over a tree of token segments, registered with transformers as `rlsys_tree` and `rlsys_flex`.
 
-Nodes with the same parent are computed side by side as one batched product of their queries with their ancestors' keys and their own, and
-one softmax. No [T, T] mask or score matrix exists. Training uses matrix products and a softmax rather than fused attention, whose backward
-pass is slow on a CPU with blocks of a hundred tokens; where no gradient is wanted, as in the reference pass, it is the fused one.
+Nodes with the same parent are computed together: one batched product of their queries with their ancestors' keys and their own, and one
+softmax. No [T, T] mask or score matrix is ever built. Training uses matrix products and a softmax rather than fused attention, whose
+backward pass is slow on CPUs for blocks of a hundred tokens; passes without a gradient, such as the reference pass, use fused attention.
 
-With each function goes a mask function, which transformers calls for every kind of layer with that kind's rule (everything before, a
-sliding window, a chunk). What it returns, a `TreeMask`, reaches every attention layer in the mask's place, also when it is recomputed.
+Each attention function has a mask function, which transformers calls for every layer type with that type's rule (causal, sliding window,
+chunk). It returns a `TreeMask`, which is passed to the attention layers in place of a mask, also on recomputation.
 """
 
 from __future__ import annotations
@@ -27,20 +27,20 @@ from rlsys.models.fused_layers import wide_dtype
 from rlsys.models.tree_layout import BlockIndex, Layout, MaskRule, TreeMask
 
 NAMES = {"blocks": "rlsys_tree", "flex": "rlsys_flex"}
-"""Under which transformers knows the two ways to compute it."""
-CHANGES_SCORES = ("position_bias", "indices", "block_indices")
-"""Arguments of transformers' attention functions by which a layer asks for something that is not computed here."""
+"""Names under which the implementations are registered with transformers."""
+UNSUPPORTED = ("position_bias", "indices", "block_indices")
+"""Arguments of transformers' attention functions that change the scores and are not supported here."""
 
 
 class Scoring(NamedTuple):
-    """What a layer does to its scores before the softmax."""
+    """Transformation of a layer's scores before the softmax."""
 
     scale: float
-    """Factor, usually D ** -0.5."""
+    """Factor applied to scores, usually D ** -0.5."""
     cap: float | None = None
     """Scores become cap * tanh(score / cap), as in Gemma 2 (arXiv 2408.00118)."""
     sinks: Tensor | None = None
-    """[H]: a further score per head, which takes its share of the softmax and has no value, as in GPT-OSS (arXiv 2508.10925)."""
+    """[H]: an additional score per head, without a value, as in GPT-OSS (arXiv 2508.10925)."""
 
 
 class _TreeAttention(torch.autograd.Function):
@@ -65,7 +65,7 @@ class _TreeAttention(torch.autograd.Function):
     def backward(ctx, gradient: Tensor):
         q, k, v, sinks, *kept = ctx.saved_tensors
         dq = q.new_empty(q.shape[0] + 1, q.shape[1])
-        # a shared prefix collects from many nodes: more precision than bfloat16 has
+        # Gradients of a shared prefix are summed over many nodes, which needs more precision than bfloat16.
         wide = wide_dtype(k)
         dk, dv = k.new_zeros(k.shape, dtype=wide), v.new_zeros(v.shape, dtype=wide)
         d_sinks = None if sinks is None else sinks.new_zeros(sinks.shape, dtype=wide)
@@ -77,7 +77,7 @@ class _TreeAttention(torch.autograd.Function):
                 upstream = upstream.view(key_heads, n, group, width, -1) * block.real
             upstream = upstream.view(*query.shape[:2], -1)
             dp = torch.bmm(upstream, value.transpose(1, 2))
-            if sinks is not None:  # its share meets no value
+            if sinks is not None:  # the sink has no value
                 dp = F.pad(dp, (0, 1))
             ds = torch._softmax_backward_data(dp, p, -1, p.dtype)
             if sinks is not None:
@@ -92,11 +92,11 @@ class _TreeAttention(torch.autograd.Function):
                 if prefix:
                     total.index_add_(0, block.prefix, part[:, :, :prefix].sum(dim=1, dtype=wide).flatten(0, 1))
             dq.index_copy_(0, block.result, torch.bmm(ds, key).mul_(ctx.scale).flatten(0, 1))
-        return dq[:-1], dk.to(k.dtype), dv.to(v.dtype), None if sinks is None else d_sinks.to(sinks.dtype), None, None, None
+        return dq[:-1], dk.to(k.dtype), dv.to(v.dtype), None if d_sinks is None else d_sinks.to(sinks.dtype), None, None, None
 
 
 def _gather(block: BlockIndex, q: Tensor, k: Tensor, v: Tensor, scale: float) -> tuple[Tensor, Tensor, Tensor]:
-    """The block's scaled queries [K * n, R * L, D], its keys [K * n, P + L, D] and values [K * n, P + L, E]."""
+    """Gather the block's scaled queries [K * n, R * L, D], keys [K * n, P + L, D] and values [K * n, P + L, E]."""
     key_heads, group, n, width, prefix = block.shape
     query = q.index_select(0, block.query).mul_(scale).view(key_heads * n, group * width, -1)
     key, value = (x.index_select(0, block.key).view(key_heads * n, prefix + width, -1) for x in (k, v))
@@ -104,7 +104,7 @@ def _gather(block: BlockIndex, q: Tensor, k: Tensor, v: Tensor, scale: float) ->
 
 
 def _attention_weights(block: BlockIndex, query: Tensor, key: Tensor, sinks: Tensor | None, cap: float | None) -> Tensor:
-    """The softmax of the block's scores [K * n, R * L, P + L]; with sinks, one more column for theirs."""
+    """Compute the softmax of the block's scores [K * n, R * L, P + L]; with sinks, it has one more column for them."""
     if cap is None:
         scores = torch.baddbmm(block.mask, query, key.transpose(1, 2))
     else:
@@ -119,23 +119,25 @@ def _attention_weights(block: BlockIndex, query: Tensor, key: Tensor, sinks: Ten
 def _without_gradient(
     q: Tensor, k: Tensor, v: Tensor, sinks: Tensor | None, rows: list[BlockIndex], scale: float, cap: float | None
 ) -> Tensor:
-    """What `_TreeAttention` answers, and nothing is kept: by PyTorch's fused attention, where that has a place for all of it."""
+    """Compute `_TreeAttention` without saving activations, by PyTorch's fused attention unless there are sinks or caps."""
     out = v.new_empty(q.shape[0] + 1, v.shape[1])
     for block in rows:
         query, key, value = _gather(block, q, k, v, scale)
         if sinks is None and cap is None:
-            answer = F.scaled_dot_product_attention(query[:, None], key[:, None], value[:, None], attn_mask=block.mask, scale=1.0)[:, 0]
+            result = F.scaled_dot_product_attention(query[:, None], key[:, None], value[:, None], attn_mask=block.mask, scale=1.0)[:, 0]
         else:
-            answer = torch.bmm(_attention_weights(block, query, key, sinks, cap)[..., : key.shape[1]], value)
-        out.index_copy_(0, block.result, answer.flatten(0, 1))
+            result = torch.bmm(_attention_weights(block, query, key, sinks, cap)[..., : key.shape[1]], value)
+        out.index_copy_(0, block.result, result.flatten(0, 1))
     return out[:-1]
 
 
 def tree_attention(query: Tensor, key: Tensor, value: Tensor, mask: TreeMask, scoring: Scoring) -> Tensor:
-    """Attention of one packed row.
+    """Compute attention for one packed row.
 
     Args:
-        query: [1, H, T, D]; key: [1, K, T, D]; value: [1, K, T, E]; K a divisor of H, T = mask.layout.length.
+        query: [1, H, T, D], T = mask.layout.length.
+        key: [1, K, T, D], K a divisor of H.
+        value: [1, K, T, E].
 
     Returns:
         [1, T, H, E].
@@ -148,15 +150,16 @@ def tree_attention(query: Tensor, key: Tensor, value: Tensor, mask: TreeMask, sc
 
 
 def flex_tree_attention(query: Tensor, key: Tensor, value: Tensor, mask: TreeMask, scoring: Scoring) -> Tensor:
-    """The same as `tree_attention` by PyTorch's flex attention (arXiv 2412.05496), which skips blocks of which no token sees another.
+    """Compute `tree_attention` by PyTorch's flex attention (arXiv 2412.05496), which skips fully masked blocks.
 
-    On a card it is one compiled kernel each way. On a CPU, where PyTorch has no backward pass for it, all scores exist, to compare with.
+    On a GPU it is one compiled kernel per direction. On a CPU, where PyTorch has no backward pass for it, it materialises all scores and
+    serves as a reference.
 
     Raises:
-        ValueError: a gradient is wanted on a CPU.
+        ValueError: a gradient is requested on a CPU.
     """
     if query.requires_grad and not query.is_cuda:
-        raise ValueError(f"learner.attention=flex trains on cards, found {query.device}; set learner.attention=blocks.")
+        raise ValueError(f"learner.attention=flex trains only on GPUs, found {query.device}; set learner.attention=blocks.")
     attend = _compiled_flex() if query.is_cuda else flex_attention
     cap, sinks = scoring.cap, scoring.sinks
 
@@ -167,13 +170,13 @@ def flex_tree_attention(query: Tensor, key: Tensor, value: Tensor, mask: TreeMas
     if sinks is None:
         return attend(query, key, value, **extra).transpose(1, 2)
     out, aux = attend(query, key, value, return_aux=AuxRequest(lse=True), **extra)
-    # A sink takes exp(sink) of a sum that was exp(lse) without it.
+    # A sink adds exp(sink) to the softmax denominator exp(lse).
     return (out * torch.sigmoid(aux.lse - sinks[:, None])[..., None].to(out.dtype)).transpose(1, 2)
 
 
 @cache
 def _compiled_flex() -> Callable[..., Tensor]:
-    # Every micro-batch has a length of its own: one kernel for all.
+    # Micro-batches differ in length; dynamic shapes need only one kernel.
     return torch.compile(flex_attention, dynamic=True)
 
 
@@ -190,17 +193,17 @@ def _attention_function(
     s_aux: Tensor | None = None,
     **kwargs: object,
 ) -> tuple[Tensor, None]:
-    """Called by every attention layer; a window's length comes as a kwarg, too, but what counts is the mask's rule."""
+    """Adapt `compute` to transformers' attention interface; the `sliding_window` argument is ignored, as the mask's rule covers it."""
     if not isinstance(attention_mask, TreeMask):
-        raise ValueError(f"{type(module).__name__} was given no mask of a packed row; pass packed micro-batches through Policy.")
+        raise ValueError(f"{type(module).__name__} did not receive the mask of a packed row; pass packed micro-batches through Policy.")
     shape, length = list(query.shape), attention_mask.layout.length
     if shape[0] != 1 or shape[2] != length or key.shape[2] != length:
         raise ValueError(f"{type(module).__name__}: queries {shape} and keys {list(key.shape)} for a packed row of {length} tokens.")
-    asked = [name for name in CHANGES_SCORES if kwargs.get(name) is not None]
-    if asked:
-        raise ValueError(f"{type(module).__name__} attends with {', '.join(asked)}, which packed rows do not support.")
+    requested = [name for name in UNSUPPORTED if kwargs.get(name) is not None]
+    if requested:
+        raise ValueError(f"{type(module).__name__} attends with {', '.join(requested)}, which packed rows do not support.")
     if dropout:
-        raise ValueError(f"attention dropout is {dropout}; training by log-probabilities needs it to be 0.")
+        raise ValueError(f"attention dropout is {dropout}; training on log-probabilities requires 0.")
     if getattr(module, "attn_temperature_tuning", False) and not module.use_rope:
         query = query * _llama4_temperature(module, attention_mask.layout).to(query.dtype)
     attention_mask.used += 1
@@ -209,7 +212,7 @@ def _attention_function(
 
 
 def _llama4_temperature(module: nn.Module, layout: Layout) -> Tensor:
-    """[T, 1]: what its queries were scaled by goes by the place in the row, and is to go by the position."""
+    """Return the correction, [T, 1], of a query scale computed from the index in the packed row instead of the position on the path."""
 
     def factor(position: Tensor) -> Tensor:
         return torch.log1p(torch.floor((position.float() + 1) / module.floor_scale)) * module.attn_scale + 1
@@ -222,7 +225,7 @@ _packed: ContextVar[tuple[Layout, list[TreeMask]]] = ContextVar("packed")
 
 @contextmanager
 def packed(layout: Layout) -> Iterator[list[TreeMask]]:
-    """Forward passes within are over one row laid out like this; yields the masks that they ask for, as they come."""
+    """Declare that forward passes within the block run on one packed row; yield the list of masks that they request."""
     token = _packed.set((layout, []))
     try:
         yield _packed.get()[1]
@@ -231,16 +234,16 @@ def packed(layout: Layout) -> Iterator[list[TreeMask]]:
 
 
 def _mask_function(*_: object, mask_function: MaskRule, **__: object) -> TreeMask:
-    found = _packed.get(None)
-    if found is None:
+    current = _packed.get(None)
+    if current is None:
         raise ValueError("expected a packed row; pass packed micro-batches through Policy.")
-    layout, masks = found
+    layout, masks = current
     masks.append(TreeMask(layout, None if mask_function is causal_mask_function else mask_function))
     return masks[-1]
 
 
 def exclude_from_compilation() -> None:
-    """Have torch.compile go round `rlsys_tree`, in this process: it would follow a layout's every index, of every micro-batch anew."""
+    """Exclude `rlsys_tree` from torch.compile in this process, which would trace the indices of each micro-batch's layout."""
     AttentionInterface.register(NAMES["blocks"], torch.compiler.disable(partial(_attention_function, tree_attention)))
 
 

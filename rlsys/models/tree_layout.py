@@ -1,7 +1,7 @@
-"""The layout of a tree of token segments for attention: which tokens stand in one block, and what each sees.
+"""Layout of a tree of token segments for attention: which tokens form a block, and what each attends to.
 
-Every token sees all tokens of its node's ancestors and causally its own node, or those of them that a model's mask allows: a window, a
-chunk. Masks are rules about positions, and a token's position counts along its own path, so one rule serves every model of transformers.
+A token attends to all tokens of its node's ancestors and causally to its own node, restricted by the model's mask (a window, a chunk).
+Masks are rules on positions, and positions count along a token's own path, so the rules of all transformers models apply unchanged.
 """
 
 from __future__ import annotations
@@ -14,11 +14,13 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.attention.flex_attention import BlockMask, create_block_mask
 
-MAX_NODE = 512  # longer nodes become chains, so that scores above the diagonal are hardly computed
-MIN_FILL = 0.7  # shortest node of a block, as a share of its longest
+MAX_NODE = 512
+"""Longer nodes are split into chains, so that few scores above the diagonal are computed."""
+MIN_FILL = 0.7
+"""Length of a block's shortest node, at least, as a fraction of its longest."""
 
 MaskRule = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
-"""A mask function of transformers: (batch, head, position of the one that looks, position of what it looks at) -> bool."""
+"""A mask function of transformers: (batch, head, query position, key position) -> bool."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +34,7 @@ class Node:
 
 @dataclass
 class Block:
-    """n sibling nodes, padded to L tokens, below ancestors of P tokens. All tensors long, entries are token numbers."""
+    """n sibling nodes, padded to L tokens, below ancestors of P tokens. All tensors are long and hold token indices."""
 
     prefix: Tensor
     """[P]: the ancestors' tokens."""
@@ -48,9 +50,9 @@ class Block:
 
 @dataclass
 class BlockIndex:
-    """A block in terms of the rows of q [T * H, D] and of k and v [T * K, ...]; R query heads share each of the K key heads.
+    """A block as row indices into q [T * H, D] and into k and v [T * K, ...]; R query heads share each of the K key heads.
 
-    P counts the ancestors that a token of the block can see.
+    P counts the ancestor tokens that are visible to some token of the block.
     """
 
     shape: tuple[int, int, int, int, int]  # K, R, n, L, P
@@ -60,30 +62,29 @@ class BlockIndex:
     prefix: Tensor  # [K * P]
     own: Tensor  # [K * n * L]
     real: Tensor | None  # bool [1, n, 1, L, 1]; None without padding
-    mask: Tensor  # float [R * L, P + L]: 0, and -inf for what a token does not see: later ones of its node, or those beyond a window
+    mask: Tensor  # float [R * L, P + L]: 0 where visible, -inf elsewhere (later tokens of the node, or tokens outside a window)
 
 
 @dataclass
 class Layout:
-    """A tree of T tokens, every one of them in exactly one block."""
+    """A tree of T tokens, each in exactly one block."""
 
     blocks: list[Block]
     length: int
     until: Tensor
-    """long [T]: the first token after the subtree of each token's node. In a tree laid out depth first, token i sees token j exactly
-    where j <= i < until[j]."""
+    """long [T]: end (exclusive) of the subtree of each token's node. In depth-first order, token i attends to j iff j <= i < until[j]."""
     position: Tensor
-    """long [T]: of each token on its path, from 0 at the root."""
+    """long [T]: position of each token on its path, from 0 at the root."""
     _rows: dict[tuple[int, int, torch.dtype], list[BlockIndex]] = field(default_factory=dict, repr=False)
     _mask: BlockMask | None = field(default=None, repr=False)
 
     def to(self, device: torch.device | str) -> Layout:
-        """The same layout on `device`."""
+        """Return a copy on `device`."""
         blocks = [replace(b, prefix=b.prefix.to(device), tokens=b.tokens.to(device), lengths=b.lengths.to(device)) for b in self.blocks]
         return Layout(blocks, self.length, self.until.to(device), self.position.to(device))
 
     def mask(self, sees: MaskRule | None = None) -> BlockMask:
-        """Which blocks of tokens see which, for flex attention."""
+        """Return the block mask for flex attention."""
         if sees is None and self._mask is not None:
             return self._mask
         until, position = self.until, self.position
@@ -98,7 +99,7 @@ class Layout:
         return mask
 
     def rows(self, heads: int, key_heads: int, dtype: torch.dtype, sees: MaskRule | None = None) -> list[BlockIndex]:
-        """Index tensors and masks for a model's numbers of heads; without a rule of their own, computed once and kept."""
+        """Return index tensors and masks for a model's head counts; cached unless a mask rule is given."""
         key = (heads, key_heads, dtype)
         if key not in self._rows:
             self._rows[key] = [_index(block, heads, key_heads, self.length, dtype) for block in self.blocks]
@@ -112,16 +113,19 @@ class Layout:
 
 
 class TreeMask:
-    """Stands where transformers' layers expect a mask: the layout, and the rule by which tokens see others of their own path.
+    """The layout and mask rule, passed to transformers' layers in place of an attention mask.
 
-    A forward pass makes one per kind of layer, and all layers of the kind share what it computes.
+    A forward pass creates one per layer type, and all layers of that type share its cached indices.
     """
 
     def __init__(self, layout: Layout, sees: MaskRule | None = None) -> None:
-        """`sees` None: everything before it."""
+        """
+        Args:
+            sees: mask rule along a token's own path; None: causal.
+        """
         self.layout, self.sees = layout, sees
         self.used = 0
-        """How often an attention function was given it."""
+        """Number of attention calls that used it."""
         self._rows: dict[tuple[int, int, torch.dtype], list[BlockIndex]] = {}
         self._mask: BlockMask | None = None
 
@@ -129,7 +133,7 @@ class TreeMask:
         """As `Layout.rows`, under this mask's rule.
 
         Raises:
-            ValueError: the rule lets tokens see later ones.
+            ValueError: the rule is not causal.
         """
         key = (heads, key_heads, dtype)
         if key not in self._rows:
@@ -144,23 +148,25 @@ class TreeMask:
 
 
 def build_layout(nodes: list[Node]) -> Layout:
-    """Group the nodes of a tree into blocks: siblings together, like lengths together.
+    """Group the nodes of a tree into blocks of siblings of similar length.
 
     Args:
-        nodes: depth first, and so that each begins where the one before ends.
+        nodes: in depth-first order, each starting where the previous one ends.
 
     Raises:
-        ValueError: an empty node, or nodes that are not laid out like this.
+        ValueError: an empty node, or nodes in another order.
     """
     chained: list[Node] = []
-    last_of: list[int] = []  # node -> the end of its chain
-    open_nodes: list[int] = []  # from the root to the node before
+    last_of: list[int] = []  # node -> last node of its chain
+    open_nodes: list[int] = []  # path from the root to the previous node
     total = 0
     for number, node in enumerate(nodes):
         while open_nodes and open_nodes[-1] != node.parent:
             open_nodes.pop()
         if node.length < 1 or node.start != total or (node.parent >= 0 and not open_nodes):
-            raise ValueError(f"node {number}: expected tokens from {total} on, below the node before or one above that, found {node}.")
+            raise ValueError(
+                f"node {number}: expected tokens from {total} on, with the previous node or one of its ancestors as parent, found {node}."
+            )
         open_nodes.append(number)
         total += node.length
         parent = -1 if node.parent < 0 else last_of[node.parent]
@@ -171,7 +177,7 @@ def build_layout(nodes: list[Node]) -> Layout:
     children: dict[int, list[Node]] = {}
     for node in chained:
         children.setdefault(node.parent, []).append(node)
-    blocks = []
+    blocks: list[Block] = []
     for parent, siblings in children.items():
         path: list[Tensor] = []
         while parent >= 0:
@@ -209,14 +215,14 @@ def _block(prefix: Tensor, siblings: list[Node]) -> Block:
 
 
 def _rule(block: Block, sees: MaskRule) -> Tensor | None:
-    """bool [L, P + L]: what each of a node's own tokens sees; None where that is everything before it. The same for all siblings."""
+    """Return what a node's own tokens attend to, bool [L, P + L], the same for all siblings; None if the rule is plain causal."""
     width, prefix = block.tokens.shape[1], len(block.prefix)
     position = torch.arange(prefix + width, device=block.tokens.device)
-    looks, zero = position[prefix:, None], position.new_zeros(())
-    rule = sees(zero, zero, looks, position).expand(width, prefix + width)
-    causal = position <= looks
+    query, zero = position[prefix:, None], position.new_zeros(())
+    rule = sees(zero, zero, query, position).expand(width, prefix + width)
+    causal = position <= query
     if (rule & ~causal).any():
-        raise ValueError("its attention lets tokens see later ones, which training on packed rows does not.")
+        raise ValueError("its attention is not causal, which packed rows do not support.")
     return None if torch.equal(rule, causal) else rule
 
 
@@ -229,7 +235,7 @@ def _index(block: Block, heads: int, key_heads: int, total: int, dtype: torch.dt
     else:
         seen = rule.any(dim=0)
         seen[len(ancestors) :] = True
-        ancestors = ancestors[seen[: len(ancestors)]]  # far outside a window there is nothing to compute
+        ancestors = ancestors[seen[: len(ancestors)]]  # skip keys outside all windows
         mask = torch.zeros(rule.shape, dtype=dtype, device=device).masked_fill_(~rule, -torch.inf)[:, seen]
     key_head = torch.arange(key_heads, device=device)
     own = block.tokens * key_heads + key_head[:, None, None]  # [K, n, L]

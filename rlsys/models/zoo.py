@@ -1,7 +1,7 @@
-"""A zoo of causal language models: tiny random ones of each family that transformers has, to say which of them this project computes right.
+"""A zoo of tiny random causal language models, one or more per family in transformers, to measure which are computed correctly.
 
-A member has two or three layers, a vocabulary of 211, weights large enough that a mistake in any part moves log-probabilities by far more
-than rounding does, and no setting at a value that hides a part of the computation (a multiplier of 1, a bias of 0).
+Members have two to four layers and a vocabulary of 211. Their weights are large enough that a mistake in any part changes log-probabilities
+by far more than rounding, and no setting has a value that hides a part of the computation (a multiplier of 1, a bias of 0).
 """
 
 from __future__ import annotations
@@ -35,10 +35,10 @@ SMALL = {
     "moe_intermediate_size": 32,
     "shared_expert_intermediate_size": 32,
 }
-"""Set wherever a family's config has a setting of this name."""
+"""Applied to every family whose config has a setting of this name."""
 
 WINDOW = 8
-"""Of the members with short windows, in tokens: shorter than every row that is measured."""
+"""Window in tokens of the members with short windows: shorter than all measured rows."""
 _LATENT = {"q_lora_rank": 24, "kv_lora_rank": 16, "qk_rope_head_dim": 8, "qk_nope_head_dim": 16, "v_head_dim": 12, "num_key_value_heads": 4}
 _GROUPS = {"n_group": 2, "topk_group": 1, "first_k_dense_replace": 1}
 _MAMBA = {"mamba_n_heads": 4, "mamba_d_head": 32, "mamba_d_state": 8, "mamba_chunk_size": 16}
@@ -67,11 +67,11 @@ class Family:
     """A member of the zoo."""
 
     name: str
-    """As people call it, with what is special about this member."""
+    """Common name, with what distinguishes this member."""
     model_type: str
-    """As transformers calls it."""
+    """Name in transformers."""
     settings: Mapping[str, Any] = field(default_factory=dict)
-    """Of its config, besides `SMALL`."""
+    """Config settings besides `SMALL`."""
 
 
 FAMILIES = (
@@ -360,23 +360,24 @@ FAMILIES = (
     ),
     Family("xLSTM", "xlstm", {"num_heads": 4, "qk_dim_factor": 1.0}),
 )
-"""In the order in which they are told."""
+"""In the order of docs/models.md."""
 
 
 def build(family: Family, seed: int = 0, **settings: Any) -> PreTrainedModel:
-    """The family's tiny model in float32, the same for the same seed; `settings` replace some of its config.
+    """Build the family's tiny model in float32, deterministically by seed; `settings` override its config.
 
     Raises:
-        Exception: whatever transformers raises where it cannot build this one.
+        ValueError: settings that the config does not have.
+        Exception: any error from transformers.
     """
-    wanted = SMALL | dict(family.settings) | settings
+    requested = SMALL | dict(family.settings) | settings
     known = _settings_of(AutoConfig.for_model(family.model_type))
-    given = {name: value for name, value in wanted.items() if name in known}
+    applied = {name: value for name, value in requested.items() if name in known}
     if unknown := {*family.settings, *settings} - known:
         raise ValueError(f"{family.name}: {family.model_type} has no {', '.join(sorted(unknown))}.")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = AutoModelForCausalLM.from_config(AutoConfig.for_model(family.model_type, **given), dtype=torch.float32)
+        model = AutoModelForCausalLM.from_config(AutoConfig.for_model(family.model_type, **applied), dtype=torch.float32)
         _enlarge(model)
     return model.eval()
 
@@ -387,12 +388,12 @@ def _settings_of(config: PreTrainedConfig) -> set[str]:
 
 @torch.no_grad()
 def _enlarge(model: nn.Module) -> None:
-    """Weights that say something: as they are drawn anew, a model's answers depend on its input so little that mistakes hide."""
+    """Enlarge the weights: with the default initialisation, outputs depend so little on the input that mistakes go unnoticed."""
     embedding = model.get_input_embeddings().weight
     for parameter in model.parameters():
         if parameter is embedding:
             parameter.normal_(0, 0.1)
         elif parameter.ndim > 1:
             parameter.normal_(0, 1.2 / math.sqrt(parameter.shape[-1]))
-        else:  # of norms, biases, sinks and the like
+        else:  # norms, biases, sinks
             parameter.add_(torch.randn_like(parameter) * 0.1)

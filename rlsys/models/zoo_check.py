@@ -1,7 +1,8 @@
-"""Which models this project computes right: the zoo, packed and plain, against transformers' own forward of each row alone."""
+"""Measure which models are computed correctly: the zoo, packed and plain, against transformers' own forward of each row alone."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
@@ -19,89 +20,89 @@ from rlsys.models.self_check import checked_policy
 from rlsys.models.zoo import FAMILIES, VOCABULARY, Family, build
 
 TEMPERATURE = 0.8
-"""Of the comparison: not 1, so that a cap and a temperature in the wrong order show."""
+"""Not 1, so that applying a cap and the temperature in the wrong order is detected."""
 LONGEST = 40
-"""Tokens; no row of `rows` is longer."""
+"""Maximum length in tokens of the rows of `rows`."""
 TOLERANCE = 1e-3
-"""Nats that a log-probability, and share that a gradient, may be off in float32 and still count as right."""
+"""Largest error in float32 that counts as correct: nats for a log-probability, relative to the norm for a gradient."""
 
 Verdict = Literal["packed", "plain", "refused", "WRONG", "CRASH"]
-"""packed: right with learner.packing=true. plain: refused there, right with learner.packing=false. refused: by both. WRONG: accepted by
-one of them, and not what transformers computes. CRASH: an error that says neither what is wrong nor what to do."""
+"""packed: correct with learner.packing=true. plain: refused with it, correct with learner.packing=false. refused: with both. WRONG:
+accepted with one of them, but different from transformers. CRASH: an error without an explanation or advice."""
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of one way to compute a model."""
+    """Result for one setting of learner.packing."""
 
     error: float | None = None
-    """Largest difference of a log-probability, in nats; None: it was not computed."""
+    """Largest difference of a log-probability, in nats; None: not computed."""
     gradient: float | None = None
-    """Norm of the difference of the gradient, as a share of the gradient's norm."""
+    """Norm of the gradient's difference, relative to the gradient's norm."""
     refused: str | None = None
-    """What the project said instead."""
+    """Message of the refusal."""
     crashed: str | None = None
-    """What came instead of an answer or a refusal."""
+    """Message of any other error."""
 
     @property
-    def right(self) -> bool:
+    def correct(self) -> bool:
         return self.error is not None and self.error <= TOLERANCE and self.gradient is not None and self.gradient <= TOLERANCE
 
 
 @dataclass(frozen=True)
 class FamilyResult:
-    """One member of the zoo."""
+    """Results for one member of the zoo."""
 
     family: str
     architecture: str
-    """Of transformers."""
+    """Name of its class in transformers."""
     packed: Outcome
     plain: Outcome
 
     @property
     def verdict(self) -> Verdict:
-        ways = (self.packed, self.plain)
-        if any(way.error is not None and not way.right for way in ways):
+        outcomes = (self.packed, self.plain)
+        if any(outcome.error is not None and not outcome.correct for outcome in outcomes):
             return "WRONG"
-        if any(way.crashed for way in ways):
+        if any(outcome.crashed for outcome in outcomes):
             return "CRASH"
-        return "packed" if self.packed.right else "plain" if self.plain.right else "refused"
+        return "packed" if self.packed.correct else "plain" if self.plain.correct else "refused"
 
     def as_dict(self) -> dict[str, Any]:
-        """For JSON."""
+        """Return a JSON-compatible form."""
         return {"verdict": self.verdict, **asdict(self)}
 
 
 def measure_all(families: Iterable[Family] = FAMILIES) -> Iterator[FamilyResult]:
-    """One after the other."""
+    """Measure families lazily, in order."""
     return map(measure, families)
 
 
 def measure(family: Family) -> FamilyResult:
-    """Make a policy of the family's tiny model as a learner does, self-check included, and compare it with the untouched model."""
+    """Build a policy from the family's tiny model as a learner does, self-check included, and compare it with transformers."""
     try:
         model = build(family)
-        # Its fused attention leaves out caps of scores.
+        # PyTorch's fused attention ignores caps on scores.
         model.set_attn_implementation("eager")
-        wanted = reference(model, rows())
-    except Exception as error:  # noqa: BLE001 - whatever it is, it becomes a row of the table
-        way = Outcome(crashed=f"transformers itself: {_one_line(error)}")
-        return FamilyResult(family.name, family.model_type, way, way)
-    ways = [_measure(build(family), packing, *wanted) for packing in (True, False)]
-    return FamilyResult(family.name, type(model).__name__, *ways)
+        expected = reference(model, rows())
+    except Exception as error:  # noqa: BLE001 - any error becomes a row of the table
+        outcome = Outcome(crashed=f"transformers itself: {_one_line(error)}")
+        return FamilyResult(family.name, family.model_type, outcome, outcome)
+    packed, plain = (_measure(build(family), packing, *expected) for packing in (True, False))
+    return FamilyResult(family.name, type(model).__name__, packed, plain)
 
 
 def rows() -> pa.RecordBatch:
-    """LEARNER rows: two groups and a single row whose prompts begin alike, completions of unequal lengths; some 30 tokens each."""
-    draw = np.random.default_rng(0)
+    """Build LEARNER rows of about 30 tokens: two groups and a single row, with a common prompt prefix and unequal completions."""
+    generator = np.random.default_rng(0)
 
     def tokens(count: int) -> list[int]:
-        return draw.integers(3, VOCABULARY, count).tolist()
+        return generator.integers(3, VOCABULARY, count).tolist()
 
     shared = tokens(11)
     groups = [(shared + tokens(9), (5, 14, 9)), (shared + tokens(3), (12, 7)), (shared + tokens(14), (10,))]
     table = [
-        {"group": number, "prompt_tokens": prompt, "tokens": tokens(length), "rollout_logprobs": None, "advantage": draw.normal()}
+        {"group": number, "prompt_tokens": prompt, "tokens": tokens(length), "rollout_logprobs": None, "advantage": generator.normal()}
         for number, (prompt, lengths) in enumerate(groups)
         for length in lengths
     ]
@@ -109,8 +110,10 @@ def rows() -> pa.RecordBatch:
 
 
 def reference(model: PreTrainedModel, batch: pa.RecordBatch) -> tuple[list[Tensor], dict[str, Tensor]]:
-    """Log-probabilities of each row's completion by the model's own forward of that row alone, and the gradient of their sum, weighted by
-    the row's advantage.
+    """Compute log-probabilities of each row's completion by the model's own forward on that row alone.
+
+    Returns:
+        One tensor of log-probabilities per row, and the gradient of their sum weighted by advantages.
     """
     found = []
     model.zero_grad()
@@ -123,20 +126,20 @@ def reference(model: PreTrainedModel, batch: pa.RecordBatch) -> tuple[list[Tenso
     return found, _gradients(model)
 
 
-def _measure(model: PreTrainedModel, packing: bool, wanted: Sequence[Tensor], gradients: dict[str, Tensor]) -> Outcome:
+def _measure(model: PreTrainedModel, packing: bool, expected: Sequence[Tensor], gradients: dict[str, Tensor]) -> Outcome:
     try:
         policy, _ = checked_policy(model, packing, temperature=TEMPERATURE, longest=LONGEST)
-    except ModelError as error:
-        return Outcome(refused=_one_line(error))
-    except Exception as error:  # noqa: BLE001 - whatever it is, it becomes a row of the table
-        return Outcome(crashed=f"at load: {_one_line(error)}")
+    except ModelError as refusal:
+        return Outcome(refused=_one_line(refusal))
+    except Exception as failure:  # noqa: BLE001 - any error becomes a row of the table
+        return Outcome(crashed=f"at load: {_one_line(failure)}")
     error = 0.0
     try:
         for part in plan_micro_batches(rows(), 1, 256, packing)[0]:
             logprob = policy(part, temperature=TEMPERATURE).logprob
             (logprob * part.advantage).sum().backward()
             for row in part.sample.unique().tolist():
-                error = max(error, (logprob.detach()[part.sample == row] - wanted[row]).abs().max().item())
+                error = max(error, (logprob.detach()[part.sample == row] - expected[row]).abs().max().item())
     except ModelError as refusal:
         return Outcome(refused=_one_line(refusal))
     except Exception as failure:  # noqa: BLE001
@@ -149,13 +152,15 @@ def _gradients(model: nn.Module) -> dict[str, Tensor]:
 
 
 def _difference(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> float:
-    """Norm of the difference as a share of the norm of `theirs`; a parameter without a gradient has a zero one."""
-    squares = [
-        (ours[name] - theirs[name] if ours.keys() & theirs.keys() >= {name} else ours.get(name, theirs.get(name))).double().square().sum()
-        for name in ours.keys() | theirs.keys()
-    ]
-    whole = sum(gradient.double().square().sum() for gradient in theirs.values())
-    return float((sum(squares) / whole).sqrt())
+    """Return the norm of the difference relative to the norm of `theirs`; missing gradients count as zero."""
+    differences = {name: gradient.double() for name, gradient in theirs.items()}
+    for name, gradient in ours.items():
+        differences[name] = differences.get(name, torch.zeros((), dtype=torch.float64)) - gradient.double()
+    return math.sqrt(_squared_norm(differences) / _squared_norm(theirs))
+
+
+def _squared_norm(gradients: dict[str, Tensor]) -> float:
+    return math.fsum(gradient.double().square().sum().item() for gradient in gradients.values())
 
 
 def _one_line(error: Exception) -> str:

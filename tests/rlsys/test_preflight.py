@@ -140,7 +140,7 @@ QUANTIZED = '{"model_type": "llama", "quantization_config": {"quant_method": "gp
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (lambda place: (place / "config.json").write_text('{"model_type": "llama"'), "cut off"),
+        (lambda place: (place / "config.json").write_text('{"model_type": "llama"'), "truncated"),
         (lambda place: (place / "config.json").write_text('{"model_type": "abacus"}'), "abacus"),
         (lambda place: (place / "config.json").write_text('{"model_type": "vit"}'), "causal"),
         (lambda place: (place / "config.json").write_text("{}"), "model_type"),
@@ -149,7 +149,7 @@ QUANTIZED = '{"model_type": "llama", "quantization_config": {"quant_method": "gp
         (lambda place: (place / "config.json").write_text('{"model_type": "llama", "hidden_size": 65}'), "not a multiple"),
         (lambda place: (place / "config.json").unlink(), "config.json"),
         (lambda place: (place / "model.safetensors").unlink(), "no weights"),
-        (lambda place: (place / "model.safetensors").write_bytes((place / "model.safetensors").read_bytes()[:-100]), "cut off"),
+        (lambda place: (place / "model.safetensors").write_bytes((place / "model.safetensors").read_bytes()[:-100]), "truncated"),
         (lambda place: (place / "model.safetensors.index.json").write_text('{"weight_map": {"w": "model-1.safetensors"}}'), "model-1"),
         (lambda place: (place / "model.safetensors.index.json").write_text('{"weight_map": []}'), "no weight_map"),
         (lambda place: (place / "model.safetensors").rename(place / "model-00001-of-00002.safetensors"), "no index"),
@@ -187,7 +187,7 @@ def test_missing_model_is_one_sentence(check, monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")
     mistakes = check("model.path=runs/nope", command="judge").mistakes
     assert len(mistakes) == 1 and "runs/nope: no such folder here" in mistakes[0] and "cannot be reached" in mistakes[0]
-    assert "no hub name" in check("model.path=a b").mistakes[0]
+    assert "not a valid hub name" in check("model.path=a b").mistakes[0]
 
 
 def test_inputs_and_outputs_of_judge_are_checked(check, tmp_path):

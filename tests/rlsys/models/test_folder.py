@@ -54,5 +54,5 @@ def test_a_tokenizer_of_more_tokens_than_the_model_is_no_obstacle_unless_they_ar
     check_vocabulary(str(tiny_model), Prompter.from_config(tokenizer, Config().prompt))
     tokenizer.add_special_tokens({"additional_special_tokens": ["<end>"]})
     tokenizer.chat_template = tokenizer.chat_template.replace("<|im_end|>", "<end>")
-    with pytest.raises(ModelError, match=r"token 513 \(<end>\), and there are 512 \(vocab_size\). Copy the tokenizer"):
+    with pytest.raises(ModelError, match=r"token 513 \(<end>\), but there are 512 \(vocab_size\). Copy the matching tokenizer"):
         check_vocabulary(str(tiny_model), Prompter.from_config(tokenizer, Config().prompt))

@@ -384,7 +384,7 @@ def test_a_micro_batch_of_the_other_kind_is_refused() -> None:
 def test_no_weight_is_drawn_at_random(tmp_path, kind: type[PreTrainedModel]) -> None:
     """A folder without an output layer loads with a random one, which both the policy and the untouched model would use alike."""
     kind(LlamaConfig(**SIZES, tie_word_embeddings=False)).save_pretrained(tmp_path)
-    with pytest.raises(ModelError, match=r"its files lack lm_head\.weight, which would be drawn at random"):
+    with pytest.raises(ModelError, match=r"its files lack lm_head\.weight, which would be initialised randomly"):
         load_policy(tmp_path, torch.float32)
 
 
@@ -415,6 +415,6 @@ def test_no_weight_inside_of_the_model_is_left_out(tmp_path, name: str, inside: 
     LlamaForCausalLM(LlamaConfig(**SIZES, tie_word_embeddings=False)).save_pretrained(tmp_path)
     file = tmp_path / "model.safetensors"
     save_file(load_file(file) | {name: torch.ones(8)}, file, metadata={"format": "pt"})
-    refused = pytest.raises(ModelError, match=rf"its files have {re.escape(name)}, for which a LlamaForCausalLM")
+    refused = pytest.raises(ModelError, match=rf"its files have {re.escape(name)}, for which the LlamaForCausalLM")
     with refused if inside else nullcontext():
         load_policy(tmp_path, torch.float32)

@@ -1,4 +1,4 @@
-"""Attention over a tree against a softmax written out token by token, each along its own path: float64, gradients included."""
+"""Tree attention against an explicit softmax per token along its own path: float64, gradients included."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ SEES: dict[str, Callable[[int, int], bool]] = {
 
 
 def paths() -> list[list[int]]:
-    """Per token, all tokens from the root to itself."""
+    """Return, for each token, the path from the root to itself."""
     found = []
     for node in NODES:
         above = found[NODES[node.parent].start + NODES[node.parent].length - 1] if node.parent >= 0 else []
@@ -103,5 +103,5 @@ def test_keys_far_outside_a_window_are_not_gathered() -> None:
 
 
 def test_attention_to_later_tokens_is_refused() -> None:
-    with pytest.raises(ValueError, match="see later ones"):
+    with pytest.raises(ValueError, match="not causal"):
         TreeMask(build_layout(NODES), lambda batch, head, i, j: (j - i) < 2).rows(4, 2, torch.float64)
