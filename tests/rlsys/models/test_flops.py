@@ -1,4 +1,4 @@
-"""Counted arithmetic against torch's own counter of what a forward pass executes."""
+"""FLOPs against torch's counter of an executed forward pass."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def batch(samples: int) -> pa.RecordBatch:
     return pa.RecordBatch.from_pylist(rows, schema=LEARNER)
 
 
-def test_one_row_costs_what_torch_counts(tiny_model) -> None:
+def test_one_row_equals_torchs_count(tiny_model) -> None:
     model = AutoModelForCausalLM.from_pretrained(tiny_model, dtype=torch.float32, attn_implementation="eager")
     (part,) = plan_micro_batches(batch(1), 1, 1000, packing=False)[0]
     with FlopCounterMode(display=False) as counter, torch.no_grad():

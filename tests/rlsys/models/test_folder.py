@@ -1,4 +1,4 @@
-"""Model folders that cannot be used are known by their config and the names of their files."""
+"""Unusable model folders are detected from their config and file names."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from rlsys.prompts.rendering import Prompter
 
 
 def copy_of(model: Path, place: Path, **settings) -> Path:
-    """The model with other settings in its config.json."""
+    """Copy the model with other settings in its config.json."""
     shutil.copytree(model, place)
     path = place / "config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | settings))
@@ -37,18 +37,18 @@ def copy_of(model: Path, place: Path, **settings) -> Path:
         ({"compression_config": {"quant_method": "compressed-tensors"}}, "quantized (compressed-tensors)"),
     ],
 )
-def test_a_model_that_cannot_be_trained_is_refused_by_its_config(tiny_model, tmp_path, settings, words):
+def test_untrainable_models_are_refused_by_their_config(tiny_model, tmp_path, settings, words):
     with pytest.raises(ModelError, match=re.escape(words)):
         check_model_folder(str(copy_of(tiny_model, tmp_path / "model", **settings)), 100, trains=True)
 
 
-def test_odd_settings_that_say_nothing_are_no_obstacle(tiny_model, tmp_path):
+def test_irrelevant_settings_are_accepted(tiny_model, tmp_path):
     own = {"AutoModelForCausalLM": "modeling_llama.LlamaForCausalLM"}
     place = copy_of(tiny_model, tmp_path / "model", text_config=None, auto_map=own, rope_scaling=None)
     assert check_model_folder(str(place), 100, trains=True).endswith("(llama)")
 
 
-def test_a_tokenizer_of_more_tokens_than_the_model_is_no_obstacle_unless_they_are_written(tiny_model, tmp_path):
+def test_extra_tokens_of_a_tokenizer_are_refused_only_if_they_are_used(tiny_model, tmp_path):
     tokenizer = AutoTokenizer.from_pretrained(tiny_model)
     tokenizer.add_tokens(["<picture>"])
     check_vocabulary(str(tiny_model), Prompter.from_config(tokenizer, Config().prompt))

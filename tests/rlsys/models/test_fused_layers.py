@@ -1,4 +1,4 @@
-"""Norms and linear layers in nodes of our own against the modules that they stand in for."""
+"""Fused norms and linear layers against the modules that they replace."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def test_norms(monkeypatch: pytest.MonkeyPatch, kind, dtype, tolerance, shape, c
         torch.testing.assert_close(found, expected, rtol=tolerance, atol=tolerance)
 
 
-def test_other_kinds_of_norm_stay_as_they_are() -> None:
+def test_other_norms_are_left_unchanged() -> None:
     norm = GemmaRMSNorm(16)
     norm.variance_epsilon = 1e-6  # the usual name, yet another formula
     with torch.no_grad():
@@ -78,6 +78,6 @@ def test_linear_layers(monkeypatch: pytest.MonkeyPatch, wide: int, narrow: int, 
         torch.testing.assert_close(found.double(), expected, rtol=2e-2, atol=2e-2)
 
 
-def test_linear_layers_in_other_precisions_stay_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_linear_layers_in_other_dtypes_are_left_unchanged(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fused_layers, "_has_amx", lambda device: True)
     assert fuse_layers(nn.Linear(4, 3))["linears"] == 0

@@ -1,4 +1,4 @@
-"""Models: the default is converted once and speaks English; the tiny one is built in a moment; folders appear whole."""
+"""Loading: the default model is converted once and works; the tiny one is built; folders appear atomically."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def test_the_default_model_is_stored_once_in_bf16_with_its_embedding_tied(defaul
     assert model.get_output_embeddings().weight is model.get_input_embeddings().weight
 
 
-def test_the_default_tokenizer_comes_along_with_its_chat_template(default: Path) -> None:
+def test_the_default_tokenizer_has_its_chat_template(default: Path) -> None:
     tokenizer = AutoTokenizer.from_pretrained(default)
     assert tokenizer.decode(tokenizer.encode(EVERY_BYTE[32:127])) == EVERY_BYTE[32:127]
     text = tokenizer.apply_chat_template([{"role": "user", "content": "Hi"}], add_generation_prompt=True, tokenize=False)
@@ -58,7 +58,7 @@ def test_the_default_tokenizer_comes_along_with_its_chat_template(default: Path)
     assert {path.name for path in default.iterdir()} >= {"config.json", "generation_config.json", "tokenizer.json", "chat_template.jinja"}
 
 
-def test_a_converted_model_is_left_alone_the_next_time(default: Path) -> None:
+def test_a_converted_model_is_not_converted_again(default: Path) -> None:
     before = (default / "model.safetensors").stat().st_mtime_ns
     assert ensure_model(str(default)) == str(default)
     assert (default / "model.safetensors").stat().st_mtime_ns == before
@@ -94,7 +94,7 @@ def test_the_tiny_model_depends_on_its_seed_alone_and_leaves_the_random_state_al
     assert torch.equal(torch.get_rng_state(), state)
 
 
-def test_two_processes_may_ask_for_the_same_model_at_once(tmp_path: Path) -> None:
+def test_two_processes_may_build_the_same_model_concurrently(tmp_path: Path) -> None:
     code = "import sys; from rlsys.models.loading import ensure_model; print(ensure_model(sys.argv[1]))"
     path = tmp_path / "new" / "tiny-random"
     processes = [
@@ -109,7 +109,7 @@ def test_two_processes_may_ask_for_the_same_model_at_once(tmp_path: Path) -> Non
     AutoModelForCausalLM.from_pretrained(path)
 
 
-def test_what_comes_second_gives_way_to_the_model_that_is_there(tmp_path: Path) -> None:
+def test_a_second_build_keeps_the_existing_model(tmp_path: Path) -> None:
     path = build_tiny(tmp_path / "m", seed=1)
     before = (path / "model.safetensors").read_bytes()
     assert build_tiny(path, seed=2) == path
@@ -126,7 +126,7 @@ def test_model_folders_are_returned_as_they_are(tmp_path: Path, monkeypatch: pyt
 
 @pytest.fixture
 def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """A hub on this machine that has the model owner/there, and keeps owner/closed to itself."""
+    """A local hub that has the model owner/there, and denies access to owner/closed."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_HEAD(self) -> None:  # noqa: N802
@@ -135,7 +135,7 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
             self.end_headers()
 
         def log_message(self, *_: object) -> None:
-            """Not into the tests' output."""
+            """Keep the tests' output clean."""
 
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
         Thread(target=server.serve_forever, daemon=True).start()
@@ -150,7 +150,7 @@ def test_a_name_that_the_hub_has_is_returned_as_it_is(hub: None) -> None:
 
 
 @pytest.mark.parametrize(("name", "why"), [("owner/closed", "hf auth login"), ("owner/absent", "answered 404"), ("runs/nope", "no such")])
-def test_other_names_are_refused_with_the_reason(hub: None, name: str, why: str) -> None:
+def test_other_names_are_refused_with_a_reason(hub: None, name: str, why: str) -> None:
     with pytest.raises(ModelError, match=why):
         ensure_model(name)
 
@@ -207,7 +207,7 @@ def second_output_layer(folder: Path) -> None:
         (lambda folder: (folder / "model.safetensors").write_bytes(b"git-lfs"), "cannot load it .*header"),
     ],
 )
-def test_a_folder_that_transformers_takes_for_something_else_is_one_sentence(
+def test_a_malformed_folder_gives_one_sentence(
     tmp_path: Path, load: Callable[..., object], change: Callable[[Path], None], words: str
 ) -> None:
     change(build_tiny(tmp_path / "tiny"))
@@ -215,8 +215,8 @@ def test_a_folder_that_transformers_takes_for_something_else_is_one_sentence(
         load(tmp_path / "tiny", torch.float32)
 
 
-def test_an_output_layer_that_is_not_the_embedding_which_it_is_said_to_be_is_refused(tmp_path: Path) -> None:
-    """transformers would keep the two apart, and the engine would not."""
+def test_an_untied_output_layer_configured_as_tied_is_refused(tmp_path: Path) -> None:
+    """transformers would keep the two separate; the engine would not."""
     second_output_layer(build_tiny(tmp_path / "tiny"))
     with pytest.raises(ModelError, match="lm_head.weight and the embedding, which differ"):
         load_causal_model(tmp_path / "tiny", torch.float32)

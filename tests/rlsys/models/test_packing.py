@@ -19,7 +19,7 @@ token = st.integers(0, 3)
 
 @st.composite
 def batches(draw: st.DrawFn) -> pa.RecordBatch:
-    """Groups of 1 to 4 samples; prompts with a common opening, possibly empty, possibly the whole of one prompt."""
+    """Groups of 1 to 4 samples; prompts with a common prefix, possibly empty, possibly all of one prompt."""
     opening = draw(st.lists(token, max_size=5))
     rows = []
     for group in range(draw(st.integers(1, 5))):
@@ -40,7 +40,7 @@ def row(group: int, prompt: list[int], tokens: list[int], advantage: float = 1.0
 
 
 def visible(micro: MicroBatch) -> torch.Tensor:
-    """bool [B * T, B * T]: which token attends to which, read off the layout (or, when plain, off the mask)."""
+    """Return bool [B * T, B * T], which token attends to which, from the layout or (if plain) the mask."""
     total = micro.input_ids.numel()
     seen = torch.zeros(total, total, dtype=torch.bool)
     if micro.layout is None:
@@ -92,7 +92,7 @@ def test_values_travel_with_their_tokens_and_weights_sum_to_one(batch: pa.Record
 
 @given(batches(), st.integers(1, 3), st.integers(8, 60), st.booleans())
 @settings(deadline=None)
-def test_budget_is_kept_and_ranks_get_equally_many(batch: pa.RecordBatch, ranks: int, budget: int, packing: bool) -> None:
+def test_the_budget_holds_and_ranks_get_equal_counts(batch: pa.RecordBatch, ranks: int, budget: int, packing: bool) -> None:
     shares = plan_micro_batches(batch, ranks, budget, packing)
     assert len(shares) == ranks
     assert len({len(share) for share in shares}) == 1
@@ -118,7 +118,7 @@ def test_no_two_micro_batches_of_a_rank_would_fit_into_one(batch: pa.RecordBatch
 @pytest.mark.parametrize("packing", [True, False])
 @given(batches(), st.data())
 @settings(deadline=None)
-def test_rows_that_come_to_exactly_the_budget_are_one_micro_batch(packing: bool, batch: pa.RecordBatch, data: st.DataObject) -> None:
+def test_rows_of_exactly_the_budget_are_one_micro_batch(packing: bool, batch: pa.RecordBatch, data: st.DataObject) -> None:
     ((whole,),) = plan_micro_batches(batch, 1, 10**9, packing)
     budget = whole.input_ids.numel()
     ((again,),) = plan_micro_batches(batch, 1, budget, packing)
@@ -140,7 +140,7 @@ def test_the_example_in_the_docstring() -> None:
 
 @pytest.mark.parametrize("packing", [True, False])
 def test_the_longest_are_placed_first(packing: bool) -> None:
-    """Packed, 6 + 4 and 5 + 3 + 2 fill 10 tokens each; shortest first, 2 + 3 + 4 would leave 5 and 6 alone. Padded, 3 + 3, 3 + 2, 2 + 2."""
+    """Packed, 6 + 4 and 5 + 3 + 2 fill 10 tokens each; shortest first would give 2 + 3 + 4, 5 and 6. Padded: 3 + 3, 3 + 2, 2 + 2."""
     lengths = [2, 3, 4, 5, 6] if packing else [2, 2, 2, 3, 3, 3]
     rows = [row(i, [i] * length, [1]) for i, length in enumerate(lengths)]
     ((*micros,),) = plan_micro_batches(pa.RecordBatch.from_pylist(rows, schema=LEARNER), 1, 10 if packing else 6, packing)
@@ -183,7 +183,7 @@ def test_a_group_is_never_split_when_packing() -> None:
         assert {s for s in samples} == {3 * (s // 3) + k for s in samples for k in range(3)}
 
 
-def test_the_plan_is_the_same_every_time_and_work_is_balanced() -> None:
+def test_planning_is_deterministic_and_balances_work() -> None:
     rows = [row(g, [g] * (3 + 5 * g), [1] * (1 + g)) for g in range(12) for _ in range(2)]
     batch = pa.RecordBatch.from_pylist(rows, schema=LEARNER)
     first, second = plan_micro_batches(batch, 3, 64), plan_micro_batches(batch, 3, 64)
@@ -218,7 +218,7 @@ def test_long_nodes_become_chains() -> None:
         [Node(0, 2, -1), Node(2, 1, 0), Node(3, 1, 0), Node(4, 1, 1)],  # below a node that has ended
     ],
 )
-def test_nodes_that_are_not_laid_out_depth_first_are_refused(nodes: list[Node]) -> None:
+def test_nodes_out_of_depth_first_order_are_refused(nodes: list[Node]) -> None:
     with pytest.raises(ValueError, match=f"node {len(nodes) - 1}: expected tokens from"):
         build_layout(nodes)
 

@@ -1,6 +1,6 @@
-"""Packed and plain policies against a slow independent one: each row alone through the model, full logits, full softmax.
+"""Packed and plain policies against a slow independent reference: each row alone, full logits, full softmax.
 
-Both compute in float64, where rounding is a millionth of a millionth: what differs by more is wrong.
+Both compute in float64, where rounding is about 1e-12: larger differences are errors.
 """
 
 from __future__ import annotations
@@ -58,11 +58,11 @@ MODELS = {
 }
 TEMPERATURE = 0.7
 EXACT = 1e-10
-"""Absolute and relative, of float64: a hundred times what its rounding was seen to come to here."""
+"""Absolute and relative tolerance in float64: a hundred times the rounding observed here."""
 
 
 class ExactRMSNorm(nn.Module):
-    """As the models have it, in the precision of its input; transformers rounds to float32 inside."""
+    """The models' norm in the precision of its input; transformers rounds to float32 inside."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.weight * (x / (x.square().mean(-1, keepdim=True) + self.variance_epsilon).sqrt())
@@ -78,7 +78,7 @@ def build(name: str, dtype: torch.dtype = torch.float64) -> PreTrainedModel:
 
 
 def make_batch(opening: int, shape: list[tuple[int, list[int]]], seed: int = 0) -> pa.RecordBatch:
-    """Random tokens; `shape`: per group, how far its prompt goes beyond the common opening, and its completions' lengths."""
+    """Build rows of random tokens; `shape` has, per group, the prompt's length beyond the common prefix and its completions' lengths."""
     generator = torch.Generator().manual_seed(seed)
 
     def draw(count: int) -> list[int]:
@@ -96,12 +96,12 @@ def make_batch(opening: int, shape: list[tuple[int, list[int]]], seed: int = 0) 
 
 
 def objective(logprob: torch.Tensor, rollout: torch.Tensor, advantage: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-    """A GRPO loss whose reference is a fixed function of the rollout, so that every term has a gradient."""
+    """Compute a GRPO loss whose reference is a fixed function of the rollout, so that every term has a gradient."""
     return grpo_loss(LossInputs(logprob, rollout, advantage, weight, reference_logprob=rollout - 0.3, beta=0.1))[0]
 
 
 def slow(model: PreTrainedModel, batch: pa.RecordBatch) -> tuple[list[torch.Tensor], list[torch.Tensor], float]:
-    """Log-probabilities and entropies per row, and the loss; gradients are left on the model."""
+    """Return log-probabilities and entropies per row, and the loss; gradients are left on the model."""
     logprobs, entropies, total = [], [], 0.0
     for row in batch.to_pylist():
         prompt, tokens = row["prompt_tokens"], torch.tensor(row["tokens"])
@@ -121,7 +121,7 @@ def slow(model: PreTrainedModel, batch: pa.RecordBatch) -> tuple[list[torch.Tens
 def fast(
     policy: Policy, batch: pa.RecordBatch, ranks: int = 1, budget: int = 10_000
 ) -> tuple[list[torch.Tensor], list[torch.Tensor], float]:
-    """The same through the plan; the ranks take turns on one model, so their gradients add up as an all-reduce would."""
+    """Compute the same from micro-batches; the ranks take turns on one model, so their gradients add up as in an all-reduce."""
     logprobs = [torch.empty(0)] * batch.num_rows
     entropies = list(logprobs)
     total = 0.0
@@ -166,12 +166,12 @@ TREE = make_batch(7, [(5, [3, 9, 1, 8]), (0, [4, 4]), (11, [6]), (2, [1, 1, 2])]
 @pytest.mark.parametrize("name", MODELS)
 @pytest.mark.parametrize("packing", [True, False])
 @pytest.mark.parametrize("checkpointing", [False, True])
-def test_every_logprob_and_gradient_equals_the_slow_one(name: str, packing: bool, checkpointing: bool) -> None:
+def test_logprobs_and_gradients_equal_the_reference(name: str, packing: bool, checkpointing: bool) -> None:
     assert_equal_to_slow(name, TREE, packing, checkpointing)
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_a_pass_without_gradients_answers_the_same(name: str) -> None:
+def test_a_pass_without_gradients_returns_the_same(name: str) -> None:
     # It attends by PyTorch's fused kernel.
     policy = Policy(build(name))
     ((micro,),) = plan_micro_batches(TREE, 1, 10_000)
@@ -186,14 +186,14 @@ def test_compiled_layers_compute_the_same() -> None:
 
 @pytest.mark.parametrize("packing", [True, False])
 @pytest.mark.parametrize(("ranks", "budget"), [(1, 30), (2, 10_000), (2, 40), (3, 1), (3, 64)])
-def test_loss_and_gradient_do_not_depend_on_the_cut(packing: bool, ranks: int, budget: int) -> None:
+def test_loss_and_gradient_do_not_depend_on_the_split(packing: bool, ranks: int, budget: int) -> None:
     assert_equal_to_slow("llama", TREE, packing, ranks=ranks, budget=budget)
 
 
 @pytest.mark.parametrize("name", MODELS)
 @pytest.mark.parametrize("ranks", [1, 3])
 @pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
-def test_flex_attention_sees_what_the_others_see(name: str, ranks: int) -> None:
+def test_flex_attention_equals_the_other_implementations(name: str, ranks: int) -> None:
     # Forward only: PyTorch's backward pass of it is for cards. What is compared is the mask that it is given.
     model = build(name)
     blocks, flex = (Policy(copy.deepcopy(model), attention=attention) for attention in ("blocks", "flex"))
@@ -210,11 +210,11 @@ group_shapes = st.tuples(st.integers(0, 12), st.lists(st.integers(1, 14), min_si
 
 @given(st.integers(1, 10), st.lists(group_shapes, min_size=1, max_size=4), st.integers(0, 999))
 @settings(deadline=None, max_examples=25)
-def test_random_trees_equal_the_slow_ones(opening: int, shape: list[tuple[int, list[int]]], seed: int) -> None:
+def test_random_trees_equal_the_reference(opening: int, shape: list[tuple[int, list[int]]], seed: int) -> None:
     assert_equal_to_slow("llama", make_batch(opening, shape, seed), packing=True)
 
 
-def test_prompts_without_a_common_opening() -> None:
+def test_prompts_without_a_common_prefix() -> None:
     assert_equal_to_slow("llama", make_batch(0, [(5, [3, 2]), (6, [1, 8])]), packing=True)
 
 
@@ -261,7 +261,7 @@ def test_full_logits_are_never_allocated(monkeypatch: pytest.MonkeyPatch) -> Non
 @pytest.mark.parametrize(("dtype", "unit"), [(torch.float32, 1e-7), (torch.bfloat16, 1e-3)])
 def test_rounding_is_no_worse_than_in_the_plain_loop(dtype: torch.dtype, unit: float) -> None:
     def errors(logprobs: list[torch.Tensor], model: PreTrainedModel) -> list[float]:
-        """The mean error of log-probabilities, and of all gradients by their parameters' largest, against float64."""
+        """Return the mean error against float64 of log-probabilities, and of gradients relative to their parameters' largest."""
         of_gradients = [
             (found.grad - wanted.grad).abs().mean() / wanted.grad.abs().max()
             for found, wanted in zip(model.parameters(), exact.parameters(), strict=True)
@@ -275,7 +275,7 @@ def test_rounding_is_no_worse_than_in_the_plain_loop(dtype: torch.dtype, unit: f
         assert 0 < ours < 1.5 * theirs + unit
 
 
-def test_the_wrapped_model_still_answers_logits_and_saves_as_itself(tmp_path) -> None:  # noqa: ANN001
+def test_the_wrapped_model_still_returns_logits_and_saves_unchanged(tmp_path) -> None:  # noqa: ANN001
     model = build("llama").eval()
     ids = torch.arange(12)[None]
     before, keys = model(ids).logits.detach(), list(model.state_dict())
@@ -308,7 +308,7 @@ def test_nothing_is_random_in_training(packing: bool) -> None:
 
 
 @pytest.mark.parametrize("name", ["llama", "qwen3"])
-def test_activation_checkpointing_computes_layers_again(name: str) -> None:
+def test_activation_checkpointing_recomputes_layers(name: str) -> None:
     policy = Policy(build(name)).train()
     ((micro,),) = plan_micro_batches(TREE, 1, 10_000)
     calls = []
@@ -325,7 +325,7 @@ def test_activation_checkpointing_computes_layers_again(name: str) -> None:
 @pytest.mark.parametrize(
     "output", [OutputTransform(), OutputTransform(scale=0.3), OutputTransform(cap=1.5), OutputTransform(inward=0.7, scale=2.5, cap=4.0)]
 )
-def test_scaled_capped_biased_logits_equal_those_written_out(bias: bool, output: OutputTransform, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_scaled_capped_biased_logits_equal_the_formula(bias: bool, output: OutputTransform, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rlsys.models.policy, "CHUNK", 60)
     torch.manual_seed(0)
     head = nn.Linear(8, 37, bias=bias, dtype=torch.float64)
@@ -344,7 +344,7 @@ def test_scaled_capped_biased_logits_equal_those_written_out(bias: bool, output:
 
 
 @pytest.mark.parametrize("name", ["Gemma 2", "Granite", "Cohere 2"])
-def test_the_output_layers_scale_and_cap_are_read_off_the_model(name: str) -> None:
+def test_the_output_layers_scale_and_cap_are_inferred_from_the_model(name: str) -> None:
     (family,) = (family for family in zoo.FAMILIES if family.name == name)
     model = zoo.build(family)
     config = model.config
@@ -368,7 +368,7 @@ def test_the_output_layers_scale_and_cap_are_read_off_the_model(name: str) -> No
         ("Llama, dynamic rope", False, "rope_type dynamic"),
     ],
 )
-def test_models_that_cannot_be_right_are_refused(name: str, packing: bool, reason: str) -> None:
+def test_unsupported_models_are_refused(name: str, packing: bool, reason: str) -> None:
     (family,) = (family for family in zoo.FAMILIES if family.name == name)
     with pytest.raises(ModelError, match=reason):
         Policy(zoo.build(family), packing)
@@ -381,16 +381,16 @@ def test_a_micro_batch_of_the_other_kind_is_refused() -> None:
 
 
 @pytest.mark.parametrize("kind", [LlamaModel, LlamaForSequenceClassification])
-def test_no_weight_is_drawn_at_random(tmp_path, kind: type[PreTrainedModel]) -> None:
-    """A folder without an output layer loads with a random one, which both the policy and the untouched model would use alike."""
+def test_missing_weights_are_refused(tmp_path, kind: type[PreTrainedModel]) -> None:
+    """A folder without an output layer would load with a random one, shared by the policy and the reference."""
     kind(LlamaConfig(**SIZES, tie_word_embeddings=False)).save_pretrained(tmp_path)
     with pytest.raises(ModelError, match=r"its files lack lm_head\.weight, which would be initialised randomly"):
         load_policy(tmp_path, torch.float32)
 
 
 @pytest.mark.parametrize("named", [-1, SIZES["vocab_size"], None, 3])
-def test_padding_is_a_token_that_there_is(named: int | None) -> None:
-    """Some configs name -1, which no embedding has."""
+def test_the_padding_token_is_within_the_vocabulary(named: int | None) -> None:
+    """Some configs have -1."""
     model = build("llama")
     model.config.pad_token_id = named
     batch = make_batch(3, [(2, [5, 1, 3])])
@@ -411,7 +411,7 @@ def test_padding_is_a_token_that_there_is(named: int | None) -> None:
         ("model.visual.proj.weight", False),
     ],
 )
-def test_no_weight_inside_of_the_model_is_left_out(tmp_path, name: str, inside: bool) -> None:
+def test_unused_weights_inside_the_model_are_refused(tmp_path, name: str, inside: bool) -> None:
     LlamaForCausalLM(LlamaConfig(**SIZES, tie_word_embeddings=False)).save_pretrained(tmp_path)
     file = tmp_path / "model.safetensors"
     save_file(load_file(file) | {name: torch.ones(8)}, file, metadata={"format": "pt"})

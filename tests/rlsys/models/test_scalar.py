@@ -31,7 +31,7 @@ ARCHITECTURES = ("llama", "qwen2", "qwen3")
 
 @pytest.fixture(scope="module", params=ARCHITECTURES)
 def classifier(request, tmp_path_factory):
-    """Folder of a tiny classifier with a head, as training leaves it."""
+    """Folder of a tiny classifier with a head, as saved by training."""
     folder = tmp_path_factory.mktemp(request.param)
     model = load_scalar_model(build_tiny(folder / "tiny", request.param), torch.float32, seed=3)
     model.model.save_pretrained(folder / "classifier")
@@ -43,7 +43,7 @@ def numbers(generator: np.random.Generator, length: int) -> np.ndarray:
 
 
 def rows(seed: int = 0) -> tuple[list[np.ndarray], list[np.ndarray]]:
-    """Prompts with a common opening, some of them repeated, out of order, and texts of 0 to 30 tokens."""
+    """Build prompts with a common prefix, some repeated, out of order, and texts of 0 to 30 tokens."""
     generator = np.random.default_rng(seed)
     opening = numbers(generator, 11)
     prompts = [np.concatenate([opening, numbers(generator, length)]) for length in (0, 4, 9)]
@@ -53,7 +53,7 @@ def rows(seed: int = 0) -> tuple[list[np.ndarray], list[np.ndarray]]:
 
 @torch.no_grad()
 def plain_scores(folder, prompts, texts) -> list[float]:
-    """Row by row, without packing or padding, by transformers alone."""
+    """Compute scores row by row with transformers, without packing or padding."""
     model = AutoModelForSequenceClassification.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager")
     return [model(torch.tensor(np.concatenate(row)[None]).long()).logits.item() for row in zip(prompts, texts, strict=True)]
 
@@ -68,8 +68,8 @@ def test_scores_are_those_of_transformers(classifier, packing, token_budget):
     assert np.ptp(scores) > 0.1
 
 
-def test_transformers_pads_and_reads_at_the_same_token(classifier):
-    """Its own padded batch: the head reads the last token that is not padding, which is where a text ends here."""
+def test_transformers_reads_the_same_token_of_a_padded_batch(classifier):
+    """transformers' head reads the last token that is not padding, which is the last token of a text here."""
     prompts, texts = rows()
     model = AutoModelForSequenceClassification.from_pretrained(classifier, dtype=torch.float32)
     whole = [torch.tensor(np.concatenate(row)).long() for row in zip(prompts, texts, strict=True)]
@@ -89,7 +89,7 @@ def test_a_prompt_is_encoded_once_for_all_of_its_texts():
 
 
 def test_scores_are_finer_than_bfloat16(classifier):
-    """Hundreds of texts that differ hardly still get an order; products in bfloat16 would tie."""
+    """Hundreds of nearly equal texts get distinct scores; products in bfloat16 would tie."""
     model = load_scalar_model(classifier, torch.bfloat16)
     generator = np.random.default_rng(1)
     prompt = numbers(generator, 20)
@@ -107,7 +107,7 @@ def test_a_new_head_depends_on_the_seed_alone_and_a_trained_one_stays(tmp_path, 
 
 
 @pytest.mark.parametrize(("eos", "pad"), [(2, 2), ([1, 2], 1), (None, None)])
-def test_a_model_that_names_no_padding_pads_with_its_end_of_sequence(tmp_path, eos, pad):
+def test_a_model_without_a_padding_token_pads_with_its_eos_token(tmp_path, eos, pad):
     folder = build_tiny(tmp_path / "tiny")
     config = json.loads((folder / "config.json").read_text()) | {"eos_token_id": eos, "pad_token_id": None}
     (folder / "config.json").write_text(json.dumps(config))
@@ -173,7 +173,7 @@ def test_bradley_terry_by_hand():
 @given(st.lists(st.tuples(st.floats(-20, 20), st.lists(st.floats(-20, 20), min_size=1, max_size=4)), min_size=1, max_size=5))
 @settings(deadline=None)
 def test_bradley_terry_shares_add_up_to_the_mean_over_rows(rows_):
-    """Groups in one part, or each in its own: the same sum; and the mean of a plain loop."""
+    """Groups in one micro-batch or in one each give the same sum, equal to a plain loop's mean."""
     parts, total = [], 0.0
     for number, (best, others) in enumerate(rows_):
         score = torch.tensor([*others, best], dtype=torch.float64)
@@ -184,7 +184,7 @@ def test_bradley_terry_shares_add_up_to_the_mean_over_rows(rows_):
     assert sum(bradley_terry_loss(*part, len(rows_))[0].item() for part in parts) == pytest.approx(whole)
 
 
-def test_a_dummy_micro_batch_has_a_loss_of_nothing_and_a_gradient_of_zeros(classifier):
+def test_a_dummy_micro_batch_has_zero_loss_and_gradient(classifier):
     model = load_scalar_model(classifier, torch.float32)
     group = Group("a", np.array([5, 6], np.int32), (np.array([7], np.int32),), (1.0,))
     _, (dummy,) = plan_micro_batches(scalar_batch([group]), 2, 100)
@@ -197,7 +197,7 @@ def test_a_dummy_micro_batch_has_a_loss_of_nothing_and_a_gradient_of_zeros(class
 
 @given(st.lists(st.lists(st.integers(0, 9), min_size=1, max_size=6), min_size=1, max_size=5), st.integers(1, 40))
 @settings(deadline=None)
-def test_long_groups_are_divided_and_lose_nothing(lengths, token_budget):
+def test_long_groups_are_split_without_loss(lengths, token_budget):
     prompt = np.arange(1, 8, dtype=np.int32)
     groups = [
         Group(str(g), prompt, tuple(np.full(n, 9, np.int32) for n in own), tuple(float(n % 2) for n in own))
@@ -230,7 +230,7 @@ def build(family: str, **settings) -> torch.nn.Module:
         ("gemma2", {"attn_logit_softcapping": 0.01, "head_dim": 32, "query_pre_attn_scalar": 1, "sliding_window": 4}),
     ],
 )
-def test_windowed_and_capped_attention_is_right(family, settings, packing):
+def test_windowed_and_capped_attention_is_correct(family, settings, packing):
     prompts, texts = rows()
     reference = build(family, **settings).eval()
     with torch.no_grad():
@@ -240,13 +240,13 @@ def test_windowed_and_capped_attention_is_right(family, settings, packing):
     assert found.tolist() == pytest.approx(expected, abs=2e-5)
 
 
-def test_a_model_without_such_a_head_is_refused():
+def test_a_model_without_a_linear_head_is_refused():
     config = AutoConfig.for_model("bert", hidden_size=32, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2, num_labels=1)
     with pytest.raises(ValueError, match="BertForSequenceClassification: expected a causal model with a linear head"):
         ScalarModel(AutoModelForSequenceClassification.from_config(config))
 
 
-def test_packed_and_plain_are_not_mixed_up(classifier):
+def test_packed_models_refuse_plain_micro_batches(classifier):
     batch = scalar_batch([Group("a", np.array([5, 6], np.int32), (np.array([7], np.int32),), (1.0,))])
     ((plain,),) = plan_micro_batches(batch, 1, 100, packing=False)
     with pytest.raises(ValueError, match="packing=True was given a plain micro-batch"):

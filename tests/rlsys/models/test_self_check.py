@@ -1,4 +1,4 @@
-"""The check at load: it passes what is right in every precision, and stops what is not, naming the setting that works."""
+"""The self-check passes correct models in every precision, and refuses incorrect ones, naming a setting that works."""
 
 from __future__ import annotations
 
@@ -91,22 +91,22 @@ WRONG: dict[str, tuple[str, Callable[[pytest.MonkeyPatch], None], str]] = {
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("kind", WRONG)
-def test_what_is_wrong_is_stopped(kind: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
-    name, spoil, advice = WRONG[kind]
+def test_mistakes_are_refused(kind: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    name, break_it, advice = WRONG[kind]
     model = zoo(name, **({"attention_dropout": 0.0} if kind == "dropout" else {})).to(dtype)
-    spoil(monkeypatch)
+    break_it(monkeypatch)
     with pytest.raises(ModelError, match=f"{type(model).__name__} with learner.packing=true.*differ.*{advice}"):
         checked_policy(model, temperature=0.8)
 
 
-def test_rows_that_are_too_long_for_the_models_positions_are_refused() -> None:
+def test_rows_beyond_the_models_position_limit_are_refused() -> None:
     assert checked_policy(zoo("Phi-3, longrope"), longest=32)[1].passed
     with pytest.raises(ModelError, match="rows of 33 tokens.*up to 32.*prompt.max_tokens"):
         checked_policy(zoo("Phi-3, longrope"), longest=33)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_the_scalar_model_is_checked_likewise(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_scalar_model_is_checked_in_the_same_way(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
     def model() -> PreTrainedModel:
         sizes = {"vocab_size": 211, "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 4}
         config = AutoConfig.for_model("mistral", **sizes, num_key_value_heads=2, sliding_window=4, num_labels=1, pad_token_id=0)
@@ -119,7 +119,7 @@ def test_the_scalar_model_is_checked_likewise(dtype: torch.dtype, monkeypatch: p
         checked_scalar_model(model())
 
 
-def test_a_model_that_computes_no_text_is_refused_in_words(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_model_that_cannot_run_text_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     model = zoo("Llama 2")
     with monkeypatch.context() as patch:
         patch.setattr(type(model), "forward", lambda *_, **__: (_ for _ in ()).throw(AssertionError("give it an image")))
@@ -130,15 +130,15 @@ def test_a_model_that_computes_no_text_is_refused_in_words(monkeypatch: pytest.M
         checked_policy(model)
 
 
-def test_rows_of_which_attention_picks_tokens_are_refused() -> None:
-    """Which ones it picks depends on how wide the padded row is; a short row passes either way."""
+def test_rows_beyond_an_attention_selection_are_refused() -> None:
+    """The selected tokens depend on the padded width; short rows pass either way."""
     model = zoo("Doge", keep_window_size=24)
     assert checked_policy(model, packing=False, longest=24)[1].passed
     with pytest.raises(ModelError, match=r"rows of 25 tokens; its attention .*\(keep_window_size\) .* up to 24. .* at most.$"):
         checked_policy(model, packing=False, longest=25)
 
 
-def test_a_model_that_pools_tokens_is_tried_on_rows_that_it_pools() -> None:
+def test_a_model_that_pools_tokens_is_checked_on_rows_long_enough() -> None:
     model = build(Family("DeepSeek-V4", "deepseek_v4", {"layer_types": ["sliding_attention", "heavily_compressed_attention"]}))
     with pytest.raises(ModelError, match="cannot compute|queries.*Set learner.packing=false, which passes the same check"):
         checked_policy(model)

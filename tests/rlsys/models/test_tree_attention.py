@@ -64,7 +64,7 @@ def inputs(with_sinks: bool) -> list[Tensor]:
 
 @pytest.mark.parametrize("rule", RULES)
 @pytest.mark.parametrize(("cap", "with_sinks"), [(None, False), (0.7, False), (None, True), (0.7, True)])
-def test_values_and_gradients_equal_those_written_out(
+def test_values_and_gradients_equal_the_explicit_softmax(
     rule: str, cap: float | None, with_sinks: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(rlsys.models.tree_layout, "MAX_NODE", 4)
@@ -102,6 +102,6 @@ def test_keys_far_outside_a_window_are_not_gathered() -> None:
     assert [block.shape[-1] for block in rows] == [0, 2]
 
 
-def test_attention_to_later_tokens_is_refused() -> None:
+def test_noncausal_rules_are_refused() -> None:
     with pytest.raises(ValueError, match="not causal"):
         TreeMask(build_layout(NODES), lambda batch, head, i, j: (j - i) < 2).rows(4, 2, torch.float64)

@@ -1,4 +1,4 @@
-"""Models are computed right, or refused: measured on the zoo, and docs/models.md is that measurement."""
+"""Every family of the zoo is computed correctly or refused, and docs/models.md lists the results."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ PACKED = (
     *("DeepSeek-V3", "GLM-4", "OLMo 2", "OLMoE", "SmolLM 2", "SmolLM 3", "Granite", "Cohere 2", "GPT-NeoX"),
     *("GPT-OSS", "Seed-OSS"),
 )
-"""What most people train."""
+"""The most common families."""
 PLAIN = ("Falcon 7B", "Falcon 40B")
-"""The same, whose attention takes no function of ours."""
+"""Common families whose attention cannot be replaced."""
 
 
 @pytest.fixture(autouse=True)
 def one_thread() -> Iterator[None]:
-    """Models of 64 channels gain nothing by a second one."""
+    """Models of 64 channels gain nothing from a second thread."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -35,7 +35,7 @@ def one_thread() -> Iterator[None]:
 
 
 @pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)
-def test_a_family_is_right_or_refused_and_the_documents_say_which(family: Family) -> None:
+def test_a_family_is_correct_or_refused_as_documented(family: Family) -> None:
     one = measure(family)
     assert one.verdict not in ("WRONG", "CRASH"), one.as_dict()
     assert one.verdict == doctor_models.verdicts(DOCS)[family.name]
@@ -47,15 +47,15 @@ def test_a_family_is_right_or_refused_and_the_documents_say_which(family: Family
         assert "learner.packing=false" in one.packed.refused
 
 
-def test_the_zoo_has_what_most_people_train_and_the_documents_name_all_of_it() -> None:
+def test_the_zoo_has_the_common_families_and_the_docs_list_all() -> None:
     names = [family.name for family in FAMILIES]
     assert list(doctor_models.verdicts(DOCS)) == names and set(PACKED + PLAIN) <= set(names)
     assert len({family.model_type for family in FAMILIES}) >= 45
 
 
 @pytest.mark.parametrize("name", ["Llama 2", "Qwen2", "GPT-OSS", "Cohere 2"])
-def test_the_reference_would_see_a_mistake(name: str) -> None:
-    """Of a tenth in one norm's weight, one bias or the sinks: the smallest parts of a model."""
+def test_the_reference_detects_a_small_mistake(name: str) -> None:
+    """A change of 0.1 in one norm's weight, one bias or the sinks, the smallest parts of a model."""
     model = build(next(family for family in FAMILIES if family.name == name))
     wanted, _ = reference(model, rows())
     for part, parameter in model.named_parameters():
