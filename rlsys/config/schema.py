@@ -269,7 +269,7 @@ class ScalarRm(Section):
     """Approximate maximum number of texts (bce) or preference rows (bt) to train on. null: all, which is not possible with generated tasks.
     """
     parse_failures: bool = False
-    """bce: also train on samples that failed to parse, labelled incorrect. They have no vote, so their meta reward is never needed."""
+    """bce: also train on parse failures, labelled incorrect. They have no vote, so their meta reward is never needed."""
     mixed_rows: bool = False
     """bce: train only on rows with both correct and incorrect critiques. The other rows teach which rows are easy, which raises the AUC but
     does not help a guided vote."""

@@ -98,7 +98,7 @@ def read_critiques(
 ) -> tuple[list[Group], dict[str, int]]:
     """Read judged critiques, grouped by the prompt that they were sampled for; label 1 if the critique is correct (Eq. 10).
 
-    Hinted samples are skipped, as their prompt contained the answer. So are samples that did not parse, unless `parse_failures`: they have
+    Hinted samples are skipped, as their prompt contained the answer. So are parse failures, unless `parse_failures`: they have
     no vote, so their meta reward is never needed. Tokens stay in memory, 4 bytes each, a prompt's once.
 
     Args:

@@ -1,7 +1,7 @@
 """Diagnostics beyond accuracy: position bias, length bias, parse failures and tokens. Pure functions over the samples of judged rows.
 
 A row is a list of samples, each a mapping as written by `rlsys judge`: order (order[p]: index of the response shown at position p), scores
-(by position, None if the text did not parse), failure, tokens. Bias is measured on parsed samples of at least two responses. Responses
+(by position, None after a parse failure), failure, tokens. Bias is measured on parsed samples of at least two responses. Responses
 that tie for the highest score share the win. Fractions are None if there is nothing to average.
 """
 

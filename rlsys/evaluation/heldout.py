@@ -63,7 +63,7 @@ def describe(stage: str, result: Summary) -> str:
 
 
 def _cut_off(table: pa.Table) -> int:
-    """Count samples that did not parse and ended at the token limit."""
+    """Count parse failures that ended at the token limit."""
     if "finish_reason" not in table.column_names:
         return 0
     ended = zip(table["parse_failure"].to_pylist(), table["finish_reason"].to_pylist(), strict=True)

@@ -131,7 +131,7 @@ def abstain(samples: Samples, options: Options) -> Outcome:
 def synthesis(samples: Samples, options: Options) -> Floats:
     """Return the scores of the last sample, which was generated with the others in its prompt and replaces their vote.
 
-    If the last sample did not parse, the result is a parse failure, whatever the others scored.
+    If the last sample is a parse failure, so is the result, whatever the others scored.
     """
     return samples.scores[..., -1, :]
 

@@ -1,4 +1,4 @@
-"""Sample critiques of each source: correct, wrong and unparsed ones."""
+"""Sample critiques of each source: correct ones, wrong ones and parse failures."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def section(runs: Sequence[TrainingRun], evaluations: Sequence[Evaluation]) -> S
 
 
 def choose(critiques: Sequence[tuple[str | None, Critique]]) -> list[Critique]:
-    """Choose from (family, critique) pairs: RIGHT correct, WRONG wrong and FAILED unparsed ones, spread over families."""
+    """Choose from (family, critique) pairs: RIGHT correct, WRONG wrong and FAILED parse failures, spread over families."""
     failed = [one for one in critiques if one[1].scores is None]
     right = [one for one in critiques if one[1].scores is not None and one[1].correct]
     wrong = [one for one in critiques if one[1].scores is not None and not one[1].correct]
