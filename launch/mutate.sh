@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Mutation testing: changes pure modules one operator or number at a time, and counts how many changes their own fast tests find.
-# Works in a copy, one process, each module for at most SECONDS_EACH (600): mutants are tried in random order, so what was tried is a sample.
+# Mutation testing: mutates one operator or number of a pure module at a time, and counts the mutants that its fast tests detect.
+# Runs in a copy, in one process, at most SECONDS_EACH (600) per module; mutants are tried in random order, so those tried are a sample.
 #   bash launch/mutate.sh                                      # all modules below
 #   SECONDS_EACH=120 bash launch/mutate.sh rlsys/algorithms/rejection.py  # one of them
 set -euo pipefail
@@ -19,7 +19,7 @@ tests_of() {
     rlsys/evaluation/statistics.py) echo tests/rlsys/evaluation/test_statistics.py ;;
     rlsys/evaluation/calibration.py) echo tests/rlsys/evaluation/test_calibration.py ;;
     rlsys/models/packing.py) echo tests/rlsys/models/test_packing.py ;;
-    *) echo "$1: no fast tests are named for it in launch/mutate.sh" >&2; return 1 ;;
+    *) echo "$1: no fast tests are listed for it in launch/mutate.sh" >&2; return 1 ;;
   esac
 }
 all=(rlsys/rewards/{extraction,rules,thoughts}.py rlsys/algorithms/grpo.py rlsys/algorithms/rejection.py rlsys/judging/voting/{adaptive,samples,strategies,strategy,table,verdict}.py
@@ -29,7 +29,7 @@ all=(rlsys/rewards/{extraction,rules,thoughts}.py rlsys/algorithms/grpo.py rlsys
 python=$PWD/.venv/bin/python
 aside=$(mktemp -d)
 trap 'rm -rf "$aside"' EXIT
-"$python" -m venv "$aside/tool"  # not among the pinned packages: nothing of the project needs it
+"$python" -m venv "$aside/tool"  # a separate environment: not a dependency of the project
 "$aside/tool/bin/pip" install --quiet cosmic-ray==8.7.0
 mkdir "$aside/copy"
 git ls-files -z | xargs -0 tar -cf - | tar -xf - -C "$aside/copy"
@@ -39,7 +39,7 @@ export PYTHONPATH=$PWD OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE=1
 for module in "$@"; do
   tests=$(tests_of "$module")
   command="$python -m pytest -q -x -p no:cacheprovider --hypothesis-profile=mutation $tests"
-  $command > "$aside/log" 2>&1 || { tail -20 "$aside/log"; echo "$module: its tests fail without any change."; exit 1; }
+  $command > "$aside/log" 2>&1 || { tail -20 "$aside/log"; echo "$module: its tests fail without mutations."; exit 1; }
   cat > "$aside/config.toml" <<END
 [cosmic-ray]
 module-path = "$module"
@@ -52,7 +52,7 @@ END
   session=$aside/$(basename "$module").sqlite
   "$aside/tool/bin/cosmic-ray" init "$aside/config.toml" "$session"
   cp "$module" "$aside/original.py"
-  # Annotations are never evaluated, so no test could tell that one was changed.
+  # Annotations are never evaluated, so no test could detect their mutation.
   "$python" - "$module" "$session" <<'END'
 import ast, sqlite3, sys
 spans = []
@@ -68,7 +68,7 @@ with sqlite3.connect(sys.argv[2]) as db:
             db.execute("delete from work_items where job_id = ?", (job,))
 END
   timeout "${SECONDS_EACH:-600}" "$aside/tool/bin/cosmic-ray" exec "$aside/config.toml" "$session" || true
-  cp "$aside/original.py" "$module"  # a mutant may be left where the time was up
+  cp "$aside/original.py" "$module"  # the time limit may leave a mutant in place
   "$python" - "$module" "$session" <<'END'
 import sqlite3, sys
 db = sqlite3.connect(sys.argv[2])
@@ -76,6 +76,6 @@ counts = dict(db.execute("select test_outcome, count(*) from work_results where 
 whole, tried = db.execute("select count(*) from work_items").fetchone()[0], sum(counts.values())
 for (diff,) in db.execute("select diff from work_results where test_outcome = 'SURVIVED'"):
     print("\n".join(line for line in diff.splitlines() if line[:1] in "+-@" and line[:3] not in ("+++", "---")))
-print(f"{sys.argv[1]}: {counts.get('KILLED', 0)} of {tried} mutants found, of {whole} in all")
+print(f"{sys.argv[1]}: {counts.get('KILLED', 0)} of {tried} mutants detected; {whole} in total")
 END
 done

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Set-up, then the tests that launch/test.sh leaves out, as they are long and repeat what others test. Arguments go to pytest.
+# Set-up, then the long tests that launch/test.sh skips because other tests cover the same code. Arguments are passed to pytest.
 set -euo pipefail
 bash "$(dirname "$0")/setup.sh"
 cd "$(dirname "$0")/.."

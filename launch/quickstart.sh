@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Set-up, then the main job with its default settings on a real model, votes of the model that it trained, and a page that shows it all.
-# Arguments replace settings: bash launch/quickstart.sh rl.steps=5
+# Set-up, the main job with default settings on a real model, an evaluation of votes with the trained model, and a results page.
+# Arguments override settings: bash launch/quickstart.sh rl.steps=5
 set -euo pipefail
 bash "$(dirname "$0")/setup.sh"
 cd "$(dirname "$0")/.."
@@ -11,7 +11,7 @@ for setting in "$@"; do
 done
 .venv/bin/rlsys train launch/configs/quickstart.yaml "$@"
 
-# More samples for each row: held-out rows of the same kind, judged up to eight times.
+# Votes: held-out rows of the same families, judged up to eight times each.
 families=(pick_word include_word avoid_word last_word copy letter_case wrapping kind first_letter opposite plural number_words)
 .venv/bin/rlsys data generate --split heldout --seed 1 --count 128 --responses 2 --responses 4 "${families[@]/#/--family=}" \
     --output "$run/vote-rows.jsonl"

@@ -4,9 +4,9 @@
 #   ray start --head
 #   ray job submit --working-dir . -- rlsys train launch/configs/quickstart.yaml
 #
-# It puts .venv/bin on PATH (a job runs with the PATH of the cluster's processes, and must find `rlsys` there), lets only
-# holders of the cluster's token in, and sends no usage statistics. The token is made once, in ~/.ray/auth_token or in
-# $RAY_AUTH_TOKEN_PATH; for further machines copy that file.
+# It adds .venv/bin to PATH (a job must find `rlsys` on the PATH of the cluster's processes), enables token authentication,
+# and disables usage statistics. The token is created once, in ~/.ray/auth_token or $RAY_AUTH_TOKEN_PATH; copy that file to
+# the other machines.
 _rlsys_root="$(cd "$(dirname "${BASH_SOURCE[0]:-$0}")/.." && pwd)"
 case ":$PATH:" in
     *":$_rlsys_root/.venv/bin:"*) ;;
@@ -15,7 +15,7 @@ esac
 export RAY_AUTH_MODE=token RAY_USAGE_STATS_ENABLED=0
 _rlsys_token="${RAY_AUTH_TOKEN_PATH:-$HOME/.ray/auth_token}"
 if [ -z "${RAY_AUTH_TOKEN:-}" ] && [ ! -s "$_rlsys_token" ]; then
-    # As `ray get-auth-token --generate` does, which knows only the default place.
+    # Like `ray get-auth-token --generate`, which supports only the default path.
     mkdir -p "$(dirname "$_rlsys_token")"
     (umask 077 && python -c 'import secrets; print(secrets.token_hex(32), end="")' > "$_rlsys_token")
 fi

@@ -1,14 +1,14 @@
 #!/usr/bin/env bash
-# Makes .venv in the repository's root with pinned versions of everything, tests included.
+# Creates .venv in the repository root with pinned versions of all dependencies, including those of the tests.
 #
 #   bash launch/setup.sh
 #
-# Needs Python 3.11 to 3.13 with pip, and a C compiler. Does nothing (well under a second) when nothing changed. Safe to
-# interrupt and to run twice at once: .venv counts as finished only once its stamp is written, and one without is made anew.
+# Needs Python 3.11 to 3.13 with pip, and a C compiler. Does nothing (in well under a second) if nothing changed. Safe to
+# interrupt and to run concurrently: .venv is complete only once its stamp is written, and is recreated otherwise.
 #
 #   RLSYS_PYTHON=/path/to/python   which Python to use (default: the first suitable one on PATH)
 #   RLSYS_DEVICE=cpu|gpu           which set to install (default: gpu where nvidia-smi works, otherwise cpu)
-#   PIP_FIND_LINKS=FOLDER          where wheels lie that no index has, as for pip
+#   PIP_FIND_LINKS=FOLDER          folder of wheels that are on no index, as for pip
 set -euo pipefail
 cd "$(dirname "$0")/.."
 UV_VERSION=0.13.8
@@ -25,56 +25,56 @@ case "$device" in
 esac
 requirements="launch/requirements-$device.txt"
 
-# One set-up at a time: a second one waits here and then finds nothing to do.
+# One set-up at a time: a second one waits here, then has nothing to do.
 exec 9< launch
 if command -v flock > /dev/null; then
-    flock --nonblock 9 || { say "another set-up of this folder is at work; waiting for it."; flock 9; }
+    flock --nonblock 9 || { say "another set-up of this folder is running; waiting for it."; flock 9; }
 fi
 
-# What .venv was made from. A virtual environment holds its own path, so that a moved folder is made anew, too.
+# What .venv was created from. Virtual environments contain their own path, so a moved one is recreated too.
 place="$PWD $device"
 hash="$(cat "$requirements" launch/overrides*.txt launch/setup.sh pyproject.toml | cksum)"
 if [ -f "$STAMP" ] && [ "$(sed -n 1p "$STAMP")" = "$place" ] && .venv/bin/python -c "" 2> /dev/null; then
     [ "$(sed -n 2p "$STAMP")" = "$hash" ] && exit 0
-    say "the pinned versions changed; bringing .venv up to date."
+    say "the pinned versions changed; updating .venv."
     rm -f "$STAMP"
 else
     if [ -e .venv ]; then
-        [ -z "$(ls -A .venv)" ] || [ -f .venv/pyvenv.cfg ] || fail ".venv is there but is no virtual environment; move it away."
-        say "an unfinished or moved .venv is there; making it anew."
+        [ -z "$(ls -A .venv)" ] || [ -f .venv/pyvenv.cfg ] || fail ".venv exists but is not a virtual environment; move it away."
+        say ".venv is incomplete or was moved; recreating it."
         rm -rf .venv
     fi
     python=""
     names=(python3 python3.11 python3.12 python3.13 python)
     [ -z "${RLSYS_PYTHON:-}" ] || names=("$RLSYS_PYTHON")
     for name in "${names[@]}"; do
-        # Asked by running it: a name on PATH may be a shim for a version that is not installed.
+        # Run it, as a name on PATH may be a shim for a version that is not installed.
         if "$name" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))' 2> /dev/null; then
             python="$name"
             break
         fi
     done
-    [ -n "$python" ] || fail "no Python 3.11, 3.12 or 3.13 found (looked for: ${names[*]}). Install one, or name it: RLSYS_PYTHON=/path/to/python."
+    [ -n "$python" ] || fail "no Python 3.11, 3.12 or 3.13 found (looked for: ${names[*]}). Install one, or set RLSYS_PYTHON=/path/to/python."
     "$python" -c "import venv, ensurepip" 2> /dev/null \
-        || fail "$python cannot make virtual environments (no venv or ensurepip); on Debian and Ubuntu: apt install python3-venv."
-    say "making .venv with $("$python" --version)."
+        || fail "$python cannot create virtual environments (no venv or ensurepip); on Debian and Ubuntu: apt install python3-venv."
+    say "creating .venv with $("$python" --version)."
     "$python" -m venv .venv
 fi
 command -v cc > /dev/null || command -v gcc > /dev/null || command -v clang > /dev/null \
-    || say "no C compiler found (cc, gcc, clang); the parts that are compiled on first use will ask for one."
+    || say "no C compiler found (cc, gcc, clang); parts that are compiled on first use need one."
 
 .venv/bin/python -m pip install --quiet --quiet --disable-pip-version-check "uv==$UV_VERSION"
 uv() { VIRTUAL_ENV="$PWD/.venv" .venv/bin/uv "$@"; }
 
-# uv does not read pip's settings: hand over the two that decide where wheels come from.
+# uv ignores pip's settings: pass on the two that determine where wheels come from.
 links="${PIP_FIND_LINKS:-$(.venv/bin/python -m pip config get global.find-links 2> /dev/null || true)}"
 sources=(--overrides launch/overrides.txt)
 for link in $links; do sources+=(--find-links "$link"); done
 [ -z "${PIP_INDEX_URL:-}" ] || export UV_DEFAULT_INDEX="${UV_DEFAULT_INDEX:-$PIP_INDEX_URL}"
 
 if [ "$device" = cpu ]; then
-    # The package index has torch for CUDA only. The CPU build lies in a folder of wheels, or on PyTorch's own index,
-    # whose address uv knows.
+    # The package index has torch for CUDA only. The CPU build is in a folder of wheels, or on PyTorch's own index,
+    # which uv knows.
     tag="$(.venv/bin/python -c 'import sys; print("cp%d%d" % sys.version_info[:2])')"
     version="$(sed -n 's/^torch==\([^ ;]*\).*/\1/p' "$requirements")"
     at_hand=no
@@ -84,8 +84,8 @@ if [ "$device" = cpu ]; then
     [ "$at_hand" = yes ] || sources+=(--torch-backend cpu)
     sources+=(--overrides launch/overrides-cpu.txt)
 fi
-say "installing the packages of $requirements; a first time takes some minutes."
-# Compiled now: where PYTHONDONTWRITEBYTECODE is set, every process would otherwise compile what it imports.
+say "installing the packages of $requirements; the first time takes a few minutes."
+# Compile bytecode now: with PYTHONDONTWRITEBYTECODE set, every process would otherwise compile its imports.
 uv pip install --quiet --compile-bytecode "${sources[@]}" --requirements "$requirements"
 uv pip install --quiet --no-deps --no-build-isolation --editable .
 printf '%s\n%s\n' "$place" "$hash" > "$STAMP.partial"

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Set-up, then the tests, but for those that launch/nightly.sh runs. Arguments go to one pytest: bash launch/test.sh tests/rlsys -k scores
-# Without any, what starts no engine is tested in several processes; then the rest in one, whose engines and learners take all cores.
+# Set-up, then all tests except those of launch/nightly.sh. Arguments are passed to pytest: bash launch/test.sh tests/rlsys -k scores
+# Without arguments, tests without engines run in several processes, then the others in one, whose engines and learners use all cores.
 set -euo pipefail
 bash "$(dirname "$0")/setup.sh"
 cd "$(dirname "$0")/.."

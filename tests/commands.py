@@ -1,4 +1,4 @@
-"""Commands, run as a person would: in a process of their own, from the root of the checkout, or in this one where only words matter."""
+"""Runs `rlsys` commands: in a subprocess from the root of the checkout, or in this process where only the output matters."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ WIDTH = "120"
 def run_rlsys(
     *arguments: object, cwd: Path = ROOT, timeout_s: float = 600, environment: dict[str, str] | None = None
 ) -> subprocess.CompletedProcess[str]:
-    """How `rlsys ARGUMENTS` ended, and what it printed."""
+    """Run `rlsys ARGUMENTS` in a subprocess; return its exit status and output."""
     env = _environment() | (environment or {})
     return subprocess.run(_command(arguments), cwd=cwd, env=env, capture_output=True, text=True, timeout=timeout_s)
 
 
 def rlsys_here(*arguments: object) -> subprocess.CompletedProcess[str]:
-    """As `run_rlsys`, in this process: starting Python takes longer than most of what commands refuse. Not for --json, which turns
-    file descriptors round.
+    """Like `run_rlsys`, but in this process, as starting Python takes longer than most errors. Not for --json, which redirects file
+    descriptors.
     """
     from launch.cli import main
 
@@ -42,12 +42,12 @@ def rlsys_here(*arguments: object) -> subprocess.CompletedProcess[str]:
 
 
 def rlsys(*arguments: object) -> subprocess.CompletedProcess[str]:
-    """The quicker of the two that will do."""
+    """Run a command in this process, or in a subprocess with --json."""
     return (run_rlsys if "--json" in arguments else rlsys_here)(*arguments)
 
 
 def kill_rlsys_when(there: Callable[[], bool], log: Path, *arguments: object) -> None:
-    """Start `rlsys ARGUMENTS`, its words going to `log`, and kill it and its children as soon as `there()` is true."""
+    """Start `rlsys ARGUMENTS` with its output in `log`, and kill it and its children as soon as `there()` is true."""
     with log.open("w") as output:
         process = subprocess.Popen(_command(arguments), stdout=output, stderr=output, cwd=ROOT, env=_environment(), start_new_session=True)
         deadline = time.monotonic() + 1200
@@ -64,5 +64,5 @@ def _command(arguments: tuple[object, ...]) -> list[str]:
 
 
 def _environment() -> dict[str, str]:
-    """Ours, without a cluster that this machine may be part of."""
+    """Return the environment, without the address of a running cluster."""
     return {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"} | {"COLUMNS": WIDTH, "PYTHONPATH": str(ROOT)}

@@ -1,4 +1,4 @@
-"""What many tests share: one Ray, one tiny model."""
+"""Fixtures shared by many tests: a Ray session and a tiny model."""
 
 from __future__ import annotations
 
@@ -7,29 +7,29 @@ import os
 import pytest
 from hypothesis import HealthCheck, Phase, settings
 
-# Before Ray starts: nothing is reported home, and actors find the same setting.
+# Before Ray starts, so that its actors inherit the setting: no usage statistics.
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 
-# Before torch is imported: where several processes share the cores, each computes with one.
+# Before torch is imported: with several test processes, each computes with one thread.
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ["OMP_NUM_THREADS"] = "1"
 
-# No test fails for being slow on a busy machine.
+# No deadlines: the machine may be busy.
 settings.register_profile("rlsys", deadline=None, suppress_health_check=[HealthCheck.too_slow])
-# For launch/mutate.sh, which only asks whether a test fails.
+# For launch/mutate.sh, which only needs to know whether a test fails.
 settings.register_profile("mutation", settings.get_profile("rlsys"), phases=[Phase.explicit, Phase.reuse, Phase.generate])
 settings.load_profile("rlsys")
 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers() -> int:
-    """`--numprocesses auto`: one for each core that this process may use, at most four."""
+    """Resolve `--numprocesses auto`: one per usable core, at most four."""
     return min(4, len(os.sched_getaffinity(0)))
 
 
 @pytest.fixture(scope="session")
 def ray_session():
-    """A Ray of two cores on this machine, for the whole test session."""
+    """A local Ray with two cores for the whole test session."""
     import ray
 
     ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="warning")
@@ -42,7 +42,7 @@ RATIO = "ratio of "
 
 @pytest.fixture
 def record_ratio(record_property):
-    """`record_ratio(name, value)`: a benchmark's ratio for the end of the session's output. Recorded, never asserted."""
+    """Return `record_ratio(name, value)`, which prints a benchmark's ratio at the end of the session; it is never asserted."""
     return lambda name, value: record_property(RATIO + name, value)
 
 
@@ -57,7 +57,7 @@ def pytest_terminal_summary(terminalreporter):
 
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory):
-    """Folder of a randomly initialised Llama of about a million weights, with tokenizer and chat template."""
+    """Folder of a randomly initialised Llama of about a million parameters, with tokenizer and chat template."""
     from rlsys.models.loading import build_tiny
 
     return build_tiny(tmp_path_factory.mktemp("models") / "tiny-random")

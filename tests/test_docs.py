@@ -1,4 +1,4 @@
-"""The documents say what is there: links, paths, commands, settings, the generated reference, and examples that run."""
+"""The documentation matches the code: links, paths, commands, settings, the generated reference, and runnable examples."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ PATH = re.compile(r"(?<![\w./-])(?:rlsys|actors|launch|tests|docs)/[\w./*-]*[\w*
 SECTIONS = {name: info.annotation for name, info in Config.model_fields.items() if issubclass(info.annotation, Section)}
 KEY = re.compile(rf"(?<![\w./-])((?:{'|'.join(SECTIONS)})(?:\.\w+)+)=")
 NO_KEYS = {"data.account"}
-"""Of report.json, not of a config."""
+"""Keys of report.json, not of a config."""
 SUFFIXES = ("json", "jsonl", "md", "yaml", "zip", "parquet", "html", "py", "png")
 
 RLSYS = typer.main.get_command(app)
@@ -33,18 +33,18 @@ each_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 
 
 def prose(page: Path) -> str:
-    """The page without its code blocks."""
+    """Return the page without its code blocks."""
     return FENCE.sub("", page.read_text())
 
 
 def code(page: Path) -> list[str]:
-    """Lines of the page's code blocks, continued ones put together, and its code spans, those in tables included."""
+    """Return the lines of the page's code blocks, with continued lines joined, and its code spans, including those in tables."""
     blocks = [body for _, body in FENCE.findall(page.read_text())]
     return [line.strip() for body in blocks for line in body.replace("\\\n", " ").splitlines()] + SPAN.findall(prose(page))
 
 
 def anchors(page: Path) -> set[str]:
-    """What GitHub calls the page's headings."""
+    """Return GitHub's anchors of the page's headings."""
     headings = re.findall(r"^#+ (.+)$", prose(page), re.M)
     return {re.sub(r"[^\w\- ]", "", re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", heading).lower()).replace(" ", "-") for heading in headings}
 
@@ -80,7 +80,7 @@ def test_modules_exist(page: Path) -> None:
 
 
 def commands(page: Path) -> Iterator[list[str]]:
-    """The words of every `rlsys ...` on the page, without comments."""
+    """Yield the words of every `rlsys ...` command on the page, without comments."""
     for text in code(page):
         for start in re.findall(r"(?:^|(?<=-- )|(?<=\.venv/bin/))rlsys [^`]*", text):
             try:
@@ -106,7 +106,7 @@ def test_commands_are_there(page: Path) -> None:
 
 
 def is_key(dotted: str) -> bool:
-    """Whether a run has this setting; what stands inside of lists and mappings is anything."""
+    """Return whether a run has this setting; keys inside lists and mappings are not checked."""
     section: type = Config
     for part in dotted.split("."):
         if not (isinstance(section, type) and issubclass(section, Section)):

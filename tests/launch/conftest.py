@@ -1,4 +1,4 @@
-"""What the tests of the commands share: a tiny trained run, and commands run as a person would."""
+"""Fixtures of the command tests: a tiny trained run, and benchmarks run as commands."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from rlsys.models.loading import build_tiny
 
 @pytest.fixture(scope="session")
 def tiny() -> Callable[..., Config]:
-    """`tiny(run_dir, model, "rl.steps=2", ...)` -> launch/configs/tiny.yaml, made smaller."""
+    """Return `tiny(run_dir, model, "rl.steps=2", ...)`, which loads a smaller launch/configs/tiny.yaml."""
     small = ["run.actor_timeout_s=1200", "data.heldout_rows=6", "data.responses=[1, 2]", "rl.prompts_per_step=2", "weights.verify=true"]
 
     def config(run_dir: Path, model: Path | str, *overrides: str) -> Config:
@@ -32,14 +32,14 @@ def tiny() -> Callable[..., Config]:
 
 @pytest.fixture(scope="session")
 def quiet() -> Iterator[Console]:
-    """A console whose words go nowhere."""
+    """A console without output."""
     with open(os.devnull, "w") as nowhere:
         yield Console(file=nowhere, force_terminal=False)
 
 
 @pytest.fixture(scope="session")
 def straight_run(ray_session, tiny, quiet, tiny_model, tmp_path_factory) -> tuple[Config, dict[str, Any]]:
-    """A run of a tiny model, cold start and three RL steps in one go: its config, and what `train` returned."""
+    """An uninterrupted run of a tiny model, cold start and three RL steps: its config, and the result of `train`."""
     from actors.loops.rl import train
 
     config = tiny(tmp_path_factory.mktemp("straight") / "run", tiny_model, "checkpoint.every=1")
@@ -53,19 +53,19 @@ def tiny_bench_model(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="session")
 def run_bench() -> Callable[..., subprocess.CompletedProcess[str]]:
-    """`run_bench("step", "--prompts", 2, ...)` -> how `rlsys bench step --prompts 2 ...` ended, and what it printed."""
+    """Return `run_bench("step", "--prompts", 2, ...)`, which runs `rlsys bench step --prompts 2 ...`."""
     return partial(run_rlsys, "bench", timeout_s=1800)
 
 
 @pytest.fixture(scope="session")
 def all_cores() -> tuple[object, ...]:
-    """`--cores` of the benchmarks that start engines and learners, as most of their time is the start: as many as there are."""
+    """`--cores` with all cores, for benchmarks that spend most of their time starting engines and learners."""
     return "--cores", len(os.sched_getaffinity(0))
 
 
 @pytest.fixture(scope="session")
 def bench(run_bench) -> Callable[..., dict[str, Any]]:
-    """`bench("step", "--prompts", 2, ...)` -> the JSON document that `rlsys bench step --prompts 2 ... --json` prints."""
+    """Return `bench("step", "--prompts", 2, ...)`, which returns the JSON document of `rlsys bench step --prompts 2 ... --json`."""
 
     def document(*arguments: object) -> dict[str, Any]:
         result = run_bench(*arguments, "--json")

@@ -1,4 +1,4 @@
-"""`rlsys ladder` on real parts: every rung stands, its figures are those of its rows, and a second start makes nothing again."""
+"""`rlsys ladder` end to end: every rung is present, its figures match its rows, and a second start repeats nothing."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ def settings(straight_run, tmp_path_factory) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def climbed(settings) -> Path:
+def finished_ladder(settings) -> Path:
     ladder(CONFIG, settings)
     return Path(settings[0].removeprefix("run.dir="))
 
 
-def test_every_rung_stands_with_an_interval_and_what_it_adds(climbed):
-    document = json.loads((climbed / "ladder.json").read_text())
+def test_every_rung_has_an_interval_and_a_difference(finished_ladder):
+    document = json.loads((finished_ladder / "ladder.json").read_text())
     names = [rung["name"] for rung in document["rungs"]]
     votes = ["vote@1", "vote@2", "vote@4", "meta@2", "meta@4"]
     assert names == ["base", "base@1", "rft", "rft@1", "rl", *votes, "bt", "rft-without-principles"]
@@ -38,29 +38,29 @@ def test_every_rung_stands_with_an_interval_and_what_it_adds(climbed):
         assert 0 <= rung["value"] <= 1 and rung["ci95"] is None, "twelve rows are too few for a mean"
         assert (rung["minus_previous"] is None) == (rung["name"] in ("base", "base@1"))
     # The same samples, scored by the benchmark's own rule, which breaks ties at random where they are shared out here.
-    evaluated = json.loads((climbed / "eval-rl" / "eval.json").read_text())["benchmarks"]["format:rlsys"]
+    evaluated = json.loads((finished_ladder / "eval-rl" / "eval.json").read_text())["benchmarks"]["format:rlsys"]
     by_name = {rung["name"]: rung["value"] for rung in document["rungs"]}
     for k in (1, 2, 4):
         assert by_name[f"vote@{k}"] == pytest.approx(evaluated["strategies"]["vote"][str(k)]["overall"]["value"], abs=0.1)
     assert max(by_name[name] for name in names if name != "bt") > 0
-    asked = pq.read_table(climbed / "rft-without-principles" / "trajectories" / "rft_round_1.parquet")["prompt"].to_pylist()
+    asked = pq.read_table(finished_ladder / "rft-without-principles" / "trajectories" / "rft_round_1.parquet")["prompt"].to_pylist()
     assert not any("Criteria" in prompt for prompt in asked)
-    page = (climbed / "page.html").read_text()
+    page = (finished_ladder / "page.html").read_text()
     assert "vote@4" in page and "Bradley-Terry" in page
 
 
-def test_the_test_rows_are_none_that_a_stage_has_seen(climbed):
-    tested = {json.loads(line)["id"] for line in (climbed / "test.jsonl").read_text().splitlines()}
+def test_no_stage_has_seen_the_test_rows(finished_ladder):
+    tested = {json.loads(line)["id"] for line in (finished_ladder / "test.jsonl").read_text().splitlines()}
     seen = set()
-    for table in climbed.glob("*/trajectories/*.parquet"):
+    for table in finished_ladder.glob("*/trajectories/*.parquet"):
         seen |= set(pq.read_table(table, columns=["prompt_id"])["prompt_id"].to_pylist())
     assert len(tested) == 12 and seen and not tested & seen
 
 
-def test_a_second_start_makes_nothing_again(climbed, settings):
-    before = {path: path.stat().st_mtime_ns for path in climbed.rglob("model.safetensors")}
-    document = (climbed / "ladder.json").read_text()
+def test_second_start_repeats_nothing(finished_ladder, settings):
+    before = {path: path.stat().st_mtime_ns for path in finished_ladder.rglob("model.safetensors")}
+    document = (finished_ladder / "ladder.json").read_text()
     ended = run_rlsys("ladder", CONFIG, *settings)
     assert ended.returncode == 0, ended.stderr[-3000:]
-    assert {path: path.stat().st_mtime_ns for path in climbed.rglob("model.safetensors")} == before
-    assert (climbed / "ladder.json").read_text() == document
+    assert {path: path.stat().st_mtime_ns for path in finished_ladder.rglob("model.safetensors")} == before
+    assert (finished_ladder / "ladder.json").read_text() == document

@@ -1,4 +1,4 @@
-"""launch/setup.sh: what it refuses, what it leaves alone, what it makes anew; and the pins that it installs.
+"""launch/setup.sh: what it rejects, keeps and recreates; and the pins that it installs.
 
 A whole installation is not repeated here: these tests run out of one.
 """
@@ -59,11 +59,11 @@ def test_changed_pins_are_brought_up_to_date_in_place(clone: Path) -> None:
         file.write("one-more==1.0\n")
     result = setup(clone)
     assert result.returncode != 0 and "pinned versions changed" in result.stderr
-    assert (clone / ".venv" / "mark").exists() and not stamp.exists()  # interrupted here: the next one starts anew
+    assert (clone / ".venv" / "mark").exists() and not stamp.exists()  # interrupted here: the next one starts over
 
 
 @pytest.mark.parametrize("damage", ["no stamp", "moved", "no python", "other device"])
-def test_an_unfinished_or_moved_environment_is_made_anew(clone: Path, damage: str) -> None:
+def test_an_unfinished_or_moved_environment_is_recreated(clone: Path, damage: str) -> None:
     stamp = finish(clone)
     settings = {}
     if damage == "no stamp":
@@ -75,7 +75,7 @@ def test_an_unfinished_or_moved_environment_is_made_anew(clone: Path, damage: st
     else:
         settings["RLSYS_DEVICE"] = "gpu"
     result = setup(clone, **settings)
-    assert "making it anew" in result.stderr
+    assert "recreating it" in result.stderr
     assert result.returncode != 0  # nothing to install from
     assert not (clone / ".venv" / "mark").exists() and not (clone / ".venv" / ".rlsys-stamp").exists()
 
