@@ -41,37 +41,39 @@ class Judge:
     config: Config
 
     def answer(self, asks: Iterable[JudgeRequest], temperature: float) -> Iterator[JudgeResult]:
-        """The answers to `asks`, in their order."""
+        """Yield the results of `asks`, in order."""
         sampling = Sampling(temperature, self.config.rollout.top_p, self.config.rollout.max_tokens)
         yield from self.judges.answer(asks, self.prompter, sampling, self.config.prompt.max_tokens)
 
     def answer_by(self, plan: SamplingPlan, records: Iterable[Record], temperature: float) -> Iterator[JudgeResult]:
-        """The answers to `records`, in their order, each asked for as long as `plan` wants. No engine waits for the end of a round."""
+        """Yield the results of `records`, in order, each sampled until `plan` is satisfied. No engine waits for the end of a round."""
         source, exhausted = enumerate(records), False
-        # By number of the record: what is to be asked next, what is not settled, and what is and waits for an earlier one.
+        # By index of the record: requests to send next, unsettled results, and settled ones that wait for an earlier record.
         waiting: deque[tuple[int, JudgeRequest]] = deque()
         unsettled: dict[int, JudgeResult | None] = {}
         settled: dict[int, JudgeResult] = {}
-        asked, given = deque[int](), 0
+        sent, yielded = deque[int](), 0
 
-        def asks() -> Iterator[JudgeRequest]:
+        def next_requests() -> Iterator[JudgeRequest]:
             nonlocal exhausted
             while True:
                 room = len(unsettled) + len(settled) < ROUNDS_AHEAD
                 if not waiting and room and (numbered := next(source, None)):
                     number, record = numbered
                     unsettled[number] = None
-                    waiting.append((number, plan(record, None)))
+                    first = plan(record, None)
+                    assert first is not None, "a plan requests samples of every record"
+                    waiting.append((number, first))
                 if not waiting:
                     exhausted = room
                     return
-                number, one = waiting.popleft()
-                asked.append(number)
-                yield one
+                number, request = waiting.popleft()
+                sent.append(number)
+                yield request
 
         while unsettled or not exhausted:
-            for answer in self.answer(asks(), temperature):
-                number = asked.popleft()
+            for answer in self.answer(next_requests(), temperature):
+                number = sent.popleft()
                 before = unsettled.pop(number)
                 answer = before.extended(answer) if before else answer
                 more = None if answer.rendered.skipped else plan(answer.rendered.request.record, answer)
@@ -80,9 +82,9 @@ class Judge:
                 else:
                     unsettled[number] = answer
                     waiting.append((number, more))
-                while given in settled:
-                    yield settled.pop(given)
-                    given += 1
+                while yielded in settled:
+                    yield settled.pop(yielded)
+                    yielded += 1
 
     def rows(self, temperature: float) -> Callable[[Iterable[JudgeRequest]], Iterator[Row]]:
         """Return a function for `write_rows` that turns requests into rows."""

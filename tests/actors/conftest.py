@@ -1,4 +1,4 @@
-"""Two running rollout engines, started once: most of an engine's start is importing vLLM, twice."""
+"""Two running rollout engines, started once: most of an engine's start-up is importing vLLM."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ WAIT_S = 600
 
 @pytest.fixture(scope="session")
 def engines(ray_session, tiny_model, tmp_path_factory):
-    """Two fp32 engines of the tiny model, one core each: handles (`actors`), names, what `ready` said (`told`), and `logs`.
+    """Two fp32 engines of the tiny model, one core each: handles (`actors`), names, the results of `ready` (`descriptions`), and `logs`.
 
-    The second one tells self-certainties. OpenMP's variable says another number of threads than theirs, as a user's may.
+    The second one reports self-certainties. OpenMP's variable differs from their number of threads, as a user's may.
     """
     import ray
 
     from actors.rollout.rollout import RolloutActor
     from rlsys.config.schema import Rollout
 
-    # What users of chat get by default has no say here: with it, no sample would be as likely as the model alone says.
+    # The model's generation defaults must be ignored: with them, samples would not follow the model's own distribution.
     model = shutil.copytree(tiny_model, tmp_path_factory.mktemp("model_with_defaults") / "model")
     defaults = {"do_sample": True, "temperature": 0.2, "top_k": 2, "top_p": 0.5, "min_p": 0.4, "repetition_penalty": 3.0}
     file = model / "generation_config.json"
@@ -37,8 +37,8 @@ def engines(ray_session, tiny_model, tmp_path_factory):
         actor.remote(name, str(model), Rollout(**settings, self_certainty=certainty), "float32", 256, 0, "cpu", str(logs), 1)
         for name, certainty in zip(names, (False, True))
     ]
-    told = ray.get([each.ready.remote() for each in actors], timeout=WAIT_S)
-    yield SimpleNamespace(actors=actors, names=names, told=told, logs=logs)
+    descriptions = ray.get([each.ready.remote() for each in actors], timeout=WAIT_S)
+    yield SimpleNamespace(actors=actors, names=names, descriptions=descriptions, logs=logs)
     ray.get([each.shutdown.remote() for each in actors], timeout=WAIT_S)
     for each in actors:
         ray.kill(each)
@@ -56,7 +56,7 @@ class Ranks:
 
         self.actors = [create(rank) for rank in range(world_size)]
         host, port = ray.get(self.actors[0].address.remote(), timeout=WAIT_S)
-        self.told = self("setup", host, port)
+        self.descriptions = self("setup", host, port)
 
     def __call__(self, method: str, *args: Any) -> list[Any]:
         import ray

@@ -21,14 +21,14 @@ def config(*overrides):
     return load_config(None, list(overrides))
 
 
-def test_without_cards_synchronous_phases_take_turns_on_all_cores():
+def test_without_gpus_synchronous_phases_take_turns_on_all_cores():
     placement = place(config("learner.ranks=2", "rollout.actors=1"), cpus=8, gpus=0, nodes=1)
     assert placement.colocated
     assert (placement.learner_threads, placement.rollout_threads) == (4, 8)
     assert placement.rollout == {"CPU": 0.0}
 
 
-def test_without_cards_overlapping_phases_share_the_cores_out():
+def test_without_gpus_overlapping_phases_share_the_cores_out():
     placement = place(config("rl.staleness=1", "rollout.actors=2"), cpus=8, gpus=0, nodes=1)
     assert not placement.colocated
     assert (placement.learner_threads, placement.rollout_threads) == (4, 2)
@@ -42,14 +42,14 @@ def test_more_actors_than_cores_still_find_room(ranks, engines, staleness):
     assert placement.learner_threads == placement.rollout_threads == 1 or staleness == 0
 
 
-def test_cards_are_owned_where_there_are_enough_and_shared_otherwise():
+def test_gpus_are_owned_where_there_are_enough_and_shared_otherwise():
     own = place(config("learner.ranks=2", "rollout.actors=2"), cpus=32, gpus=4, nodes=1)
     assert not own.colocated and own.learner["GPU"] == own.rollout["GPU"] == 1.0
     shared = place(config(), cpus=16, gpus=1, nodes=1)
     assert shared.colocated and shared.learner["GPU"] + shared.rollout["GPU"] == 1.0
 
 
-def test_too_few_cards_is_said_with_what_to_lower():
+def test_too_few_gpus_is_an_error_that_names_the_settings():
     with pytest.raises(ValueError, match=r"the cluster has 1\. Lower learner.ranks or rollout.actors"):
         place(config("learner.ranks=2"), cpus=16, gpus=1, nodes=1)
 

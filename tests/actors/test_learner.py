@@ -62,7 +62,7 @@ class Probe(LearnerActor):
             return {name: masters[id(p)].detach().numpy().copy() for name, p in self.engine.module.model.named_parameters()}
         return {name: safe_get_full_fp32_param(p).numpy().copy() for name, p in self.engine.module.model.named_parameters()}
 
-    def chatter(self) -> None:
+    def write_output(self) -> None:
         print("printed", flush=True)
         os.write(1, b"written by C\n")
         logger.warning("a warning of DeepSpeed")
@@ -161,13 +161,13 @@ def identical(left: dict[str, np.ndarray], right: dict[str, np.ndarray]) -> bool
 
 
 def test_every_rank_says_what_it_is(ranks):
-    told = ranks[2].told
-    assert [each["name"] for each in told] == ["learner-0", "learner-1"]
-    assert {each["threads"] for each in told} == {1}
+    descriptions = ranks[2].descriptions
+    assert [each["name"] for each in descriptions] == ["learner-0", "learner-1"]
+    assert {each["threads"] for each in descriptions} == {1}
 
 
-def test_libraries_chatter_goes_to_a_file(ranks):
-    ranks[2]("chatter")
+def test_libraries_output_goes_to_a_file(ranks):
+    ranks[2]("write_output")
     log = (ranks[2].logs / "learner-1.log").read_text()
     assert "printed" in log and "written by C" in log and "a warning of DeepSpeed" in log
 
@@ -349,8 +349,8 @@ def test_a_saved_model_loads_in_transformers_as_it_is(ranks, batch, tiny_model, 
     assert model.dtype == getattr(torch, dtype)
     weights = ranks[2].first("weights")
     assert identical({name: p.detach().float().numpy() for name, p in model.named_parameters()}, weights)
-    told = ranks[2].first("evaluate_logprobs", batch, TEMPERATURE)
-    for row, logprobs in zip(batch.to_pylist(), told, strict=True):
+    found = ranks[2].first("evaluate_logprobs", batch, TEMPERATURE)
+    for row, logprobs in zip(batch.to_pylist(), found, strict=True):
         expected = plain_logprobs(model, row, TEMPERATURE).float().tolist()
         assert logprobs == pytest.approx(expected, abs=1e-5 if dtype == "float32" else 0.1)
     text = "Scores: \\boxed{9, 2}"
@@ -361,8 +361,8 @@ def test_a_saved_model_loads_in_transformers_as_it_is(ranks, batch, tiny_model, 
 
 
 def test_every_rank_checks_the_model_before_it_trains(ranks):
-    for rank, told in enumerate(ranks[2].told):
-        check = told["self_check"]
+    for rank, description in enumerate(ranks[2].descriptions):
+        check = description["self_check"]
         assert check["logprob_error"] <= check["tolerance"] < 1e-3, rank
         assert check["gradient_error"] <= check["gradient_tolerance"] < 1e-2, rank
 
@@ -382,8 +382,8 @@ def test_a_model_that_would_be_computed_wrong_is_refused_in_one_line(ray_session
             assert "learner.packing=false" in str(error.value) and "Traceback" not in str(error.value)
             assert exit_status(error.value) == 2
         else:
-            (told,) = wait([setup], WAIT_S)
-            assert told["self_check"]["logprob_error"] < 1e-4
+            (description,) = wait([setup], WAIT_S)
+            assert description["self_check"]["logprob_error"] < 1e-4
         ray.kill(actor)
 
 
@@ -415,6 +415,6 @@ def test_the_guard_sees_corrupted_rollout_logprobs(ranks, batch, tiny_model):
 
 
 def with_logprobs(batch: pa.RecordBatch, model) -> pa.RecordBatch:
-    """The batch as an engine with this model's weights would have told it."""
+    """Return the batch with the log-probabilities of an engine with this model's weights."""
     rows = [row | {"rollout_logprobs": plain_logprobs(model, row, TEMPERATURE).tolist()} for row in batch.to_pylist()]
     return pa.RecordBatch.from_pylist(rows, schema=LEARNER)

@@ -52,7 +52,7 @@ def test_batches_come_in_order_and_none_is_older_than_allowed(staleness):
     assert max(step - 1 - course.version_at[step] for step in order) == min(staleness, STEPS - 1)
 
 
-def test_a_resumed_course_begins_where_it_is_told_to():
+def test_a_resumed_course_begins_at_its_first_step():
     course = Course(STEPS)
     course.trained = 3
     assert list(admit(course.collect, 4, STEPS, 1)) == [4, 5, 6]

@@ -253,16 +253,16 @@ def test_a_judged_batch_equals_what_one_gets_row_by_row(seed, tmp_path):
                 }
             )
         advantages = group_advantages(torch.tensor(rewards).reshape(-1, size)).flatten().tolist()
-        for row, told, advantage in zip(answered, expected[-len(answered) :], advantages, strict=True):
-            told["advantage"] = advantage
+        for row, wanted, advantage in zip(answered, expected[-len(answered) :], advantages, strict=True):
+            wanted["advantage"] = advantage
             if advantage:
-                told["trainer_logprob"] = -0.5 * len(handed)
+                wanted["trainer_logprob"] = -0.5 * len(handed)
                 handed.append((row["group"], of_group[row["group"]]["prompt_tokens"], row["tokens"], advantage))
         assert totals[-1]["reward_sum"] == sum(rewards) and totals[-1]["samples"] == len(rewards)
         assert totals[-1]["truncated"] == sum(row["finish_reason"] == "length" for row in answered)
         assert totals[-1]["tokens"] == sum(len(row["tokens"]) for row in answered)
         assert totals[-1]["oldest_version"] == min(row["weight_version"] for row in answered)
-        found = [told["parse_failure"] for told in expected[-len(answered) :] if told["parse_failure"]]
+        found = [wanted["parse_failure"] for wanted in expected[-len(answered) :] if wanted["parse_failure"]]
         assert totals[-1]["parse_failures"] == {reason: found.count(reason) for reason in found}
 
     rows, learner = actor.pop_learner_batch("k")
@@ -273,10 +273,10 @@ def test_a_judged_batch_equals_what_one_gets_row_by_row(seed, tmp_path):
     trained = pa.table({"trainer_logprob": [-0.5 * i for i in range(rows)], "reference_logprob": pa.nulls(rows, pa.float32())})
     actor.write("k", str(tmp_path / "t.parquet"), trained)
     assert not actor.judged
-    for row, told in zip(pq.read_table(tmp_path / "t.parquet").to_pylist(), expected, strict=True):
-        floats = {name: told.pop(name) for name in ("advantage", "rollout_logprob", "trainer_logprob")}
+    for row, wanted in zip(pq.read_table(tmp_path / "t.parquet").to_pylist(), expected, strict=True):
+        floats = {name: wanted.pop(name) for name in ("advantage", "rollout_logprob", "trainer_logprob")}
         assert {name: row.pop(name) for name in floats} == pytest.approx(floats)
-        assert row == told
+        assert row == wanted
 
 
 def test_samples_that_are_not_those_of_the_groups_are_an_error():

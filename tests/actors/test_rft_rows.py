@@ -21,10 +21,10 @@ class Silent:
     console = None
 
     def __init__(self):
-        self.told = []
+        self.lines = []
 
-    def say(self, told, style=""):
-        self.told.append(told)
+    def say(self, message, style=""):
+        self.lines.append(message)
 
     warn = say
 
@@ -33,7 +33,7 @@ class Silent:
 
 
 def sampled(question) -> dict:
-    """What would be written of a question: the first sample right, the others wrong, and each says whose query it is about."""
+    """Return the row of a request: the first sample is correct, the others wrong, and each quotes its query."""
     record = question.request.record
     row = {"id": record.id, "source": record.source, "tokens": 0, "prompt_tokens": 0, "samples": []}
     if question.skipped:
@@ -55,9 +55,9 @@ def test_each_text_is_learned_after_the_prompt_of_its_own_row(tiny_model, tmp_pa
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     settings = ["rft.rows=5", "rft.samples=2", "prompt.template=compact", "prompt.max_tokens=600", "data.heldout_rows=2"]
     settings += [f"data.train={tmp_path / 'rows.jsonl'}", f"model.path={tiny_model}", f"run.dir={tmp_path / 'run'}", "data.responses=[2]"]
-    config, watch = load_config(None, settings), Silent()
+    config, progress = load_config(None, settings), Silent()
     with RunFolder(config) as folder:
-        job = RftJob(config, folder, watch)
+        job = RftJob(config, folder, progress)
         place, table = folder.path / "round_1", job._table(1)
         with ResumableRows(place / "samples.jsonl", {"round": 1, "rows": 5}) as file:
             for question in render_requests(job._asks(1), job.prompter, config.prompt.max_tokens):
@@ -74,4 +74,4 @@ def test_each_text_is_learned_after_the_prompt_of_its_own_row(tiny_model, tmp_pa
         assert len({row["group"] for row in written}) == 4 and {(row["source"], row["prompt_id"]) for row in written} == set(KEYS[:4])
         (account,) = json.loads((folder.path / "data_report.json").read_text())["train"].values()
         assert (account["rows"], account["used"], account["set_aside"]) == (5, 4, {"too long": 1})
-        assert any("5 rows: 4 used; set aside: 1 too long" in told for told in watch.told)
+        assert any("5 rows: 4 used; set aside: 1 too long" in line for line in progress.lines)

@@ -1,4 +1,4 @@
-"""The rollout actor samples what the model says: a real vLLM engine in a real Ray actor, against transformers."""
+"""The rollout actor samples from the model's distribution: a real vLLM engine in a real Ray actor, against transformers."""
 
 from __future__ import annotations
 
@@ -48,15 +48,15 @@ def logits_of(model, prompt, tokens):
         return model(torch.tensor([prompt + tokens])).logits[0, len(prompt) - 1 : -1]
 
 
-def test_an_engine_says_what_it_is(engines):
-    for name, told in zip(engines.names, engines.told, strict=True):
-        assert told["name"] == name and told["device"] in ("cpu", "cuda") and told["kv_blocks"] > 0
-    assert len({tuple(told["cores"]) for told in engines.told}) == 2, "two engines of one machine hold different cores"
+def test_an_engine_describes_itself(engines):
+    for name, found in zip(engines.names, engines.descriptions, strict=True):
+        assert found["name"] == name and found["device"] in ("cpu", "cuda") and found["kv_blocks"] > 0
+    assert len({tuple(found["cores"]) for found in engines.descriptions}) == 2, "two engines of one machine hold different cores"
 
 
 def test_an_engine_computes_with_as_many_threads_as_it_was_given(engines):
     """Two threads on one core would wait for each other at every step."""
-    assert [told["threads"] for told in engines.told] == [[1], [1]]
+    assert [found["threads"] for found in engines.descriptions] == [[1], [1]]
 
 
 def test_the_engine_writes_to_its_log(engines):
@@ -98,7 +98,7 @@ def test_a_seed_fixes_its_sample_whatever_runs_beside_it(sample):
     assert len({tuple(each) for each in tokens.values()}) == 9
 
 
-def test_samples_are_drawn_from_the_model_s_distribution(sample, reference, tokenizer):
+def test_samples_follow_the_model_s_distribution(sample, reference, tokenizer):
     """First tokens of 256 samples: their mean log-probability is the negative entropy, within 5 standard errors."""
     rows = sample(list(range(256)), 1.0, max_tokens=1, prompts=PROMPTS[:1])
     logprobs = torch.log_softmax(logits_of(reference, tokenizer.encode(PROMPTS[0]), [0])[0], -1)

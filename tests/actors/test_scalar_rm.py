@@ -189,8 +189,8 @@ def test_a_saved_model_loads_in_transformers_with_the_same_scores(trained, group
 def test_the_scorer_gives_the_trained_models_scores(ray_session, trained, groups, tmp_path):
     folder, scores = trained
     scorer = ray.remote(ScalarScorer).options(num_cpus=0).remote("scorer-0", str(folder), "float32", 1, str(tmp_path), token_budget=32)
-    told = ray.get(scorer.ready.remote(), timeout=WAIT_S)
-    assert (told["name"], told["objective"], told["packing"]) == ("scorer-0", "bce", True)
+    description = ray.get(scorer.ready.remote(), timeout=WAIT_S)
+    assert (description["name"], description["objective"], description["packing"]) == ("scorer-0", "bce", True)
 
     def score(prompts: list[Any], texts: list[Any]) -> list[float]:
         batch = pa.record_batch({"prompt_tokens": pa.array(prompts, TOKENS), "tokens": pa.array(texts, TOKENS)})
@@ -256,8 +256,8 @@ def test_the_scorer_takes_a_model_that_was_trained_without_packing(groups, tiny_
     load_scalar_model(tmp_path / "base", torch.float32, packing=False).model.save_pretrained(folder)
     AutoTokenizer.from_pretrained(tiny_model).save_pretrained(folder)
     scorer = ScalarScorer("scorer", str(folder), "float32", 1)
-    told = scorer.ready()
-    assert told["packing"] is False and told["self_check"]["logprob_error"] < 1e-4
+    description = scorer.ready()
+    assert description["packing"] is False and description["self_check"]["logprob_error"] < 1e-4
     rows = [(group.prompt, text) for group in groups for text in group.texts]
     prompts, texts = (pa.array(list(column), TOKENS) for column in zip(*rows))
     model = AutoModelForSequenceClassification.from_pretrained(folder, dtype=torch.float32).eval()

@@ -1,6 +1,6 @@
 """Engines sleep while the learner trains: a real engine in a real Ray, driven through every state that vLLM has for it.
 
-On CPUs vLLM's worker keeps the memory; scheduler, caches and states behave as on a card, and the engine's log tells what it was asked.
+On CPUs vLLM's worker keeps the memory; scheduler, caches and states behave as on a GPU, and the engine logs each state.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ ONCE = ["asleep", "weights", "kv_cache"]
 
 
 def states(log: Path) -> list[str]:
-    """What the engine's own log says that it went through."""
+    """Return the states in the engine's log."""
     words = re.findall(r"seconds to (?:fall (asleep)|wake up tags \['(\w+)'\])", log.read_text())
     return [asleep or woken for asleep, woken in words]
 

@@ -240,8 +240,8 @@ def test_a_deepspeed_engine_s_weights_arrive_whole(engines, ranks, model, prompt
 
 @pytest.mark.parametrize("zero_stage", [2, 3])
 def test_the_parts_of_all_ranks_are_each_parameter_once(ranks, zero_stage):
-    told = ranks[2]("odd_parts", zero_stage)
-    for (name, whole), first_rank, second_rank in zip(Odd().model.named_parameters(), *told, strict=True):
+    parts = ranks[2]("odd_parts", zero_stage)
+    for (name, whole), first_rank, second_rank in zip(Odd().model.named_parameters(), *parts, strict=True):
         elements = []
         for sent, first, values in (first_rank, second_rank):
             assert sent == name
@@ -249,7 +249,7 @@ def test_the_parts_of_all_ranks_are_each_parameter_once(ranks, zero_stage):
             elements += values
         assert elements == whole.flatten().tolist()
     # Of more than one number each rank brings some.
-    assert all(values for rank in told for name, _, values in rank if name != "p1")
+    assert all(values for rank in parts for name, _, values in rank if name != "p1")
 
 
 # --- waits ------------------------------------------------------------------------------------------------------------
