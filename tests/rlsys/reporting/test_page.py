@@ -238,7 +238,7 @@ def changed(value: dict, path: str, new) -> dict:
     [
         ({}, ["holds none of", "rlsys train"]),
         ({"deeper/eval.json": "{}"}, ["folders in it do: deeper"]),
-        ({"eval.json": '{"model": "m", "k": [1,'}, ["eval.json", "not valid JSON", "to its end"]),
+        ({"eval.json": '{"model": "m", "k": [1,'}, ["eval.json", "not valid JSON", "may be incomplete"]),
         ({"eval.json": "[]"}, ["eval.json", "the document"]),
         ({"eval.json": changed(evaluation(), "k", ["one"])}, ["eval.json", "k.0"]),
         (
@@ -249,7 +249,7 @@ def changed(value: dict, path: str, new) -> dict:
         ({"ladder.json": changed(ladder(), "rungs.1.ci95", [0.6])}, ["ladder.json", "rungs.1.ci95"]),
         ({"ladder.json": b"\xff"}, ["ladder.json", "UTF-8"]),
         ({"config.yaml": "a: [", "metrics.jsonl": '{"step": 1, "reward": 0.5}\n'}, ["config.yaml", "model.path"]),
-        ({"config.yaml": "model: {path: m}"}, ["neither an evaluation"]),
+        ({"config.yaml": "model: {path: m}"}, ["this run has no evaluation"]),
         ({"config.yaml": "model: {path: m}", "metrics.jsonl": '{"step": 1}\n{"st\n{"step": 3}\n'}, ["metrics.jsonl, row 2", "JSON"]),
         ({"config.yaml": "model: {path: m}", "metrics.jsonl": '{"reward": 1}\n{"step": 3}\n'}, ["metrics.jsonl, row 1", "step"]),
         ({"config.yaml": "model: {path: m}", "trajectories/heldout_base.parquet": "PAR1"}, ["heldout_base.parquet", "Parquet"]),
@@ -307,7 +307,7 @@ def test_what_is_no_folder_is_named(tmp_path, names, expected) -> None:
 def test_a_page_overwrites_pages_only(folders, tmp_path) -> None:
     run = scalar_run(tmp_path / "meta")
     before = (run / "report.json").read_text()
-    with pytest.raises(DataError, match="no page wrote it"):
+    with pytest.raises(DataError, match="was not written by `rlsys report`"):
         build([run], run / "report.html")
     assert (run / "report.json").read_text() == before and not (run / "report.html").exists()
     with pytest.raises(DataError, match="ends in .html"):
