@@ -17,7 +17,7 @@ TASK_ROWS = {"train": 1_000_000, "heldout": 4096}
 """Nominal size of the generated splits; rows are generated on demand."""
 TASK_SEEDS = {"heldout": 20_250_403}
 """Fixed seeds: the held-out tasks are the same in every run, so that runs with different seeds are comparable."""
-AHEAD = 8192
+PREFETCH_ROWS = 8192
 """Number of upcoming rows passed to `Rows.fetch` for prefetching: what a Parquet file caches, some kilobytes each."""
 
 
@@ -36,7 +36,7 @@ class Rows(Protocol):
         """Like `__iter__`; counts the rows read and set aside in `account`, which must be new."""
         ...
 
-    def why(self, index: int) -> str:
+    def skip_reason(self, index: int) -> str:
         """Return why row `index`, for which `fetch` returned no record, is set aside."""
         ...
 
@@ -58,9 +58,9 @@ def sample_rows(rows: Rows, sampler: Sampler, count: int, account: RowCounts) ->
     Counts the rows, and the rows set aside by reason, in `account`.
     """
     positions = [(sampler.epoch, *sampler.next(1)) for _ in range(count)]
-    fetched = rows.fetch([index for _, index in positions], sampler.peek(min(AHEAD, len(rows))))
+    fetched = rows.fetch([index for _, index in positions], sampler.peek(min(PREFETCH_ROWS, len(rows))))
     account.rows += count
-    account.aside.update(rows.why(index) for (_, index), records in zip(positions, fetched, strict=True) if not records)
+    account.aside.update(rows.skip_reason(index) for (_, index), records in zip(positions, fetched, strict=True) if not records)
     return [(epoch, records) for (epoch, _), records in zip(positions, fetched, strict=True) if records]
 
 
@@ -106,7 +106,7 @@ class TaskRows:
             account.rows += 1
             yield record
 
-    def why(self, index: int) -> str:
+    def skip_reason(self, index: int) -> str:
         raise LookupError(f"row {index}: every generated row is usable")
 
     def sources_of(self, ids: Set[str]) -> dict[str, set[str]]:

@@ -47,11 +47,11 @@ class Row(dict):
         """Set by `row_id`: the id comes from the row, so duplicates are possible."""
         self.dropped = 0
         """Number of responses that the reader dropped because they have no score."""
-        self.asked: set[str] = set()
+        self.used_keys: set[str] = set()
         """Keys that the reader looked up."""
 
     def get(self, key: str, default: Any = None) -> Any:
-        self.asked.add(key)
+        self.used_keys.add(key)
         return super().get(key, default)
 
 

@@ -17,7 +17,7 @@ from rlsys.data.records import NoUniqueBest, Record
 
 USABLE = "usable"
 OUTCOMES = ("", USABLE, NO_UNIQUE_BEST, MALFORMED)
-FIRST_LOOK = 1024
+FIRST_ROWS = 1024
 """Rows that are checked when a file is opened for random access."""
 MESSAGES = 20
 """Malformed rows whose message a report keeps; all are counted."""
@@ -158,14 +158,14 @@ def _with_set_aside(rows: Iterator[tuple[int, RawRow]], usable: _Check) -> Itera
 class RecordFile:
     """Random access to the rows of a file; each is read and checked when fetched, so that files of any size open quickly.
 
-    Opening counts the rows and checks the first `FIRST_LOOK`, continuing until one is usable, so that a wrong format fails early. `report`
+    Opening counts the rows and checks the first `FIRST_ROWS`, continuing until one is usable, so that a wrong format fails early. `report`
     counts every row once, however often it is fetched. Duplicate ids are detected only where rows are read in order: while iterating, and
     if `strict`. Memory: one byte per row, the cache of `Source.fetch`, and the whole of a .json.
 
     Args:
         path, format, columns: as for `read`.
         strict: check every row when opening, and raise at the first malformed one. This reads the whole file.
-        max_unusable: the largest fraction of malformed rows, 0..1, among those seen when opening or, after `FIRST_LOOK` rows, so far.
+        max_unusable: the largest fraction of malformed rows, 0..1, among those seen when opening or, after `FIRST_ROWS` rows, so far.
 
     Raises:
         DataError: as `read`; if no row is usable, or more than `max_unusable` are malformed; later, if the file changes on disk.
@@ -184,7 +184,7 @@ class RecordFile:
         """Outcome of each row, an index in OUTCOMES; 0: not read yet."""
         at_opening = _Check(self._path, self._source, format, strict, self.report, ids=set() if strict else None, columns=columns)
         for index, (number, raw) in enumerate(_not_empty(self._source.scan(), self._path)):
-            if index >= FIRST_LOOK and self.report.records and not strict:
+            if index >= FIRST_ROWS and self.report.records and not strict:
                 break
             at_opening(number, raw)
             self._seen[index] = at_opening.outcome
@@ -218,7 +218,7 @@ class RecordFile:
             yield record
         count_aside()
 
-    def why(self, index: int) -> str:
+    def skip_reason(self, index: int) -> str:
         """Return why row `index`, for which `fetch` returned no record, is set aside."""
         return OUTCOMES[self._seen[index]]
 
@@ -243,7 +243,7 @@ class RecordFile:
         for index, (number, raw) in zip(indices, self._source.fetch(indices, upcoming), strict=True):
             records.append(self._usable(number, raw, count=not self._seen[index]))
             self._seen[index] = self._usable.outcome
-        if self.report.rows >= FIRST_LOOK:
+        if self.report.rows >= FIRST_ROWS:
             self._refuse_unusable()
         return records
 
@@ -306,7 +306,7 @@ class _Check:
                 raise raw
             row = Row(renamed(raw, self._columns) if self._columns else raw, self.name(number))
             good, ties = _convert(row, self._reader, self._truth)
-            if good and (unread := self._columns.keys() - row.asked):
+            if good and (unread := self._columns.keys() - row.used_keys):
                 raise DataError(f"data.columns: expected keys of the format, found {', '.join(sorted(unread))}, which it does not use.")
             if self._ids is not None and row.has_id:
                 _check_ids(good, self._ids, report)

@@ -80,4 +80,4 @@ def _used(reader: Reader, keys: Mapping[str, Any], columns: Mapping[str, str]) -
         pass
     except DataError:
         return None
-    return len(row.asked & row.keys())
+    return len(row.used_keys & row.keys())

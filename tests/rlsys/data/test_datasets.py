@@ -1,4 +1,4 @@
-"""Drawing records: in the sampler's order, past what is set aside, the same after a restart, and never without end."""
+"""Sampling records: in sampler order, skipping rows set aside, identical after a restart, and always terminating."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from rlsys.config.schema import Data
-from rlsys.data.datasets import AHEAD, TaskRows, open_rows, sample_records
+from rlsys.data.datasets import PREFETCH_ROWS, TaskRows, open_rows, sample_records
 from rlsys.data.readers import DataError
 from rlsys.data.sampler import Sampler
 
@@ -35,7 +35,7 @@ def ids(drawn) -> list[str]:
 
 
 @pytest.mark.parametrize("suffix", ["jsonl", "parquet"])
-def test_each_usable_row_once_an_epoch_in_the_samplers_order(tmp_path, suffix):
+def test_each_usable_row_is_sampled_once_per_epoch_in_sampler_order(tmp_path, suffix):
     ties = set(range(0, 400, 3))
     rows = open_rows(write(tmp_path / f"f.{suffix}", numbered(400, *ties)), Data(), 0)
     order = Sampler(400, 3).next(3 * 400)
@@ -44,7 +44,7 @@ def test_each_usable_row_once_an_epoch_in_the_samplers_order(tmp_path, suffix):
     assert [(epoch, record.id) for epoch, record in drawn] == expected
 
 
-def test_batches_of_any_size_and_a_restart_between_them_change_nothing(tmp_path):
+def test_batch_sizes_and_restarts_do_not_change_the_order(tmp_path):
     path = write(tmp_path / "f.parquet", numbered(300, *range(0, 300, 7)))
     whole = sample_records(open_rows(path, Data(), 0), Sampler(300, 1), 700)
     parts, state = [], Sampler(300, 1).state_dict()
@@ -56,7 +56,7 @@ def test_batches_of_any_size_and_a_restart_between_them_change_nothing(tmp_path)
     assert parts == whole
 
 
-def test_a_row_of_several_records_gives_each_in_turn_one_an_epoch(tmp_path):
+def test_row_of_several_records_yields_one_per_epoch_in_turn(tmp_path):
     row = {"prompt": "Q?", "subset": "Ties", "rejected": ["no"]}
     path = write(tmp_path / "f.jsonl", [row | {"id": "one", "chosen": ["yes"]}, row | {"id": "three", "chosen": ["a", "b", "c"]}])
     drawn = sample_records(open_rows(path, Data(format="rewardbench2"), 0), Sampler(2, 0), 12)
@@ -64,27 +64,27 @@ def test_a_row_of_several_records_gives_each_in_turn_one_an_epoch(tmp_path):
     assert all(Counter(epoch for epoch, _ in drawn)[epoch] == 2 for epoch in range(6))
 
 
-def test_what_is_kept_for_later_is_bounded(tmp_path):
-    rows = open_rows(write(tmp_path / "f.parquet", numbered(3 * AHEAD), row_group_size=10_000), Data(), 0)
+def test_prefetch_cache_is_bounded(tmp_path):
+    rows = open_rows(write(tmp_path / "f.parquet", numbered(3 * PREFETCH_ROWS), row_group_size=10_000), Data(), 0)
     sampler = Sampler(len(rows), 0)
     for _ in range(40):
         sample_records(rows, sampler, 400)
-        assert len(rows._source._cache) <= AHEAD
+        assert len(rows._source._cache) <= PREFETCH_ROWS
 
 
-def test_one_usable_row_in_a_thousand_is_found(tmp_path):
+def test_single_usable_row_in_a_thousand_is_found(tmp_path):
     rows = open_rows(write(tmp_path / "f.jsonl", numbered(1000, *range(1, 1000))), Data(), 0)
     assert ids(sample_records(rows, Sampler(1000, 0), 3)) == ["0"] * 3
 
 
 @pytest.mark.parametrize("strict", [False, True])
-def test_a_file_without_a_usable_row_ends_before_anything_is_drawn(tmp_path, strict):
+def test_file_without_usable_rows_fails_when_opened(tmp_path, strict):
     path = write(tmp_path / "f.jsonl", numbered(50, *range(50)))
     with pytest.raises(DataError, match="none of the 50 rows is usable"):
         open_rows(path, Data(strict=strict), 0)
 
 
-def test_generated_tasks_are_rows_like_any_other():
+def test_generated_tasks_implement_rows():
     rows = TaskRows("heldout", Data(), 0)
     sampler = Sampler(len(rows), 0)
     drawn = sample_records(rows, sampler, 5)

@@ -1,4 +1,4 @@
-"""Conversations that are mixed into rejective fine-tuning: which ones, of which form, and what is learned of each."""
+"""Instruction data for rejective fine-tuning: selection of conversations, accepted forms, and the training target."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def write(path: Path, *rows: dict) -> Path:
 
 
 def turns(*texts: str) -> dict:
-    """A conversation that the user begins."""
+    """A conversation that starts with a user turn."""
     return {"messages": [{"role": ("user", "assistant")[i % 2], "content": text} for i, text in enumerate(texts)]}
 
 
@@ -34,7 +34,7 @@ def shown(chat: Chat, row: dict) -> tuple[str, str]:
     return chat.tokenizer.decode(row["prompt_tokens"]), chat.tokenizer.decode(row["tokens"])
 
 
-def test_the_last_answer_is_learned_and_nothing_else(chat: Chat, tmp_path: Path) -> None:
+def test_only_the_last_answer_is_the_target(chat: Chat, tmp_path: Path) -> None:
     path = write(tmp_path / "rows.jsonl", turns("A tree?", "Oak.", "Another?", "Ash."), {"prompt": "A bird?", "completion": "Owl."})
     rows, counts = instruction_rows(path, 2, chat, Data(), 0, 1000)
     assert shown(chat, rows[0]) == (
@@ -53,7 +53,7 @@ def test_both_forms_of_a_row_are_equivalent(chat: Chat, tmp_path: Path) -> None:
     assert instruction_rows(messages, 1, chat, Data(), 0, 1000) == instruction_rows(pair, 1, chat, Data(), 0, 1000)
 
 
-def test_exactly_the_conversations_that_fit_are_taken(chat: Chat, tmp_path: Path) -> None:
+def test_conversations_within_the_limit_are_selected(chat: Chat, tmp_path: Path) -> None:
     """Lengths 1 below, at and 1 above the limit; a long row in between is counted, one after the last row needed is not."""
     path = write(tmp_path / "rows.jsonl", *(turns("?", "x" * length) for length in (8, 10, 9, 30, 7, 30)))
     ((row,), _) = instruction_rows(path, 1, chat, Data(), 0, 1000)
@@ -78,7 +78,7 @@ def test_exactly_the_conversations_that_fit_are_taken(chat: Chat, tmp_path: Path
         ({}, "prompt: expected text, found nothing"),
     ],
 )
-def test_a_row_of_another_form_is_named(chat: Chat, tmp_path: Path, row: dict, message: str) -> None:
+def test_row_of_another_form_is_located(chat: Chat, tmp_path: Path, row: dict, message: str) -> None:
     path = write(tmp_path / "rows.jsonl", turns("A tree?", "Oak."), row)
     with pytest.raises(DataError, match=message) as caught:
         instruction_rows(path, 2, chat, Data(), 0, 1000)
@@ -91,7 +91,7 @@ def test_rows_after_the_last_one_needed_are_not_read(chat: Chat, tmp_path: Path)
     assert [shown(chat, row)[1] for row in rows] == ["Oak.<|im_end|>"]
 
 
-def test_of_tasks_the_best_response_is_the_answer(chat: Chat) -> None:
+def test_best_response_of_a_task_is_the_answer(chat: Chat) -> None:
     data, seed = Data(), 5
     rows, counts = instruction_rows(Path("tasks:train"), 12, chat, data, seed, 1000)
     expected = []

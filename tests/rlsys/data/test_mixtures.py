@@ -1,4 +1,4 @@
-"""Mixtures of sources: exact shares, every row accounted for, the same after a restart; and what data.exclude leaves out of them."""
+"""Mixtures of sources: exact shares, every row counted, identical after a restart; and data.exclude."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def write(path: Path, rows: list[dict], **more) -> Path:
 
 
 def files(folder: Path) -> list[dict]:
-    """Three sources whose ids are the same; of the first one every third row is a tie, and one is malformed."""
+    """Three sources with the same ids; in the first one every third row is a tie, and one is malformed."""
     first = [TIE if i % 3 == 0 else {} for i in range(30)]
     first[4] = BAD
     return [
@@ -49,7 +49,7 @@ def names(records) -> list[str]:
     return [record.source.partition("/")[0] for record in records]
 
 
-def test_shares_are_exact_however_many_rows_of_a_source_are_set_aside(tmp_path):
+def test_shares_are_exact_with_any_number_of_skipped_rows(tmp_path):
     source = mixture(tmp_path)
     drawn = names(source.take(1100))
     weights = {"a": Fraction(6, 11), "b": Fraction(4, 11), "third": Fraction(1, 11)}
@@ -62,11 +62,11 @@ def test_shares_are_exact_however_many_rows_of_a_source_are_set_aside(tmp_path):
         account = part.account
         assert account.rows == account.settled == part.sampler.epoch * part.sampler.size + part.sampler.position
     aside = source.parts[0].account.aside
-    # Ten ties and a malformed row in thirty, epoch after epoch.
+    # Ten ties and a malformed row per thirty rows, in every epoch.
     assert aside["no unique best"] / aside["malformed"] == pytest.approx(10, rel=0.1) and aside["malformed"] >= 29
 
 
-def test_what_is_drawn_depends_on_seed_and_state_alone(tmp_path):
+def test_sampling_depends_on_seed_and_state_only(tmp_path):
     whole = mixture(tmp_path).take(100)
     state, parts = mixture(tmp_path).state_dict(), []
     for count in (1, 0, 40, 7, 52):
@@ -78,7 +78,7 @@ def test_what_is_drawn_depends_on_seed_and_state_alone(tmp_path):
     assert source.fresh().take(100) == whole and source.account.rows > source.account.used == 100
 
 
-def test_rows_of_one_id_stay_apart_and_each_epoch_holds_every_row(tmp_path):
+def test_equal_ids_of_two_sources_are_distinct_and_each_epoch_has_every_row(tmp_path):
     source = mixture(tmp_path)
     usable = {part.name: {record.key for record in part.scan()} for part in mixture(tmp_path).parts}
     assert len(set().union(*usable.values())) == 19 + 7 + 11
@@ -88,7 +88,7 @@ def test_rows_of_one_id_stay_apart_and_each_epoch_holds_every_row(tmp_path):
     assert str(account) == "48 rows: 37 used; set aside: 10 no unique best, 1 malformed" and account.rows == 48
 
 
-def test_each_source_may_have_a_format_and_columns_of_its_own(tmp_path):
+def test_each_source_may_have_its_own_format_and_columns(tmp_path):
     pair = {"question": "Q?", "good": "yes", "bad": "no"}
     (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(pair | {"id": i}) + "\n" for i in range(3)))
     columns = {"prompt": "question", "chosen": "good", "rejected": "bad"}
@@ -110,7 +110,7 @@ def test_each_source_has_its_own_metrics(tmp_path):
     assert single_source(source.parts[0].rows, 0).metrics([("s", 1.0)]) == {}
 
 
-def test_one_source_alone_is_drawn_and_saved_as_it_always_was(tmp_path):
+def test_single_source_keeps_its_order_and_state_format(tmp_path):
     path = write(tmp_path / "a.jsonl", [{}] * 20)
     source = open_mixture(Data(train=path), "train", 5)
     ids = [record.id for record in source.take(25)]
@@ -122,7 +122,7 @@ def test_one_source_alone_is_drawn_and_saved_as_it_always_was(tmp_path):
     assert source.account == RowCounts() and source.take(3) == source.fresh().take(28)[25:] and len(set(ids[:20])) == 20
 
 
-def test_a_state_of_other_sources_is_refused(tmp_path):
+def test_state_of_other_sources_is_rejected(tmp_path):
     state = mixture(tmp_path).state_dict()
     single = open_mixture(Data(train=tmp_path / "b.jsonl"), "train", 0)
     with pytest.raises(ValueError, match="sampled a, b, third"):
@@ -131,7 +131,7 @@ def test_a_state_of_other_sources_is_refused(tmp_path):
         mixture(tmp_path).load_state_dict(single.state_dict())
 
 
-def test_a_source_of_which_no_row_can_be_used_is_named_and_ends(tmp_path):
+def test_source_without_usable_rows_is_an_error(tmp_path):
     source = mixture(tmp_path)
 
     def keep(found, account):
@@ -146,7 +146,7 @@ def test_a_source_of_which_no_row_can_be_used_is_named_and_ends(tmp_path):
         open_mixture(Data(train=[tmp_path / "b.jsonl", empty]), "train", 0)
 
 
-def test_a_source_that_is_malformed_or_changes_is_named(tmp_path):
+def test_error_names_a_malformed_or_changed_source(tmp_path):
     files(tmp_path)
     paths = [tmp_path / "b.jsonl", tmp_path / "a.jsonl"]
     with pytest.raises(DataError, match=r"a.jsonl, row 5: "):
@@ -158,7 +158,7 @@ def test_a_source_that_is_malformed_or_changes_is_named(tmp_path):
         source.take(3)
 
 
-def test_a_row_whose_last_record_alone_fits_is_found(tmp_path):
+def test_row_with_only_its_last_record_usable_is_found(tmp_path):
     row = {"prompt": "Q?", "subset": "Ties", "rejected": ["no"], "id": "x", "chosen": ["a", "b", "c"]}
     (tmp_path / "f.jsonl").write_text(json.dumps(row) + "\n")
     source = open_mixture(Data(train=tmp_path / "f.jsonl", format="rewardbench2"), "train", 0)
@@ -167,7 +167,7 @@ def test_a_row_whose_last_record_alone_fits_is_found(tmp_path):
 
 
 class Plain:
-    """As much of a prompter as a held-out row needs: its prompt is its query."""
+    """A minimal prompter for held-out rows: the prompt is the query."""
 
     def render(self, record, order):
         return record.context[-1]["content"]
@@ -176,7 +176,7 @@ class Plain:
         return {"input_ids": [prompt.split() for prompt in prompts]}
 
 
-def test_held_out_sources_are_taken_in_turn_and_every_row_read_is_accounted_for(tmp_path):
+def test_heldout_sources_alternate_and_every_row_is_counted(tmp_path):
     source = mixture(tmp_path, which="heldout")
     kept = heldout_rows(source, Plain(), 12, 5)
     assert names(each.record for each in kept) == ["a", "b", "c"] * 4
@@ -191,7 +191,7 @@ def test_held_out_sources_are_taken_in_turn_and_every_row_read_is_accounted_for(
         heldout_rows(mixture(tmp_path, which="heldout"), Plain(), 12, 0)
 
 
-def test_a_row_that_came_before_is_set_aside_where_rows_are_read_in_order(tmp_path):
+def test_duplicate_rows_are_set_aside_when_reading_in_order(tmp_path):
     twice = write(tmp_path / "twice.jsonl", [{"id": "x"}, {"id": "x"}, {"id": "x", "source": "other"}])
     source = alone_file(twice)
     assert [record.key for _, record in source.scan()] == [("s", "x"), ("other", "x")]
@@ -213,7 +213,7 @@ def excluded(folder: Path, source: Mixture, *rows: dict):
 
 @pytest.fixture
 def subsets(tmp_path) -> Mixture:
-    """Ids 0 to 2 of two subsets, 3 of the second one alone."""
+    """Ids 0 to 2 in two subsets, 3 in the second one only."""
     rows = [
         {"id": i, "prompt": f"q {i}", "chosen": "y", "rejected": "n", "subset": s} for s, n in (("safe", 3), ("code", 4)) for i in range(n)
     ]
@@ -222,12 +222,12 @@ def subsets(tmp_path) -> Mixture:
     return open_mixture(Data(train=path, format="rewardbench"), "train", 0)
 
 
-def test_a_row_is_left_out_of_its_own_subset_alone(tmp_path, subsets):
+def test_row_is_excluded_from_its_own_subset_only(tmp_path, subsets):
     found = excluded(tmp_path, subsets, {"id": "1", "source": "safe"}, {"id": "3"}, {"id": "2", "source": "code", "easy": False})
     assert found.rows == {("safe", "1"), ("code", "3")} and not found.unknown
 
 
-def test_an_id_of_two_subsets_is_refused_and_one_of_none_is_told(tmp_path, subsets):
+def test_ambiguous_id_is_an_error_and_unknown_id_is_reported(tmp_path, subsets):
     with pytest.raises(DataError, match=r"id '1' occurs in several sources \(code, safe\).*\"source\": \"code\""):
         excluded(tmp_path, subsets, {"id": "1"})
     found = excluded(tmp_path, subsets, {"id": "3"}, {"id": "33"}, {"id": "1", "source": "typo"})
@@ -238,7 +238,7 @@ def test_an_id_of_two_subsets_is_refused_and_one_of_none_is_told(tmp_path, subse
         excluded(tmp_path, subsets, {"name": "33"})
 
 
-def test_in_a_mixture_a_source_may_be_named_with_or_without_its_part(tmp_path):
+def test_excluded_source_may_omit_the_part_prefix(tmp_path):
     source = mixture(tmp_path)
     assert excluded(tmp_path, source, {"id": "1", "source": "b/s"}, {"id": "9", "source": "third/s"}).rows == {
         ("b/s", "1"),
@@ -248,14 +248,14 @@ def test_in_a_mixture_a_source_may_be_named_with_or_without_its_part(tmp_path):
         excluded(tmp_path, source, {"id": "1", "source": "s"})
 
 
-def test_generated_rows_are_found_without_making_them_all(tmp_path):
+def test_generated_rows_are_found_without_generating_all(tmp_path):
     source = open_mixture(Data(), "train", 3)
     record = source.parts[0].rows[777]
     found = excluded(tmp_path, source, {"id": record.id}, {"id": "train-00000778-no_such"}, {"id": "other"})
     assert found.rows == {record.key} and len(found.unknown) == 2
 
 
-def test_alone_takes_rows_of_any_kind():
+def test_single_source_accepts_any_rows():
     source = open_mixture(Data(heldout="tasks:heldout"), "heldout", 0)
     rows = source.parts[0].rows
     assert single_source(rows, 4).take(3) == [rows[i] for i in single_source(rows, 4).parts[0].sampler.next(3)]

@@ -1,4 +1,4 @@
-"""Files of rows: every kind is read alike, streamed or by row number; damage is counted where it stands; the report."""
+"""Data files: every kind yields the same rows, streamed or by number; damaged rows are counted and located; the report."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ import pytest
 
 from rlsys.data.exclusion import excluded_ids
 from rlsys.data.readers import DataError, RecordFile, Report, read
-from rlsys.data.readers.files import FIRST_LOOK, MESSAGES
+from rlsys.data.readers.files import FIRST_ROWS, MESSAGES
 from rlsys.data.readers.json_files import STRIDE
 from rlsys.data.readers.sources import open_source, strict_rows
 from rlsys.data.records import Record
@@ -41,7 +41,7 @@ def load(path: Path, format: str, **options):
     return list(read(path, format, report=report, **options)), report
 
 
-def test_rows_under_an_unknown_key_are_hinted_at(tmp_path):
+def test_error_hints_at_rows_under_an_unknown_key(tmp_path):
     row = {"input": "Q?", "output_1": "one", "output_2": "two", "label": 1}
     path = tmp_path / "f.json"
     path.write_text(json.dumps({"version": 1, "instances": [row, row]}))
@@ -78,7 +78,7 @@ def test_damaged_lines_are_counted_by_their_line_number(tmp_path):
     assert "position 2 of the line" in report.malformed[0][1] and "0xff at position 1 " in report.malformed[2][1]
 
 
-def test_files_put_one_behind_the_other_are_read_on(tmp_path):
+def test_concatenated_files_are_read(tmp_path):
     line = b"\xef\xbb\xbf" + json.dumps({**OWN, "id": None}).encode() + b"\n"
     for name in ("a.jsonl", "a.json"):
         (tmp_path / name).write_bytes(2 * line)
@@ -89,14 +89,14 @@ def test_files_put_one_behind_the_other_are_read_on(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["a.jsonl", "a.json"])
-def test_an_object_with_a_key_twice_is_malformed_and_no_other_is(tmp_path, name):
+def test_object_with_a_duplicate_key_is_malformed(tmp_path, name):
     lines = ['{"prompt": "q", "chosen": "a", "chosen": "b", "rejected": "c"}', '{"prompt": "q", "chosen": "a", "rejected": "b"}']
     (tmp_path / name).write_text("\n".join([*lines, '{"prompt": "q", "chosen": "a", "rejected": "b", "more": {"x": 1, "x": 2}}']))
     records, report = load(tmp_path / name, "trl_preference")
     assert len(records) == 2 and [row for row, _ in report.malformed] == [1] and "'chosen' more than once" in report.malformed[0][1]
 
 
-def test_every_kind_of_file_holds_the_same_records(tmp_path):
+def test_every_file_kind_yields_the_same_records(tmp_path):
     shared = {"scores": [True, False, False], "sampled_conflict_pairs": [[0, 2], [1, 0]]}
     shared |= {"response_1": "one", "response_2": "two", "response_3": "three"}
     rows = [shared | {"question_id": f"q{i}", "prompt": f"Q{i}?"} for i in range(30)]
@@ -124,7 +124,7 @@ def test_every_kind_of_file_holds_the_same_records(tmp_path):
 
 @pytest.mark.parametrize("suffix", ["jsonl", "parquet"])
 @pytest.mark.parametrize("group", [1, 10, 64, 1000])
-def test_rows_fetched_in_any_order_with_any_foresight_are_those_of_the_file(tmp_path, suffix, group):
+def test_fetch_in_any_order_with_any_prefetch_equals_scan(tmp_path, suffix, group):
     rows, dice = [{"number": i} for i in range(500)], random.Random(group)
     path = tmp_path / f"f.{suffix}"
     if suffix == "parquet":
@@ -141,7 +141,7 @@ def test_rows_fetched_in_any_order_with_any_foresight_are_those_of_the_file(tmp_
             assert set(source._cache) <= set(upcoming)
 
 
-def test_the_index_of_lines_is_right_at_its_marks_and_between(tmp_path):
+def test_line_index_is_correct_at_and_between_offsets(tmp_path):
     lines = [json.dumps({"text": "é" * (i % 7), "i": i}) for i in range(3 * STRIDE + 5)]
     (tmp_path / "f.jsonl").write_bytes(b"\xef\xbb\xbf" + "\r\n \r\n".join(lines).encode())
     source = open_source(tmp_path / "f.jsonl")
@@ -151,7 +151,7 @@ def test_the_index_of_lines_is_right_at_its_marks_and_between(tmp_path):
     ]
 
 
-def test_rows_by_number_are_checked_when_they_are_fetched(tmp_path):
+def test_rows_are_checked_when_fetched(tmp_path):
     lines = [json.dumps(OWN | {"id": f"é{i}"}, ensure_ascii=False) for i in range(6)]
     lines[1] = "{broken"
     lines[3] = json.dumps(OWN | {"rewards": [1, 1]})
@@ -163,25 +163,30 @@ def test_rows_by_number_are_checked_when_they_are_fetched(tmp_path):
         RecordFile(tmp_path / "f.jsonl", "rlsys", strict=True)
 
 
-def test_the_report_counts_a_row_once_and_when_it_is_met(tmp_path):
-    count = FIRST_LOOK + 100
+def test_report_counts_a_row_once_when_first_read(tmp_path):
+    count = FIRST_ROWS + 100
     rows = [OWN | {"id": str(i)} for i in range(count)]
     rows[count - 1], rows[count - 2] = {}, OWN | {"rewards": [1, 1]}
     file = RecordFile(write(tmp_path / "f.jsonl", rows), "rlsys")
-    assert (file.report.rows_in_file, file.report.rows, file.report.records) == (count, FIRST_LOOK, FIRST_LOOK)
+    assert (file.report.rows_in_file, file.report.rows, file.report.records) == (count, FIRST_ROWS, FIRST_ROWS)
     for _ in range(3):
         assert file.fetch([count - 1, 0, count - 2, count - 1, count - 3])[0] == []
     report = file.report
-    assert (report.rows, report.records, report.malformed_count, report.no_unique_best) == (FIRST_LOOK + 3, FIRST_LOOK + 1, 1, 1)
-    assert report.responses == {2: FIRST_LOOK + 1} and [row for row, _ in report.malformed] == [count]
+    assert (report.rows, report.records, report.malformed_count, report.no_unique_best) == (
+        FIRST_ROWS + 3,
+        FIRST_ROWS + 1,
+        1,
+        1,
+    )
+    assert report.responses == {2: FIRST_ROWS + 1} and [row for row, _ in report.malformed] == [count]
     for _ in range(2):
         file.fetch(range(count))
     _, streamed = load(tmp_path / "f.jsonl", "rlsys")
     assert report == replace(streamed, rows_in_file=count)
 
 
-def test_strict_checks_every_row_at_the_start_repeated_ids_included(tmp_path):
-    rows = [OWN | {"id": str(i)} for i in range(FIRST_LOOK + 10)]
+def test_strict_checks_every_row_when_opening_including_duplicate_ids(tmp_path):
+    rows = [OWN | {"id": str(i)} for i in range(FIRST_ROWS + 10)]
     path = write(tmp_path / "f.jsonl", rows)
     file = RecordFile(path, "rlsys", strict=True)
     assert file.report.records == len(rows) and [len(found) for found in file.fetch([0, 5, 0])] == [1, 1, 1]
@@ -191,14 +196,14 @@ def test_strict_checks_every_row_at_the_start_repeated_ids_included(tmp_path):
     assert RecordFile(path, "rlsys").fetch([len(rows)]) == [[Record.from_json(rows[3])]]
 
 
-def test_a_file_without_a_usable_row_is_refused_with_its_first_fault(tmp_path):
-    path = write(tmp_path / "f.jsonl", [{"prompt": "Q?"}] * (FIRST_LOOK + 5))
-    with pytest.raises(DataError, match=f"none of the {FIRST_LOOK + 5:,} rows is usable as rlsys.*row 1: responses") as error:
+def test_file_without_usable_rows_reports_the_first_error(tmp_path):
+    path = write(tmp_path / "f.jsonl", [{"prompt": "Q?"}] * (FIRST_ROWS + 5))
+    with pytest.raises(DataError, match=f"none of the {FIRST_ROWS + 5:,} rows is usable as rlsys.*row 1: responses") as error:
         RecordFile(path, "rlsys")
     assert error.value.file == str(path)
-    # One is enough, wherever it stands.
-    file = RecordFile(write(path, [{}] * (FIRST_LOOK + 5) + [OWN]), "rlsys")
-    assert file.report.records == 1 and file.report.malformed_count == FIRST_LOOK + 5
+    # One usable row is enough, wherever it is.
+    file = RecordFile(write(path, [{}] * (FIRST_ROWS + 5) + [OWN]), "rlsys")
+    assert file.report.records == 1 and file.report.malformed_count == FIRST_ROWS + 5
 
 
 def test_parquet_with_nested_messages_and_nulls(tmp_path):
@@ -219,7 +224,7 @@ def test_parquet_text_that_is_not_utf8_is_one_malformed_row(tmp_path):
     assert [len(found) for found in RecordFile(tmp_path / "f.parquet", "llmbar").fetch([2, 1, 0])] == [1, 0, 1]
 
 
-def test_parquet_of_one_large_row_group_is_never_whole_in_memory(tmp_path):
+def test_large_parquet_row_group_is_not_held_in_memory(tmp_path):
     rows, text = 30_000, "x" * 3000
     schema = pa.schema({"input": pa.string(), "output_1": pa.string(), "output_2": pa.string(), "label": pa.int64()})
     numbers = [f"{i} {text}" for i in range(rows)]
@@ -242,7 +247,7 @@ def test_parquet_of_one_large_row_group_is_never_whole_in_memory(tmp_path):
     assert peak < held / 4
 
 
-def test_all_malformed_rows_are_counted_but_few_messages_kept(tmp_path):
+def test_all_malformed_rows_are_counted_with_few_messages_kept(tmp_path):
     _, report = load(write(tmp_path / "f.jsonl", [{"a": 1}] * 1000), "llmbar")
     assert report.malformed_count == 1000 and len(report.malformed) == MESSAGES
     assert "and 980 more" in report.summary()
@@ -264,7 +269,7 @@ def test_report_is_json(tmp_path):
     assert "3 rows, 1 records" in report.summary()
 
 
-def test_an_unknown_format_names_the_nearest_and_all_known():
+def test_unknown_format_suggests_the_closest_and_lists_all():
     with pytest.raises(DataError, match="Did you mean helpsteer2.*trl_preference.*pandalm"):
         read("anything.jsonl", "helpsteer_2")
 
@@ -276,7 +281,7 @@ def test_an_unknown_format_names_the_nearest_and_all_known():
         ("helpsteer-3", "helpsteer3"), ("reward_bench", "rewardbench"), ("MT-bench", "arena"), ("dpo", "trl_preference"),
     ],
 )  # fmt: skip
-def test_a_format_is_meant_by_another_spelling_or_a_part_of_its_name(name, meant):
+def test_format_is_suggested_for_another_spelling_or_part_of_its_name(name, meant):
     with pytest.raises(DataError, match=f"Did you mean {meant}\\?"):
         read("absent.jsonl", name)
 
@@ -306,14 +311,14 @@ def test_a_format_is_meant_by_another_spelling_or_a_part_of_its_name(name, meant
         ("f.jsonl.gz", gzip.compress(b'{"a": 1}\n' * 1000, mtime=0)[:30], "damaged"),
     ],
 )
-def test_files_that_cannot_be_read_say_why(tmp_path, name, content, message):
+def test_unreadable_files_report_the_reason(tmp_path, name, content, message):
     (tmp_path / name).write_bytes(content)
     with pytest.raises(DataError, match=message) as error:
         load(tmp_path / name, "rlsys")
     assert name in str(error.value)
 
 
-def test_lines_that_end_in_a_carriage_return_alone_are_read_or_told(tmp_path):
+def test_bare_carriage_returns_are_read_or_reported(tmp_path):
     rows = "\r".join(json.dumps(OWN | {"id": name}) for name in "ab") + "\r"
     for name in ("f.json", "no_suffix"):
         (tmp_path / name).write_text(rows)
@@ -325,7 +330,7 @@ def test_lines_that_end_in_a_carriage_return_alone_are_read_or_told(tmp_path):
     assert not records and "bare carriage return" in report.malformed[0][1]
 
 
-def test_missing_files_and_folders_say_so(tmp_path):
+def test_missing_files_and_folders_are_errors(tmp_path):
     with pytest.raises(DataError, match="there is no such file"):
         read(tmp_path / "none.jsonl", "rlsys")
     (tmp_path / "folder.json").mkdir()
@@ -337,7 +342,7 @@ def test_missing_files_and_folders_say_so(tmp_path):
 
 
 @pytest.mark.parametrize("change", [lambda path: write(path, [OWN]), Path.unlink])
-def test_a_file_that_changes_while_it_is_open_is_noticed(tmp_path, change):
+def test_change_of_an_open_file_is_detected(tmp_path, change):
     path = write(tmp_path / "f.jsonl", [OWN, OWN | {"id": "y"}])
     file = RecordFile(path, "rlsys")
     change(path)
@@ -346,14 +351,14 @@ def test_a_file_that_changes_while_it_is_open_is_noticed(tmp_path, change):
 
 
 @pytest.mark.parametrize("pack", [bytes, gzip.compress, bz2.compress, lzma.compress, pa.Codec("zstd").compress])
-def test_smaller_files_are_read_as_data_files_are(tmp_path, pack):
+def test_smaller_files_are_read_like_data_files(tmp_path, pack):
     text = '\ufeff{"id": "a\u2028b"}\r\n\n  \n{"id": "c", "easy": false}\n{"id": "d"}'
     (tmp_path / "easy.jsonl").write_bytes(bytes(pack(text.encode())))
     assert list(strict_rows(tmp_path / "easy.jsonl")) == [(1, {"id": "a\u2028b"}), (4, {"id": "c", "easy": False}), (5, {"id": "d"})]
     assert excluded_ids(tmp_path / "easy.jsonl") == {"a\u2028b": {None}, "d": {None}}
 
 
-def test_a_faulty_row_of_a_smaller_file_is_named(tmp_path):
+def test_faulty_row_of_a_smaller_file_is_located(tmp_path):
     (tmp_path / "f.jsonl").write_text('{"id": 1}\n\n[1]\n')
     with pytest.raises(DataError, match="f.jsonl, row 3: row: expected an object"):
         list(strict_rows(tmp_path / "f.jsonl"))
@@ -363,7 +368,7 @@ def test_a_faulty_row_of_a_smaller_file_is_named(tmp_path):
     assert list(strict_rows(tmp_path / "f.jsonl", lines=True)) == []
 
 
-def test_a_pipe_is_read_once_and_as_often_as_asked(tmp_path):
+def test_pipe_is_read_once_and_can_be_scanned_repeatedly(tmp_path):
     os.mkfifo(tmp_path / "pipe")
     threading.Thread(target=(tmp_path / "pipe").write_text, args=('{"a": 1}\n{"a": 2}\n',)).start()
     source = open_source(tmp_path / "pipe")
@@ -391,7 +396,7 @@ def parquet(path: Path, rows: list[dict]) -> Path:
 
 @pytest.fixture
 def shards(tmp_path):
-    """A folder of shards, with what else lies about in such folders."""
+    """A folder of shards, with the other files usually found there."""
     folder = tmp_path / "shards"
     for number in range(3):
         parquet(folder / f"data/train-0000{number}-of-00003.parquet", pairs(*range(4 * number, 4 * number + 4)) if number != 1 else [])
@@ -403,7 +408,7 @@ def shards(tmp_path):
     return folder
 
 
-def test_a_folder_of_shards_is_one_file(shards):
+def test_folder_of_shards_is_read_as_one_file(shards):
     records, report = load(shards, "trl_preference", strict=True)
     assert numbers(records) == [0, 1, 2, 3, 8, 9, 10, 11]
     assert [record.id for record in records] == [f"shards:{i}" for i in range(1, 9)]
@@ -426,7 +431,7 @@ def test_patterns_and_their_order(shards):
         load(shards / "*.csv", "trl_preference")
 
 
-def test_what_a_pattern_names_besides_rows_is_named_and_lost_files_are_refused(tmp_path):
+def test_other_matches_of_a_pattern_are_listed_and_dangling_links_are_errors(tmp_path):
     write(tmp_path / "a.jsonl", [PAIR])
     (tmp_path / "b.jsonl").touch()
     (tmp_path / "c.jsonl").mkdir()
@@ -438,7 +443,7 @@ def test_what_a_pattern_names_besides_rows_is_named_and_lost_files_are_refused(t
             load(path, "trl_preference")
 
 
-def test_a_malformed_row_of_a_shard_is_named_by_its_own_file_and_line(tmp_path):
+def test_malformed_row_of_a_shard_is_located_in_its_own_file(tmp_path):
     for number, rows in enumerate((["", json.dumps(PAIR), ""], ["", "{", json.dumps(PAIR | {"chosen": 3})], [json.dumps(PAIR)])):
         (tmp_path / f"part-{number}.jsonl").write_text("\n".join(rows))
     records, report = load(tmp_path, "trl_preference")
@@ -463,7 +468,7 @@ def test_a_malformed_row_of_a_shard_is_named_by_its_own_file_and_line(tmp_path):
         ([], "no data file"),
     ],
 )
-def test_folders_that_could_be_read_in_several_ways_are_refused(tmp_path, files, message):
+def test_ambiguous_folders_are_rejected(tmp_path, files, message):
     for name in files:
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text("x")
@@ -471,7 +476,7 @@ def test_folders_that_could_be_read_in_several_ways_are_refused(tmp_path, files,
         read(tmp_path, "trl_preference")
 
 
-def test_a_split_is_named_behind_a_colon(tmp_path):
+def test_split_is_selected_after_a_colon(tmp_path):
     parquet(tmp_path / "set/data/train-00000-of-00001.parquet", pairs(1))
     parquet(tmp_path / "set/data/test-00000-of-00001.parquet", pairs(2))
     (tmp_path / "f.json").write_text(json.dumps({"train": pairs(1), "test": pairs(2)}))
@@ -485,7 +490,7 @@ def test_a_split_is_named_behind_a_colon(tmp_path):
         read(f"{path}:train", "trl_preference")
 
 
-def test_what_datasets_saves_is_read_in_the_order_of_its_state(tmp_path):
+def test_saved_datasets_are_read_in_the_order_of_their_state(tmp_path):
     folder = tmp_path / "saved/train"
     folder.mkdir(parents=True)
     for name, rows in (("b.arrow", pairs(1, 2)), ("a.arrow", pairs(3))):
@@ -502,7 +507,7 @@ def test_what_datasets_saves_is_read_in_the_order_of_its_state(tmp_path):
         read(folder, "trl_preference")
 
 
-def test_a_name_on_the_hub_is_refused_in_words_without_the_library(monkeypatch):
+def test_hub_name_without_the_library_is_an_error(monkeypatch):
     monkeypatch.setitem(sys.modules, "datasets", None)
     for name in ("owner/name", "owner/name:train", "owner/name:config:train"):
         with pytest.raises(DataError, match="pip install datasets.*hf download --repo-type dataset owner/name"):
@@ -534,7 +539,7 @@ LINES = "".join(json.dumps(row) + "\n" for row in pairs(1, 2, 3))
     ],
 )
 @pytest.mark.parametrize("pack", [None, gzip.compress, pa.Codec("zstd").compress])
-def test_every_layout_holds_the_same_rows(tmp_path, name, content, pack):
+def test_every_layout_yields_the_same_rows(tmp_path, name, content, pack):
     path = tmp_path / (name if pack is None else f"{name}.packed" if name == "f" else name)
     path.write_bytes(content.encode() if pack is None else bytes(pack(content.encode())))
     records, report = load(path, "trl_preference", strict=True)
@@ -543,7 +548,7 @@ def test_every_layout_holds_the_same_rows(tmp_path, name, content, pack):
     assert list(file) == records and [one for (one,) in file.fetch([2, 0])] == [records[2], records[0]]
 
 
-def test_csv_has_rows_that_cannot_be_read_and_texts_of_several_lines(tmp_path):
+def test_csv_with_unreadable_rows_and_multiline_text(tmp_path):
     content = b'prompt,chosen,rejected\n"Q1?","a\n""b"",",\nQ2?,\xff,two\nQ3?,one\nQ4?,x"y",two\n"Q5?"z,one,two\nQ6?,one,two\n'
     (tmp_path / "f.csv").write_bytes(content)
     records, report = load(tmp_path / "f.csv", "trl_preference")
@@ -566,7 +571,7 @@ TYPES = [
 
 
 def values_of(kind: pa.DataType) -> pa.Array:
-    """Four values of any type, a null among them, made from the bytes that any of them can be cast or built from."""
+    """Four values of any type, including a null, built from random bytes."""
     makers = [
         lambda: pa.array([1, None, 0, 1], pa.int64()).cast(kind),
         lambda: pa.array(["ab", None, "cd", "ab"]).cast(kind),
@@ -588,7 +593,7 @@ def values_of(kind: pa.DataType) -> pa.Array:
 
 @pytest.mark.parametrize("kind", TYPES, ids=str)
 @pytest.mark.parametrize("file", ["f.parquet", "file.arrow", "stream.arrow", "packed.arrow"])
-def test_whatever_can_be_scanned_can_be_drawn(tmp_path, kind, file):
+def test_whatever_can_be_scanned_can_be_fetched(tmp_path, kind, file):
     extra = values_of(kind)
     table = pa.table({"extra": extra, **{key: [f"{key}{i}" for i in range(4)] for key in PAIR}})
     path = tmp_path / file
@@ -610,7 +615,7 @@ def test_whatever_can_be_scanned_can_be_drawn(tmp_path, kind, file):
     assert list(itertools.chain(*RecordFile(path, "trl_preference").fetch(range(4)))) == records
 
 
-def test_a_value_that_python_cannot_hold_costs_its_row_only_where_it_is_needed(tmp_path):
+def test_unrepresentable_value_is_an_error_only_if_needed(tmp_path):
     broken = pa.Array.from_buffers(pa.string(), 2, pa.array([b"Q?", b"\xff\xfe"], pa.binary()).buffers())
     times = pa.array([1, 2], pa.timestamp("ns"))
     pq.write_table(pa.table({"prompt": broken, "chosen": ["one"] * 2, "rejected": ["two"] * 2, "time": times}), tmp_path / "f.parquet")
@@ -618,7 +623,7 @@ def test_a_value_that_python_cannot_hold_costs_its_row_only_where_it_is_needed(t
     assert len(records) == 1 and "prompt: expected" in report.malformed[0][1] and "cannot be read" in report.malformed[0][1]
 
 
-def test_bytes_that_are_text_and_gaps_in_a_column_of_labels(tmp_path):
+def test_text_as_bytes_and_missing_labels(tmp_path):
     columns = {"input": pa.array([b"Q?"] * 4), "output_1": ["one"] * 4, "output_2": ["two"] * 4}
     labels = pa.array([1.0, 2.0, None, float("nan")])
     for kind in (pa.float32(), pa.float64(), pa.decimal128(5, 1)):

@@ -1,4 +1,4 @@
-"""Readers: each native format against records written by hand; what is malformed, and that it is counted where it stands."""
+"""Readers: each format against hand-written records; malformed rows are counted and located."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ ARENA |= {"conversation_b": [USER, assistant("two"), LATER, assistant("zwei")]}
 PKU = {"prompt": "Q?", "response_0": "one", "response_1": "two", "better_response_id": 1}
 OWN = {"id": "x", "source": "s", "context": [USER], "responses": ["one", "two"], "rewards": [0.5, -2]}
 
-# (format, row, the records it holds)
+# (format, row, its records)
 GOOD = [
     ("rlsys", OWN, [Record("x", "s", Q, ("one", "two"), (0.5, -2.0))]),
     (
@@ -381,7 +381,7 @@ GOOD = [
 ROWS = {format: row for format, row, _ in reversed(GOOD)}
 """The first good row of each format."""
 
-# (format, what to change in its good row, key that the message names)
+# (format, changes to its good row, key that the message names)
 MALFORMED = [
     ("rlsys", {"rewards": [1, NAN]}, "rewards[1]"),
     ("rlsys", {"rewards": [1, True]}, "rewards[1]"),
@@ -535,7 +535,7 @@ def load(path: Path, format: str, **options):
     return list(read(path, format, report=report, **options)), report
 
 
-def test_every_format_has_a_hand_made_row():
+def test_every_format_has_a_handwritten_row():
     assert set(ROWS) == set(READERS)
 
 
@@ -547,7 +547,7 @@ def test_native_rows_become_the_expected_records(tmp_path, format, row, expected
     assert (report.rows, report.records, report.malformed_count, report.no_unique_best) == (1, len(expected), 0, 0)
 
 
-def test_rows_without_a_ground_truth_are_for_those_who_want_none(tmp_path):
+def test_unlabelled_rows_are_read_only_without_truth(tmp_path):
     row = {"id": "a", "context": [{"role": "user", "content": "Q?"}], "responses": ["one", "two"]}
     path = write(tmp_path / "f.jsonl", [row])
     kept, report = load(path, "responses", truth=False)
@@ -558,7 +558,7 @@ def test_rows_without_a_ground_truth_are_for_those_who_want_none(tmp_path):
 
 @pytest.mark.parametrize("format, change, key", MALFORMED)
 def test_malformed_rows_name_file_row_and_key_and_are_set_aside(tmp_path, format, change, key):
-    # The good rows around it have no ids, so that nothing repeats.
+    # The good rows around it have no ids, so that there are no duplicates.
     good = {name: value for name, value in ROWS[format].items() if name not in IDS}
     path = write(tmp_path / "f.jsonl", [good, ROWS[format] | change, good])
     records, report = load(path, format)
@@ -572,14 +572,14 @@ def test_malformed_rows_name_file_row_and_key_and_are_set_aside(tmp_path, format
 
 
 @pytest.mark.parametrize("format, row", [(format, row) for format, row, _ in GOOD])
-def test_a_row_of_the_wrong_format_never_passes_for_a_good_one(tmp_path, format, row):
+def test_row_of_another_format_is_malformed(tmp_path, format, row):
     for other in {"llmbar", "pandalm", "helpsteer3", "rmb_bon", "judgebench", "ppe_best_of_k"} - {format}:
         records, report = load(write(tmp_path / "f.jsonl", [row]), other)
         assert not records and report.malformed_count == 1
 
 
 @pytest.mark.parametrize("format, change", NO_UNIQUE_BEST)
-def test_ties_are_counted_apart_and_are_no_error_even_if_strict(tmp_path, format, change):
+def test_ties_are_counted_separately_and_allowed_if_strict(tmp_path, format, change):
     records, report = load(write(tmp_path / "f.jsonl", [ROWS[format] | change]), format, strict=True)
     assert not records
     assert (report.no_unique_best, report.malformed_count) == (1, 0)
@@ -590,7 +590,7 @@ def test_unscored_completions_are_counted(tmp_path):
     assert report.dropped_responses == 2
 
 
-def test_an_id_that_occurs_twice_is_malformed(tmp_path):
+def test_duplicate_id_is_malformed(tmp_path):
     path = write(tmp_path / "f.jsonl", [OWN, OWN | {"id": "y"}, OWN, OWN | {"source": "other"}])
     records, report = load(path, "rlsys")
     # An id is unique within one source only: Reward Bench numbers each subset.
@@ -598,14 +598,14 @@ def test_an_id_that_occurs_twice_is_malformed(tmp_path):
     assert "'x' again" in report.malformed[0][1] and report.malformed[0][0] == 3
 
 
-def test_what_is_said_of_a_row_can_be_written_to_a_file(tmp_path):
-    """JSON may hold half of a character, in keys and ids, too."""
+def test_messages_about_a_row_are_encodable(tmp_path):
+    """JSON may contain lone surrogates, also in keys and ids."""
     path = write(tmp_path / "a.jsonl", [{"\ud800": 1, "prompt": "q"}, {"id": "\udfff", "prompt": "q", "chosen": "a", "rejected": "b"}])
     aside = list(read_all(path, "trl_preference"))
     assert [one.id.encode() for one in aside] == [b"a:1", b"\\udfff"] and all(one.message.encode() for one in aside)
 
 
-def test_our_own_records_survive_a_round_trip(tmp_path):
+def test_records_survive_a_round_trip(tmp_path):
     expected = [record for _, _, records in GOOD for record in records]
     expected = [Record(**{**vars(record), "id": f"{record.id}-{i}"}) for i, record in enumerate(expected)]
     records, report = load(write(tmp_path / "f.jsonl", [record.to_json() for record in expected]), "rlsys")
@@ -628,7 +628,7 @@ ANTHROPIC = [
     {"role": "user", "content": [{"type": "tool_result", "tool_use_id": "c1", "content": [{"type": "text", "text": "3 C"}]}]},
 ]
 
-# (messages as they are published, roles and texts as they are judged)
+# (published messages, rendered roles and texts)
 SPOKEN = [
     ([{"role": "assistant", "content": "", "tool_calls": [CALL]}, RESULT], [("assistant", TOLD), ("tool", "Result of weather: 3 C")]),
     ([{"role": "assistant", "content": None, "tool_calls": [CALL]}], [("assistant", TOLD)]),
@@ -668,7 +668,7 @@ SPOKEN = [
 
 
 @pytest.mark.parametrize("messages, expected", SPOKEN)
-def test_calls_results_and_parts_are_written_out(messages, expected):
+def test_calls_results_and_parts_are_rendered(messages, expected):
     assert [(message["role"], message["content"]) for message in as_messages(messages, "prompt")] == expected
 
 
@@ -703,7 +703,7 @@ OPENING = "\n\nHuman: Name a bird\n\nAssistant:"
         ({"chosen": "USER: Q\nASSISTANT: It is a", "rejected": "USER: Q\nASSISTANT: It is b"}, "middle of"),
     ],
 )
-def test_a_prompt_is_not_guessed_where_it_stands_elsewhere_or_ends_in_an_answer(tmp_path, row, message):
+def test_prompt_is_not_inferred_if_another_column_has_it_or_it_ends_in_an_answer(tmp_path, row, message):
     records, report = load(write(tmp_path / "f.jsonl", [row]), "trl_preference")
     assert not records and message in report.malformed[0][1]
 
@@ -723,26 +723,26 @@ def test_a_prompt_is_not_guessed_where_it_stands_elsewhere_or_ends_in_an_answer(
         "**User:** Q\n**Assistant:**",
     ],
 )
-def test_transcripts_of_any_spelling_that_part_inside_an_answer_are_refused(tmp_path, opening):
+def test_transcripts_that_diverge_inside_an_answer_are_rejected(tmp_path, opening):
     inside, before = ({"chosen": f"{opening} {more}one", "rejected": f"{opening} {more}two"} for more in ("it is ", ""))
     (record,), report = load(write(tmp_path / "f.jsonl", [inside, before]), "trl_preference")
     assert report.malformed_count == 1 and record.context[0]["content"] == opening.rstrip()
 
 
 @pytest.mark.parametrize("prompt", ["Which, [A] red or [B] blue?", "See <a> and </a> in HTML.", "Title: Birds\nPost: They sing."])
-def test_other_tags_and_labels_are_no_speakers(tmp_path, prompt):
+def test_other_tags_and_labels_are_not_speakers(tmp_path, prompt):
     (record,), _ = load(write(tmp_path / "f.jsonl", [{"chosen": f"{prompt} one", "rejected": f"{prompt} two"}]), "trl_preference")
     assert record.context[0]["content"] == prompt
 
 
 @pytest.mark.parametrize("more", [{}, {"source": "magpie"}, {"id": 3}, {"prompt_id": "ab12"}, {"score": 0.5}, {"question": None}])
-def test_a_prompt_is_what_texts_share_where_nothing_speaks_against_it(tmp_path, more):
+def test_common_beginning_of_texts_is_the_prompt(tmp_path, more):
     row = {"chosen": f"{OPENING} lark", "rejected": f"{OPENING} spoon"} | more
     (record,), _ = load(write(tmp_path / "f.jsonl", [row]), "trl_preference")
     assert record.context == ({"role": "user", "content": OPENING},) and record.responses == (" lark", " spoon")
 
 
-def test_a_prompt_that_is_missing_is_not_guessed(tmp_path):
+def test_missing_prompt_is_not_inferred(tmp_path):
     texts = {"chosen": "The river is long.", "rejected": "The river is short."}
     rows = [{key: value, **texts} for key, value in (("prompt", None), ("frage", "Wie lang?"), ("q", "2+2?"), ("\u95ee", "\u6cb3\u957f"))]
     assert load(write(tmp_path / "a.jsonl", rows), "trl_preference")[1].malformed_count == len(rows)
@@ -751,7 +751,7 @@ def test_a_prompt_that_is_missing_is_not_guessed(tmp_path):
 
 
 @pytest.mark.parametrize("shown", [json.dumps, repr])
-def test_messages_that_a_csv_file_holds_as_text_are_messages(tmp_path, shown):
+def test_messages_encoded_as_text_in_csv_are_decoded(tmp_path, shown):
     chosen, rejected = ([Q[0], assistant(word)] for word in ("yes, it's so", "no"))
     with (tmp_path / "a.csv").open("w", newline="") as file:
         csv.writer(file).writerows([["prompt", "chosen", "rejected"], ["Q?", shown(chosen), shown(rejected)]])
@@ -762,14 +762,14 @@ def test_messages_that_a_csv_file_holds_as_text_are_messages(tmp_path, shown):
         assert (record.context, record.responses) == (({"role": "user", "content": Q[0]["content"]},), ("yes, it's so", "no"))
 
 
-def test_text_that_shows_messages_without_being_any_is_malformed_and_other_lists_are_text(tmp_path):
+def test_undecodable_messages_are_malformed_and_other_lists_are_text(tmp_path):
     numpys = "[{'role': 'user', 'content': 'Q?'}\n {'role': 'assistant', 'content': 'no'}]"
     rows = [{"prompt": "Q?", "chosen": numpys, "rejected": "b"}, {"prompt": "Q?", "chosen": '[{"content": 1}]', "rejected": "b"}]
     records, report = load(write(tmp_path / "a.jsonl", rows), "trl_preference")
     assert [record.responses[0] for record in records] == ['[{"content": 1}]'] and "text with messages" in report.malformed[0][1]
 
 
-def test_columns_of_other_names(tmp_path):
+def test_renamed_columns(tmp_path):
     rows = [{"question": "Q?", "prompt": "ignored", "answers": {"best": "one"}, "answers.worst": "two"}] * 2
     path, columns = write(tmp_path / "f.jsonl", rows), {"prompt": "question", "chosen": "answers.best", "rejected": "answers.worst"}
     records, report = load(path, "trl_preference", columns=columns)
@@ -783,16 +783,16 @@ def test_columns_of_other_names(tmp_path):
 
 
 @pytest.mark.parametrize("format", READERS)
-def test_a_format_is_proposed_by_what_reads_the_rows(format):
+def test_format_is_suggested_by_the_rows(format):
     row = ROWS[format]
     found = formats_of([row] * 3)
     same = {"llmbar": "llmbar", "skywork": "skywork"}.get(format, format)
-    # Formats of one layout cannot be told apart.
+    # Formats with the same layout are indistinguishable.
     twins = {"skywork": "trl_preference", "rmb_pair": "rmb_pair"}
     assert same in found or twins.get(format) in found
 
 
-def test_a_mistyped_format_is_told_by_the_rows_and_by_the_name(tmp_path):
+def test_mistyped_format_is_suggested_by_rows_and_name(tmp_path):
     path = write(tmp_path / "f.jsonl", [ROWS["nectar"]])
     with pytest.raises(DataError, match="'ranked'. Did you mean nectar"):
         read(path, "ranked")
@@ -800,7 +800,7 @@ def test_a_mistyped_format_is_told_by_the_rows_and_by_the_name(tmp_path):
         RecordFile(path, "llmbar")
 
 
-def test_a_file_of_mostly_unusable_rows_is_refused_as_far_as_is_wanted(tmp_path):
+def test_max_unusable_limits_malformed_rows(tmp_path):
     path = write(tmp_path / "f.jsonl", [OWN, {}, {}, OWN | {"id": "y", "rewards": [1, 1]}])
     file = RecordFile(path, "rlsys", max_unusable=0.5)  # a tie is no fault of the file
     assert file.report.unusable == 0.5
@@ -808,7 +808,7 @@ def test_a_file_of_mostly_unusable_rows_is_refused_as_far_as_is_wanted(tmp_path)
         RecordFile(path, "rlsys", max_unusable=0.4)
 
 
-# Attacks: whatever stands in a file, the only outcomes are records, counted ties and counted malformed rows.
+# Fuzzing: for any content, the only outcomes are records, counted ties and counted malformed rows.
 
 TEXTS = st.text(max_size=5) | st.sampled_from(["user", "assistant", HH, "A>B", "tie"])
 KEYS = st.sampled_from(["role", "content", "answer", "response"]) | st.text(max_size=3)
@@ -826,7 +826,7 @@ def good_rows(format: str) -> list[dict]:
 
 @st.composite
 def rows(draw, format: str):
-    """A good row with some places, at any depth, replaced by other JSON, or removed."""
+    """A good row with some values, at any depth, replaced by other JSON or removed."""
     row = copy.deepcopy(draw(st.sampled_from(good_rows(format))))
     for _ in range(draw(st.integers(1, 3))):
         node = row
@@ -859,7 +859,7 @@ def assert_settled(path: Path, format: str, count: int) -> None:
     if records:
         file = RecordFile(path, format)
         assert list(file) == records and len(file) == count
-        # By number, ids are not compared: what streaming sets aside as a repetition is a record among these.
+        # Random access does not compare ids: duplicates that streaming sets aside are records here.
         fetched = iter([record for found in file.fetch(range(count)) for record in found])
         assert all(record in fetched for record in records)
     else:

@@ -1,4 +1,4 @@
-"""Real preference files, in their sources' own formats, against counts worked out here by a plain reading of each file."""
+"""Real preference files in their native formats, against counts computed here by parsing each file directly."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def test_every_format_has_a_file():
 
 
 @each()
-def test_every_row_is_accounted_for_and_every_record_is_usable(name):
+def test_every_row_is_counted_and_every_record_is_usable(name):
     records, report = load(name)
     assert report.rows == len(plain(name))
     assert report.records == len(records) == report.rows - report.malformed_count - report.no_unique_best
@@ -110,8 +110,8 @@ def test_pandalm_majority_of_three(name):
 
 
 @each("hh_")
-def test_hh_rlhf_transcripts_can_be_written_back(name):
-    """A good row's turns, written out again, are the row's transcripts up to white space and marks repeated within a turn."""
+def test_hh_rlhf_transcripts_can_be_reconstructed(name):
+    """A good row's turns reproduce its transcripts up to white space and repeated markers within a turn."""
     records, report = load(name)
     rows = plain(name)
     bad = {row for row, _ in report.malformed}

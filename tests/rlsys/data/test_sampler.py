@@ -1,4 +1,4 @@
-"""The sampler: a permutation per epoch, a function of the seed alone, resumable anywhere from a few integers."""
+"""The sampler: a permutation per epoch, a function of the seed only, resumable anywhere from a few integers."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def test_resumed_anywhere_equals_uninterrupted(size, seed, counts, rest):
 
 
 def swap_or_not(size: int, seed: int, epoch: int, position: int) -> int:
-    """The index at one position, one card at a time, as the paper's figure 1 has it."""
+    """The index at one position, computed as in figure 1 of the paper."""
     x = position
     for number in range(32 + 4 * size.bit_length()):
         digest = blake2b(f"{seed}/{epoch}/{number}".encode(), digest_size=24).digest()
@@ -65,7 +65,7 @@ def test_blocks_of_indices_equal_one_index_at_a_time(size):
 
 @given(SIZES, SEEDS, st.integers(0, 300), st.integers(0, 500))
 @settings(max_examples=60, deadline=None)
-def test_peeking_draws_nothing_and_foretells_what_is_drawn(size, seed, before, count):
+def test_peek_returns_the_next_indices_without_advancing(size, seed, before, count):
     sampler = Sampler(size, seed)
     sampler.next(before)
     state = sampler.state_dict()
@@ -78,7 +78,7 @@ def test_epochs_and_seeds_give_different_orders():
     sampler = Sampler(500, 1)
     first, second = sampler.next(500), sampler.next(500)
     other = Sampler(500, 2).next(500)
-    # Independent random orders agree in one place of 500 on average; 8 or more happen once in 100,000 trials.
+    # Independent random orders agree in one position of 500 on average; 8 or more occur once in 100,000 trials.
     for one, two in ((first, second), (first, other), (first, list(range(500)))):
         assert sum(a == b for a, b in zip(one, two, strict=True)) < 8
 
@@ -96,7 +96,7 @@ def test_every_order_of_a_few_rows_is_equally_likely(size):
     assert chisquare([seen[order] for order in orders]).pvalue > 1e-3
 
 
-def test_every_place_sees_every_index_equally_often():
+def test_every_position_sees_every_index_equally_often():
     size, epochs = 20, 1000
     sampler = Sampler(size, 3)
     places = [Counter() for _ in range(size)]
@@ -106,13 +106,13 @@ def test_every_place_sees_every_index_equally_often():
     assert chisquare([places[p][i] for p in range(size) for i in range(size)], ddof=2 * size - 2).pvalue > 1e-3
 
 
-def test_neighbours_in_the_order_are_not_neighbours_in_the_file():
+def test_adjacent_positions_are_not_adjacent_rows():
     order = Sampler(10_000, 0).next(10_000)
     gaps = [abs(a - b) for a, b in itertools.pairwise(order)]
     assert abs(sum(gaps) / len(gaps) - 10_000 / 3) < 100  # two random places are a third of the range apart
 
 
-def test_a_huge_range_needs_no_memory_and_stays_within_it():
+def test_huge_range_needs_no_memory_and_stays_in_range():
     size = 2**60 + 1
     drawn = Sampler(size, 0).next(200)
     assert len(set(drawn)) == 200 and all(0 <= index < size for index in drawn)
@@ -126,7 +126,7 @@ def test_state_is_a_few_integers():
 
 
 @pytest.mark.parametrize("other, word", [(Sampler(11, 5), "size 11"), (Sampler(10, 6), "seed 6")])
-def test_a_state_of_other_data_or_another_seed_is_refused(other, word):
+def test_state_of_other_data_or_seed_is_rejected(other, word):
     with pytest.raises(ValueError, match=word):
         Sampler(10, 5).load_state_dict(other.state_dict())
 
@@ -134,12 +134,12 @@ def test_a_state_of_other_data_or_another_seed_is_refused(other, word):
 @pytest.mark.parametrize(
     "change", [{"position": 10}, {"position": -1}, {"epoch": -1}, {"position": True}, {"epoch": "0"}, {"extra": 0}, {"epoch": None}]
 )
-def test_a_state_that_cannot_be_one_is_refused(change):
+def test_malformed_state_is_rejected(change):
     with pytest.raises(ValueError, match="sampler"):
         Sampler(10, 5).load_state_dict({"size": 10, "seed": 5, "epoch": 0, "position": 0} | change)
 
 
-def test_impossible_requests_are_refused():
+def test_invalid_requests_are_rejected():
     for size in (0, 2**62 + 1):
         with pytest.raises(ValueError, match=f"got {size}"):
             Sampler(size, 1)

@@ -1,4 +1,4 @@
-"""From trajectory tables and preference rows to groups: what is kept, what is set aside, and that no row is on both sides."""
+"""Groups from trajectory tables and preference rows: what is kept or skipped, and that no row is on both sides of the split."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def sample(prompt_id: str, prompt: str, text: str, correct: bool, failure: str |
 
 
 def write(path: Path, rows: list[dict[str, Any]], *more: pa.Field) -> Path:
-    """A whole trajectory table, as a run writes it, with what `rows` leave out as nulls."""
+    """A complete trajectory table as a run writes it, with nulls for the columns missing in `rows`."""
     path.parent.mkdir(parents=True, exist_ok=True)
     pq.write_table(pa.Table.from_pylist(rows, schema=pa.schema([*TRAJECTORIES, *more])), path)
     return path
@@ -67,7 +67,7 @@ SAMPLES = [
 ]
 
 
-def test_critiques_are_grouped_by_the_prompt_they_were_sampled_for(tmp_path, tokenizer):
+def test_critiques_are_grouped_by_prompt(tmp_path, tokenizer):
     groups, counts = read_critiques([write(tmp_path / "step.parquet", SAMPLES)], tokenizer, max_tokens=60)
     told = [(g.id, tokenizer.decode(g.prompt), [tokenizer.decode(t) for t in g.texts], g.labels) for g in groups]
     assert told == [
@@ -85,12 +85,12 @@ def test_critiques_are_grouped_by_the_prompt_they_were_sampled_for(tmp_path, tok
     }
 
 
-def test_parse_failures_are_wrong_critiques_when_asked_for(tmp_path, tokenizer):
+def test_parse_failures_are_wrong_critiques_if_enabled(tmp_path, tokenizer):
     groups, counts = read_critiques([write(tmp_path / "step.parquet", SAMPLES)], tokenizer, 60, parse_failures=True)
     assert groups[0].labels == (1.0, 0.0, 0.0) and counts["parse_failures"] == 0
 
 
-def test_hinted_samples_are_left_out_and_files_add_up(tmp_path, tokenizer):
+def test_hinted_samples_are_skipped_and_files_are_concatenated(tmp_path, tokenizer):
     hinted = [sample("c", "the best is 2. judge", "told so", True, hinted=True), sample("c", "judge three", "seen so", False, hinted=False)]
     files = [write(tmp_path / "rft.parquet", hinted, pa.field("hinted", pa.bool_())), write(tmp_path / "step.parquet", SAMPLES[:1])]
     groups, counts = read_critiques(files, tokenizer, 100)
@@ -98,7 +98,7 @@ def test_hinted_samples_are_left_out_and_files_add_up(tmp_path, tokenizer):
     assert counts == {"samples": 3, "hinted": 1, "parse_failures": 0, "too_long": 0}
 
 
-def test_a_glob_leaves_out_held_out_tables_and_a_path_does_not(tmp_path):
+def test_globs_skip_heldout_tables_and_paths_do_not(tmp_path):
     names = ["heldout_rl.parquet", "step_000001.parquet", "step_000002.parquet"]
     for name in names:
         write(tmp_path / name, SAMPLES)
@@ -108,12 +108,12 @@ def test_a_glob_leaves_out_held_out_tables_and_a_path_does_not(tmp_path):
 
 
 @pytest.mark.parametrize(("patterns", "message"), [([], "no trajectories given"), (["nowhere/*.parquet"], "nowhere/.*: no such file")])
-def test_files_that_are_not_there(patterns, message):
+def test_missing_files(patterns, message):
     with pytest.raises(DataError, match=message):
         trajectory_files(patterns)
 
 
-def test_tables_that_cannot_be_used_say_where_and_what(tmp_path, tokenizer):
+def test_unusable_tables_report_where_and_what(tmp_path, tokenizer):
     def message(path: Path) -> str:
         with pytest.raises(DataError) as error:
             read_critiques([path], tokenizer, 60)
@@ -134,13 +134,13 @@ def test_tables_that_cannot_be_used_say_where_and_what(tmp_path, tokenizer):
     assert "no sample to train on (samples 1, hinted 0, parse_failures 1, too_long 0)" in message(failed)
 
 
-def test_critiques_of_one_kind_teach_nothing(tmp_path, tokenizer):
+def test_critiques_of_one_label_are_an_error(tmp_path, tokenizer):
     path = write(tmp_path / "step.parquet", [sample(str(i), f"judge {i}", "fine", True) for i in range(40)])
     with pytest.raises(DataError, match="critiques are correct; expected both correct and wrong"):
         load_scalar_data(load_config(None, [f"meta_rm.data=['{path}']"]), tokenizer)
 
 
-def test_rows_of_one_label_can_be_left_out_over_all_orders_of_a_row(tmp_path, tokenizer):
+def test_rows_of_one_label_over_all_orders_can_be_dropped(tmp_path, tokenizer):
     rows = [
         *(sample("mixed", f"order {i}", text, right) for i, text, right in ((1, "yes", True), (2, "no", False), (2, "too", False))),
         *(sample("easy", f"other {i}", "yes", True) for i in (1, 2)),
@@ -162,7 +162,7 @@ def test_rows_of_one_id_in_two_subsets_are_two_rows(tmp_path, tokenizer):
 
 
 @pytest.mark.parametrize("more", [[], ["meta_rm.mixed_rows=true"], ["meta_rm.rows=20"], ["meta_rm.parse_failures=true"]])
-def test_what_became_of_every_sample_adds_up(tmp_path, tokenizer, more):
+def test_sample_counts_add_up(tmp_path, tokenizer, more):
     rows = [
         sample(f"r{i}", f"prompt {i}", "too long " * 60 if k == 4 else "fine", (i + k) % 3 > 0 or i % 4 == 0, "no_box" if k == 3 else None)
         for i in range(40)
@@ -208,7 +208,7 @@ def test_about_the_share_is_held_out_and_an_empty_side_is_an_error():
 
 @given(st.lists(st.integers(1, 9), min_size=1, max_size=40), st.integers(1, 30), st.integers(1, 3))
 @settings(deadline=None)
-def test_every_epoch_goes_over_every_group_once(texts, size, epochs):
+def test_every_epoch_covers_every_group_once(texts, size, epochs):
     groups = groups_of([str(i) for i in range(len(texts))], texts)
     steps = batches(groups, size, epochs, seed=0)
     assert steps == batches(groups, size, epochs, seed=0) and all(steps)
@@ -219,7 +219,7 @@ def test_every_epoch_goes_over_every_group_once(texts, size, epochs):
     per_step = [sum(texts[i] for i in step) for step in steps]
     count = max(1, round(sum(texts) / size))
     assert len(steps) <= epochs * count
-    # a step begins where a share of the epoch begins, and runs over by less than a group
+    # a step starts at a multiple of its share of the epoch, and exceeds it by less than a group
     assert max(per_step) < sum(texts) / count + max(texts)
 
 
@@ -237,7 +237,7 @@ def test_a_limit_takes_whole_groups_until_it_is_reached():
     assert len(first_texts(groups, 1000, seed=0)) == len(first_texts(groups, None, seed=0)) == 50
 
 
-def test_a_preference_row_is_shown_as_a_chat_and_defused(tokenizer):
+def test_preference_row_is_rendered_as_chat_and_defused(tokenizer):
     context = (
         {"role": "user", "content": "hi"},
         {"role": "assistant", "content": "hello"},
@@ -268,8 +268,8 @@ def test_generated_tasks_as_preferences(tokenizer):
         read_preferences(Mixture([MixturePart("single", single, Sampler(20, 0))]), Prompter(tokenizer), 5, 2048, shuffle=True)
 
 
-def test_a_file_is_gone_through_once_however_many_rows_are_asked_for(tokenizer, tmp_path):
-    """Four rows, one of a single response and one too long: two are left, and the next epoch brings no third."""
+def test_preferences_are_read_for_one_epoch_only(tokenizer, tmp_path):
+    """Four rows, one with a single response and one too long: two are left, and no second epoch is read."""
     path = tmp_path / "rows.jsonl"
     texts = (["a", "b"], ["a"], ["a", "b" * 500], ["c", "d", "e"])
     context = [{"role": "user", "content": "?"}]
@@ -285,7 +285,7 @@ def test_a_file_is_gone_through_once_however_many_rows_are_asked_for(tokenizer, 
         assert counts == {"rows": 4, "used": 2, "single": 1, "too_long": 1, **nothing}
 
 
-def test_generated_tasks_have_no_end(tokenizer):
+def test_generated_tasks_need_a_number_of_rows(tokenizer):
     with pytest.raises(ConfigError, match="set the number of rows to train on, for example meta_rm.rows=2000"):
         load_scalar_data(Config.model_validate({"meta_rm": {"objective": "bt"}}), tokenizer)
 

@@ -1,4 +1,4 @@
-"""The labels of the generated tasks: each is checked by a judge that reads the question and the answer only."""
+"""Labels of the generated tasks, checked by independent judges that see only the question and the answer."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ TABLES = {
 }
 
 
-# --- One judge per family: (query, response) -> right? It knows the question's wording, nothing of the generator's choices. ---
+# --- One judge per family: (query, response) -> correct? It parses the question and knows nothing of the generator. ---
 
 
 def numbers(text):
@@ -184,7 +184,7 @@ def test_labels_agree_with_an_independent_judge(family, level):
             assert JUDGES[family](query_of(record), record.reference)
 
 
-def test_facts_that_anyone_can_check():
+def test_well_known_facts():
     assert TABLES["capital"]["France"] == "Paris" and TABLES["capital"]["Nairobi"] == "Kenya"
     assert TABLES["opposite"]["cold"] == "hot" and TABLES["plural"]["child"] == "children" and TABLES["past_tense"]["bring"] == "brought"
     assert len(IS_A) == sum(len(category.words) for category in CATEGORIES), "a word stands in two categories"
@@ -193,7 +193,7 @@ def test_facts_that_anyone_can_check():
 
 
 def test_wordings_of_one_fact_stay_in_one_split():
-    """7 + 5 and 5 + 7, hot and cold, either wording: what was trained on in one dress is not tested in another."""
+    """7 + 5 and 5 + 7, hot and cold, any wording: a training item does not reappear in the held-out split in another form."""
 
     def opposites(query):
         return frozenset((last_word(query), TABLES["opposite"][last_word(query)]))

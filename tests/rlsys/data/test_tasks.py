@@ -1,4 +1,4 @@
-"""The generated tasks: well-formed, repeatable, no question in both splits, and nothing but the content tells which answer is right."""
+"""The generated tasks: well-formed, reproducible, disjoint splits, and only the content reveals the correct answer."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def query_of(record):
 
 
 def length_wins(records):
-    """Share of pairs whose right answer is longer in characters, equal lengths counted as half; and how many lengths differ."""
+    """Fraction of pairs whose correct answer is longer in characters (equal lengths count half), and how many lengths differ."""
     gaps = [len(record.responses[record.best]) - len(record.responses[1 - record.best]) for record in records]
     return sum((gap > 0) + (gap == 0) / 2 for gap in gaps) / len(gaps), sum(gap != 0 for gap in gaps)
 
@@ -34,11 +34,11 @@ def test_records_are_well_formed(level):
         assert record.source == "tasks" and [message["role"] for message in record.context] == ["user"]
         assert len(set(record.responses)) == record.n == len(record.rewards) == len(record.worked.notes) == len(record.worked.scores)
         assert record.rewards in ((0.0,), (1.0,)) if record.n == 1 else sorted(record.rewards) == [0.0] * (record.n - 1) + [1.0]
-        # Short enough for a small model and a small machine; a few words, none of them empty.
+        # Short enough for a small model and a small machine; no response is empty.
         assert 2 <= len(query_of(record).split()) <= 24
         assert all(1 <= len(response.split()) <= 13 for response in record.responses)
         assert 2 <= len(record.worked.criteria.split()) <= 14 and all(3 <= len(note.split()) <= 25 for note in record.worked.notes)
-        # Nothing that looks like the judge's own output, and no talk of places.
+        # Nothing that looks like the judge's own output, and no mention of positions.
         shown = " ".join((query_of(record), *record.responses, record.worked.criteria, *record.worked.notes))
         assert not re.search(r"\\|box|\{|\}|<|>|[Rr]esponse|Score|Analysis|\n", shown.replace("boxing", "").replace("box", "bag")), record
 
@@ -53,7 +53,7 @@ def test_worked_scores_are_correct_by_eq_10():
             assert all(scores[record.best] > score for i, score in enumerate(scores) if i != record.best)
 
 
-def test_families_take_turns_and_every_number_of_responses_occurs():
+def test_families_cycle_and_every_number_of_responses_occurs():
     records = list(generate("train", 10 * len(FAMILIES), 5))
     assert set(Counter(record.family for record in records).values()) == {10}
     assert set(record.n for record in records) == {1, 2, 4}
@@ -92,17 +92,17 @@ def test_every_family_has_hundreds_of_questions_at_level_1():
     assert min(len(questions) for questions in seen.values()) >= 200, {family: len(questions) for family, questions in seen.items()}
 
 
-# --- Nothing but the content tells ---
+# --- Only the content is informative ---
 
 
 @pytest.mark.parametrize("n", [2, 3, 4])
-def test_the_place_of_the_best_is_uniform(n):
+def test_position_of_the_best_is_uniform(n):
     places = Counter(record.best for record in generate("train", 12_000, 21, responses=(n,)))
     assert chisquare([places[place] for place in range(n)]).pvalue > 1e-3
     assert sum(places.values()) == 12_000 and len(places) == n
 
 
-def test_single_responses_are_right_half_the_time():
+def test_single_responses_are_correct_half_the_time():
     labels = Counter(record.rewards[0] for record in generate("train", 8000, 22, responses=(1,)))
     assert chisquare([labels[0.0], labels[1.0]]).pvalue > 1e-3
 
@@ -131,14 +131,14 @@ def test_among_four_the_longest_and_the_shortest_win_a_quarter_of_the_time():
     assert 0.2 <= longest / len(records) <= 0.3 and 0.2 <= shortest / len(records) <= 0.3
 
 
-def test_a_right_number_is_not_always_the_middle_one():
+def test_correct_number_is_not_always_the_middle_one():
     ranks = Counter()
     for record in generate("train", 4000, 25, families=("addition", "sequence", "multiplication"), responses=(4,)):
         ranks[sorted(int(response) for response in record.responses).index(int(record.reference))] += 1
     assert all(0.15 <= ranks[rank] / 4000 <= 0.35 for rank in range(4)), ranks
 
 
-def test_single_right_answers_are_as_long_as_wrong_ones():
+def test_single_correct_answers_are_as_long_as_wrong_ones():
     lengths = defaultdict(lambda: ([], []))
     for record in generate("train", 400 * len(FAMILIES), 26, responses=(1,)):
         lengths[record.family][int(record.rewards[0])].append(len(record.responses[0]))
@@ -150,7 +150,7 @@ def test_single_right_answers_are_as_long_as_wrong_ones():
 # --- Errors ---
 
 
-def test_bad_arguments_are_refused_at_once_and_say_what_is_known():
+def test_invalid_arguments_are_rejected_immediately():
     with pytest.raises(ValueError, match="'additon'.*addition, subtraction"):
         generate("train", 1, 0, families=("additon",))
     with pytest.raises(ValueError, match="level 4: expected 1, 2 or 3"):
