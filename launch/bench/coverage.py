@@ -342,12 +342,16 @@ def _benchmarks() -> Iterator[Case]:
     from rlsys.reporting.page.evaluations import mean
     from rlsys.reporting.page.schema import Estimate
 
+    def estimate(right: int, n: int) -> Estimate:
+        interval = proportion_ci(right, n)
+        return Estimate(value=right / n, ci95=None if interval is None else (interval[0], interval[1]))
+
     def trial(sizes: tuple[int, ...], shares: tuple[float, ...]) -> Callable[[np.random.Generator], Trial]:
         def one(rng: np.random.Generator) -> Trial:
             true = [_near(rng, p, n) for n, p in zip(sizes, shares)]
             right = [int(rng.binomial(n, p)) for n, p in zip(sizes, true)]
-            found = mean([Estimate(value=r / n, ci95=proportion_ci(r, n)) for r, n in zip(right, sizes)])
-            return sum(true) / len(true), found and found.ci95 and list(found.ci95)
+            found = mean([estimate(r, n) for r, n in zip(right, sizes)])
+            return sum(true) / len(true), None if found is None or found.ci95 is None else list(found.ci95)
 
         return one
 
