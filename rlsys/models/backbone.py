@@ -154,7 +154,7 @@ FIRST, SECOND = slice(2, 5), slice(5, 8)
 
 
 def probe(packing: bool, device: torch.device) -> MicroBatch:
-    """Build a micro-batch of eight tokens: a prompt of two and two siblings of three if packing, else one plain row; none are scored."""
+    """Build a micro-batch of eight unscored tokens: a prompt of two and two siblings of three if packing, else one plain row."""
     part = dummy(packing, 0)
     layout = build_layout([Node(0, 2, -1), Node(2, 3, 0), Node(5, 3, 0)]) if packing else None
     part = replace(
