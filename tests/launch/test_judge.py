@@ -156,7 +156,14 @@ def test_adaptive_draws_until_the_winner_is_clear_and_comes_to_what_all_samples_
             assert len(row["samples"]) == row["spent"] == vote["samples"]
             assert all(row[name] == vote[name] for name in ("totals", "best", "tied", "parsed"))
     assert "tokens" in rows[-1]["skipped"]
-    assert {len(row["samples"]) for row in rows[:-1] if row["n"] == 2} == {2, K}, "some are clear after two samples, some are not"
+    for row in rows[:-1]:
+        if row["n"] == 2:  # at this error rate, one vote ahead after a round of two samples is clear
+            lead = 0
+            for sample in everything[row["id"]]["samples"][:2]:
+                shown = sample["scores"] or [0, 0]
+                first, second = shown if sample["order"] == [0, 1] else reversed(shown)
+                lead += (first > second) - (first < second)
+            assert len(row["samples"]) == (2 if lead else K)
 
 
 @pytest.fixture(scope="module")
