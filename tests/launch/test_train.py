@@ -96,19 +96,6 @@ def test_a_run_stops_when_engine_and_trainer_do_not_agree(ray_session, tiny, qui
     assert [row["step"] for row in MetricsLog.read(config.run.dir)] == [1, 2]
 
 
-def test_steps_that_train_nothing_send_no_weights(ray_session, tiny, quiet, tiny_model, tmp_path):
-    """An untrained tiny model never writes a score, so all rewards are equal. Its weights stay version 0, also after a resume."""
-    for steps in (2, 3):
-        settings = ("sft.rows=0", "rl.refill=false", f"rl.steps={steps}", "checkpoint.every=1")
-        config = tiny(tmp_path / "run", tiny_model, "data.heldout_rows=1", *settings)
-        train(config, quiet)
-    metrics = MetricsLog.read(config.run.dir)
-    assert [(row["step"], row["groups_trained"], row["weight_version"]) for row in metrics] == [(1, 0, 0), (2, 0, 0), (3, 0, 0)]
-    for step in (1, 2, 3):
-        table = pq.read_table(config.run.dir / "trajectories" / f"step_{step:06d}.parquet")
-        assert set(table["weight_version"].to_pylist()) == {0}
-
-
 def test_a_model_that_fails_its_self_check_is_one_line_and_nothing_else(ray_session, tiny_model, tmp_path):
     """Flex attention has no backward pass on a CPU."""
     settings = ["learner.attention=flex", f"model.path={tiny_model}", f"run.dir={tmp_path / 'run'}"]
