@@ -1,4 +1,4 @@
-"""The `rlsys` command as a person meets it: by its exit status, stdout and stderr."""
+"""The `rlsys` command, end to end: exit status, stdout and stderr."""
 
 from __future__ import annotations
 
@@ -43,12 +43,12 @@ COMMANDS = (
 
 
 def document(result: subprocess.CompletedProcess[str]):
-    """The one JSON document on stdout: anything beside it would be a JSONDecodeError."""
+    """Parse stdout as a single JSON document."""
     return json.loads(result.stdout, parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
 
 
 def test_help_needs_no_heavy_import() -> None:
-    """Of any command; all in one process, which names the one after which a heavy module is there."""
+    """All commands in one process, which reports the command that imported a heavy module."""
     program = (
         "import sys; from launch.app import app\n"
         f"for command in {COMMANDS!r}:\n"
@@ -83,7 +83,7 @@ def test_the_installed_command_and_the_module_are_the_same() -> None:
         (["data", "check", "absent.jsonl", "--format", "trl_preferenc", "--json"], ["trl_preference"]),
     ],
 )
-def test_what_the_user_can_put_right_is_one_message_on_stderr_and_status_2(arguments: list[str], expected: list[str]) -> None:
+def test_user_errors_are_one_message_on_stderr_and_status_2(arguments: list[str], expected: list[str]) -> None:
     result = rlsys(*arguments)
     assert result.returncode == 2
     assert result.stdout == ""
@@ -110,7 +110,7 @@ def test_ctrl_c_ends_with_130(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "launch.cli", "score", fifo]
 
     def as_in_a_terminal() -> None:
-        """A shell lets what it starts in the background ignore the signal, and children inherit that."""
+        """Restore the default handler: shells ignore SIGINT in background jobs, and children inherit that."""
         signal.signal(signal.SIGINT, signal.SIG_DFL)
 
     process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True, preexec_fn=as_in_a_terminal)
@@ -121,7 +121,7 @@ def test_ctrl_c_ends_with_130(tmp_path: Path) -> None:
     assert "Traceback" not in errors and errors.startswith("interrupted") and errors.count("\n") == 1
 
 
-def test_ctrl_c_while_the_command_is_imported_is_a_line_too() -> None:
+def test_ctrl_c_during_imports_prints_one_line() -> None:
     program = (
         "import sys\nclass Pressed:\n    def find_spec(self, name, *_):\n        if name == 'typer':\n            raise KeyboardInterrupt\n"
         "sys.meta_path.insert(0, Pressed())\nfrom launch.cli import main\nmain()"
@@ -134,7 +134,7 @@ def test_ctrl_c_while_the_command_is_imported_is_a_line_too() -> None:
 # --- config ---------------------------------------------------------------------------------------------------------
 
 
-def test_config_show_prints_yaml_that_is_a_config_file_again(tmp_path: Path) -> None:
+def test_config_show_prints_a_valid_config_file(tmp_path: Path) -> None:
     first = run_rlsys("config", "show", "rl.steps=7", "data.families=[sum, order]")
     assert yaml.safe_load(first.stdout)["rl"]["steps"] == 7
     path = tmp_path / "again.yaml"
@@ -185,7 +185,7 @@ JUDGED = [
 ]
 
 
-def test_score_writes_one_row_per_text_and_a_summary_beside_it(tmp_path: Path) -> None:
+def test_score_writes_one_row_per_text_and_a_summary(tmp_path: Path) -> None:
     texts = write_jsonl(tmp_path / "texts.jsonl", TEXTS)
     plain = run_rlsys("score", texts)
     assert plain.returncode == 0, plain.stderr
@@ -217,7 +217,7 @@ def test_score_writes_one_row_per_text_and_a_summary_beside_it(tmp_path: Path) -
         ({"text": "x", "rewards": [0, 1], "order": [False, True]}, "order"),
     ],
 )
-def test_a_row_that_cannot_be_scored_is_named_and_leaves_no_output(tmp_path: Path, row, expected: str) -> None:
+def test_an_invalid_row_is_named_and_leaves_no_output(tmp_path: Path, row, expected: str) -> None:
     texts = write_jsonl(tmp_path / "texts.jsonl", [TEXTS[0], row])
     result = rlsys_here("score", texts, "--output", tmp_path / "judged.jsonl")
     assert result.returncode == 2
@@ -225,7 +225,7 @@ def test_a_row_that_cannot_be_scored_is_named_and_leaves_no_output(tmp_path: Pat
     assert [path.name for path in tmp_path.iterdir()] == ["texts.jsonl"]
 
 
-def test_score_reads_what_a_released_judge_writes(tmp_path: Path) -> None:
+def test_score_reads_the_format_of_a_released_judge(tmp_path: Path) -> None:
     rows = [{"text": r"\boxed{[8.5, 9.0]}", "rewards": [0, 1]}, {"text": r"\boxed{8}", "rewards": [1]}]
     texts = write_jsonl(tmp_path / "texts.jsonl", rows)
     found = document(run_rlsys("score", texts, "prompt.scores={numbers: decimal, single: [1, 10]}", "--json"))
@@ -233,7 +233,7 @@ def test_score_reads_what_a_released_judge_writes(tmp_path: Path) -> None:
     assert document(run_rlsys("score", texts, "--json"))["summary"]["correct"] == 0
 
 
-def test_an_output_that_is_a_link_a_pipe_or_a_device_stays_one(tmp_path: Path) -> None:
+def test_links_pipes_and_devices_are_kept_as_outputs(tmp_path: Path) -> None:
     texts = write_jsonl(tmp_path / "texts.jsonl", [{"text": "\\boxed{9, 3}", "rewards": [1, 0]}])
     (tmp_path / "there.jsonl").write_text("before")
     (tmp_path / "link.jsonl").symlink_to("there.jsonl")
@@ -246,7 +246,7 @@ def test_an_output_that_is_a_link_a_pipe_or_a_device_stays_one(tmp_path: Path) -
     assert json.loads(written) == json.loads((tmp_path / "there.jsonl").read_text()) and json.loads(written)["correct"]
 
 
-def test_output_is_whole_whatever_stdout_can_encode_and_without_one_nothing_breaks(tmp_path: Path) -> None:
+def test_output_is_complete_for_any_stdout_encoding_and_without_stdout(tmp_path: Path) -> None:
     rows = write_jsonl(tmp_path / "\u00fc.jsonl", [{"prompt": "q", "chosen": "a", "rejected": "b"}, {"\ud800": 1}])
     arguments = ("data", "check", rows, "--format", "trl_preference")
     result = run_rlsys(*arguments, "--json", environment={"PYTHONIOENCODING": "ascii"})
@@ -310,7 +310,7 @@ def run(tmp_path: Path) -> Path:
     return tmp_path / "run"
 
 
-def test_show_picks_the_best_and_the_worst_and_no_sample_twice(run: Path) -> None:
+def test_show_picks_best_and_worst_without_duplicates(run: Path) -> None:
     shown = document(run_rlsys("show", run, "--step", 3, "--best", 1, "--worst", 9, "--json"))
     assert shown["samples"] == 4 and shown["reward"] == 0.0
     assert [row["text"] for row in shown["best"]] == ["rare win"]
@@ -318,7 +318,7 @@ def test_show_picks_the_best_and_the_worst_and_no_sample_twice(run: Path) -> Non
     assert shown["best"][0]["trainer_logprob"] is None  # JSON has no NaN
 
 
-def test_show_prints_what_was_asked_and_said_literally(run: Path) -> None:
+def test_show_prints_prompt_and_generation_literally(run: Path) -> None:
     result = rlsys("show", run, "--step", 3)
     assert result.returncode == 0, result.stderr
     # Shown in the order 1, 0, so that the record's second response, the best one, stands first.
@@ -345,7 +345,7 @@ def test_show_takes_held_out_samples_and_tables_without_a_ground_truth(run: Path
         assert result.returncode == 2 and "--step" in result.stderr and "--heldout" in result.stderr
 
 
-def test_show_says_when_a_table_cannot_be_read(run: Path) -> None:
+def test_show_reports_an_unreadable_table(run: Path) -> None:
     result = rlsys("show", run, "--step", 7)
     assert result.returncode == 2 and "step_000007.parquet" in result.stderr
 
@@ -364,7 +364,7 @@ def test_doctor_reports_this_environment_in_one_document(tmp_path: Path) -> None
     assert report["model"]["present"] is False and any("model" in problem["what"] for problem in report["problems"])
 
 
-def test_doctor_says_what_is_missing_and_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_doctor_reports_problems_and_remedies(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RLSYS_DEVICE", "abacus")
     monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
     result = run_rlsys("doctor")

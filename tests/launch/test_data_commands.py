@@ -1,4 +1,4 @@
-"""`rlsys data`: real files in, a verdict out; generated files read back by the reader of their format."""
+"""`rlsys data`: checks of real files, and generated files read back by their reader."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def test_generated_files_are_reproducible_and_read_back(tmp_path: Path, suffix: 
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted(file.name for file in files)
 
 
-def test_generate_keeps_to_the_families_and_sizes_asked_for(tmp_path: Path) -> None:
+def test_generate_respects_families_and_sizes(tmp_path: Path) -> None:
     from rlsys.data.tasks import FAMILIES
 
     wanted = sorted(FAMILIES)[:2]
@@ -77,7 +77,7 @@ def test_generate_keeps_to_the_families_and_sizes_asked_for(tmp_path: Path) -> N
     ("options", "expected"),
     [(["--family", "no-such"], "no-such"), (["--split", "dev"], "heldout"), (["--output", "tasks.csv"], ".parquet")],
 )
-def test_generate_says_what_it_can_do_instead(tmp_path: Path, options: list[str], expected: str) -> None:
+def test_generate_errors_name_alternatives(tmp_path: Path, options: list[str], expected: str) -> None:
     result = data("generate", "--output", tmp_path / "a.jsonl", *options)
     assert result.returncode == 2
     assert expected in result.stderr and "Traceback" not in result.stderr

@@ -1,4 +1,4 @@
-"""`rlsys eval` as a person meets it: real engines and a real scorer on hand-made files of three benchmarks."""
+"""`rlsys eval`, end to end: real engines and a real scorer on hand-made files of three benchmarks."""
 
 from __future__ import annotations
 
@@ -289,7 +289,7 @@ def test_killed_and_started_again_it_ends_with_the_same_rows(ray_session, straig
     assert not list(output.glob("*.part"))
 
 
-def test_what_is_wrong_is_said(straight, judge_model, files, tmp_path, tiny_model):
+def test_errors(straight, judge_model, files, tmp_path, tiny_model):
     output, _ = straight
 
     def error(model=judge_model, benchmark=None, output=tmp_path / "new", settings=SETTINGS, **options) -> str:

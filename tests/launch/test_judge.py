@@ -1,4 +1,4 @@
-"""`rlsys judge` and `rlsys filter` on a real engine, beside plain readings of what they wrote."""
+"""`rlsys judge` and `rlsys filter` on a real engine, compared with direct computations from their output."""
 
 from __future__ import annotations
 

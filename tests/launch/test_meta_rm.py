@@ -1,4 +1,4 @@
-"""`rlsys meta-rm`, end to end on real parts: trajectory tables and preference rows in, a model that transformers loads and a report out."""
+"""`rlsys meta-rm`, end to end: from trajectory tables and preference rows to a model that transformers loads, and a report."""
 
 from __future__ import annotations
 

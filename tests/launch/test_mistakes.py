@@ -1,4 +1,4 @@
-"""Mistakes that a person makes at the keyboard: said in words, at once, and nothing else happens. No test here starts Ray."""
+"""User errors are reported in one message before anything starts. No test here starts Ray."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from rlsys.judging.setup import judge_config
 from rlsys.system.environment_errors import describe_environment_error
 
 
-def test_a_judge_takes_names_as_they_stand_and_a_runs_own_prompt(tmp_path: Path) -> None:
+def test_judge_config_takes_names_literally_and_the_prompt_of_the_run(tmp_path: Path) -> None:
     run = tmp_path / "a #3"
     (run / "model").mkdir(parents=True)
     save_config(load_config(None, ["prompt.template=my: template.jinja", "rollout.max_tokens=77", "rl.beta=0.5"]), run / "config.yaml")
@@ -34,7 +34,7 @@ TINY = ROOT / "launch/configs/tiny.yaml"
 ROW = {"id": "1", "context": [{"role": "user", "content": "Say a word."}], "responses": ["yes", "no"], "rewards": [1, 0]}
 
 
-def test_train_tells_all_mistakes_at_once_and_leaves_nothing_behind(tiny_model: Path, tmp_path: Path) -> None:
+def test_train_reports_all_mistakes_and_leaves_no_files(tiny_model: Path, tmp_path: Path) -> None:
     folder = tmp_path / "run"
     wrong = ["rl.stepz=1", "rl.steps=-1", "data.train=absent.jsonl", "prompt.template=nowhere.jinja", "rl.group_size=1"]
     result = rlsys_here("train", TINY, f"run.dir={folder}", f"model.path={tiny_model}", *wrong)
@@ -45,7 +45,7 @@ def test_train_tells_all_mistakes_at_once_and_leaves_nothing_behind(tiny_model: 
 
 
 @pytest.mark.parametrize("command", ["train", "sft", "rft", "meta-rm", "ladder"])
-def test_check_stops_before_anything_is_made(command: str, tiny_model: Path, tmp_path: Path) -> None:
+def test_check_creates_no_files(command: str, tiny_model: Path, tmp_path: Path) -> None:
     settings = [f"run.dir={tmp_path / 'run [a]'}", f"model.path={tiny_model}", "meta_rm.objective=bt", "meta_rm.rows=8", "sft.rows=8"]
     result = rlsys_here(command, TINY, *settings, "ladder.test_rows=4", "--check")
     assert result.returncode == 0, result.stderr
@@ -54,7 +54,7 @@ def test_check_stops_before_anything_is_made(command: str, tiny_model: Path, tmp
 
 
 @pytest.mark.parametrize("command", ["judge", "filter"])
-def test_a_check_tells_what_its_command_writes(command: str, tiny_model: Path, tmp_path: Path) -> None:
+def test_check_lists_the_outputs(command: str, tiny_model: Path, tmp_path: Path) -> None:
     (rows := tmp_path / "rows.jsonl").write_text(json.dumps(ROW) + "\n")
     options = ["--output", tmp_path / "out.jsonl", "prompt.template=compact", "--check"]
     first = ["--model", tiny_model, "--input", rows, "--format", "rlsys"] if command == "judge" else [TINY, f"model.path={tiny_model}"]

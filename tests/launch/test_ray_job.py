@@ -1,4 +1,4 @@
-"""`ray job submit` of the main job to a running cluster, as the README shows it: real cluster, real token, tiny model."""
+"""`ray job submit` of the main job to a running cluster, as in the README: real cluster, real token, tiny model."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`rlsys report` as a person meets it; what the page holds is tested in tests/rlsys/reporting/test_page.py."""
+"""`rlsys report`, end to end; the contents of the page are tested in tests/rlsys/reporting/test_page.py."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def ladder(tmp_path: Path) -> Path:
     return folder
 
 
-def test_one_command_writes_the_page_and_what_stands_beside_it(ladder: Path, tmp_path: Path) -> None:
+def test_one_command_writes_the_page_and_its_companions(ladder: Path, tmp_path: Path) -> None:
     result = report(ladder, "--output", tmp_path / "out" / "first.html", "--title", "First <try>")
     assert result.returncode == 0, result.stderr
     assert str(tmp_path / "out" / "first.html") in result.stdout and "1 plot(s)" in result.stdout
@@ -49,7 +49,7 @@ def test_json_is_the_document_in_page_json(ladder: Path, tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("content", [None, '{"rungs": ['])
-def test_what_cannot_be_shown_is_one_message_and_no_page(ladder: Path, tmp_path: Path, content: str | None) -> None:
+def test_unusable_input_is_one_message_and_no_page(ladder: Path, tmp_path: Path, content: str | None) -> None:
     (ladder / "ladder.json").unlink()
     if content:
         (ladder / "ladder.json").write_text(content)

@@ -1,4 +1,4 @@
-"""Rejective fine-tuning on real parts: what is sampled, what is kept and why, what is learned, and that a killed run goes on."""
+"""Rejective fine-tuning on real parts: what is sampled, what is kept and why, what is learned, and resuming a killed run."""
 
 from __future__ import annotations
 

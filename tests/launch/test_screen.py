@@ -1,4 +1,4 @@
-"""Names out of data, paths and errors are text wherever they are printed: as they are, on any console, whatever they look like."""
+"""Names from data, paths and errors are printed literally, on any console."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ HOSTILE = ("[/INST] style", "math [easy]", "math [hard]", "[bold]x[/bold]", ":sm
 
 
 def printed(*what: object, markup: bool = True) -> str:
-    """What a console shows of them; one of rich's own making reads markup and emoji unless it is told otherwise."""
+    """Return the console output; with `markup`, of a default rich console, which interprets markup and emoji."""
     file = io.StringIO()
     console = Console(file=file, width=500) if markup else screen._console(False, file=file)
     for each in what:
@@ -44,7 +44,7 @@ def summary(families: dict) -> dict:
 
 
 def tables() -> dict[str, object]:
-    """Every table and panel that shows a name, each with the hostile ones."""
+    """Return every table and panel that shows names, with hostile names."""
     judged = dict.fromkeys(("rows", "samples", "parsed", "tokens", "prompt_tokens", "no_verdict", "skipped", "judged", "cut_off"), 1)
     row = dict.fromkeys(TRAJECTORIES.names) | {"reward": 1.0, "scores": [1], "order": [0], "finish_reason": ""}
     row |= {"prompt": "\n".join(HOSTILE), "prompt_id": HOSTILE[0], "family": HOSTILE[1], "text": "\n".join(HOSTILE)}
@@ -60,12 +60,12 @@ def tables() -> dict[str, object]:
 
 
 @pytest.mark.parametrize("name", tables())
-def test_tables_show_names_as_they_are(name: str) -> None:
+def test_tables_show_names_literally(name: str) -> None:
     shown = printed(tables()[name])
     assert [each for each in HOSTILE if each not in shown] == []
 
 
-def test_what_commands_print_shows_names_as_they_are(capsys: pytest.CaptureFixture[str]) -> None:
+def test_command_output_shows_names_literally(capsys: pytest.CaptureFixture[str]) -> None:
     reasons = dict.fromkeys(HOSTILE, 1)
     score._print({"rows": 1, "correct": 1, "accuracy": 1.0, "reward": 1.0, "set_aside": 0, "parse_failures": reasons})
     vote._print({key: " ".join(HOSTILE) for key in vote.LABELS}, RowCounts(1, 0, Counter({" ".join(HOSTILE): 1})))
@@ -80,7 +80,7 @@ def test_what_commands_print_shows_names_as_they_are(capsys: pytest.CaptureFixtu
     assert [each for each in HOSTILE if each not in shown] == []
 
 
-def test_lines_of_a_run_show_names_as_they_are() -> None:
+def test_log_lines_show_names_literally() -> None:
     file = io.StringIO()
     progress = ProgressReporter(Console(file=file, width=500), HOSTILE[0])
     for name in HOSTILE:
@@ -93,11 +93,11 @@ def test_lines_of_a_run_show_names_as_they_are() -> None:
         bar.add_task(HOSTILE[0], total=1, pace=HOSTILE[1])
 
 
-def test_our_consoles_read_no_markup_in_anything() -> None:
+def test_consoles_interpret_no_markup() -> None:
     assert [each for each in HOSTILE if each not in printed(*HOSTILE, markup=False)] == []
 
 
-def test_styles_and_control_characters_stand_beside_the_text() -> None:
+def test_styles_are_separate_and_control_characters_removed() -> None:
     assert screen.as_text("[red]x\x1b[2J", "bold") == Text("[red]x\ufffd[2J", "bold")
     assert isinstance(screen.as_text(Text("x")), Text)
     assert "\x1b" not in printed(screen.Table("\x1b[31m", title="\x1b]0;x\x07"))

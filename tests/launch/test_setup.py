@@ -1,6 +1,6 @@
 """launch/setup.sh: what it rejects, keeps and recreates; and the pins that it installs.
 
-A whole installation is not repeated here: these tests run out of one.
+A full installation is not repeated here, as these tests run in one.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A run whose engines sleep while the learner trains draws what a run without draws: cold start, steps, evaluations, a resumed start."""
+"""A run whose engines sleep during training samples the same as one without: cold start, steps, evaluations, a resumed start."""
 
 from __future__ import annotations
 

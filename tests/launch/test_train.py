@@ -1,6 +1,6 @@
 """The main job, end to end, on real parts: Ray actors, vLLM engines, DeepSpeed learners, a tiny real model.
 
-A tiny model learns little more than the form here; that the job runs, that its books balance and that it resumes exactly is what is tested.
+The tiny model learns little more than the output format; tested are that the job runs, that its counts add up, and exact resumption.
 """
 
 import json

@@ -1,4 +1,4 @@
-"""`rlsys vote` as a person meets it."""
+"""`rlsys vote`, end to end."""
 
 from __future__ import annotations
 
@@ -107,7 +107,7 @@ def test_the_seed_breaks_ties_and_nothing_else(tmp_path: Path) -> None:
     assert one[50] == other[50]
 
 
-def test_a_strategy_of_ones_own(tmp_path: Path) -> None:
+def test_custom_strategy(tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text(
         "from rlsys.judging.voting import strategy\n\n"
         "@strategy('highest', source='mine')\ndef highest(samples, options):\n    return samples.scores.max(axis=-2)\n"
@@ -140,7 +140,7 @@ def test_a_strategy_of_ones_own(tmp_path: Path) -> None:
         (PAPER, ["-s", "absent.py:median"], ["absent.py: no such file"]),
     ],
 )
-def test_what_is_wrong_is_said_where_it_is(tmp_path: Path, rows: list | None, options: list, expected: list[str]) -> None:
+def test_errors_name_the_row(tmp_path: Path, rows: list | None, options: list, expected: list[str]) -> None:
     path = tmp_path / "samples.jsonl"
     if rows is not None:
         written(path, rows)
@@ -158,7 +158,7 @@ def test_a_file_that_is_not_text(tmp_path: Path) -> None:
     assert result.returncode == 2 and "UTF-16" in result.stderr
 
 
-def test_every_strategy_is_named_where_people_look() -> None:
+def test_help_and_docs_name_every_strategy() -> None:
     listed = re.search(r"Strategies: (.*?)\.", launch.commands.vote.vote.__doc__)[1].split(", ")
     section = (ROOT / "docs" / "voting.md").read_text().partition("## Strategies")[2].partition("\n## ")[0]
     described = re.findall(r"^\| `(\w+)` \|", section, re.MULTILINE)
@@ -168,7 +168,7 @@ def test_every_strategy_is_named_where_people_look() -> None:
 
 
 def test_many_samples_in_any_order(tmp_path: Path) -> None:
-    """20,000 samples of 2,500 ids, mixed: totals as a dictionary of lists adds them up."""
+    """20,000 shuffled samples of 2,500 ids: totals equal those of a dictionary of lists."""
     rng = random.Random(0)
     rows = []
     for number in range(20_000):

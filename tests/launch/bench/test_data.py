@@ -55,7 +55,7 @@ def test_a_file_that_is_not_what_was_said_fails_with_its_reason(tmp_path: Path) 
         measured(SamplingTask(str(tmp_path / "f.jsonl"), 3000, 10, 3, 10), 100)
 
 
-def told_to_end(*command: str, folder: Path) -> int:
+def terminated(*command: str, folder: Path) -> int:
     """The exit status of a command to which SIGTERM is sent as soon as there is a file in `folder`'s folder."""
     process = subprocess.Popen([sys.executable, *command], cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
@@ -69,10 +69,10 @@ def told_to_end(*command: str, folder: Path) -> int:
         process.kill()
 
 
-def test_a_job_that_is_told_to_end_takes_its_files_along(tmp_path: Path) -> None:
+def test_a_job_that_is_terminated_takes_its_files_along(tmp_path: Path) -> None:
     # Small row groups: no signal is seen while pyarrow writes one.
     options = ["--rows", "10000000", "--row-group", "10000", "--folder", str(tmp_path)]
-    assert told_to_end("-m", "launch.cli", "bench", "data", *options, folder=tmp_path) == 128 + signal.SIGTERM
+    assert terminated("-m", "launch.cli", "bench", "data", *options, folder=tmp_path) == 128 + signal.SIGTERM
     assert list(tmp_path.iterdir()) == []
 
 
@@ -97,7 +97,7 @@ time.sleep(3600)
 def test_a_job_ends_even_while_something_is_finalised(tmp_path: Path) -> None:
     """An exception would be lost there. What the job has started ends with it."""
     (folder := tmp_path / "files").mkdir()
-    assert told_to_end("-c", IN_DEL, str(folder), str(tmp_path / "pid"), folder=folder) == 128 + signal.SIGTERM
+    assert terminated("-c", IN_DEL, str(folder), str(tmp_path / "pid"), folder=folder) == 128 + signal.SIGTERM
     assert list(folder.iterdir()) == []
     assert not psutil.pid_exists(int((tmp_path / "pid").read_text()))
 
