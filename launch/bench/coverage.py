@@ -1,8 +1,8 @@
-"""How often the 95% intervals that are printed hold the true value, by simulation.
+"""Simulated coverage of every 95% confidence interval that is printed.
 
-A case is a kind of interval and a setting. Its true value is drawn anew for each trial, evenly within one standard error of the setting's
-own: the coverage of discrete data swings with the true value, and is judged by its mean over neighbouring ones (Brown, Cai and DasGupta
-2001, doi 10.1214/ss/1009213286). Trials without an interval ("too few rows") are counted apart.
+A case is a kind of interval and a setting. The true value is sampled anew in each trial, uniformly within one standard error of the
+setting's: the coverage for discrete data oscillates with the true value, so it is averaged over neighbouring values (Brown, Cai and
+DasGupta 2001, doi 10.1214/ss/1009213286). Trials without an interval ("too few rows") are counted separately.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ Interval = list[float] | None
 Trial = tuple[float, Interval]
 """(the true value, the interval)."""
 HOLDS = (0.93, 0.97)
-"""Where a coverage lies that is called right."""
+"""Acceptable range of a coverage."""
 OFTEN = 0.05
-"""Settings that print an interval in a smaller share of trials are not judged: next to all of theirs are "too few rows"."""
+"""Settings that print an interval in a smaller fraction of trials are not evaluated."""
 
 
 @dataclass(frozen=True)
@@ -39,15 +39,15 @@ def measure(trials: int, kind: str = "", seed: int = 0) -> dict[str, Any]:
         if kind not in case.kind:
             continue
         rng = np.random.default_rng((seed, number))
-        told = [case.trial(rng) for _ in range(trials)]
-        held = [ci[0] <= truth <= ci[1] for truth, ci in told if ci is not None]
+        results = [case.trial(rng) for _ in range(trials)]
+        held = [ci[0] <= truth <= ci[1] for truth, ci in results if ci is not None]
         coverage = sum(held) / len(held) if held else None
         found.append({"kind": case.kind, "setting": case.setting, "printed": len(held) / trials, "coverage": coverage})
     return {"trials": trials, "cases": found}
 
 
 def judged(document: dict[str, Any], kind: str) -> list[dict[str, Any]]:
-    """The settings of a kind that print intervals."""
+    """Return the settings of a kind that print intervals often enough."""
     return [case for case in document["cases"] if case["kind"] == kind and case["printed"] >= OFTEN]
 
 
@@ -59,7 +59,7 @@ def render(document: dict[str, Any], every: bool) -> Group:
         found = [case["coverage"] for case in judged(document, kind)]
         if found:
             table.add_row(kind, str(len(found)), f"{np.mean(found):.1%}", f"{min(found):.1%}", f"{max(found):.1%}")
-    parts = [table]
+    parts: list[Table] = [table]
     if every:
         lines = Table(title="Every setting")
         for column in ("interval", "setting", "printed", "coverage"):
@@ -72,23 +72,23 @@ def render(document: dict[str, Any], every: bool) -> Group:
 
 
 def cases() -> Iterator[Case]:
-    """All of them, in the order of docs/statistics.md."""
+    """Yield all cases, in the order of docs/statistics.md."""
     for family in (_proportions, _means, _parsed, _votes, _macro, _areas, _paired, _paired_means, _calibration, _benchmarks):
         yield from family()
 
 
-# --- draws ----------------------------------------------------------------------------------------------------------
+# --- sampling -------------------------------------------------------------------------------------------------------
 
 
 def _near(rng: np.random.Generator, p: float, n: float) -> float:
-    """A true share within one standard error of p, that of n rows."""
+    """Sample a true proportion within one standard error (for n rows) of p."""
     error = np.sqrt(p * (1 - p) / n)
     low = max(p - error, 1e-4)
     return rng.uniform(low, max(min(p + error, 1 - 1e-4), low))
 
 
 def _chances(rng: np.random.Generator, p: float, alike: float, n: int) -> np.ndarray:
-    """[n] chances of mean p: the samples of a row are correlated by `alike`, from 0 to 1 (a beta distribution between)."""
+    """Sample [n] success probabilities with mean p; samples of a row have correlation `alike` in [0, 1] (beta-distributed)."""
     if alike in (0, 1):
         return np.full(n, p) if alike == 0 else (rng.random(n) < p).astype(float)
     spread = 1 / alike - 1
@@ -97,7 +97,7 @@ def _chances(rng: np.random.Generator, p: float, alike: float, n: int) -> np.nda
 
 SHARES = (0.02, 0.1, 0.3, 0.5, 0.8, 0.98)
 SAMPLES = ((2, 0.5), (4, 0.0), (4, 0.3), (4, 0.7), (16, 0.0), (16, 0.3), (16, 0.7), (16, 1.0))
-"""(samples of a row, their correlation)."""
+"""(samples per row, their correlation)."""
 
 
 def _proportions() -> Iterator[Case]:
@@ -152,7 +152,7 @@ def _parsed() -> Iterator[Case]:
 
 
 def _votes() -> Iterator[Case]:
-    """vote@k: the mean over random subsets of k of a row's samples of whether their majority is right, ties half."""
+    """Cases of vote@k: whether the majority of k samples is correct, averaged over random subsets of a row's samples; ties count half."""
     from scipy.stats import binom
 
     from rlsys.evaluation.statistics import mean_ci
@@ -183,7 +183,7 @@ def _votes() -> Iterator[Case]:
 
 
 def _macro() -> Iterator[Case]:
-    """The unweighted mean of subsets' means, each with a true mean of its own, in any order of sizes."""
+    """Cases of the unweighted mean over subset means, with different true means assigned to subsets at random."""
     from rlsys.evaluation.statistics import mean_ci
 
     def trial(sizes: tuple[int, ...], k: int, middle: float, apart: float) -> Callable[[np.random.Generator], Trial]:
@@ -246,12 +246,12 @@ def _paired() -> Iterator[Case]:
 
     def trial(n: int, changed: float) -> Callable[[np.random.Generator], Trial]:
         def one(rng: np.random.Generator) -> Trial:
-            # Neighbouring here are also all ways to split the changes into gains and losses.
+            # Also average over all ways to split the changes into gains and losses.
             gains = rng.uniform(0, 1)
             up, down = (_near(rng, max(changed / n * part, 1e-9), n) for part in (gains, 1 - gains))
             up, down = up / max(1.0, up + down), down / max(1.0, up + down)
-            drawn = rng.random(n)
-            after, before = (drawn < up).astype(float), ((drawn >= up) & (drawn < up + down)).astype(float)
+            uniform = rng.random(n)
+            after, before = (uniform < up).astype(float), ((uniform >= up) & (uniform < up + down)).astype(float)
             return up - down, paired_difference(after, before)["ci95"]
 
         return one
@@ -284,7 +284,7 @@ def _paired_means() -> Iterator[Case]:
 
 
 def _calibration() -> Iterator[Case]:
-    """Measures of probabilities: calibrated, overconfident and underconfident ones, in rows of one or several texts."""
+    """Cases of calibration measures: calibrated, overconfident and underconfident, in rows of one or several texts."""
     from rlsys.evaluation import calibration
 
     measures = {
@@ -295,26 +295,26 @@ def _calibration() -> Iterator[Case]:
         "bin": "observed share of a bin",
     }
 
-    def drawn(rng: np.random.Generator, rows: int, each: int, sharp: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """(logits, labels, rows): the rows differ in difficulty, the labels' true logits are the said ones over `sharp`."""
+    def sample(rng: np.random.Generator, rows: int, each: int, sharp: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Sample (logits, labels, rows); rows differ in difficulty, and true logits are the predicted ones divided by `sharp`."""
         true = np.repeat(rng.normal(0, 1, rows), each) + rng.normal(0, 1.2, rows * each)
         labels = rng.random(rows * each) < 1 / (1 + np.exp(-true))
         return true * sharp, labels.astype(float), np.repeat(np.arange(rows), each)
 
     def trial(key: str, rows: int, each: int, sharp: float, truth: float) -> Callable[[np.random.Generator], Trial]:
         def one(rng: np.random.Generator) -> Trial:
-            scores, labels, row = drawn(rng, rows, each, sharp)
+            scores, labels, row = sample(rng, rows, each, sharp)
             if key != "bin":
                 return truth, calibration.measures(scores, labels, row, np.ones(len(row)))[key]["ci95"]
-            said = 1 / (1 + np.exp(-scores))
-            inside = (said >= 0.7) & (said < 0.8)
-            told = calibration.summarise(scores[inside], labels[inside], row[inside])["table"][7] if inside.any() else {"ci95": None}
-            return truth, told["ci95"]
+            probability = 1 / (1 + np.exp(-scores))
+            inside = (probability >= 0.7) & (probability < 0.8)
+            entry = calibration.summarise(scores[inside], labels[inside], row[inside])["table"][7] if inside.any() else {"ci95": None}
+            return truth, entry["ci95"]
 
         return one
 
     for sharp in (1.0, 2.0, 0.5):
-        scores, labels, _ = drawn(np.random.default_rng(1), 2_000_000, 1, sharp)
+        scores, labels, _ = sample(np.random.default_rng(1), 2_000_000, 1, sharp)
         truths = true_measures(scores, labels)
         for key, words in measures.items():
             for rows, each in ((40, 1), (100, 4), (300, 1), (300, 4), (2000, 1)):
@@ -323,12 +323,12 @@ def _calibration() -> Iterator[Case]:
 
 
 def true_measures(scores: np.ndarray, labels: np.ndarray) -> dict[str, float]:
-    """The measures of very many texts, as plain sums."""
-    said = 1 / (1 + np.exp(-scores))
-    bins = np.minimum((said * 10).astype(int), 9)
-    gaps = np.bincount(bins, said - labels, 10) / np.bincount(bins, minlength=10)
+    """Compute the measures directly from very many texts."""
+    probability = 1 / (1 + np.exp(-scores))
+    bins = np.minimum((probability * 10).astype(int), 9)
+    gaps = np.bincount(bins, probability - labels, 10) / np.bincount(bins, minlength=10)
     return {
-        "brier": float(((said - labels) ** 2).mean()),
+        "brier": float(((probability - labels) ** 2).mean()),
         "log_loss": float((np.logaddexp(0, scores) - labels * scores).mean()),
         "accuracy": float(((scores > 0) == (labels > 0.5)).mean()),
         "rms_calibration_error": float(np.sqrt((np.bincount(bins, minlength=10) / len(bins)) @ gaps**2)),
@@ -337,7 +337,7 @@ def true_measures(scores: np.ndarray, labels: np.ndarray) -> dict[str, float]:
 
 
 def _benchmarks() -> Iterator[Case]:
-    """The mean of independent benchmarks, out of their own intervals."""
+    """Cases of the mean of independent benchmarks, derived from their intervals."""
     from rlsys.evaluation.statistics import proportion_ci
     from rlsys.reporting.page.evaluations import mean
     from rlsys.reporting.page.schema import Estimate
@@ -350,8 +350,8 @@ def _benchmarks() -> Iterator[Case]:
         def one(rng: np.random.Generator) -> Trial:
             true = [_near(rng, p, n) for n, p in zip(sizes, shares)]
             right = [int(rng.binomial(n, p)) for n, p in zip(sizes, true)]
-            found = mean([estimate(r, n) for r, n in zip(right, sizes)])
-            return sum(true) / len(true), None if found is None or found.ci95 is None else list(found.ci95)
+            average = mean([estimate(r, n) for r, n in zip(right, sizes)])
+            return sum(true) / len(true), None if average is None or average.ci95 is None else list(average.ci95)
 
         return one
 

@@ -1,4 +1,4 @@
-"""`rlsys bench intervals`: how often the 95% intervals that are printed hold the true value (`launch.bench.coverage`)."""
+"""`rlsys bench intervals`: simulated coverage of the 95% intervals that are printed (`launch.bench.coverage`)."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from launch.options import AsJson
 
 
 def intervals(
-    trials: Annotated[int, typer.Option(min=1, help="Of each setting.")] = 4000,
-    kind: Annotated[str, typer.Option(help="Only kinds of interval with this in their name.")] = "",
-    every: Annotated[bool, typer.Option("--all", help="A line for each setting, not only for each kind.")] = False,
+    trials: Annotated[int, typer.Option(min=1, help="Trials of each setting.")] = 4000,
+    kind: Annotated[str, typer.Option(help="Only kinds of interval whose name contains this.")] = "",
+    every: Annotated[bool, typer.Option("--all", help="One line per setting, not only per kind.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Simulate the coverage of every interval that is printed. Half an hour at the default number of trials.

@@ -1,4 +1,4 @@
-"""The table a run ends with."""
+"""The summary printed at the end of a run."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ STAGES = {
 
 
 def summary_table(summary: dict[str, Any]) -> Group:
-    """Held-out results by stage with 95% intervals, the baselines, paired differences, families, and seconds by phase."""
+    """Return held-out results by stage with 95% intervals, baselines, paired differences, families, and seconds by phase."""
     heldout = summary["heldout"]
     stages = [stage for stage in STAGES if stage in heldout]
     first = heldout[stages[0]]

@@ -25,7 +25,7 @@ AtomicOutput = Callable[[Path], AbstractContextManager[Path]]
 
 @dataclass(frozen=True)
 class Page:
-    """A title over sections."""
+    """A title and sections."""
 
     title: str
     sections: Sequence[Section]
@@ -42,7 +42,7 @@ class Page:
 
 
 def write_page(page: Page, output: Path, atomic_output: AtomicOutput) -> dict[str, Any]:
-    """Write PAGE.html, PAGE.md, PAGE.json and PAGE-NAME.png for each plot; all are there, or none is.
+    """Write PAGE.html, PAGE.md, PAGE.json and PAGE-NAME.png for each plot, all or none.
 
     Args:
         output: PAGE.html.
@@ -52,7 +52,7 @@ def write_page(page: Page, output: Path, atomic_output: AtomicOutput) -> dict[st
         the document in PAGE.json: made_by, title, files, sections: {title, tables: {title, columns, rows}, plots, critiques, notes}.
 
     Raises:
-        DataError: `output` is no .html, or would overwrite a .json or .md that no page wrote.
+        DataError: `output` is not .html, or would overwrite a .json or .md not written by `rlsys report`.
     """
     if output.suffix != ".html":
         raise DataError(f"{output}: expected a name that ends in .html; Markdown, JSON and plots use the same stem.")

@@ -1,4 +1,4 @@
-"""What eval.json, ladder.json, a run's summary.json and a scalar reward model's report.json hold, as far as the page shows it."""
+"""Schemas of eval.json, ladder.json, a run's summary.json and a scalar reward model's report.json, limited to what the page shows."""
 
 from __future__ import annotations
 
@@ -6,18 +6,18 @@ from pydantic import BaseModel, ConfigDict, FiniteFloat, NonNegativeInt, Positiv
 
 
 class Loose(BaseModel):
-    """Other keys than those named are left alone."""
+    """Base model that ignores unknown keys."""
 
     model_config = ConfigDict(extra="ignore", frozen=True, protected_namespaces=())
 
 
 Interval = tuple[FiniteFloat, FiniteFloat]
 Share = FiniteFloat | None
-"""In [0, 1]; None where there was nothing to take a share of."""
+"""In [0, 1]; None if undefined."""
 
 
 class Estimate(Loose):
-    """A figure with its 95% interval; None where it is not defined, or, the interval, where there are too few rows."""
+    """A figure with its 95% interval. The value is None if undefined, the interval if there are too few rows."""
 
     value: FiniteFloat | None
     ci95: Interval | None = None
@@ -25,7 +25,7 @@ class Estimate(Loose):
 
 
 class Figures(Loose):
-    """A benchmark's figures under one way of judging."""
+    """A benchmark's figures for one strategy."""
 
     overall: Estimate
     groups: dict[str, Estimate] = {}
@@ -33,7 +33,7 @@ class Figures(Loose):
 
 
 class Point(Figures):
-    """The same for a strategy at one k, with what it spent of an item and the share of items that it gave a verdict on."""
+    """Figures of a strategy at one k, with its cost per item and the fraction of items with a verdict."""
 
     samples_per_item: FiniteFloat | None = None
     tokens_per_item: FiniteFloat | None = None
@@ -45,14 +45,14 @@ class Baseline(Loose):
 
 
 class Position(Loose):
-    """rlsys.evaluation.biases.position_bias and order_consistency in one: of the greedy samples in both orders, or of the k samples."""
+    """rlsys.evaluation.biases.position_bias and order_consistency, of the greedy samples in both orders or of the k samples."""
 
     first: Share = None
     first_expected: Share = None
     other_order: Share = None
     same_order: Share = None
     samples: Position | None = None
-    """The same of the k samples, beside that of the greedy ones."""
+    """The same for the k samples."""
 
 
 class Length(Loose):
@@ -73,7 +73,7 @@ class ParseFailures(Loose):
 
 
 class Example(Loose):
-    """A judged item: responses, gold and best by the record's own order, scores as shown."""
+    """A judged item: responses, gold and best in the record's own order, scores as shown."""
 
     id: str | int
     query: str
@@ -88,7 +88,7 @@ class Example(Loose):
     @model_validator(mode="after")
     def _one_place_per_response(self) -> Example:
         if self.order is not None and sorted(self.order) != list(range(len(self.responses))):
-            raise ValueError(f"order {self.order} is no order of {len(self.responses)} responses")
+            raise ValueError(f"order {self.order} is not a permutation of {len(self.responses)} responses")
         return self
 
 
@@ -120,7 +120,7 @@ class EvalReport(Loose):
 
 
 class Difference(Loose):
-    """Of a rung and the one before it, over the same rows."""
+    """Paired difference between a rung and the previous one, over the same rows."""
 
     mean: FiniteFloat
     ci95: Interval | None
@@ -135,7 +135,7 @@ class Rung(Loose):
     minus_previous: Difference | None = None
     tokens_per_item: FiniteFloat | None = None
     ablation: bool = False
-    """Stands beside the ladder, not on it."""
+    """Shown next to the ladder, not as a rung of it."""
 
 
 class LadderReport(Loose):
@@ -171,7 +171,7 @@ class Stage(Loose):
 
 
 class Paired(Difference):
-    """Of the mean reward of two stages, and of the accuracy of the rows that parsed in both."""
+    """Paired difference between two stages in mean reward, and in accuracy over rows parsed in both."""
 
     accuracy_parsed: Difference | None = None
 
@@ -186,7 +186,7 @@ class RunSummary(Loose):
 
 
 class Bin(Loose):
-    """Of a reliability table; the last three are None where n is 0, the interval also where rows are few."""
+    """A bin of a reliability table; the last three are None if n is 0, the interval also if there are too few rows."""
 
     low: FiniteFloat
     high: FiniteFloat
@@ -198,7 +198,7 @@ class Bin(Loose):
     @model_validator(mode="after")
     def _filled(self) -> Bin:
         if self.n and None in (self.predicted, self.observed):
-            raise ValueError("predicted and observed must be numbers where n is above 0")
+            raise ValueError("predicted and observed must be numbers if n is above 0")
         return self
 
 
@@ -208,7 +208,7 @@ class Level(Loose):
 
 
 class ExpectedError(Loose):
-    """The expected calibration error; `calibrated`: that of a calibrated model of this size, on average and in all but 5% of the cases."""
+    """Expected calibration error; `calibrated`: its mean and 95% quantile for a calibrated model with as many texts."""
 
     value: FiniteFloat
     calibrated: Level | None = None
