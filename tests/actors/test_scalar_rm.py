@@ -242,7 +242,7 @@ def test_tokens_of_another_vocabulary_are_encoded_anew(tiny_model, tmp_path):
         })  # fmt: skip
 
     scorer = ScalarScorer("scorer", str(tmp_path), "float32", 1, judge_path=str(tiny_model))
-    assert "2 of the first with another id" in scorer.ready()["tokens_differ"]
+    assert "2 of the first have another id" in scorer.ready()["tokens_differ"]
     alike = ScalarScorer("scorer", str(tmp_path), "float32", 1)
     assert alike.ready()["tokens_differ"] is None
     assert scorer.score(batch(judge)) == pytest.approx(alike.score(batch(own)), abs=1e-5)
