@@ -348,4 +348,4 @@ def test_shards_of_several_workers_must_cover_a_tensor():
     assert compare([("w", whole)], {"rollout-0": [[halves[0]], []]}) == ["rollout-0: w is incomplete"]
     swapped = [("w", 0, 2, 2, halves[0][4], "qkv")]
     assert compare([("w", whole)], {"rollout-0": [[halves[0]], swapped]}) == ["rollout-0: w (in qkv, 2..4 of dimension 0) differs"]
-    assert "does not have" in compare([], {"rollout-0": [[halves[0]]]})[0]
+    assert "does not exist in the learner" in compare([], {"rollout-0": [[halves[0]]]})[0]

@@ -173,7 +173,7 @@ def test_the_document_and_what_is_printed(straight, judge_model, scorer, files):
     single, pairs = document["benchmarks"]["realmistake"], document["benchmarks"]["format:trl_preference"]
     assert single["metric"] == "roc_auc" and set(single["strategies"]) == {"vote", "mean", "meta", "meta_weighted", "abstain"}
     assert set(pairs["strategies"]) == {"vote", "mean", "meta", "meta_weighted", "abstain", "majority", "rpc", "adaptive"}
-    for words in ("greedy", "vote@1", "meta@6", "baseline: longer wins", "ROC AUC", "too long a prompt, no verdict: all/pairs:8"):
+    for words in ("greedy", "vote@1", "meta@6", "baseline: longer wins", "ROC AUC", "prompts too long, no verdict: all/pairs:8"):
         assert words in printed
     assert (output / "eval.md").read_text().startswith("# Evaluation")
 
