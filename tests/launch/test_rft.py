@@ -155,5 +155,5 @@ def test_nothing_to_learn_from_is_said(config_of, two_rounds, quiet, tmp_path):
     rows = [row | {"kept": False, "why": "incorrect"} for row in table_of(two_rounds[0].run.dir, 1)]
     (config.run.dir / "trajectories").mkdir(parents=True)
     write_sampled(config.run.dir / "trajectories" / "rft_round_1.parquet", rows)
-    with pytest.raises(ConfigError, match="nothing to learn from"):
+    with pytest.raises(ConfigError, match="there is nothing to train on"):
         rejective_fine_tuning(config, quiet)

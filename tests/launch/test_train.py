@@ -91,7 +91,7 @@ def test_a_run_stops_when_engine_and_trainer_do_not_agree(ray_session, tiny, qui
     """No rounding is below what is allowed here."""
     settings = ("sft.rows=0", "rl.equal_groups=train", "rl.mismatch_float32=1e-9", "rl.mismatch_steps=2", "rl.steps=3")
     config = tiny(tmp_path / "run", tiny_model, "data.heldout_rows=1", *settings)
-    with pytest.raises(MismatchError, match="step 2: .* for 2 step"):
+    with pytest.raises(MismatchError, match="step 2: .* for 2 consecutive step"):
         train(config, quiet)
     assert [row["step"] for row in MetricsLog.read(config.run.dir)] == [1, 2]
 
