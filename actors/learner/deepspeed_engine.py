@@ -22,8 +22,8 @@ from rlsys.config.schema import Learner
 if not torch.accelerator.is_available():
     os.environ.setdefault("DS_ACCELERATOR", "cpu")
 
-import deepspeed  # noqa: E402
-from deepspeed.accelerator import get_accelerator  # noqa: E402
+import deepspeed
+from deepspeed.accelerator import get_accelerator
 
 Engine: TypeAlias = Any
 """A `deepspeed.DeepSpeedEngine`; DeepSpeed has no type annotations."""

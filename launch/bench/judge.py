@@ -74,12 +74,7 @@ def ask_batches(work: Work, config: Config) -> list[list[JudgeRequest]]:
     from rlsys.data.datasets import open_rows
     from rlsys.judging.requests import judge_request
 
-    records = [
-        record
-        for record in islice(
-            open_rows(Path("tasks:heldout"), Data.model_validate({"responses": [2, 4]}), 0), work.prompts * (work.steps + 1)
-        )
-    ]
+    records = list(islice(open_rows(Path("tasks:heldout"), Data.model_validate({"responses": [2, 4]}), 0), work.prompts * (work.steps + 1)))
     batches = [records[i * work.prompts : (i + 1) * work.prompts] for i in range(work.steps + 1)]
     shuffled = [[judge_request(record, work.samples, "bench", config.seed) for record in batch] for batch in batches[:-1]]
     return [*shuffled, [judge_request(record, work.samples, "bench", config.seed, order=tuple(range(record.n))) for record in batches[-1]]]

@@ -36,7 +36,8 @@ class Model(Section):
 
 class Scores(Section):
     """Format of the scores in a judgement. The default is the format that the templates ask for and training rewards. A released judge may
-    use another, for example {numbers: decimal, single: [1, 10]}."""
+    use another, for example {numbers: decimal, single: [1, 10]}.
+    """
 
     numbers: Literal["integer", "decimal"] = "integer"
     """integer: ASCII digits only. decimal: also numbers such as 8.5 and 8.0, a list in brackets, and no-break spaces."""
@@ -257,7 +258,8 @@ class Checkpoint(Section):
 
 class ScalarRm(Section):
     """Scalar reward model (`rlsys meta-rm`): the meta reward model or the Bradley-Terry baseline. Training starts from `model.path`; ranks,
-    ZeRO stage and token budget are those of `learner`, learning rate and batch size are set here."""
+    ZeRO stage and token budget are those of `learner`, learning rate and batch size are set here.
+    """
 
     objective: Literal["bce", "bt"] = "bce"
     """bce: predict whether a critique is correct, by binary cross-entropy on judged trajectories (meta_rm.data). bt: predict which response
@@ -289,7 +291,8 @@ class ScalarRm(Section):
 
 class Ladder(Section):
     """The ladder (`rlsys ladder`): base, rejective fine-tuning, RL, votes and guided votes, each in a folder of its own under run.dir. The
-    stages are configured in their own sections."""
+    stages are configured in their own sections.
+    """
 
     primer_rows: NonNegativeInt = 240
     """Worked rows for a preliminary fine-tuning of the base model (as sft.rows), if a small model cannot produce the output format. 0:

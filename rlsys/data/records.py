@@ -29,7 +29,6 @@ class Record:
     or 1.0. `rlsys.data.readers.check` raises if a record violates this.
 
     Example:
-
         Record(
             id="r1", source="llmbar", context=({"role": "user", "content": "What is the capital of Norway?"},),
             responses=("Oslo", "Bergen"), rewards=(1.0, 0.0),

@@ -49,7 +49,7 @@ def settings(run_dir: Path, model: Path, *overrides: str) -> Config:
 
 
 def quiet() -> Console:
-    return Console(file=open(os.devnull, "w"), force_terminal=False)  # noqa: SIM115
+    return Console(file=open(os.devnull, "w"), force_terminal=False)
 
 
 @pytest.fixture(scope="module")
@@ -93,7 +93,7 @@ def test_the_folder_explains_itself(straight_run):
     metrics = MetricsLog.read(folder)
     assert [row["step"] for row in metrics] == list(range(1, report["steps"] + 1))
     assert metrics[-1]["loss"] < metrics[0]["loss"] and metrics[-1]["lr"] < metrics[0]["lr"]
-    assert [row["step"] for row in metrics if "heldout_auc" in row] == [step for step in range(8, report["steps"], 8)]
+    assert [row["step"] for row in metrics if "heldout_auc" in row] == list(range(8, report["steps"], 8))
     assert (folder / "calibration.png").read_bytes().startswith(b"\x89PNG")
     assert list((folder / "logs").glob("learner-0.log"))
 

@@ -45,7 +45,7 @@ def slow_correct(one: dict[str, object], row: Record) -> bool:
     """Place by place: nobody else is given as much as the best response; a single one is given what it deserves."""
     if one["scores"] is None:
         return False
-    given_to = {response: score for response, score in zip(one["order"], one["scores"])}
+    given_to = dict(zip(one["order"], one["scores"]))
     if len(given_to) == 1:
         return given_to[0] == row.rewards[0]
     best = max(given_to, key=lambda response: row.rewards[response])

@@ -56,8 +56,8 @@ def test_worked_scores_are_correct_by_eq_10():
 def test_families_cycle_and_every_number_of_responses_occurs():
     records = list(generate("train", 10 * len(FAMILIES), 5))
     assert set(Counter(record.family for record in records).values()) == {10}
-    assert set(record.n for record in records) == {1, 2, 4}
-    assert set(record.n for record in generate("train", 50, 5, responses=(3,))) == {3}
+    assert {record.n for record in records} == {1, 2, 4}
+    assert {record.n for record in generate("train", 50, 5, responses=(3,))} == {3}
     assert {record.family for record in generate("train", 20, 5, families=("copy", "plural"))} == {"copy", "plural"}
 
 

@@ -222,7 +222,7 @@ def test_the_picture_and_the_table(tmp_path):
     calibration.plot(told, tmp_path / "one.png", "A title", "the critique is correct")
     shade = imread(tmp_path / "one.png")[..., :3].mean(axis=2)
     assert shade.shape == (975, 900) and 0.005 < (shade < 0.5).mean() < 0.2
-    console = Console(record=True, width=100, file=open("/dev/null", "w"))  # noqa: SIM115
+    console = Console(record=True, width=100, file=open("/dev/null", "w"))
     one_label = calibration.summarise([1.0, 2.0], [1, 1], ["a", "b"])
     for one in (told, one_label):
         console.print(calibration.table(one, "title"))

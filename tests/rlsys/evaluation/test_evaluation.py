@@ -299,7 +299,7 @@ def test_rows_are_compared_by_means_whatever_did_not_parse(tmp_path, name):
     found = score_benchmark(benchmark, {"samples": rows, "greedy": greedy}, [find_strategy(name)], [8], 1, 0)["strategies"][name]["8"][
         "overall"
     ]
-    right, wrong = ([score for score in scores[start::2]] for start in (1, 0))
+    right, wrong = (list(scores[start::2]) for start in (1, 0))
     assert None not in scores  # at 0.3 to the eighth, no row is without a verdict here
     won = sum((high > low) + (high == low) / 2 for high in right for low in wrong) / (len(right) * len(wrong))
     assert found["value"] == pytest.approx(won, abs=1e-9)

@@ -132,8 +132,21 @@ def test_all_fields_of_a_line():
     found = judged(labelled(0.0, 1.0), [[2, 9], None, [3, 4]])
     samples = found.pop("samples")
     assert found == {
-        **{"id": "a", "source": "s", "n": 2, "k": 3, "totals": [5.0, 13.0], "best": 1, "tied": False, "abstained": False},
-        **{"parsed": 2, "spent": 3, "failures": {"no_box": 1}, "tokens": 9, "prompt_tokens": 0, "gold": 1, "correct": True},
+        "id": "a",
+        "source": "s",
+        "n": 2,
+        "k": 3,
+        "totals": [5.0, 13.0],
+        "best": 1,
+        "tied": False,
+        "abstained": False,
+        "parsed": 2,
+        "spent": 3,
+        "failures": {"no_box": 1},
+        "tokens": 9,
+        "prompt_tokens": 0,
+        "gold": 1,
+        "correct": True,
     }
     assert [each["scores"] for each in samples] == [[2, 9], None, [3, 4]] and all("text" not in each for each in samples)
     assert [each["text"] for each in judged(labelled(0.0, 1.0), [[2, 9]], text=True)["samples"]] == ["said"]

@@ -129,7 +129,7 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """A local hub that has the model owner/there, and denies access to owner/closed."""
 
     class Handler(BaseHTTPRequestHandler):
-        def do_HEAD(self) -> None:  # noqa: N802
+        def do_HEAD(self) -> None:
             known = {"/owner/there/resolve/main/config.json": 200, "/owner/closed/resolve/main/config.json": 401}
             self.send_response(known.get(self.path, 404))
             self.end_headers()
@@ -216,7 +216,7 @@ def test_a_malformed_folder_gives_one_sentence(
 
 
 def test_an_untied_output_layer_configured_as_tied_is_refused(tmp_path: Path) -> None:
-    """transformers would keep the two separate; the engine would not."""
+    """Transformers would keep the two separate; the engine would not."""
     second_output_layer(build_tiny(tmp_path / "tiny"))
     with pytest.raises(ModelError, match="lm_head.weight and the embedding, which differ"):
         load_causal_model(tmp_path / "tiny", torch.float32)

@@ -180,7 +180,7 @@ def test_a_group_is_never_split_when_packing() -> None:
     rows = [row(g, [g, 7], [1, 2, 3]) for g in range(6) for _ in range(3)]
     for micro in all_micros(plan_micro_batches(pa.RecordBatch.from_pylist(rows, schema=LEARNER), 2, 10)):
         samples = micro.sample.tolist()
-        assert {s for s in samples} == {3 * (s // 3) + k for s in samples for k in range(3)}
+        assert set(samples) == {3 * (s // 3) + k for s in samples for k in range(3)}
 
 
 def test_planning_is_deterministic_and_balances_work() -> None:

@@ -246,7 +246,7 @@ def test_full_logits_are_never_allocated(monkeypatch: pytest.MonkeyPatch) -> Non
     biggest = 0
 
     class Watch(torch.utils._python_dispatch.TorchDispatchMode):
-        def __torch_dispatch__(self, function, types, args=(), kwargs=None):  # noqa: ANN001, ANN204
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
             nonlocal biggest
             out = function(*args, **(kwargs or {}))
             if isinstance(out, torch.Tensor) and SIZES["hidden_size"] not in out.shape:
@@ -275,7 +275,7 @@ def test_rounding_is_no_worse_than_in_the_plain_loop(dtype: torch.dtype, unit: f
         assert 0 < ours < 1.5 * theirs + unit
 
 
-def test_the_wrapped_model_still_returns_logits_and_saves_unchanged(tmp_path) -> None:  # noqa: ANN001
+def test_the_wrapped_model_still_returns_logits_and_saves_unchanged(tmp_path) -> None:
     model = build("llama").eval()
     ids = torch.arange(12)[None]
     before, keys = model(ids).logits.detach(), list(model.state_dict())

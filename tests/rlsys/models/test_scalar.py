@@ -69,7 +69,7 @@ def test_scores_are_those_of_transformers(classifier, packing, token_budget):
 
 
 def test_transformers_reads_the_same_token_of_a_padded_batch(classifier):
-    """transformers' head reads the last token that is not padding, which is the last token of a text here."""
+    """Transformers' head reads the last token that is not padding, which is the last token of a text here."""
     prompts, texts = rows()
     model = AutoModelForSequenceClassification.from_pretrained(classifier, dtype=torch.float32)
     whole = [torch.tensor(np.concatenate(row)).long() for row in zip(prompts, texts, strict=True)]

@@ -11,8 +11,16 @@ from rlsys.reporting.summary import STAGES, summary_table
 
 def stage(**changes: object) -> dict:
     whole = {
-        **{"n": 40, "samples": 80, "reward": -0.25, "reward_ci95": [-0.5, 0.0], "accuracy": 0.375, "accuracy_ci95": [0.25, 0.5]},
-        **{"accuracy_parsed": 0.5, "accuracy_parsed_ci95": [0.375, 0.625], "parse_failures": {}, "cut_off": 0},
+        "n": 40,
+        "samples": 80,
+        "reward": -0.25,
+        "reward_ci95": [-0.5, 0.0],
+        "accuracy": 0.375,
+        "accuracy_ci95": [0.25, 0.5],
+        "accuracy_parsed": 0.5,
+        "accuracy_parsed_ci95": [0.375, 0.625],
+        "parse_failures": {},
+        "cut_off": 0,
         "families": {"all": {"n": 40, "accuracy": 0.375, "parsed": 0.75}},
     }
     return whole | changes
