@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from launch.bench.runner import run_system
+from launch.bench.runner import run_systems
 from launch.bench.work import (
     Cores,
     Model,
@@ -62,10 +62,7 @@ def judge(
     run_config(work)
     sides = {"rlsys": ("rlsys judge", "launch.bench.judge"), "chat": ("LLM.chat", "launch.bench.chat")}
 
-    def both_sides() -> dict[str, Any]:
-        return summarise(work, {side: run_system(title, module, work, timeout, to_stderr()) for side, (title, module) in sides.items()})
-
-    report(as_json, both_sides, render)
+    report(as_json, lambda: summarise(work, run_systems(sides, work, timeout, to_stderr())), render)
 
 
 def ask_batches(work: Work, config: Config) -> list[list[JudgeRequest]]:

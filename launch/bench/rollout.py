@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from launch.bench.runner import run_system
+from launch.bench.runner import run_systems
 from launch.bench.work import (
     Cores,
     Model,
@@ -57,10 +57,7 @@ def rollout(
     run_config(work)
     sides = {"rlsys": ("rollout actor", "launch.bench.rollout"), "bare": ("bare vLLM", "launch.bench.vllm")}
 
-    def both_sides() -> dict[str, Any]:
-        return summarise(work, {side: run_system(title, module, work, timeout, to_stderr()) for side, (title, module) in sides.items()})
-
-    report(as_json, both_sides, render)
+    report(as_json, lambda: summarise(work, run_systems(sides, work, timeout, to_stderr())), render)
 
 
 def prompt_batches(work: Work, model: str) -> list[list[list[int]]]:

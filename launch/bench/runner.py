@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +51,11 @@ def run_system(title: str, module: str, work: Work, timeout_s: float, screen: Co
         if exit_status != 0:
             raise BenchFailed(f"{title} failed with exit status {exit_status}. Its last output:\n{_last_lines(folder)}")
         return json.loads((folder / "result.json").read_text())
+
+
+def run_systems(sides: Mapping[str, tuple[str, str]], work: Work, timeout_s: float, screen: Console) -> dict[str, Any]:
+    """Measure several systems, each {key: (title, module)}, one after the other; returns {key: result of `run_system`}."""
+    return {key: run_system(title, module, work, timeout_s, screen) for key, (title, module) in sides.items()}
 
 
 def _start_on(cores: list[int], command: list[str], **options: Any) -> subprocess.Popen[bytes]:

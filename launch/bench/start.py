@@ -10,7 +10,7 @@ from typing import Any
 
 import psutil
 
-from launch.bench.runner import run_system
+from launch.bench.runner import run_systems
 from launch.bench.work import Cores, Model, Overrides, Timeout, Work, choose_cores, cores_text, run_child, run_config
 from launch.console import report, to_stderr
 from launch.options import AsJson
@@ -38,10 +38,7 @@ def start(
     work = Work(1, 2, len(PROMPT), 1, choose_cores(cores), 0, overrides or [], model)
     run_config(work)
 
-    def both_sides() -> dict[str, Any]:
-        return summarise(work, {side: run_system(title, module, work, timeout, to_stderr()) for side, (title, module) in SIDES.items()})
-
-    report(as_json, both_sides, render)
+    report(as_json, lambda: summarise(work, run_systems(SIDES, work, timeout, to_stderr())), render)
 
 
 class StageTimer:
