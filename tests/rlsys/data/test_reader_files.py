@@ -19,9 +19,10 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from reading import load, write
 
 from rlsys.data.exclusion import excluded_ids
-from rlsys.data.readers import DataError, RecordFile, Report, read
+from rlsys.data.readers import DataError, RecordFile, read
 from rlsys.data.readers.files import FIRST_ROWS, MESSAGES
 from rlsys.data.readers.json_files import STRIDE
 from rlsys.data.readers.sources import open_source, strict_rows
@@ -29,16 +30,6 @@ from rlsys.data.records import Record
 
 USER = {"role": "user", "content": "Q?"}
 OWN = {"id": "x", "source": "s", "context": [USER], "responses": ["one", "two"], "rewards": [0.5, -2]}
-
-
-def write(path: Path, rows) -> Path:
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return path
-
-
-def load(path: Path, format: str, **options):
-    report = Report()
-    return list(read(path, format, report=report, **options)), report
 
 
 def test_error_hints_at_rows_under_an_unknown_key(tmp_path):

@@ -12,8 +12,9 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from reading import load, write
 
-from rlsys.data.readers import READERS, DataError, RecordFile, Report, formats_of, read, read_all
+from rlsys.data.readers import READERS, DataError, RecordFile, formats_of, read, read_all
 from rlsys.data.readers.messages import as_messages
 from rlsys.data.records import Record, TeacherJudgement
 
@@ -523,16 +524,6 @@ NO_UNIQUE_BEST = [
     ("pandalm", {"annotator1": 0}),  # two of three say tie
     ("pandalm", {"annotator1": 1}),  # 1, 0, 2: a split
 ]
-
-
-def write(path: Path, rows) -> Path:
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return path
-
-
-def load(path: Path, format: str, **options):
-    report = Report()
-    return list(read(path, format, report=report, **options)), report
 
 
 def test_every_format_has_a_handwritten_row():
