@@ -141,6 +141,7 @@ def test_examples_of_extensions_run(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.chdir(tmp_path)
     registries = [(registry, dict(registry)) for registry in (BENCHMARKS, READERS, STRATEGIES)]
     page, names = ROOT / "docs/extending.md", {"__name__": "extending"}
+    assert all("\nassert " in section for section in page.read_text().split("\n## ")[1:]), "each section's example checks itself"
     try:
         for block in FENCE.finditer(page.read_text()):
             if block[1] == "python":
