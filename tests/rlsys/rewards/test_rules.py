@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from rlsys.data.records import NoUniqueBest
 from rlsys.rewards.extraction import ScoreFormat
-from rlsys.rewards.rules import is_correct, judge, rule_reward, unshuffle
+from rlsys.rewards.rules import GroundTruth, is_correct, judge, rule_reward, unshuffle
 
 NAN = float("nan")
 
@@ -60,15 +61,33 @@ def test_an_invalid_order_is_an_error_even_after_a_parse_failure(order: tuple[in
         judge("", (1.0, 0.0), order)
 
 
-@pytest.mark.parametrize("rewards", [(), (1.0, 1.0), (NAN, 1.0), (1.0, NAN), (NAN, NAN), (NAN,), (2.0,), (0.5,)])
+@pytest.mark.parametrize("rewards", [(), (1.0, 1.0), (NAN, 1.0), (1.0, NAN), (NAN, NAN), (0.0, NAN, 1.0), (NAN,), (2.0,), (0.5,)])
 def test_invalid_ground_truth_is_an_error(rewards: tuple[float, ...]) -> None:
     with pytest.raises(ValueError, match="rewards"):
         judge("", rewards)
 
 
-def test_scores_and_rewards_of_different_lengths_are_an_error() -> None:
-    with pytest.raises(ValueError, match="3 scores for 2 rewards"):
-        is_correct((1, 2, 3), (1.0, 0.0))
+def test_only_a_tie_among_several_responses_is_reported_as_no_unique_best() -> None:
+    with pytest.raises(NoUniqueBest):
+        judge("", (1.0, 1.0))
+    for rewards in [(), (0.5,)]:
+        with pytest.raises(ValueError) as error:
+            judge("", rewards)
+        assert not isinstance(error.value, NoUniqueBest)
+
+
+@pytest.mark.parametrize("scores", [(1, 2, 3), (1,)])
+def test_scores_and_rewards_of_different_lengths_are_an_error(scores: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match=f"{len(scores)} scores for 2 rewards"):
+        is_correct(scores, (1.0, 0.0))
+
+
+def test_a_single_score_is_between_0_and_1_and_complete_unless_stated_otherwise() -> None:
+    assert is_correct((1,), (1.0,)) and not is_correct((0,), (1.0,))
+    assert not is_correct((0.5,), (1.0,)) and not is_correct((0.5,), (0.0,))
+    truth, text = GroundTruth((1.0, 0.0)), "\\boxed{7, 3}"
+    assert judge(text, (1.0, 0.0)).failure is truth.judge(text).failure is None
+    assert judge(text, (1.0, 0.0), truncated=True).failure == truth.judge(text, truncated=True).failure == "truncated"
 
 
 @pytest.mark.parametrize(("score", "reward", "right"), [("8", 1.0, True), ("5.5", 1.0, False), ("5.5", 0.0, False), ("2.5", 0.0, True)])
