@@ -19,6 +19,7 @@ from launch.commands.rft import filter_rows, rft
 from launch.commands.score import score
 from launch.commands.show import show
 from launch.commands.train import sft, train
+from launch.commands.view import view
 from launch.commands.vote import vote
 
 app = typer.Typer(
@@ -58,6 +59,7 @@ app.command("eval")(evaluate)
 app.command()(vote)
 app.command()(report)
 app.command()(show)
+app.command()(view)
 app.command()(score)
 app.command()(doctor)
 app.add_typer(config_app)

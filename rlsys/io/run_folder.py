@@ -198,10 +198,14 @@ def has_compatible_optimizer_state(folder: Path, learner: Learner, dtype: str) -
     return identity_file.is_file() and required.items() <= json.loads(identity_file.read_text()).items()
 
 
+ROW_GROUP = 1024
+"""Rows in one row group of a Parquet file, so that `rlsys view` can read a few samples without decoding all texts."""
+
+
 def write_parquet(table: pa.Table, path: Path) -> None:
     """Write `table` to `path` atomically."""
     with atomic_write(path) as temporary:
-        pq.write_table(table, temporary)
+        pq.write_table(table, temporary, row_group_size=ROW_GROUP)
 
 
 def completed_work(folder: Path) -> list[str]:

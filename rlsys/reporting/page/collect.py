@@ -69,7 +69,7 @@ def collect(folders: Sequence[Path]) -> list[Source]:
     Raises:
         DataError: a path is not a folder, has nothing to report, or its files are corrupt or incomplete.
     """
-    names = _names(folders)
+    names = unique_names(folders)
     return [source for folder, name in zip(folders, names, strict=True) for source in _sources(folder, name)]
 
 
@@ -250,7 +250,12 @@ def cleaned(value: Any) -> Any:
     return [cleaned(inner) for inner in value] if isinstance(value, list) else value
 
 
-def _names(folders: Sequence[Path]) -> list[str]:
+def unique_names(folders: Sequence[Path]) -> list[str]:
+    """Return the shortest ends of the paths that are unique.
+
+    Raises:
+        DataError: a path occurs twice.
+    """
     paths = [folder.resolve() for folder in folders]
     if len(set(paths)) < len(paths):
         twice = next(folder for folder, path in zip(folders, paths) if paths.count(path) > 1)

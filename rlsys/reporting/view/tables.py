@@ -1,0 +1,178 @@
+"""Tables of judged samples, read a few rows at a time: never a whole file, and texts only of the groups that are shown."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import accumulate, pairwise
+from pathlib import Path
+from typing import Any, Protocol
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from rlsys.data.readers import DataError
+from rlsys.data.trajectories import HELDOUT_FILES
+
+Row = dict[str, Any]
+"""A sample as in rlsys.data.trajectories.TRAJECTORIES; columns that its table lacks are missing."""
+
+REQUIRED = {"group", "prompt_id", "text"}
+SUMMARISED = (
+    "group", "prompt_id", "source", "family", "ground_truth", "scores", "parse_failure", "correct", "reward", "finish_reason",
+    "weight_version",
+)  # fmt: skip
+"""Columns that summaries of groups are made of: none of them long."""
+BATCH = 4096
+"""Rows decoded at a time for summaries."""
+TEXT_BATCH = 32
+"""Rows decoded at a time with their texts."""
+
+
+@dataclass(frozen=True)
+class TableFile:
+    """A table on disk. `stamp` changes when the file is replaced or grows."""
+
+    name: str
+    path: Path
+    stamp: tuple[int, int, int]
+
+    @staticmethod
+    def at(path: Path, name: str) -> TableFile:
+        stat = path.stat()
+        return TableFile(name, path, (stat.st_ino, stat.st_size, stat.st_mtime_ns))
+
+    @property
+    def changed(self) -> float:
+        """Time of the last change, seconds since the epoch."""
+        return self.stamp[2] / 1e9
+
+
+class Table(Protocol):
+    """Samples in file order; those of a group are adjacent."""
+
+    def summaries(self) -> Iterator[Row]:
+        """Yield all samples, with the columns SUMMARISED only."""
+
+    def samples(self, place: int, first: int, count: int) -> list[Row]:
+        """Return the samples of a group, with all columns: group `place` of the table, `count` samples from index `first`."""
+
+
+class ParquetTable:
+    """A table of trajectories.
+
+    Raises:
+        DataError: the file is not Parquet, or lacks a required column.
+    """
+
+    def __init__(self, path: Path):
+        self._path = path
+        with self._open() as file:
+            names = set(file.schema_arrow.names)
+        if missing := REQUIRED - names:
+            raise DataError(f"{path}: has no column {', '.join(sorted(missing))}; expected a table of trajectories of a run.")
+        self._summarised = [name for name in SUMMARISED if name in names]
+
+    def summaries(self) -> Iterator[Row]:
+        with self._open() as file:
+            for batch in file.iter_batches(BATCH, columns=self._summarised):
+                yield from _rows(batch)
+
+    def samples(self, place: int, first: int, count: int) -> list[Row]:
+        with self._open() as file:
+            starts = [0, *accumulate(file.metadata.row_group(number).num_rows for number in range(file.num_row_groups))]
+            needed = [number for number, (start, end) in enumerate(pairwise(starts)) if start < first + count and end > first]
+            return list(_slice(file.iter_batches(TEXT_BATCH, row_groups=needed), first - starts[needed[0]], count)) if needed else []
+
+    def _open(self) -> pq.ParquetFile:
+        try:
+            # Without pre-buffering, columns are read as they are decoded.
+            return pq.ParquetFile(self._path, memory_map=True, pre_buffer=False)
+        except (pa.ArrowInvalid, OSError) as error:
+            raise DataError(f"{self._path}: cannot be read as Parquet: {error}.") from error
+
+
+def _slice(batches: Iterator[pa.RecordBatch], first: int, count: int) -> Iterator[Row]:
+    """Yield rows first .. first + count - 1 of consecutive batches."""
+    for batch in batches:
+        if count <= 0:
+            return
+        part = batch.slice(min(first, batch.num_rows), count)
+        first, count = max(first - batch.num_rows, 0), count - part.num_rows
+        yield from _rows(part)
+
+
+def _rows(batch: pa.RecordBatch) -> list[Row]:
+    columns = [_values(column) for column in batch.columns]
+    return [dict(zip(batch.schema.names, values)) for values in zip(*columns)]
+
+
+def _values(column: pa.Array) -> list[Any]:
+    """Return the values of a column. Bytes of a text that are not UTF-8, such as lone surrogates, become U+FFFD."""
+    if not pa.types.is_string(column.type):
+        return column.to_pylist()
+    return [None if value is None else value.decode("utf-8", "replace") for value in column.cast(pa.binary()).to_pylist()]
+
+
+# --- folders --------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Source:
+    """What `rlsys view` was given: a run folder, an evaluation folder, or one file."""
+
+    name: str
+    path: Path
+
+    def tables(self) -> list[TableFile]:
+        """List the tables there now, in the order in which a run writes them."""
+        found = []
+        for path in self._paths():
+            try:
+                found.append(TableFile.at(path, path.name.removesuffix(".part").rsplit(".", 1)[0]))
+            except FileNotFoundError:  # replaced, or removed by a resumed run, since it was listed
+                continue
+        return sorted(found, key=lambda table: (*_stage(table.name), table.name))
+
+    def _paths(self) -> Sequence[Path]:
+        if not self.path.is_dir():
+            return [self.path]
+        folder = self.path / "trajectories"
+        names = [path for path in folder.glob("*.parquet") if not path.name.startswith(".")] if folder.is_dir() else []
+        return names + [path for ending in ("jsonl", "jsonl.part") for part in PARTS for path in self.path.glob(f"*.{part}.{ending}")]
+
+
+def _stage(name: str) -> tuple[int, int, bool]:
+    """Return a sort key: base, cold start, numbered steps (each before its evaluation), and what follows them."""
+    number = re.search(r"\d+$", name)
+    kind = 2 if number else {"heldout_base": 0, "heldout_cold_start": 1}.get(name, 3)
+    return kind, int(number[0]) if number else 0, name.startswith(HELDOUT_FILES)
+
+
+PARTS = ("greedy", "swapped", "samples")
+"""Kinds of samples of `rlsys eval`: NAME.greedy.jsonl, ..."""
+FILES = (".parquet", ".jsonl", ".part")
+
+
+def open_sources(paths: Sequence[Path], names: Sequence[str]) -> list[Source]:
+    """Return the sources at `paths`.
+
+    Raises:
+        DataError: a path does not exist, or is neither a run folder, an evaluation folder, nor a file of judgements.
+    """
+    return [_checked(Source(name, path)) for path, name in zip(paths, names, strict=True)]
+
+
+def _checked(source: Source) -> Source:
+    path = source.path
+    expected = "expected a run folder (with trajectories/), a folder of `rlsys eval`, a Parquet table, or the JSON Lines of `rlsys judge`"
+    if not path.exists():
+        raise DataError(f"{path}: no such file or folder; {expected}.")
+    if path.is_file() and path.suffix not in FILES:
+        raise DataError(f"{path}: the name ends in {path.suffix or 'nothing'}; {expected}.")
+    if path.is_dir() and not (path / "trajectories").is_dir() and not source.tables():
+        inside = sorted(found.parent.name for found in path.glob("*/trajectories"))
+        hint = f" These folders in it are runs: {', '.join(inside[:12])}." if inside else ""
+        raise DataError(f"{path}: holds no judgements; {expected}.{hint}")
+    return source
