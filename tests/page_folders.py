@@ -145,7 +145,7 @@ def scalar_run(folder: Path) -> Path:
     rng = np.random.default_rng(0)
     scores = rng.normal(0, 2, 200)
     labels = (rng.random(200) < 1 / (1 + np.exp(-scores))).astype(float)
-    told = summarise(scores, labels, [f"row {i // 2}" for i in range(200)])
+    told = summarise(scores, labels, [f"row {i // 2}" for i in range(200)]).to_json()
     write(folder / "config.yaml", "model: {path: models/small}\n")
     write(folder / "report.json", {"objective": "bce", "model": "models/small", "heldout": told, "seconds": {"start": 1.0, "train": 9.0}})
     return folder

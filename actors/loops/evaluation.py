@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack
@@ -14,9 +13,11 @@ from typing import Any
 from rich.console import Console
 
 from rlsys.config.schema import Config
+from rlsys.documents.core import write_document
+from rlsys.documents.evaluation import BenchmarkReport, EvalReport
 from rlsys.evaluation import EvalPass, Grid, by_group, eval_passes, markdown_page, overview, score_benchmark, unsupported_reason
 from rlsys.evaluation.benchmarks import Benchmark, Item
-from rlsys.io.files import atomic_output, finite_json
+from rlsys.io.files import atomic_output
 from rlsys.io.resumable import ResumableRows
 from rlsys.judging.setup import sampling_settings
 from rlsys.judging.voting import STRATEGIES, Strategy, find_strategy
@@ -66,7 +67,7 @@ class Evaluation:
         meta_rm: str | None = None,
         again: bool = False,
         began: float | None = None,
-    ) -> dict[str, Any]:
+    ) -> EvalReport:
         """Sample, score, and write eval.json and eval.md.
 
         Args:
@@ -74,20 +75,9 @@ class Evaluation:
             meta_rm: folder of the meta reward model that scores every sample.
             again: discard the samples in `output`.
             began: `time.monotonic()` at the start of the command; default: now.
-
-        Returns:
-            the document of eval.json (`rlsys.evaluation`).
         """
         began = time.monotonic() if began is None else began
-        document: dict[str, Any] = {
-            "model": self.config.model.path,
-            "meta_rm": meta_rm,
-            "k": self.ks,
-            "draws": self.draws,
-            "temperature": self.temperature,
-            "seed": self.seed,
-            "benchmarks": {},
-        }
+        scored: dict[str, BenchmarkReport] = {}
         with ExitStack() as stack:
             files = self._open(meta_rm, again, stack)
             self._sample(files, meta_rm, console)
@@ -95,12 +85,19 @@ class Evaluation:
                 print_text(console, f"scoring {name} …")
                 rows: dict[str, Iterable[dict[str, Any]]] = {part.name: files[name, part.name].rows() for part in self.passes[name]}
                 score_range = self.config.prompt.scores.range
-                document["benchmarks"][name] = score_benchmark(
-                    benchmark, rows, strategies[name], self.ks, self.draws, self.seed, score_range
-                )
-        document = finite_json(document | {"seconds": time.monotonic() - began})
-        self._write(document)
-        return document
+                scored[name] = score_benchmark(benchmark, rows, strategies[name], self.ks, self.draws, self.seed, score_range)
+        report = EvalReport(
+            model=self.config.model.path,
+            meta_rm=meta_rm,
+            k=self.ks,
+            draws=self.draws,
+            temperature=self.temperature,
+            seed=self.seed,
+            benchmarks=scored,
+            seconds=time.monotonic() - began,
+        )
+        self._write(report)
+        return report
 
     def _path(self, name: str, part: EvalPass) -> Path:
         return self.output / f"{name.replace(':', '_')}.{part.name}.jsonl"
@@ -134,11 +131,10 @@ class Evaluation:
 
                 write_rows(file, len(part.items), part.items, rows, console, f"{name}: {part_name}")
 
-    def _write(self, document: dict[str, Any]) -> None:
-        with atomic_output(self.output / "eval.json") as path:
-            path.write_text(json.dumps(document, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
+    def _write(self, report: EvalReport) -> None:
+        write_document(self.output / "eval.json", report, ensure_ascii=False)
         with atomic_output(self.output / "eval.md") as path:
-            path.write_text(markdown_page(document, [overview(document, every=True), *by_group(document)]), encoding="utf-8")
+            path.write_text(markdown_page(report, [overview(report, every=True), *by_group(report)]), encoding="utf-8")
 
 
 def applicable_strategies(
@@ -164,24 +160,25 @@ def applicable_strategies(
     return chosen
 
 
-def print_evaluation(document: dict[str, Any], console: Console) -> None:
-    """Print the overview of eval.json, and a line per benchmark on failures, order consistency and tokens."""
-    console.print(grid_table(overview(document)))
-    for name, found in document["benchmarks"].items():
-        position, failures = found["position"], found["parse_failures"]
-        facts = [f"{failures['failed']:,} of {failures['samples']:,} samples not parsed"]
-        if failures["cut_off"]:
-            facts.append(f"{failures['cut_off']:,} of them cut off at rollout.max_tokens")
-        if position["other_order"] is not None:
-            facts.append(f"the same winner in both orders {position['other_order']:.1%}")
-        if found["tokens"]["per_sample"] is not None:
-            facts.append(f"{found['tokens']['per_sample']:,.0f} tokens per sample")
-        print_text(console, f"{name}: {', '.join(facts)}")
-        if found["skipped"]:
-            more = ", …" if found["skipped"] > len(found["skipped_ids"]) else ""
-            print_text(
-                console, f"{name}: {found['skipped']} prompts too long, no verdict: {', '.join(found['skipped_ids'])}{more}", "yellow"
-            )
+def print_evaluation(report: EvalReport, console: Console) -> None:
+    """Print the overview, and a line per benchmark on failures, order consistency and tokens."""
+    console.print(grid_table(overview(report)))
+    for name, found in report.benchmarks.items():
+        print_text(console, f"{name}: {', '.join(_facts(found))}")
+        if found.skipped:
+            more = ", …" if found.skipped > len(found.skipped_ids) else ""
+            print_text(console, f"{name}: {found.skipped} prompts too long, no verdict: {', '.join(found.skipped_ids)}{more}", "yellow")
+
+
+def _facts(found: BenchmarkReport) -> Iterator[str]:
+    if failures := found.parse_failures:
+        yield f"{failures.failed:,} of {failures.samples:,} samples not parsed"
+        if failures.cut_off:
+            yield f"{failures.cut_off:,} of them cut off at rollout.max_tokens"
+    if found.position and found.position.other_order is not None:
+        yield f"the same winner in both orders {found.position.other_order:.1%}"
+    if found.tokens and found.tokens.per_sample is not None:
+        yield f"{found.tokens.per_sample:,.0f} tokens per sample"
 
 
 def grid_table(grid: Grid) -> Table:

@@ -22,6 +22,8 @@ from rlsys.config.schema import Config
 from rlsys.data.mixtures import open_mixture
 from rlsys.data.readers import strict_rows
 from rlsys.data.records import Record
+from rlsys.documents.core import write_document
+from rlsys.documents.runs import LadderReport, Rung
 from rlsys.evaluation.benchmarks import load
 from rlsys.evaluation.ladder import RowAccuracy, row_accuracy, rung
 from rlsys.io.files import atomic_output
@@ -57,11 +59,11 @@ def run_ladder(config: Config, console: Console) -> None:
     ladder.test_records()  # fail now rather than after hours of training if there are too few
     with ray_session(config.run):
         ladder.train()
-        document = ladder.judge()
-        ladder.write(document)
+        report = ladder.judge()
+        ladder.write(report)
         for name in config.ladder.ablations:
-            document["rungs"].append(ladder.ablation(name))
-            ladder.write(document)
+            report = report.model_copy(update={"rungs": [*report.rungs, ladder.ablation(name)]})
+            ladder.write(report)
 
 
 class Ladder:
@@ -114,7 +116,7 @@ class Ladder:
         train(config, self.console, stages=("sft",))
         return str(self.folder / name)
 
-    def ablation(self, name: str) -> dict[str, Any]:
+    def ablation(self, name: str) -> Rung:
         """Repeat a stage without one part, judge the test rows with the result, and return its rung."""
         title, stage, changed = ABLATIONS[name]
         folder, base = f"{stage}-without-{name}", self.base
@@ -136,14 +138,14 @@ class Ladder:
         right = row_accuracy(samples, self.gold, find_strategy("vote"), 1, ks[-1], self.config.ladder.draws, self.config.seed)
         return right, _tokens_per_row(samples, len(right), 1, ks[-1])
 
-    def judge(self) -> dict[str, Any]:
-        """Judge the test rows with all stages; return the document of ladder.json."""
+    def judge(self) -> LadderReport:
+        """Judge the test rows with all stages."""
         ladder, seed = self.config.ladder, self.config.seed
         records = self.test_records()
         with atomic_output(self.tests) as path:
             path.write_text("".join(json.dumps(record.to_json()) + "\n" for record in records), encoding="utf-8")
         gold = self.gold = {item.id: item.record.best for item in load(BENCHMARK, self.tests).items}
-        rungs: list[dict[str, Any]] = []
+        rungs: list[Rung] = []
         previous: RowAccuracy | None = None
         previous_single: RowAccuracy | None = None
         for name, model, title in (
@@ -171,7 +173,7 @@ class Ladder:
             rungs.append(rung(f"meta@{k}", f"guided vote, k = {k}", guided, seed, votes[k], tokens))
         baseline = dict(zip(gold, self.bradley_terry(records), strict=True))
         rungs.append(rung("bt", "Bradley-Terry baseline", baseline, seed, previous, None))
-        return {"benchmark": "test rows", "n": len(records), "rungs": rungs, "notes": NOTES}
+        return LadderReport(benchmark="test rows", n=len(records), rungs=rungs, notes=NOTES)
 
     def test_records(self) -> list[Record]:
         """Read rows of two or more responses that come after those of the stages' own held-out evaluations.
@@ -249,9 +251,8 @@ class Ladder:
             right.append(float(top[record.best] / top.sum()))
         return right
 
-    def write(self, document: dict[str, Any]) -> None:
-        with atomic_output(self.folder / "ladder.json") as path:
-            path.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
+    def write(self, report: LadderReport) -> None:
+        write_document(self.folder / "ladder.json", report)
 
     def announce(self, text: str) -> None:
         print_text(self.console, f"\n== {text}", "bold")

@@ -8,7 +8,6 @@ from collections import Counter
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -31,6 +30,7 @@ from rlsys.data.batches import heldout_rows, learner_row
 from rlsys.data.instructions import instruction_rows
 from rlsys.data.mixtures import data_report, open_mixture, without_files
 from rlsys.data.trajectories import LEARNER
+from rlsys.documents.runs import RftRound, RunSummary
 from rlsys.evaluation import heldout
 from rlsys.io.metrics import MetricsLog
 from rlsys.io.resumable import ResumableRows
@@ -41,8 +41,8 @@ from rlsys.reporting.summary import summary_table
 from rlsys.system.terminal import print_text, stderr
 
 
-def rejective_fine_tuning(config: Config, console: Console | None = None) -> dict[str, Any]:
-    """Run (or resume) all rounds; returns the contents of summary.json.
+def rejective_fine_tuning(config: Config, console: Console | None = None) -> RunSummary:
+    """Run (or resume) all rounds.
 
     Raises:
         rlsys.config.schema.ConfigError, rlsys.data.readers.DataError: the config or the data are unusable.
@@ -51,7 +51,7 @@ def rejective_fine_tuning(config: Config, console: Console | None = None) -> dic
     console = console or stderr()
     require_consistent_settings(config, "rft")
     with RunFolder(config) as folder:
-        summary = folder.read_json("summary.json")
+        summary = folder.read(RunSummary)
         if summary is None:
             with ray_session(config.run), ProgressReporter(console, folder.path.name) as progress:
                 job = RftJob(config, folder, progress)
@@ -59,7 +59,7 @@ def rejective_fine_tuning(config: Config, console: Console | None = None) -> dic
                     job.round(number)
                 job.finish()
             summary = job.summary()
-            folder.write_json("summary.json", summary)
+            folder.write(summary)
         console.print(summary_table(summary))
         print_text(console, f"run folder: {folder.path}, the model is in model/, the samples in trajectories/")
         return summary
@@ -272,8 +272,8 @@ class RftJob:
             if source.is_dir() and not (self.folder.path / name).exists():
                 os.replace(source, self.folder.path / name)
 
-    def summary(self) -> dict[str, Any]:
-        """Return the contents of summary.json."""
+    def summary(self) -> RunSummary:
+        """Summarise the run."""
         tables = {stage: pq.read_table(self.folder.heldout_path(stage)) for stage in ("base", "rft")}
         rounds = []
         for number in range(1, self.config.rft.rounds + 1):
@@ -282,17 +282,17 @@ class RftJob:
             for kind, flag in (("non_hinted", False), ("hinted", True)):
                 whys = sampled.filter(pc.equal(sampled["hinted"], flag))["why"].to_pylist()
                 by_kind[kind] = dict(Counter(whys))
-            rounds.append({"samples": sampled.num_rows, "kept": pc.sum(sampled["kept"]).as_py(), **by_kind})
-        return {
-            "heldout": {stage: heldout.summarise(table) for stage, table in tables.items()},
-            "baselines": heldout.baselines([record for record, _ in self.heldout]),
-            "paired": {"rft_minus_base": heldout.paired(tables["rft"], tables["base"])},
-            "rounds": rounds,
-            "rows": without_files(self.folder.read_json("data_report.json") or {}),
-            "seconds": {name: round(seconds, 2) for name, seconds in self.progress.seconds.items()},
-            "model": self.config.model.path,
-            "run_dir": str(self.folder.path),
-        }
+            rounds.append(RftRound(samples=sampled.num_rows, kept=pc.sum(sampled["kept"]).as_py(), **by_kind))
+        return RunSummary(
+            heldout={stage: heldout.summarise(table) for stage, table in tables.items()},
+            baselines=heldout.baselines([record for record, _ in self.heldout]),
+            paired={"rft_minus_base": heldout.paired(tables["rft"], tables["base"])},
+            rounds=rounds,
+            seconds={name: round(seconds, 2) for name, seconds in self.progress.seconds.items()},
+            rows=without_files(self.folder.read_json("data_report.json") or {}),
+            model=self.config.model.path,
+            run_dir=str(self.folder.path),
+        )
 
 
 def _batches(rows: int, size: int, epochs: int, *seed: int) -> list[np.ndarray]:

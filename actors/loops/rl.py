@@ -38,6 +38,7 @@ from rlsys.data.batches import (
 )
 from rlsys.data.exclusion import read_exclusion
 from rlsys.data.mixtures import data_report, open_mixture, without_files
+from rlsys.documents.runs import RunSummary, Stage
 from rlsys.evaluation import heldout
 from rlsys.evaluation.advice import advise_at_end, advise_if_nothing_parsed, advise_on_equal_rewards
 from rlsys.io.metrics import MetricsLog
@@ -48,8 +49,8 @@ from rlsys.system.terminal import print_text, stderr
 from rlsys.system.timing import PhaseTimer
 
 
-def train(config: Config, console: Console | None = None, stages: tuple[str, ...] = ("sft", "rl")) -> dict[str, Any]:
-    """Run (or resume) the whole job; returns the contents of summary.json.
+def train(config: Config, console: Console | None = None, stages: tuple[str, ...] = ("sft", "rl")) -> RunSummary:
+    """Run (or resume) the whole job.
 
     Raises:
         rlsys.config.schema.ConfigError, rlsys.data.readers.DataError: the config or the data are unusable.
@@ -58,8 +59,8 @@ def train(config: Config, console: Console | None = None, stages: tuple[str, ...
     console = console or stderr()
     require_consistent_settings(config, "train" if "rl" in stages else "sft")
     with RunFolder(config) as folder:
-        finished = folder.read_json("summary.json")
-        if finished is not None and finished["rl_steps"] >= (config.rl.steps if "rl" in stages else 0):
+        finished = folder.read(RunSummary)
+        if finished is not None and finished.rl_steps >= (config.rl.steps if "rl" in stages else 0):
             console.print(summary_table(finished))
             print_text(console, f"{folder.path} holds this run, complete; choose another run.dir for a new one.")
             return finished
@@ -72,12 +73,12 @@ def train(config: Config, console: Console | None = None, stages: tuple[str, ...
             if "rl" in stages:
                 job.reinforce()
                 result = job.evaluate("rl")
-                if folder.is_best(result["reward"]):
-                    folder.set_best(job.step, result["reward"])
+                if folder.is_best(result.reward):
+                    folder.set_best(job.step, result.reward)
             summary = job.summary()
-        folder.write_json("summary.json", summary)
+        folder.write(summary)
         console.print(summary_table(summary))
-        if "rl" in stages and (advice := advise_at_end(summary["heldout"]["rl"])):
+        if "rl" in stages and (advice := advise_at_end(summary.heldout["rl"])):
             print_text(console, advice, "yellow")
         print_text(console, f"run folder: {folder.path}")
         return summary
@@ -191,7 +192,7 @@ class Job:
 
     # --- evaluation ----------------------------------------------------------------------------------------------
 
-    def evaluate(self, stage: str) -> dict[str, Any]:
+    def evaluate(self, stage: str) -> Stage:
         """Score the held-out rows with the engines' current weights; a resumed run reuses the scores from before RL."""
         config, path = self.config, self.folder.heldout_path(stage)
         if not (stage in ("base", "cold_start") and path.exists()):
@@ -206,7 +207,7 @@ class Job:
         self.progress.say(heldout.describe(stage, result))
         return result
 
-    def warn_if_nothing_parsed(self, result: dict[str, Any], taught: bool) -> None:
+    def warn_if_nothing_parsed(self, result: Stage, taught: bool) -> None:
         """Advise on a base model none of whose outputs parsed, unless a cold start follows."""
         if advice := advise_if_nothing_parsed(result, taught):
             self.progress.warn(advice)
@@ -367,20 +368,20 @@ class Job:
         if config.rl.eval_every and step % config.rl.eval_every == 0 and not last:
             with self.engines:
                 result = self.evaluate(f"step_{step:06d}")
-            best = self.folder.is_best(result["reward"])
+            best = self.folder.is_best(result.reward)
         if not (last or best or (config.checkpoint.every and step % config.checkpoint.every == 0)):
             return
         with self.progress.phase("checkpoint", f"step {step}: saving"):
             self.cluster.learners.save(self.folder.begin_checkpoint(step))
             state = {"step": step, "version": self.version, "sampler": batch.sampler_state, "seconds": self.progress.seconds}
             if best:
-                self.folder.set_best(step, result["reward"])
+                self.folder.set_best(step, result.reward)
             self.folder.commit_checkpoint(step, state, config.checkpoint.keep)
 
     # --- summary -------------------------------------------------------------------------------------------------
 
-    def summary(self) -> dict[str, Any]:
-        """Return the contents of summary.json."""
+    def summary(self) -> RunSummary:
+        """Summarise the run so far."""
         tables = {
             stage: pq.read_table(self.folder.heldout_path(stage))
             for stage in ("base", "cold_start", "rl")
@@ -391,14 +392,14 @@ class Job:
             for after, before in (("rl", "base"), ("rl", "cold_start"), ("cold_start", "base"))
             if {after, before} <= tables.keys()
         ]
-        return {
-            "heldout": {stage: heldout.summarise(table) for stage, table in tables.items()},
-            "baselines": heldout.baselines([item.record for item in self.heldout]),
-            "paired": {f"{after}_minus_{before}": heldout.paired(tables[after], tables[before]) for after, before in pairs},
-            "seconds": {name: round(seconds, 2) for name, seconds in self.progress.seconds.items()},
-            "rl_steps": self.step,
-            "teacher": (self.folder.cold_start_state() or {}).get("teacher"),
-            "rows": without_files(data_report(self.feed.source, self.heldout_source)),
-            "model": self.config.model.path,
-            "run_dir": str(self.folder.path),
-        }
+        return RunSummary(
+            heldout={stage: heldout.summarise(table) for stage, table in tables.items()},
+            baselines=heldout.baselines([item.record for item in self.heldout]),
+            paired={f"{after}_minus_{before}": heldout.paired(tables[after], tables[before]) for after, before in pairs},
+            seconds={name: round(seconds, 2) for name, seconds in self.progress.seconds.items()},
+            rl_steps=self.step,
+            teacher=(self.folder.cold_start_state() or {}).get("teacher"),
+            rows=without_files(data_report(self.feed.source, self.heldout_source)),
+            model=self.config.model.path,
+            run_dir=str(self.folder.path),
+        )

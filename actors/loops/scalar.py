@@ -18,6 +18,7 @@ from actors.loops.progress import ProgressReporter, eta
 from rlsys.config.checks import require_consistent_settings
 from rlsys.config.schema import Config
 from rlsys.data.scalar_data import batches, describe, load_scalar_data
+from rlsys.documents.scalar import DataCounts, Heldout, ScalarReport
 from rlsys.evaluation import calibration
 from rlsys.io.metrics import MetricsLog
 from rlsys.io.run_folder import RunFolder, find_model, write_parquet
@@ -29,8 +30,8 @@ EVENTS = {"bce": "the critique is correct", "bt": "the first response is the bet
 TITLES = {"bce": "Meta reward model on held-out critiques", "bt": "Bradley-Terry reward model on held-out pairs"}
 
 
-def train_scalar(config: Config, console: Console | None = None) -> dict[str, Any]:
-    """Run (or resume) the whole job; returns the contents of report.json (see docs/meta-rm.md).
+def train_scalar(config: Config, console: Console | None = None) -> ScalarReport:
+    """Run (or resume) the whole job (docs/meta-rm.md).
 
     Raises:
         rlsys.config.schema.ConfigError, rlsys.data.readers.DataError: the config or the data are unusable.
@@ -40,7 +41,7 @@ def train_scalar(config: Config, console: Console | None = None) -> dict[str, An
     objective = config.meta_rm.objective
     require_consistent_settings(config, "meta-rm")
     with RunFolder(config) as folder:
-        report = folder.read_json("report.json")
+        report = folder.read(ScalarReport)
         if report is not None:
             print_text(console, f"{folder.path} holds this run, complete; choose another run.dir for a new one.")
         else:
@@ -52,9 +53,9 @@ def train_scalar(config: Config, console: Console | None = None) -> dict[str, An
                 job.start()
                 job.train()
                 report = job.report()
-            calibration.plot(report["heldout"], folder.path / "calibration.png", TITLES[objective], EVENTS[objective])
-            folder.write_json("report.json", report)
-        console.print(calibration.table(report["heldout"], TITLES[objective]))
+            calibration.plot(report.heldout, folder.path / "calibration.png", TITLES[objective], EVENTS[objective])
+            folder.write(report)
+        console.print(calibration.table(report.heldout, TITLES[objective]))
         print_text(console, f"run folder: {folder.path}, the model in model/, the picture in calibration.png")
         return report
 
@@ -95,7 +96,7 @@ class ScalarJob:
             self.steps = batches(self.data.train, self.settings.batch_texts, self.settings.epochs, config.seed)
         for name, groups in (("train", self.data.train), ("held-out", self.data.heldout)):
             size = describe(groups)
-            self.progress.say(f"{name}: {size['texts']:,} texts of {size['rows']:,} rows, {size['positive']:.1%} with label 1")
+            self.progress.say(f"{name}: {size.texts:,} texts of {size.rows:,} rows, {size.positive:.1%} with label 1")
         self.progress.say("rows read: " + ", ".join(f"{name} {count:,}" for name, count in self.data.account.items()))
         with self.progress.phase("start", "starting learners"):
             arguments = {"objective": config.meta_rm.objective, "longest": config.meta_rm.max_tokens}
@@ -121,11 +122,11 @@ class ScalarJob:
             groups = [self.data.train[i] for i in self.steps[self.step - 1]]
             with self.progress.phase("train", f"step {self.step} of {total}"):
                 metrics = self.learners.train(ray.put(self._batch(groups)))
-            metrics["row_tokens"] = describe(groups)["tokens"]
+            metrics["row_tokens"] = describe(groups).tokens
             if self.settings.eval_every and self.step % self.settings.eval_every == 0 and self.step < total:
                 heldout = self._judge(self._score())
                 measures = ("auc", "accuracy", "pairwise_accuracy", "log_loss")
-                metrics |= {f"heldout_{name}": heldout[name]["value"] for name in measures if heldout.get(name)}
+                metrics |= {f"heldout_{name}": found.value for name in measures if (found := getattr(heldout, name)) is not None}
             assert self._log is not None
             self._log.write(self.step, metrics)
             self.progress.gauges(metrics)
@@ -164,15 +165,15 @@ class ScalarJob:
                 scores += self.learners.score(ray.put(self._batch(part)))
         return np.array(scores)
 
-    def _judge(self, scores: np.ndarray) -> calibration.Report:
+    def _judge(self, scores: np.ndarray) -> Heldout:
         labels = [label for group in self.data.heldout for label in group.labels]
         numbers: dict[tuple[str | None, str], int] = {}
         rows = [numbers.setdefault(group.row, len(numbers)) for group in self.data.heldout for _ in group.texts]
         judge = calibration.summarise_pairs if self.settings.objective == "bt" else calibration.summarise
         return judge(scores.tolist(), labels, rows)
 
-    def report(self) -> dict[str, Any]:
-        """Save the model and the held-out scores; returns the contents of report.json."""
+    def report(self) -> ScalarReport:
+        """Save the model and the held-out scores, and summarise the run."""
         with self.progress.phase("checkpoint", "saving the model"):
             self.learners.save_model(self.folder.path / "model")
         scores = self._score()
@@ -181,13 +182,14 @@ class ScalarJob:
         columns = {"prompt_id": ids, "source": pa.array(sources, pa.string()), "label": labels, "score": scores}
         write_parquet(pa.table(columns), self.folder.path / "heldout_scores.parquet")
         steps = MetricsLog.read(self.folder.path)
-        return {
-            "objective": self.settings.objective,
-            "heldout": self._judge(scores),
-            "data": {"train": describe(self.data.train), "heldout": describe(self.data.heldout), "account": self.data.account},
-            "steps": len(self.steps),
-            "encoded_share": sum(row["encoded_tokens"] for row in steps) / sum(row["row_tokens"] for row in steps),
-            "seconds": {name: round(seconds, 2) for name, seconds in self.progress.seconds.items()},
-            "model": self.config.model.path,
-            "run_dir": str(self.folder.path),
-        }
+        data = DataCounts(train=describe(self.data.train), heldout=describe(self.data.heldout), account=self.data.account)
+        return ScalarReport(
+            objective=self.settings.objective,
+            heldout=self._judge(scores),
+            data=data,
+            steps=len(self.steps),
+            encoded_share=sum(row["encoded_tokens"] for row in steps) / sum(row["row_tokens"] for row in steps),
+            seconds={name: round(seconds, 2) for name, seconds in self.progress.seconds.items()},
+            model=self.config.model.path,
+            run_dir=str(self.folder.path),
+        )

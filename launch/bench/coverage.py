@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 from rich.console import Group
 
+from rlsys.documents.core import Estimate, Interval
 from rlsys.system.terminal import Table
 
-Interval = list[float] | None
-Trial = tuple[float, Interval]
+Trial = tuple[float, Interval | None]
 """(the true value, the interval)."""
 HOLDS = (0.93, 0.97)
 """Acceptable range of a coverage."""
@@ -252,7 +252,7 @@ def _paired() -> Iterator[Case]:
             up, down = up / max(1.0, up + down), down / max(1.0, up + down)
             uniform = rng.random(n)
             after, before = (uniform < up).astype(float), ((uniform >= up) & (uniform < up + down)).astype(float)
-            return up - down, paired_difference(after, before)["ci95"]
+            return up - down, paired_difference(after, before).ci95
 
         return one
 
@@ -272,7 +272,7 @@ def _paired_means() -> Iterator[Case]:
             anew = rng.random(n) < 0.3
             after = np.where(anew, _chances(rng, base, alike, n), before)
             after = after + (1 - after) * gain
-            return (1 - base) * gain, paired_difference(rng.binomial(k, after) / k, rng.binomial(k, before) / k)["ci95"]
+            return (1 - base) * gain, paired_difference(rng.binomial(k, after) / k, rng.binomial(k, before) / k).ci95
 
         return one
 
@@ -305,11 +305,10 @@ def _calibration() -> Iterator[Case]:
         def one(rng: np.random.Generator) -> Trial:
             scores, labels, row = sample(rng, rows, each, sharp)
             if key != "bin":
-                return truth, calibration.measures(scores, labels, row, np.ones(len(row)))[key]["ci95"]
+                return truth, calibration.measures(scores, labels, row, np.ones(len(row)))[key].ci95
             probability = 1 / (1 + np.exp(-scores))
             inside = (probability >= 0.7) & (probability < 0.8)
-            entry = calibration.summarise(scores[inside], labels[inside], row[inside])["table"][7] if inside.any() else {"ci95": None}
-            return truth, entry["ci95"]
+            return truth, calibration.summarise(scores[inside], labels[inside], row[inside]).table[7].ci95 if inside.any() else None
 
         return one
 
@@ -340,18 +339,16 @@ def _benchmarks() -> Iterator[Case]:
     """Cases of the mean of independent benchmarks, derived from their intervals."""
     from rlsys.evaluation.statistics import proportion_ci
     from rlsys.reporting.page.evaluations import mean
-    from rlsys.reporting.page.schema import Estimate
 
     def estimate(right: int, n: int) -> Estimate:
-        interval = proportion_ci(right, n)
-        return Estimate(value=right / n, ci95=None if interval is None else (interval[0], interval[1]))
+        return Estimate(value=right / n, ci95=proportion_ci(right, n))
 
     def trial(sizes: tuple[int, ...], shares: tuple[float, ...]) -> Callable[[np.random.Generator], Trial]:
         def one(rng: np.random.Generator) -> Trial:
             true = [_near(rng, p, n) for n, p in zip(sizes, shares)]
             right = [int(rng.binomial(n, p)) for n, p in zip(sizes, true)]
             average = mean([estimate(r, n) for r, n in zip(right, sizes)])
-            return sum(true) / len(true), None if average is None or average.ci95 is None else list(average.ci95)
+            return sum(true) / len(true), None if average is None else average.ci95
 
         return one
 

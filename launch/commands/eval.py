@@ -80,10 +80,10 @@ def evaluate(
         evaluation = Evaluation(config, benchmarks, output, ks, draws, temperature, seed, text, swap)
         if check or again or problems or not evaluation.all_files_exist:
             run_checks("eval", config, problems, check, meta_rm=meta_rm, folder=str(output))
-        document = evaluation.run(strategies, console, None if meta_rm is None else resolve_model(meta_rm)[0], again, began)
-        write_json(document)
+        report = evaluation.run(strategies, console, None if meta_rm is None else resolve_model(meta_rm)[0], again, began)
+        write_json(report.to_json())
         if not as_json:
-            print_evaluation(document, console)
+            print_evaluation(report, console)
             print_text(console, f"{output / 'eval.json'}, {output / 'eval.md'}")
 
 

@@ -21,4 +21,4 @@ def meta_rm(config: ConfigFile, overrides: Overrides = None, check: OnlyCheck = 
     from actors.loops.scalar import train_scalar
 
     with only_json(as_json) as write_json:
-        write_json(train_scalar(settings, console=to_stderr() if as_json else to_stdout()))
+        write_json(train_scalar(settings, console=to_stderr() if as_json else to_stdout()).to_json())

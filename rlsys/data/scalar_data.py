@@ -20,6 +20,7 @@ from rlsys.data.mixtures import Mixture, open_mixture
 from rlsys.data.readers import DataError
 from rlsys.data.records import Record
 from rlsys.data.trajectories import trajectory_files
+from rlsys.documents.scalar import Texts
 from rlsys.models.scalar import Group
 from rlsys.prompts.chat import ChatError
 from rlsys.prompts.rendering import Prompter, seed_for
@@ -62,7 +63,7 @@ def load_scalar_data(config: Config, tokenizer: Any) -> ScalarData:
         counts |= {"not_needed": total - _texts(train), "heldout": _texts(heldout), "used": _texts(train)}
         if len({label for group in train for label in group.labels}) < 2:
             found = "correct" if train[0].labels[0] else "wrong"
-            raise DataError(f"meta_rm.data: all {describe(train)['texts']} critiques are {found}; expected both correct and wrong ones.")
+            raise DataError(f"meta_rm.data: all {describe(train).texts} critiques are {found}; expected both correct and wrong ones.")
         return ScalarData(train, heldout, counts)
     generated = [source.path for source in config.data.sources("train") if str(source.path).startswith(TASKS)]
     if generated and settings.rows is None:
@@ -78,16 +79,16 @@ def _texts(groups: Sequence[Group]) -> int:
     return sum(len(group.texts) for group in groups)
 
 
-def describe(groups: Sequence[Group]) -> dict[str, Any]:
-    """Return {rows, groups, texts, positive, tokens}: distinct rows, groups, texts, fraction of label 1, tokens with prompts repeated."""
+def describe(groups: Sequence[Group]) -> Texts:
+    """Count the distinct rows, groups, texts and tokens."""
     texts = _texts(groups)
-    return {
-        "rows": len({group.row for group in groups}),
-        "groups": len(groups),
-        "texts": texts,
-        "positive": sum(sum(group.labels) for group in groups) / texts if texts else None,
-        "tokens": sum(len(group.prompt) * len(group.texts) + sum(map(len, group.texts)) for group in groups),
-    }
+    return Texts(
+        rows=len({group.row for group in groups}),
+        groups=len(groups),
+        texts=texts,
+        positive=sum(sum(group.labels) for group in groups) / texts if texts else None,
+        tokens=sum(len(group.prompt) * len(group.texts) + sum(map(len, group.texts)) for group in groups),
+    )
 
 
 # --- critiques ---------------------------------------------------------------------------------------------------------

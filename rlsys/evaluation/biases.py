@@ -14,16 +14,14 @@ from typing import Any
 import numpy as np
 from scipy.stats import spearmanr
 
+from rlsys.documents.evaluation import LengthBias, OrderConsistency, ParseFailures, PositionBias, Tokens
+
 Sample = Mapping[str, Any]
 Rows = Sequence[Sequence[Sample]]
 
 
-def position_bias(rows: Rows) -> dict[str, Any]:
-    """Measure which positions win: {first, first_expected, places, n}.
-
-    `first`: fraction of samples won by the response shown first; `first_expected`: the same without bias, the mean of 1 / responses;
-    `places`: win rate of each position, over the samples that have it; `n`: samples.
-    """
+def position_bias(rows: Rows) -> PositionBias:
+    """Measure which positions win."""
     wins: list[float] = []
     shown: list[int] = []
     expected = 0.0
@@ -38,21 +36,16 @@ def position_bias(rows: Rows) -> dict[str, Any]:
             shown[place] += 1
         expected += 1 / len(scores)
     places = [won / count for won, count in zip(wins, shown, strict=True)]
-    return {
-        "first": places[0] if places else None,
-        "first_expected": expected / len(samples) if samples else None,
-        "places": places,
-        "n": len(samples),
-    }
+    return PositionBias(
+        first=places[0] if places else None,
+        first_expected=expected / len(samples) if samples else None,
+        places=places,
+        n=len(samples),
+    )
 
 
-def order_consistency(rows: Rows) -> dict[str, Any]:
-    """Measure how often two samples of a row agree on the winners: {other_order, same_order, rows}.
-
-    `other_order`: agreement of samples that saw the responses in different orders, averaged over the `rows` with such pairs.
-    `same_order`: agreement of samples that saw the same order, which shows how much disagreement is sampling noise. Two samples agree if
-    the same response, or the same set of tied responses, has the highest score.
-    """
+def order_consistency(rows: Rows) -> OrderConsistency:
+    """Measure how often two samples of a row agree: the same response, or the same set of tied responses, has the highest score."""
     shares: dict[bool, list[float]] = {True: [], False: []}
     for row in rows:
         samples = _parsed(row)
@@ -65,16 +58,11 @@ def order_consistency(rows: Rows) -> dict[str, Any]:
         for same, agreements in pairs.items():
             if agreements:
                 shares[same].append(sum(agreements) / len(agreements))
-    return {"other_order": _mean(shares[False]), "same_order": _mean(shares[True]), "rows": len(shares[False])}
+    return OrderConsistency(other_order=_mean(shares[False]), same_order=_mean(shares[True]), rows=len(shares[False]))
 
 
-def length_bias(rows: Rows, responses: Sequence[Sequence[str]], best: Sequence[int | None] | None = None) -> dict[str, Any]:
-    """Measure whether longer responses are preferred: {longest_wins, longest_expected, longest_is_best, correlation, n}.
-
-    `longest_wins`: fraction of samples won by the longest response (in characters); `longest_expected`: the same without bias, the mean of
-    1 / responses; `longest_is_best`: fraction of samples in which it should win. `correlation`: Spearman correlation, over all pairs of
-    responses in all samples, between the differences in score and in log length; 0 means no bias, None that either is constant. `n`:
-    samples.
+def length_bias(rows: Rows, responses: Sequence[Sequence[str]], best: Sequence[int | None] | None = None) -> LengthBias:
+    """Measure whether longer responses are preferred; the correlation is over all pairs of responses in all samples.
 
     Args:
         responses: each row's texts, in the record's own order.
@@ -101,33 +89,33 @@ def length_bias(rows: Rows, responses: Sequence[Sequence[str]], best: Sequence[i
             gains.extend(scores[first] - scores[second])
             growths.extend(logs[first] - logs[second])
     varied = len(set(gains)) > 1 and len(set(growths)) > 1
-    return {
-        "longest_wins": _mean(won),
-        "longest_expected": _mean(expected),
-        "longest_is_best": _mean(deserved),
-        "correlation": float(spearmanr(gains, growths).statistic) if varied else None,
-        "n": len(won),
-    }
+    return LengthBias(
+        longest_wins=_mean(won),
+        longest_expected=_mean(expected),
+        longest_is_best=_mean(deserved),
+        correlation=float(spearmanr(gains, growths).statistic) if varied else None,
+        n=len(won),
+    )
 
 
-def parse_failures(rows: Rows) -> dict[str, Any]:
-    """Count parse failures: {samples, failed, cut_off (failed at the token limit), reasons: {reason: samples}}, most frequent first."""
+def parse_failures(rows: Rows) -> ParseFailures:
+    """Count parse failures, the most frequent reason first."""
     samples = [sample for row in rows for sample in row]
     failed = [sample for sample in samples if sample["scores"] is None]
     reasons = Counter(str(sample.get("failure") or "unknown") for sample in failed)
     cut_off = sum(bool(sample.get("truncated")) for sample in failed)
-    return {"samples": len(samples), "failed": len(failed), "cut_off": cut_off, "reasons": dict(reasons.most_common())}
+    return ParseFailures(samples=len(samples), failed=len(failed), cut_off=cut_off, reasons=dict(reasons.most_common()))
 
 
-def tokens_spent(rows: Rows) -> dict[str, Any]:
-    """Count generated tokens, including parse failures: {total, per_row, per_sample}; means are None if no sample has a token count."""
+def tokens_spent(rows: Rows) -> Tokens:
+    """Count generated tokens, including parse failures."""
     counts = [[sample["tokens"] for sample in row if sample.get("tokens") is not None] for row in rows]
     sums = [float(sum(row)) for row in counts if row]
-    return {
-        "total": int(sum(sums)),
-        "per_row": _mean(sums),
-        "per_sample": _mean([float(count) for row in counts for count in row]),
-    }
+    return Tokens(
+        total=int(sum(sums)),
+        per_row=_mean(sums),
+        per_sample=_mean([float(count) for row in counts for count in row]),
+    )
 
 
 def _parsed(samples: Iterable[Sample]) -> list[Sample]:

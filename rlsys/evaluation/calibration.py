@@ -8,14 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from scipy.optimize import brentq
 from scipy.special import chdtrc, chndtr, expit
 from scipy.stats import chi2
 
-from rlsys.evaluation.statistics import TOO_FEW, Interval, auc, auc_ci, mean_ci, positive_mean_ci
+from rlsys.documents.core import Estimate, Interval
+from rlsys.documents.scalar import Bin, ExpectedError, Heldout, Level
+from rlsys.evaluation.statistics import TOO_FEW, auc, auc_ci, mean_ci, positive_mean_ci
 from rlsys.system.terminal import Table
 
 BINS = 10
@@ -24,7 +25,6 @@ MIN_ROWS_CALIBRATION = 100
 """Minimum rows for an interval of the calibration error."""
 SIMULATIONS = 1000
 """Label sets sampled to estimate the expected calibration error of a calibrated model."""
-Report = dict[str, Any]
 
 
 def summarise(
@@ -32,7 +32,7 @@ def summarise(
     labels: Sequence[float] | np.ndarray,
     rows: Sequence[str | int],
     weights: Sequence[float] | np.ndarray | None = None,
-) -> Report:
+) -> Heldout:
     """Evaluate logits against binary labels.
 
     Args:
@@ -40,17 +40,6 @@ def summarise(
         labels: 1 or 0 for each score.
         rows: the row id of each score.
         weights: positive; None: equal.
-
-    Returns:
-        n, rows, base_rate (fraction of label 1);
-        auc, accuracy (threshold 0; a score of 0 counts half), brier, log_loss (nats), rms_calibration_error: {"value", "ci95": [low, high]
-            or None if there are too few rows} each; auc is None if only one label occurs;
-        ece: {"value", "calibrated": {"mean", "high"}}: the expected calibration error, and its mean and 95% quantile if each label were
-            sampled with the predicted probability;
-        auc_within_row: mean AUC over the rows with both labels, i.e. how well correct and incorrect texts of the same row are separated,
-            which a guided vote depends on; `rows` is the number of such rows. None if there are none;
-        table: one entry per bin: low, high, n, predicted (mean probability), observed (fraction of label 1) and its interval ci95. The last
-            three are None for an empty bin; ci95 also for a bin with few rows.
 
     Raises:
         ValueError: no scores, different lengths, or scores that are not finite.
@@ -69,19 +58,19 @@ def summarise(
     area, area_ci = auc_ci(score, label > 0.5, row, weight)
     by_row = [float(auc(score[texts], label[texts] > 0.5, weight[texts])[0]) for texts in _texts_by_row(row)]
     within = [value for value in by_row if not np.isnan(value)]
-    return {
-        "n": len(score),
-        "rows": int(row.max()) + 1,
-        "base_rate": float(np.average(label, weights=weight)),
-        "auc": None if area is None else {"value": area, "ci95": area_ci},
+    return Heldout(
+        n=len(score),
+        rows=int(row.max()) + 1,
+        base_rate=float(np.average(label, weights=weight)),
+        auc=None if area is None else Estimate(value=area, ci95=area_ci),
         **measures(score, label, row, weight),
-        "ece": _expected_error(probability, label, weight, bins),
-        "auc_within_row": {"value": float(np.mean(within)), "ci95": mean_ci(within), "rows": len(within)} if within else None,
-        "table": [_bin(number, bins == number, probability, label, weight, row) for number in range(BINS)],
-    }
+        ece=_expected_error(probability, label, weight, bins),
+        auc_within_row=Estimate(value=float(np.mean(within)), ci95=mean_ci(within), rows=len(within)) if within else None,
+        table=[_bin(number, bins == number, probability, label, weight, row) for number in range(BINS)],
+    )
 
 
-def measures(score: np.ndarray, label: np.ndarray, row: np.ndarray, weight: np.ndarray) -> dict[str, Any]:
+def measures(score: np.ndarray, label: np.ndarray, row: np.ndarray, weight: np.ndarray) -> dict[str, Estimate]:
     """Return the measures that are defined for any labels; `row` is numbered from 0, the other arguments are as in `summarise`."""
     row_weight = np.bincount(row, weight)
     probability = expit(score)
@@ -90,7 +79,7 @@ def measures(score: np.ndarray, label: np.ndarray, row: np.ndarray, weight: np.n
     return {
         "accuracy": _mean_over_rows(correct, weight, row),
         "brier": _mean_over_rows((probability - label) ** 2, weight, row),
-        "log_loss": {"value": float(np.average(loss, weights=row_weight)), "ci95": positive_mean_ci(loss, row_weight)},
+        "log_loss": Estimate(value=float(np.average(loss, weights=row_weight)), ci95=positive_mean_ci(loss, row_weight)),
         "rms_calibration_error": _rms_error(probability - label, weight, _bins(probability), row),
     }
 
@@ -99,16 +88,17 @@ def _bins(probability: np.ndarray) -> np.ndarray:
     return np.minimum((probability * BINS).astype(int), BINS - 1)
 
 
-def _mean_over_rows(values: np.ndarray, weight: np.ndarray, row: np.ndarray) -> dict[str, Any]:
+def _mean_over_rows(values: np.ndarray, weight: np.ndarray, row: np.ndarray) -> Estimate:
     """Return the weighted mean of values in [0, 1], clustered by row."""
     row_weight = np.bincount(row, weight)
     present = row_weight > 0
     means = np.bincount(row, weight * values)[present] / row_weight[present]
     binary = len(means) == len(values) and bool(np.isin(values, (0.0, 1.0)).all())
-    return {"value": float(np.average(means, weights=row_weight[present])), "ci95": mean_ci(means, row_weight[present], binary=binary)}
+    mean = float(np.average(means, weights=row_weight[present]))
+    return Estimate(value=mean, ci95=mean_ci(means, row_weight[present], binary=binary))
 
 
-def summarise_pairs(scores: Sequence[float], labels: Sequence[float], rows: Sequence[str | int]) -> Report:
+def summarise_pairs(scores: Sequence[float], labels: Sequence[float], rows: Sequence[str | int]) -> Heldout:
     """Evaluate Bradley-Terry scores, with sigmoid(r_first - r_second) as the probability that the first response is better.
 
     Each pair of a row's best response and another one is included in both orders, so half of the labels are 1. Rows have equal weight
@@ -129,8 +119,8 @@ def summarise_pairs(scores: Sequence[float], labels: Sequence[float], rows: Sequ
         weights.append(np.full(len(others), 1 / len(others)))
     margin, weight = np.concatenate(margins), np.concatenate(weights)
     report = summarise(np.concatenate([margin, -margin]), np.repeat([1.0, 0.0], len(margin)), ids * 2, np.tile(weight, 2))
-    del report["auc"], report["auc_within_row"]
-    return {"pairwise_accuracy": report.pop("accuracy"), **report}
+    kept = {name: value for name, value in report if name in report.model_fields_set - {"auc", "auc_within_row", "accuracy"}}
+    return Heldout(**kept, pairwise_accuracy=report.accuracy)
 
 
 def _texts_by_row(row: np.ndarray) -> list[np.ndarray]:
@@ -139,7 +129,7 @@ def _texts_by_row(row: np.ndarray) -> list[np.ndarray]:
     return np.split(order, np.flatnonzero(np.diff(row[order])) + 1)
 
 
-def _expected_error(probability: np.ndarray, label: np.ndarray, weight: np.ndarray, bins: np.ndarray) -> dict[str, Any]:
+def _expected_error(probability: np.ndarray, label: np.ndarray, weight: np.ndarray, bins: np.ndarray) -> ExpectedError:
     """Return the expected calibration error, and that of labels sampled independently from the predictions."""
 
     def error(labels: np.ndarray) -> float:
@@ -147,10 +137,11 @@ def _expected_error(probability: np.ndarray, label: np.ndarray, weight: np.ndarr
 
     rng = np.random.default_rng(0)
     simulated = [error(rng.random(len(label)) < probability) for _ in range(SIMULATIONS)]
-    return {"value": error(label), "calibrated": {"mean": float(np.mean(simulated)), "high": float(np.quantile(simulated, 0.95))}}
+    calibrated = Level(mean=float(np.mean(simulated)), high=float(np.quantile(simulated, 0.95)))
+    return ExpectedError(value=error(label), calibrated=calibrated)
 
 
-def _rms_error(gap: np.ndarray, weight: np.ndarray, bins: np.ndarray, row: np.ndarray) -> dict[str, Any]:
+def _rms_error(gap: np.ndarray, weight: np.ndarray, bins: np.ndarray, row: np.ndarray) -> Estimate:
     """Return the debiased root mean square calibration error over weighted bins.
 
     A bin's squared gap is estimated from pairs of different rows only, which makes it unbiased for any bin size (the debiased estimator of
@@ -171,14 +162,14 @@ def _rms_error(gap: np.ndarray, weight: np.ndarray, bins: np.ndarray, row: np.nd
     total, squares = np.bincount(cell_bin, sizes, BINS), np.bincount(cell_bin, sizes**2, BINS)
     several = total**2 - squares > 1e-9 * np.maximum(total**2, 1e-300)
     if not several.any():
-        return {"value": None, "ci95": None}
+        return Estimate(value=None, ci95=None)
     share = np.where(several, total, 0.0) / total[several].sum()
     sum_gap = np.bincount(cell_bin, sums, BINS)
     pairs = sum_gap**2 - np.bincount(cell_bin, sums**2, BINS)
     square = float(share[several] @ (pairs[several] / (total**2 - squares)[several]))
     value = float(np.sqrt(max(square, 0.0)))
     if len(np.unique(cell_row)) < MIN_ROWS_CALIBRATION:
-        return {"value": value, "ci95": None}
+        return Estimate(value=value, ci95=None)
     mean_gap = np.where(several, sum_gap / np.where(several, total, 1.0), 0.0)
     residual = np.zeros((cell_row.max() + 1, BINS))
     scaled = (sums - sizes * mean_gap[cell_bin]) / np.where(several, total, 1.0)[cell_bin]
@@ -189,10 +180,10 @@ def _rms_error(gap: np.ndarray, weight: np.ndarray, bins: np.ndarray, row: np.nd
     observed = np.sqrt(share) * mean_gap
     scale = float(((spread**2).sum() + observed @ spread @ observed) / max(np.trace(spread) + observed @ observed, 1e-300))
     if scale <= 0:
-        return {"value": value, "ci95": None}
+        return Estimate(value=value, ci95=None)
     freedom = float(np.trace(spread) / scale)
     low, high = _noncentral(max(square / scale + freedom, 0.0), freedom)
-    return {"value": value, "ci95": [float(min(np.sqrt(low * scale), value)), float(max(np.sqrt(high * scale), value))]}
+    return Estimate(value=value, ci95=(float(min(np.sqrt(low * scale), value)), float(max(np.sqrt(high * scale), value))))
 
 
 def _noncentral(observed: float, freedom: float) -> tuple[float, float]:
@@ -215,25 +206,16 @@ def _noncentral(observed: float, freedom: float) -> tuple[float, float]:
     return low, high
 
 
-def _bin(
-    number: int, inside: np.ndarray, probability: np.ndarray, label: np.ndarray, weight: np.ndarray, row: np.ndarray
-) -> dict[str, Any]:
-    entry: dict[str, Any] = {
-        "low": number / BINS,
-        "high": (number + 1) / BINS,
-        "n": int(inside.sum()),
-        "predicted": None,
-        "observed": None,
-        "ci95": None,
-    }
-    if entry["n"]:
-        entry["predicted"] = float(np.average(probability[inside], weights=weight[inside]))
-        observed = _mean_over_rows(label[inside], weight[inside], row[inside])
-        entry |= {"observed": observed["value"], "ci95": observed["ci95"]}
-    return entry
+def _bin(number: int, inside: np.ndarray, probability: np.ndarray, label: np.ndarray, weight: np.ndarray, row: np.ndarray) -> Bin:
+    low, high = number / BINS, (number + 1) / BINS
+    if not inside.any():
+        return Bin(low=low, high=high, n=0, predicted=None, observed=None, ci95=None)
+    predicted = float(np.average(probability[inside], weights=weight[inside]))
+    observed = _mean_over_rows(label[inside], weight[inside], row[inside])
+    return Bin(low=low, high=high, n=int(inside.sum()), predicted=predicted, observed=observed.value, ci95=observed.ci95)
 
 
-def table(report: Report, title: str) -> Table:
+def table(report: Heldout, title: str) -> Table:
     """Return a report's measures with their intervals as a terminal table."""
     shown = Table("measure", "value", "95% interval", title=title)
     names = {
@@ -246,19 +228,19 @@ def table(report: Report, title: str) -> Table:
         "rms_calibration_error": "calibration error, root mean square",
     }
     for key, name in names.items():
-        if key not in report:
+        if key not in report.model_fields_set:
             continue
-        entry = report[key]
+        entry: Estimate | None = getattr(report, key)
         if entry is None:
             shown.add_row(name, "none", "one label only")
-        elif entry["value"] is None:
+        elif entry.value is None:
             shown.add_row(name, "none", TOO_FEW)
         else:
-            shown.add_row(name, f"{entry['value']:.3f}", _format_interval(entry["ci95"]))
-    chance = report["ece"]["calibrated"]
-    level = f"calibrated: {chance['mean']:.3f}, up to {chance['high']:.3f}"
-    shown.add_row("expected calibration error", f"{report['ece']['value']:.3f}", level)
-    shown.add_row("share of label 1", f"{report['base_rate']:.3f}", f"{report['n']:,} texts of {report['rows']:,} rows")
+            shown.add_row(name, f"{entry.value:.3f}", _format_interval(entry.ci95))
+    if report.ece is not None and (chance := report.ece.calibrated) is not None:
+        level = f"calibrated: {chance.mean:.3f}, up to {chance.high:.3f}"
+        shown.add_row("expected calibration error", f"{report.ece.value:.3f}", level)
+    shown.add_row("share of label 1", f"{report.base_rate:.3f}", f"{report.n:,} texts of {report.rows:,} rows")
     return shown
 
 
@@ -266,28 +248,27 @@ def _format_interval(interval: Interval | None) -> str:
     return TOO_FEW if interval is None else f"{interval[0]:.3f} to {interval[1]:.3f}"
 
 
-def plot(report: Report, path: Path, title: str, event: str) -> None:
+def plot(report: Heldout, path: Path, title: str, event: str) -> None:
     """Write the reliability diagram as PNG: observed fraction of `event` against predicted probability, with the texts per bin."""
     from matplotlib.figure import Figure
 
-    filled = [entry for entry in report["table"] if entry["n"]]
-    predicted = [entry["predicted"] for entry in filled]
-    observed = np.array([entry["observed"] for entry in filled])
+    filled = [entry for entry in report.table if entry.n]
+    predicted = [entry.predicted for entry in filled]
+    observed = np.array([entry.observed for entry in filled])
     # Rounding can put an observed fraction slightly outside its interval.
-    bounds = [entry["ci95"] or (o, o) for o, entry in zip(observed, filled)]
+    bounds = [entry.ci95 or (o, o) for o, entry in zip(observed, filled)]
     errors = np.maximum([[o - low, high - o] for o, (low, high) in zip(observed, bounds)], 0).T
     figure = Figure(figsize=(6, 6.5), layout="constrained")
     upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=[3, 1])
     upper.plot([0, 1], [0, 1], "--", color="0.6", label="perfectly calibrated")
-    upper.axhline(report["base_rate"], color="0.8", lw=1, label=f"base rate {report['base_rate']:.2f}")
+    upper.axhline(report.base_rate, color="0.8", lw=1, label=f"base rate {report.base_rate:.2f}")
     upper.errorbar(predicted, observed, yerr=errors, fmt="o-", color="C0", capsize=3, label="held-out, with 95% interval")
     upper.set(ylabel=f"observed share: {event}", xlim=(0, 1), ylim=(0, 1))
-    first = [f"{name} {report[key]['value']:.3f}, " for key, name in (("auc", "AUC"), ("pairwise_accuracy", "accuracy")) if report.get(key)]
-    upper.set_title(
-        f"{title}\n{''.join(first)}Brier {report['brier']['value']:.3f}, calibration error {report['ece']['value']:.3f}", fontsize=11
-    )
+    shown = {"AUC": report.auc, "accuracy": report.pairwise_accuracy, "Brier": report.brier, "calibration error": report.ece}
+    figures = ", ".join(f"{name} {entry.value:.3f}" for name, entry in shown.items() if entry is not None)
+    upper.set_title(f"{title}\n{figures}", fontsize=11)
     upper.legend(loc="upper left", frameon=False)
-    middles = [(entry["low"] + entry["high"]) / 2 for entry in report["table"]]
-    lower.bar(middles, [entry["n"] for entry in report["table"]], width=0.9 / BINS, color="C0", alpha=0.6)
+    middles = [(entry.low + entry.high) / 2 for entry in report.table]
+    lower.bar(middles, [entry.n for entry in report.table], width=0.9 / BINS, color="C0", alpha=0.6)
     lower.set(xlabel=f"predicted probability: {event}", ylabel="number in the bin")
     figure.savefig(path, dpi=150)

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from typing import Any
 
 import pyarrow as pa
 
 from rlsys.data.records import Record
 from rlsys.data.trajectories import RowKey, row_keys
+from rlsys.documents.core import Interval
+from rlsys.documents.runs import Family, Paired, ParsedDifference, RunBaselines, Stage
 from rlsys.evaluation.advice import describe_failures
-from rlsys.evaluation.statistics import TOO_FEW, Interval, mean_ci, paired_difference
-
-Summary = dict[str, Any]
+from rlsys.evaluation.statistics import TOO_FEW, mean_ci, paired_difference
 
 
 def per_row_reward(table: pa.Table, by_group: bool = False) -> dict[RowKey, float]:
@@ -24,41 +23,37 @@ def per_row_reward(table: pa.Table, by_group: bool = False) -> dict[RowKey, floa
     return {key: sum(rewards) / len(rewards) for key, rewards in totals.items()}
 
 
-def summarise(table: pa.Table) -> Summary:
-    """Summarise a trajectory table of held-out rows.
-
-    `accuracy` counts a parse failure as wrong; `accuracy_parsed` is the accuracy over parsed samples, equally weighted. Intervals are
-    clustered by row (samples of a row are not independent), None if there are too few rows.
-    """
+def summarise(table: pa.Table) -> Stage:
+    """Summarise a trajectory table of held-out rows."""
     correct: list[bool] = table["correct"].to_pylist()
     failures: list[str | None] = table["parse_failure"].to_pylist()
     rows = per_row_reward(table)
     parsed = [c for c, failure in zip(correct, failures, strict=True) if failure is None]
     accuracy = sum(correct) / len(correct)
     accuracy_ci = _interval(table, [True] * len(correct))
-    return {
-        "n": len(rows),
-        "samples": len(correct),
+    return Stage(
+        n=len(rows),
+        samples=len(correct),
         # The reward is +1 or -1 by correctness (Eq. 11), so its mean and interval are a linear map of the accuracy's.
-        "reward": 2 * accuracy - 1,
-        "reward_ci95": accuracy_ci and [2 * bound - 1 for bound in accuracy_ci],
-        "accuracy": accuracy,
-        "accuracy_ci95": accuracy_ci,
-        "accuracy_parsed": sum(parsed) / len(parsed) if parsed else None,
-        "accuracy_parsed_ci95": _interval(table, [failure is None for failure in failures]),
-        "parse_failures": dict(Counter(failure for failure in failures if failure is not None)),
-        "cut_off": _cut_off(table),
-        "families": _by_family(table),
-        "mean_tokens": sum(table["token_count"].to_pylist()) / len(correct),
-    }
+        reward=2 * accuracy - 1,
+        reward_ci95=accuracy_ci and (2 * accuracy_ci[0] - 1, 2 * accuracy_ci[1] - 1),
+        accuracy=accuracy,
+        accuracy_ci95=accuracy_ci,
+        accuracy_parsed=sum(parsed) / len(parsed) if parsed else None,
+        accuracy_parsed_ci95=_interval(table, [failure is None for failure in failures]),
+        parse_failures=dict(Counter(failure for failure in failures if failure is not None)),
+        cut_off=_cut_off(table),
+        families=_by_family(table),
+        mean_tokens=sum(table["token_count"].to_pylist()) / len(correct),
+    )
 
 
-def describe(stage: str, result: Summary) -> str:
+def describe(stage: str, result: Stage) -> str:
     """Format the result of `summarise` as one line for the terminal."""
-    interval = result["accuracy_ci95"]
+    interval = result.accuracy_ci95
     bounds = TOO_FEW if interval is None else f"{interval[0]:.1%} to {interval[1]:.1%}"
-    return f"held-out {stage}: reward {result['reward']:+.3f}, accuracy {result['accuracy']:.1%} ({bounds}), " + describe_failures(
-        result["parse_failures"], result["samples"], result.get("cut_off", 0)
+    return f"held-out {stage}: reward {result.reward:+.3f}, accuracy {result.accuracy:.1%} ({bounds}), " + describe_failures(
+        result.parse_failures, result.samples, result.cut_off
     )
 
 
@@ -80,7 +75,7 @@ def _interval(table: pa.Table, included: Sequence[bool]) -> Interval | None:
     return mean_ci([sum(row) / len(row) for row in rows.values()], sizes, binary=set(sizes) == {1})
 
 
-def _by_family(table: pa.Table) -> dict[str, dict[str, float]]:
+def _by_family(table: pa.Table) -> dict[str, Family]:
     names = [family or "all" for family in table["family"].to_pylist()]
     sources = table["source"].to_pylist() if "source" in table.column_names else [None] * len(names)
     several = Counter(family for family, _ in set(zip(names, sources)))
@@ -91,12 +86,12 @@ def _by_family(table: pa.Table) -> dict[str, dict[str, float]]:
         name = f"{family} ({source})" if several[family] > 1 else family
         families.setdefault(name, []).append((correct, failure is None))
     return {
-        family: {"n": len(rows), "accuracy": sum(c for c, _ in rows) / len(rows), "parsed": sum(p for _, p in rows) / len(rows)}
+        family: Family(n=len(rows), accuracy=sum(c for c, _ in rows) / len(rows), parsed=sum(p for _, p in rows) / len(rows))
         for family, rows in sorted(families.items())
     }
 
 
-def paired(after: pa.Table, before: pa.Table) -> Summary:
+def paired(after: pa.Table, before: pa.Table) -> Paired:
     """Return the paired difference of the mean reward and, over rows parsed in both, of the accuracy.
 
     Rows are paired by source and id, or by number and id if a table predates the source column.
@@ -104,13 +99,13 @@ def paired(after: pa.Table, before: pa.Table) -> Summary:
     by_group = not all("source" in table.column_names for table in (after, before))
     rewards_after, rewards_before = per_row_reward(after, by_group), per_row_reward(before, by_group)
     ids = sorted(rewards_after.keys() & rewards_before.keys())
-    result: Summary = {**paired_difference([rewards_after[i] for i in ids], [rewards_before[i] for i in ids], largest=2.0)}
+    reward = paired_difference([rewards_after[i] for i in ids], [rewards_before[i] for i in ids], largest=2.0)
     parsed_after, parsed_before = _parsed_accuracy(after, by_group), _parsed_accuracy(before, by_group)
     both = sorted(parsed_after.keys() & parsed_before.keys())
-    if both:
-        difference = paired_difference([parsed_after[i] for i in both], [parsed_before[i] for i in both])
-        result["accuracy_parsed"] = {**difference, "n": len(both)}
-    return result
+    if not both:
+        return Paired(**dict(reward))
+    difference = paired_difference([parsed_after[i] for i in both], [parsed_before[i] for i in both])
+    return Paired(**dict(reward), accuracy_parsed=ParsedDifference(**dict(difference), n=len(both)))
 
 
 def _parsed_accuracy(table: pa.Table, by_group: bool) -> dict[RowKey, float]:
@@ -122,7 +117,7 @@ def _parsed_accuracy(table: pa.Table, by_group: bool) -> dict[RowKey, float]:
     return {key: sum(values) / len(values) for key, values in parsed.items()}
 
 
-def baselines(records: Sequence[Record]) -> dict[str, float | int | None]:
+def baselines(records: Sequence[Record]) -> RunBaselines:
     """Return the accuracy of trivial judges: random, always the first response in the file, always the longest (ties shared).
 
     `first` and `longer` are over the `pairs_n` rows with at least two responses.
@@ -135,9 +130,9 @@ def baselines(records: Sequence[Record]) -> dict[str, float | int | None]:
         lengths = [len(response) for response in record.responses]
         longest = [i for i, length in enumerate(lengths) if length == max(lengths)]
         longer.append((record.best in longest) / len(longest))
-    return {
-        "chance": chance,
-        "first": sum(first) / len(first) if first else None,
-        "longer": sum(longer) / len(longer) if longer else None,
-        "pairs_n": len(multiple),
-    }
+    return RunBaselines(
+        chance=chance,
+        first=sum(first) / len(first) if first else None,
+        longer=sum(longer) / len(longer) if longer else None,
+        pairs_n=len(multiple),
+    )

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from rlsys.documents.runs import Rung
 from rlsys.evaluation.statistics import mean_ci, paired_difference
 from rlsys.judging.voting import Options, SampleTable, Strategy, subsets, take, tied
 
@@ -43,17 +44,17 @@ def row_accuracy(
 
 def rung(
     name: str, title: str, accuracy: RowAccuracy, seed: int, against: RowAccuracy | None, tokens: float | None, ablation: bool = False
-) -> dict[str, Any]:
+) -> Rung:
     """Return one entry of ladder.json. `against`: the rung to compare with; `tokens`: generated per row."""
     values = list(accuracy.values())
     difference = None if against is None else paired_difference(values, [against[row] for row in accuracy])
-    return {
-        "name": name,
-        "title": title,
-        "value": sum(values) / len(values),
-        "ci95": mean_ci(values),
-        "seed": seed,
-        "minus_previous": difference,
-        "tokens_per_item": tokens,
-        "ablation": ablation,
-    }
+    return Rung(
+        name=name,
+        title=title,
+        value=sum(values) / len(values),
+        ci95=mean_ci(values),
+        seed=seed,
+        minus_previous=difference,
+        tokens_per_item=tokens,
+        ablation=ablation,
+    )

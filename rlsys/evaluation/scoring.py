@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict
-from typing import Any
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, TypeVar
 
 import numpy as np
 
 from rlsys.data.records import Record
+from rlsys.documents.core import Estimate, finite
+from rlsys.documents.evaluation import (
+    Baseline,
+    BenchmarkBaselines,
+    BenchmarkReport,
+    Example,
+    Figures,
+    ParseFailures,
+    Point,
+    Position,
+    Tokens,
+)
 from rlsys.evaluation import biases
 from rlsys.evaluation.benchmarks import SCORES, Benchmark, Item, baselines, interval, score
 from rlsys.evaluation.benchmarks.schemes import OVERALL, RocAuc
@@ -52,8 +63,8 @@ def score_benchmark(
     resamples: int,
     seed: int,
     limits: tuple[int, int] = SCORES,
-) -> dict[str, Any]:
-    """Return BENCHMARK of eval.json (see `rlsys.evaluation`).
+) -> BenchmarkReport:
+    """Compute all figures of a benchmark.
 
     For each k, strategies are applied to `resamples` random subsets of the samples, the same for all items and strategies; the subset for
     a smaller k is a prefix of that for a larger k. A figure is the mean over resamples, with its interval over the benchmark's clusters.
@@ -69,34 +80,46 @@ def score_benchmark(
     """
     sampled, greedy, swapped = (_load_rows(rows.get(name, ()), name != "samples") for name in ("samples", "greedy", "swapped"))
     samples, single = _Table(benchmark, sampled, ks[-1]), _Table(benchmark, greedy, 1)
-    points: dict[str, dict[str, Any]] = {}
+    points: dict[str, dict[int, Point]] = {}
     for strategy in strategies:
-        points[strategy.name] = {str(k): samples.point(strategy, subsets(ks[-1], k, resamples, seed), seed) for k in ks}
+        points[strategy.name] = {k: samples.point(strategy, subsets(ks[-1], k, resamples, seed), seed) for k in ks}
     by_record = _by_record(benchmark, sampled)
     both = _by_record(benchmark, greedy, swapped)
     records = [record for record, _ in by_record]
     of_samples, of_greedy = [row for _, row in by_record], [row for _, row in both]
     skipped = [row["id"] for row in greedy if "skipped" in row]
-    plain = baselines(benchmark, seed=seed)
-    return {
-        "path": benchmark.report.file,
-        "rows": asdict(benchmark.rows),
-        "units": len(benchmark.clusters),
-        "items": len(benchmark.items),
-        "metric": "roc_auc" if isinstance(benchmark.scheme, RocAuc) else "accuracy",
-        "skipped": len(skipped),
-        "skipped_ids": skipped[:NAMED],
-        "baselines": {name: found and {"value": float(found.overall.mean())} for name, found in plain.items()},
+    return BenchmarkReport(
+        path=benchmark.report.file,
+        rows=benchmark.rows,
+        units=len(benchmark.clusters),
+        items=len(benchmark.items),
+        metric="roc_auc" if isinstance(benchmark.scheme, RocAuc) else "accuracy",
+        skipped=len(skipped),
+        skipped_ids=skipped[:NAMED],
+        baselines=_baselines(benchmark, seed),
         # Repeating the one sample averages over random tie-breaking.
-        "greedy": single.point(find_strategy("vote"), np.zeros((resamples, 1), np.int64), seed),
-        "strategies": points,
-        "position": _position(of_greedy) | {"samples": _position(of_samples)},
-        "length": biases.length_bias(of_samples, [record.responses for record in records], [_best(record) for record in records]),
-        "parse_failures": biases.parse_failures(of_samples) | {"greedy": biases.parse_failures([row["samples"] for row in greedy])},
-        "tokens": biases.tokens_spent([row["samples"] for row in sampled])
-        | {"greedy": biases.tokens_spent([row["samples"] for row in greedy])},
-        "examples": _examples(benchmark.items, greedy, seed, limits),
-    }
+        greedy=single.point(find_strategy("vote"), np.zeros((resamples, 1), np.int64), seed),
+        strategies=points,
+        position=_position(of_greedy).model_copy(update={"samples": _position(of_samples)}),
+        length=biases.length_bias(of_samples, [record.responses for record in records], [_best(record) for record in records]),
+        parse_failures=_with_greedy(biases.parse_failures, of_samples, greedy),
+        tokens=_with_greedy(biases.tokens_spent, [row["samples"] for row in sampled], greedy),
+        examples=_examples(benchmark.items, greedy, seed, limits),
+    )
+
+
+Measured = TypeVar("Measured", ParseFailures, Tokens)
+
+
+def _with_greedy(measure: Callable[[biases.Rows], Measured], samples: biases.Rows, greedy: Sequence[Row]) -> Measured:
+    """Measure the k samples and the greedy ones."""
+    return measure(samples).model_copy(update={"greedy": measure([row["samples"] for row in greedy])})
+
+
+def _baselines(benchmark: Benchmark, seed: int) -> BenchmarkBaselines:
+    found = baselines(benchmark, seed=seed)
+    values = {name: Baseline(value=finite(float(score.overall.mean()))) if score else None for name, score in found.items()}
+    return BenchmarkBaselines(**values)
 
 
 def _load_rows(rows: Iterable[Row], text: bool) -> list[Row]:
@@ -119,8 +142,8 @@ class _Table:
         self.items = [index[str(name)] for _, name in self.table.ids]
         """Item index by position in the table, which excludes items without samples (those that could not be judged)."""
 
-    def point(self, strategy: Strategy, index: np.ndarray, seed: int) -> dict[str, Any]:
-        """Return POINT of eval.json; each resample aggregates the samples that a row of `index` [resamples, k] selects from every item."""
+    def point(self, strategy: Strategy, index: np.ndarray, seed: int) -> Point:
+        """Apply a strategy at one k; each resample aggregates the samples that a row of `index` [resamples, k] selects from every item."""
         resamples = len(index)
         totals = [np.full((resamples, item.record.n), np.nan) for item in self.benchmark.items]
         used = tokens = 0.0
@@ -138,25 +161,25 @@ class _Table:
                     totals[self.items[position]][first : first + chunk] = item_levels
         judged = max(1, resamples * len(self.items))
         verdicts = sum(np.isfinite(array[:, 0]).sum() for array in totals)
-        return _figures(self.benchmark, totals, seed) | {
-            "samples_per_item": float(used / judged),
-            "tokens_per_item": float(tokens / judged),
-            "coverage": float(verdicts / (resamples * len(totals))),
-        }
+        return Point(
+            **dict(_figures(self.benchmark, totals, seed)),
+            samples_per_item=finite(float(used / judged)),
+            tokens_per_item=finite(float(tokens / judged)),
+            coverage=float(verdicts / (resamples * len(totals))),
+        )
 
 
-def _figures(benchmark: Benchmark, totals: Sequence[np.ndarray], seed: int) -> dict[str, Any]:
-    """Return FIGURES of eval.json."""
+def _figures(benchmark: Benchmark, totals: Sequence[np.ndarray], seed: int) -> Figures:
     scored, intervals = score(benchmark, totals, seed=seed), interval(benchmark, totals, seed=seed)
 
-    def figure(name: str, values: np.ndarray) -> dict[str, Any]:
-        return {"value": float(values.mean()), "ci95": intervals[name], "n": scored.n[name]}
+    def figure(name: str, values: np.ndarray) -> Estimate:
+        return Estimate(value=finite(float(values.mean())), ci95=intervals[name], n=scored.n[name])
 
-    return {
-        "overall": figure(OVERALL, scored.overall),
-        "groups": {name: figure(name, values) for name, values in scored.groups.items()},
-        "others": {name: float(values.mean()) for name, values in scored.others.items()},
-    }
+    return Figures(
+        overall=figure(OVERALL, scored.overall),
+        groups={name: figure(name, values) for name, values in scored.groups.items()},
+        others={name: finite(float(values.mean())) for name, values in scored.others.items()},
+    )
 
 
 def _by_record(benchmark: Benchmark, *files: Sequence[Row]) -> list[tuple[Record, list[dict[str, Any]]]]:
@@ -170,27 +193,27 @@ def _by_record(benchmark: Benchmark, *files: Sequence[Row]) -> list[tuple[Record
     return list(found.values())
 
 
-def _position(rows: Sequence[Sequence[dict[str, Any]]]) -> dict[str, Any]:
-    return biases.position_bias(rows) | biases.order_consistency(rows)
+def _position(rows: biases.Rows) -> Position:
+    return Position(**dict(biases.position_bias(rows)), **dict(biases.order_consistency(rows)))
 
 
 def _best(record: Record) -> int | None:
     return record.best if record.n > 1 and record.has_truth else None
 
 
-def _examples(items: Sequence[Item], greedy: Sequence[Row], seed: int, limits: tuple[int, int]) -> list[dict[str, Any]]:
+def _examples(items: Sequence[Item], greedy: Sequence[Row], seed: int, limits: tuple[int, int]) -> list[Example]:
     """Return random correct and incorrect critiques, preferring parsed incorrect ones over parse failures."""
     shown = [
         _example(item, row["samples"][0], limits)
         for item, row in zip(items, greedy, strict=True)
         if row["samples"] and item.record.has_truth
     ]
-    shown.sort(key=lambda example: (example["scores"] is None, seed_for("example", seed, example["id"])))
-    right, wrong = ([example for example in shown if example["correct"] is verdict] for verdict in (True, False))
+    shown.sort(key=lambda example: (example.scores is None, seed_for("example", seed, str(example.id))))
+    right, wrong = ([example for example in shown if example.correct is verdict] for verdict in (True, False))
     return right[:EXAMPLES] + wrong[:EXAMPLES]
 
 
-def _example(item: Item, sample: dict[str, Any], limits: tuple[int, int]) -> dict[str, Any]:
+def _example(item: Item, sample: dict[str, Any], limits: tuple[int, int]) -> Example:
     record, scores = item.record, sample["scores"]
     gold = int(record.rewards[0]) if record.n == 1 else record.best
     top = [] if scores is None else [response for response, given in zip(sample["order"], scores) if given == max(scores)]
@@ -199,14 +222,14 @@ def _example(item: Item, sample: dict[str, Any], limits: tuple[int, int]) -> dic
         correct = scores is not None and single_is_correct(scores[0], gold, limits)
     else:
         correct = best == gold
-    return {
-        "id": item.id,
-        "query": record.context[-1]["content"],
-        "responses": list(record.responses),
-        "gold": gold,
-        "best": best,
-        "correct": correct,
-        "text": sample["text"],
-        "order": sample["order"],
-        "scores": scores,
-    }
+    return Example(
+        id=item.id,
+        query=record.context[-1]["content"],
+        responses=list(record.responses),
+        gold=gold,
+        best=best,
+        correct=correct,
+        text=sample["text"],
+        order=sample["order"],
+        scores=scores,
+    )

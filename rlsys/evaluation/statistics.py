@@ -7,14 +7,12 @@ coverage of each as measured by `rlsys bench intervals`.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TypedDict
 
 import numpy as np
 from scipy.special import stdtrit
 from scipy.stats import rankdata
 
-Interval = list[float]
-"""[low, high]."""
+from rlsys.documents.core import Difference, Interval
 
 Z = 1.959963984540054
 """97.5% quantile of the standard normal distribution."""
@@ -74,8 +72,8 @@ def mean_ci(
         return None
     variance, freedom = _variance(scaled, share, np.zeros(len(scaled), np.int64) if strata is None else np.asarray(strata), mean)
     contributions = share * (scaled if mean <= 0.5 else 1 - scaled)
-    bounds = _wilson(mean, variance, trials, freedom, _effective(contributions), strata is not None)
-    return [low + bound * (high - low) for bound in bounds]
+    lower, upper = _wilson(mean, variance, trials, freedom, _effective(contributions), strata is not None)
+    return low + lower * (high - low), low + upper * (high - low)
 
 
 def _variance(values: np.ndarray, share: np.ndarray, strata: np.ndarray, mean: float) -> tuple[float, float]:
@@ -113,7 +111,7 @@ def _wilson(mean: float, variance: float, trials: float, freedom: float, effecti
     width = min(float(stdtrit(freedom, 0.975)) ** 2 * design, limit) / trials
     centre, half = (mean + width / 2) / (1 + width), np.sqrt(width * mean * (1 - mean) + width**2 / 4) / (1 + width)
     # Rounding can move a bound slightly past the mean or out of [0, 1].
-    return [float(max(min(centre - half, mean), 0.0)), float(min(max(centre + half, mean), 1.0))]
+    return float(max(min(centre - half, mean), 0.0)), float(min(max(centre + half, mean), 1.0))
 
 
 def positive_mean_ci(values: Sequence[float] | np.ndarray, weights: Sequence[float] | np.ndarray) -> Interval | None:
@@ -124,17 +122,10 @@ def positive_mean_ci(values: Sequence[float] | np.ndarray, weights: Sequence[flo
         return None
     variance, freedom = _variance(array, share, np.zeros(len(array), np.int64), mean)
     half = float(stdtrit(freedom, 0.975)) * np.sqrt(variance) / mean
-    return [float(mean * np.exp(-half)), float(mean * np.exp(half))]
+    return float(mean * np.exp(-half)), float(mean * np.exp(half))
 
 
-class PairedDifference(TypedDict):
-    mean: float
-    ci95: Interval | None
-    changed: int
-    """Rows whose value changed."""
-
-
-def paired_difference(after: Sequence[float] | np.ndarray, before: Sequence[float] | np.ndarray, largest: float = 1.0) -> PairedDifference:
+def paired_difference(after: Sequence[float] | np.ndarray, before: Sequence[float] | np.ndarray, largest: float = 1.0) -> Difference:
     """Return the mean of after - before over the same rows, with its interval (None if too few rows changed).
 
     Bonett and Price's adjusted Wald interval (2012, Journal of Educational and Behavioral Statistics 37), which adds half a row that rises
@@ -151,18 +142,16 @@ def paired_difference(after: Sequence[float] | np.ndarray, before: Sequence[floa
     difference = np.asarray(after, dtype=np.float64) - np.asarray(before, dtype=np.float64)
     changes = np.abs(difference[difference != 0])
     mean = float(difference.mean())
-    result: PairedDifference = {"mean": mean, "ci95": None, "changed": len(changes)}
     equal_size = len(changes) > 0 and np.allclose(changes, changes[0])
     if len(difference) < (MIN_ROWS_PAIRED if equal_size else MIN_ROWS_MEAN) or _effective(changes) < MIN_CHANGED - 1e-9:
-        return result
+        return Difference(mean=mean, ci95=None, changed=len(changes))
     size = (changes @ changes) / changes.sum()
     rows = len(difference) + 1
     centre = difference.sum() / rows
     variance = (changes @ changes + size**2) / rows - centre**2
     half = (Z if equal_size else float(stdtrit(len(difference) - 1, 0.975))) * np.sqrt(variance / rows)
     low, high = min(centre - half, mean), max(centre + half, mean)
-    result["ci95"] = [float(max(low, -largest)), float(min(high, largest))]
-    return result
+    return Difference(mean=mean, ci95=(float(max(low, -largest)), float(min(high, largest))), changed=len(changes))
 
 
 def auc(scores: np.ndarray, positive: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:

@@ -24,6 +24,7 @@ import pyarrow.parquet as pq
 
 from rlsys.config.files import load_config, save_config
 from rlsys.config.schema import Config, ConfigError, Learner
+from rlsys.documents.core import AnyResult, Result, read_document, write_document
 from rlsys.io.files import atomic_write, write_text_atomically
 from rlsys.models.loading import ensure_model
 
@@ -93,6 +94,19 @@ class RunFolder:
 
     def heldout_path(self, stage: str) -> Path:
         return self.path / "trajectories" / f"heldout_{stage}.parquet"
+
+    def write(self, document: Result) -> None:
+        """Write the file that completes the run."""
+        write_document(self.path / document.FILE, document)
+
+    def read(self, kind: type[AnyResult]) -> AnyResult | None:
+        """Read the file that completes the run; None if it is not complete.
+
+        Raises:
+            DataError: the file does not hold such a document.
+        """
+        path = self.path / kind.FILE
+        return read_document(path, kind) if path.exists() else None
 
     def write_json(self, name: str, value: Any) -> None:
         write_text_atomically(self.path / name, json.dumps(value, indent=2) + "\n")

@@ -60,7 +60,7 @@ def straight_run(ray_session, tiny_model, trajectories, tmp_path_factory):
 
 def test_critiques_that_can_be_told_apart_are_told_apart_on_rows_never_seen(straight_run):
     _, report = straight_run
-    heldout = report["heldout"]
+    heldout = report.heldout.to_json()
     assert heldout["auc"]["value"] > 0.9 and heldout["auc_within_row"]["value"] > 0.9
     assert heldout["accuracy"]["value"] > max(heldout["base_rate"], 1 - heldout["base_rate"])
     assert heldout["brier"]["value"] < heldout["base_rate"] * (1 - heldout["base_rate"])
@@ -71,29 +71,29 @@ def test_the_report_accounts_for_every_sample(straight_run, trajectories):
     rows = pq.read_table(trajectories).to_pylist()
     hinted = sum(row["hinted"] for row in rows)
     failed = sum(row["parse_failure"] is not None for row in rows if not row["hinted"])
-    data = report["data"]
+    data = report.data.to_json()
     account = data["account"]
     assert account.items() >= {"samples": 360, "hinted": hinted, "parse_failures": failed, "too_long": 0}.items() and hinted and failed
     assert account["samples"] == sum(count for name, count in account.items() if name != "samples")
     assert data["train"]["texts"] + data["heldout"]["texts"] == 360 - hinted - failed
     assert data["train"]["rows"] + data["heldout"]["rows"] == 90
-    assert report["heldout"]["n"] == data["heldout"]["texts"]
+    assert report.heldout.n == data["heldout"]["texts"]
     right = sum(row["correct"] for row in rows if not row["hinted"] and row["parse_failure"] is None)
     assert data["train"]["positive"] * data["train"]["texts"] + data["heldout"]["positive"] * data["heldout"]["texts"] == pytest.approx(
         right
     )
-    assert report["encoded_share"] < 0.8  # prompts and their opening are encoded once
+    assert report.encoded_share < 0.8  # prompts and their opening are encoded once
 
 
 def test_the_folder_explains_itself(straight_run):
     config, report = straight_run
     folder = config.run.dir
     assert load_config(folder / "config.yaml") == config
-    assert json.loads((folder / "report.json").read_text()) == json.loads(json.dumps(report))
+    assert json.loads((folder / "report.json").read_text()) == report.to_json()
     metrics = MetricsLog.read(folder)
-    assert [row["step"] for row in metrics] == list(range(1, report["steps"] + 1))
+    assert [row["step"] for row in metrics] == list(range(1, report.steps + 1))
     assert metrics[-1]["loss"] < metrics[0]["loss"] and metrics[-1]["lr"] < metrics[0]["lr"]
-    assert [row["step"] for row in metrics if "heldout_auc" in row] == list(range(8, report["steps"], 8))
+    assert [row["step"] for row in metrics if "heldout_auc" in row] == list(range(8, report.steps, 8))
     assert (folder / "calibration.png").read_bytes().startswith(b"\x89PNG")
     assert list((folder / "logs").glob("learner-0.log"))
 
@@ -119,7 +119,7 @@ def test_the_model_folder_gives_the_reported_scores(straight_run, trajectories):
 
 def test_a_complete_run_is_not_run_again(straight_run):
     config, report = straight_run
-    assert train_scalar(config, quiet()) == json.loads(json.dumps(report))
+    assert train_scalar(config, quiet()) == report
 
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:
@@ -137,10 +137,10 @@ def test_killed_and_started_again_it_ends_at_the_same_weights(straight_run, tmp_
     kill_rlsys_when(saved.exists, tmp_path / "first.log", "meta-rm", tmp_path / "config.yaml")
     assert not (folder / "report.json").exists(), "the run ended before it could be killed"
     resumed = train_scalar(load_config(tmp_path / "config.yaml"), quiet())
-    assert resumed["steps"] == report["steps"] and [row["step"] for row in MetricsLog.read(folder)] == list(range(1, report["steps"] + 1))
+    assert resumed.steps == report.steps and [row["step"] for row in MetricsLog.read(folder)] == list(range(1, report.steps + 1))
     ours, theirs = weights(folder / "model"), weights(straight.run.dir / "model")
     assert ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)
-    assert resumed["heldout"] == json.loads(json.dumps(report["heldout"]))
+    assert resumed.heldout == report.heldout
 
 
 def test_bradley_terry_on_generated_tasks_by_two_ranks(ray_session, tiny_model, tmp_path):
@@ -150,9 +150,9 @@ def test_bradley_terry_on_generated_tasks_by_two_ranks(ray_session, tiny_model, 
         "data.heldout_rows=120", "learner.ranks=2", "learner.zero_stage=2",
     )  # fmt: skip
     report = train_scalar(config, quiet())
-    assert report["heldout"]["base_rate"] == 0.5 and report["heldout"]["rows"] == 120
-    assert report["heldout"]["pairwise_accuracy"]["ci95"][0] > 0.5
-    assert report["data"]["train"]["positive"] == 0.5
+    assert report.heldout.base_rate == 0.5 and report.heldout.rows == 120
+    assert report.heldout.pairwise_accuracy.ci95[0] > 0.5
+    assert report.data.train.positive == 0.5
     model = load_scalar_model(config.run.dir / "model", torch.float32)
     assert model.model.config.rlsys_objective == "bt"
     assert np.isfinite(score_texts(model, [np.array([5, 6], np.int32)], [np.array([7], np.int32)], 64)).all()

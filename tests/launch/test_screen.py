@@ -14,6 +14,7 @@ from actors.loops.progress import ProgressReporter
 from launch.commands import config, data, judge, score, show, vote
 from rlsys.data.accounts import RowCounts
 from rlsys.data.trajectories import TRAJECTORIES
+from rlsys.documents.runs import RunSummary
 from rlsys.evaluation.tables import Grid
 from rlsys.reporting.summary import summary_table
 from rlsys.system import terminal as screen
@@ -49,7 +50,7 @@ def tables() -> dict[str, object]:
     row = dict.fromkeys(TRAJECTORIES.names) | {"reward": 1.0, "scores": [1], "order": [0], "finish_reason": ""}
     row |= {"prompt": "\n".join(HOSTILE), "prompt_id": HOSTILE[0], "family": HOSTILE[1], "text": "\n".join(HOSTILE)}
     return {
-        "summary": summary_table(summary(HOSTILE)),
+        "summary": summary_table(RunSummary.model_validate(summary(HOSTILE))),
         "judged": judge.render(judged | {"failures": dict.fromkeys(HOSTILE, 1), "account": dict.fromkeys(HOSTILE, 1), "accuracy": 0.5}),
         "evaluation": grid_table(Grid(HOSTILE[0], ("", *HOSTILE), (("", *HOSTILE),))),
         "keys": config._key_table([{"key": name, "value": name, "help": name} for name in HOSTILE]),

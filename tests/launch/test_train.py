@@ -33,14 +33,14 @@ def test_a_run_leaves_a_folder_that_explains_itself(straight_run):
     config, summary = straight_run
     folder = config.run.dir
     assert load_config(folder / "config.yaml") == config
-    assert json.loads((folder / "summary.json").read_text()) == json.loads(json.dumps(summary))
-    assert set(summary["heldout"]) == {"base", "cold_start", "rl"}
-    for stage in summary["heldout"].values():
-        assert stage["n"] == 6 and -1 <= stage["reward"] <= 1
-        assert stage["reward_ci95"][0] <= stage["reward"] <= stage["reward_ci95"][1]
-    assert {"rl_minus_base", "rl_minus_cold_start"} <= set(summary["paired"])
-    assert {"chance", "first", "longer"} <= set(summary["baselines"])
-    assert summary["teacher"] == "programmatic"
+    assert json.loads((folder / "summary.json").read_text()) == summary.to_json()
+    assert set(summary.heldout) == {"base", "cold_start", "rl"}
+    for stage in summary.heldout.values():
+        assert stage.n == 6 and -1 <= stage.reward <= 1
+        assert stage.reward_ci95[0] <= stage.reward <= stage.reward_ci95[1]
+    assert {"rl_minus_base", "rl_minus_cold_start"} <= set(summary.paired)
+    assert {"chance", "first", "longer"} <= set(summary.baselines.to_json())
+    assert summary.teacher == "programmatic"
     assert [row["step"] for row in MetricsLog.read(folder)] == [1, 2, 3]
     assert list((folder / "tensorboard").iterdir()) and list((folder / "logs").iterdir())
 
@@ -116,7 +116,7 @@ def test_checkpoints_load_in_transformers_and_moved_from_the_cold_start(straight
 
 def test_a_complete_run_is_not_run_again(straight_run, quiet):
     config, summary = straight_run
-    assert train(config, quiet) == json.loads(json.dumps(summary))
+    assert train(config, quiet) == summary
 
 
 def comparable(folder: Path, step: int):
@@ -139,7 +139,7 @@ def test_killed_and_started_again_it_goes_on_exactly_as_it_would_have(straight_r
     assert not (folder / "summary.json").exists(), "the run ended before it could be killed"
     resumed = load_config(tmp_path / "config.yaml")
     summary = train(resumed, quiet)
-    assert summary["rl_steps"] == 3
+    assert summary.rl_steps == 3
     same_text = []
     for step in (2, 3):
         ours, theirs = comparable(folder, step), comparable(straight.run.dir, step)
@@ -187,7 +187,7 @@ def test_real_preferences_with_generation_overlapping_training(straight_run, tin
         *parts,
     )
     summary = train(config, quiet)
-    assert summary["heldout"]["rl"]["n"] == 6
+    assert summary.heldout["rl"].n == 6
     current = 0
     for row in MetricsLog.read(config.run.dir):
         table = pq.read_table(config.run.dir / "trajectories" / f"step_{row['step']:06d}.parquet")

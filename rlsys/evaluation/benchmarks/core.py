@@ -10,6 +10,7 @@ import numpy as np
 
 from rlsys.data.readers import Report
 from rlsys.data.records import Record
+from rlsys.documents.evaluation import BenchmarkRows
 
 if TYPE_CHECKING:
     from rlsys.evaluation.benchmarks.schemes import Scheme
@@ -46,21 +47,6 @@ class Cluster:
 
 
 @dataclass(frozen=True)
-class Rows:
-    """Row counts of a benchmark's files: `read` is the sum of the next four."""
-
-    read: int
-    used: int
-    beyond_limit: int
-    no_unique_best: int
-    """Rows without a unique best response, in benchmarks that do not score them."""
-    malformed: int
-    """`Benchmark.report` has the reasons."""
-    passed_over: tuple[tuple[str, str], ...] = ()
-    """(file, reason) for each file without usable rows; their rows are not counted."""
-
-
-@dataclass(frozen=True)
 class Benchmark:
     """A loaded benchmark. Items of a cluster are adjacent, and clusters are ordered by their first items."""
 
@@ -73,7 +59,7 @@ class Benchmark:
     """The format lists the best response first, so file order is meaningless as a presentation order."""
     report: Report = field(default_factory=Report, compare=False)
     """Rows read and rejected, with reasons."""
-    rows: Rows = field(default=Rows(0, 0, 0, 0, 0), compare=False)
+    rows: BenchmarkRows = field(default=BenchmarkRows(), compare=False)
 
     @cached_property
     def starts(self) -> np.ndarray:

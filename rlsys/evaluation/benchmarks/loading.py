@@ -14,8 +14,9 @@ from rlsys.data.readers.fields import Row
 from rlsys.data.readers.files import MESSAGES
 from rlsys.data.readers.sources import SUFFIXES, open_source
 from rlsys.data.records import NoUniqueBest, Record
+from rlsys.documents.evaluation import BenchmarkRows
 from rlsys.evaluation.benchmarks import formats, graphs, outcomes
-from rlsys.evaluation.benchmarks.core import Benchmark, Cluster, Item, Rows
+from rlsys.evaluation.benchmarks.core import Benchmark, Cluster, Item
 from rlsys.evaluation.benchmarks.folders import SkippedFiles, files_of
 from rlsys.evaluation.benchmarks.formats import Adapter, Draft, FileLocation
 from rlsys.evaluation.benchmarks.schemes import Means, RocAuc, Scheme
@@ -107,7 +108,14 @@ def load(name: str, path: str | Path, limit: int | None = None, strict: bool = F
         if limit is None or seen[draft.subset] <= limit:
             kept.append(draft)
     used, usable = (sum(draft.rows for draft in group) for group in (kept, drafts))
-    rows = Rows(report.rows, used, usable - used, report.no_unique_best, report.malformed_count, tuple(passed))
+    rows = BenchmarkRows(
+        read=report.rows,
+        used=used,
+        beyond_limit=usable - used,
+        no_unique_best=report.no_unique_best,
+        malformed=report.malformed_count,
+        passed_over=tuple(passed),
+    )
     return _build(name, spec, kept, report, rows)
 
 
@@ -200,7 +208,7 @@ def _check(record: Record) -> None:
         pass
 
 
-def _build(name: str, spec: Spec, drafts: list[Draft], report: Report, rows: Rows) -> Benchmark:
+def _build(name: str, spec: Spec, drafts: list[Draft], report: Report, rows: BenchmarkRows) -> Benchmark:
     """Build the benchmark from `drafts`, making ids unique with the subset as prefix and, if necessary, a number as suffix."""
     singles = {record.n == 1 for draft in drafts for record, _ in draft.inputs}
     scheme = spec.scheme

@@ -1,6 +1,6 @@
 """The report page of runs, evaluations, scalar reward models and ladders. Modules, in reading order:
 
-collect     folders -> validated sources (schema: the contents of eval.json, ladder.json, ...)
+collect     folders -> validated sources (`rlsys.documents`: the contents of eval.json, ladder.json, ...)
 outline     sources -> sections of tables, plots and critiques (content: their types), by subject: ladder, evaluations, biases, runs,
             calibration, critiques
 plots       the data of each plot (drawing: its style; SVG for the page, PNG next to it)

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from rlsys.documents.evaluation import BenchmarkReport
 from rlsys.reporting.page.collect import Evaluation
 from rlsys.reporting.page.content import Cell, Section, Table
 from rlsys.reporting.page.evaluations import MEAN, benchmarks
 from rlsys.reporting.page.plots import Categories, Series
-from rlsys.reporting.page.schema import Benchmark
 
 BIASES: tuple[tuple[str, str, dict[str, str], dict[str, str]], ...] = (
     (
@@ -70,7 +70,7 @@ def _everywhere(evaluation: Evaluation, names: Sequence[str], key: str) -> list[
     return [_at(evaluation.report.benchmarks.get(name), key) for name in names]
 
 
-def _at(benchmark: Benchmark | None, key: str) -> float | None:
+def _at(benchmark: BenchmarkReport | None, key: str) -> float | None:
     """Return the value at a dotted path, or None if there is none."""
     value: Any = benchmark
     for part in key.split("."):

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from rlsys.documents.core import Estimate
+from rlsys.documents.scalar import ExpectedError
 from rlsys.reporting.page.collect import ScalarRun
 from rlsys.reporting.page.content import Cell, Section, Table
 from rlsys.reporting.page.plots import Reliability
-from rlsys.reporting.page.schema import Estimate, ExpectedError
 
 OBJECTIVES = {
     "bce": ("meta reward model", "the critique is correct"),

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
-
-from pydantic import BaseModel, ValidationError
+from typing import Any
 
 from rlsys.data.readers import DataError
 from rlsys.data.readers.json_files import JsonLines
-from rlsys.reporting.page.schema import EvalReport, LadderReport, RunSummary, ScalarReport, Stage
+from rlsys.documents.core import AnyDocument, checked, cleaned, read_document, read_json
+from rlsys.documents.evaluation import EvalReport
+from rlsys.documents.runs import LadderReport, RunSummary, Stage
+from rlsys.documents.scalar import ScalarReport
 from rlsys.system.printable import printable
 
 EXPECTED = "a run of `rlsys train` or `rlsys meta-rm`, an evaluation (eval.json) or a ladder (ladder.json)"
@@ -60,7 +60,6 @@ class TrainingRun:
 
 
 Source = Ladder | Evaluation | ScalarRun | TrainingRun
-Report = TypeVar("Report", bound=BaseModel)
 
 
 def collect(folders: Sequence[Path]) -> list[Source]:
@@ -94,14 +93,14 @@ def _sources(folder: Path, name: str) -> list[Source]:
     return found
 
 
-def _document(path: Path, schema: type[Report]) -> Report | None:
+def _document(path: Path, kind: type[AnyDocument]) -> AnyDocument | None:
     """Return the validated document at `path`; None if there is none, or it is the JSON of an earlier report page."""
     if not path.is_file():
         return None
     document = read_json(path)
     if isinstance(document, dict) and "made_by" in document:
         return None
-    return _checked(path, document, schema)
+    return checked(path, document, kind)
 
 
 def _marks(folder: Path) -> Iterator[Path]:
@@ -111,25 +110,14 @@ def _marks(folder: Path) -> Iterator[Path]:
         yield from folder.glob(f"*/*/{file}")
 
 
-def _checked(path: Path, document: Any, schema: type[Report]) -> Report:
-    try:
-        return schema.model_validate(document)
-    except ValidationError as error:
-        problem = error.errors()[0]
-        key = ".".join(str(part) for part in problem["loc"]) or "the document"
-        found = repr(problem["input"])
-        description = f"{problem['msg']}, found {found if len(found) <= 60 else found[:57] + '...'}"
-        raise DataError(f"{path}: {key}: {description}. Let the command that writes it finish, or run it again.", key=key) from error
-
-
 # --- training runs --------------------------------------------------------------------------------------------------
 
 
 def _training_run(folder: Path, name: str) -> TrainingRun:
     metrics = list(_metrics(folder / "metrics.jsonl"))
     tables = _heldout_tables(folder / "trajectories")
-    path = folder / "summary.json"
-    summary = _checked(path, read_json(path), RunSummary) if path.exists() else None
+    path = folder / RunSummary.FILE
+    summary = read_document(path, RunSummary) if path.exists() else None
     if not (tables or summary or any("reward" in row for row in metrics)):
         raise DataError(
             f"{folder}: this run has no evaluation (trajectories/heldout_*.parquet), no step with a reward (metrics.jsonl) and no "
@@ -215,39 +203,7 @@ def _read(path: Path, columns: Sequence[str]) -> Any:
 def _summarise(path: Path) -> Stage:
     from rlsys.evaluation.heldout import summarise
 
-    return Stage.model_validate(cleaned(summarise(_read(path, RESULTS))))
-
-
-# --- reading --------------------------------------------------------------------------------------------------------
-
-
-def read_json(path: Path) -> Any:
-    """Return the JSON document in a file, with its strings cleaned.
-
-    Raises:
-        DataError: it cannot be read or is not valid JSON, e.g. because it is incomplete.
-    """
-    text = _text(path)
-    try:
-        return cleaned(json.loads(text))
-    except ValueError as error:
-        raise DataError(f"{path}: not valid JSON ({error}); it may be incomplete.") from error
-
-
-def _text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: cannot be read as UTF-8 text ({error}).") from error
-
-
-def cleaned(value: Any) -> Any:
-    """Return `value` with control characters removed from all strings, including keys, as model output may contain terminal escapes."""
-    if isinstance(value, str):
-        return printable(value)
-    if isinstance(value, dict):
-        return {cleaned(key): cleaned(inner) for key, inner in value.items()}
-    return [cleaned(inner) for inner in value] if isinstance(value, list) else value
+    return checked(path, cleaned(summarise(_read(path, RESULTS)).to_json()), Stage)
 
 
 def unique_names(folders: Sequence[Path]) -> list[str]:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable, Sequence
 from typing import Any, TypeVar
 
+from rlsys.documents.evaluation import Example
 from rlsys.reporting.ground_truth import describe_ground_truth
 from rlsys.reporting.page.collect import Evaluation, TrainingRun
 from rlsys.reporting.page.content import Critique, Section
-from rlsys.reporting.page.schema import Example
 
 RIGHT, WRONG, FAILED = 3, 2, 1
 """Number of critiques of each kind to show per source."""

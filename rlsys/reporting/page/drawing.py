@@ -12,12 +12,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from rlsys.documents.core import Interval
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.axis import Axis
     from matplotlib.figure import Figure
 
-Interval = tuple[float, float]
 ErrorBars = list[list[float]] | None
 """Lengths of the error bars below and above each point."""
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 
+from rlsys.documents.core import Estimate, Interval
+from rlsys.documents.evaluation import Baseline, BenchmarkBaselines, BenchmarkReport, Point
 from rlsys.reporting.page.collect import Evaluation
 from rlsys.reporting.page.content import Cell, Section, Table
 from rlsys.reporting.page.plots import Curves, Series, common_range
-from rlsys.reporting.page.schema import Baseline, Benchmark, Estimate, Interval, Point
 
 METRICS = {"accuracy": ("accuracy", "percent"), "roc_auc": ("ROC-AUC", "figure")}
 """Metric -> its name, and how its values are written."""
@@ -18,7 +19,7 @@ NEAR = 0.15
 """Greedy and chance levels are plotted only this close to the curves, as distant ones would compress the axis."""
 
 
-def metric_of(benchmark: Benchmark) -> tuple[str, str]:
+def metric_of(benchmark: BenchmarkReport) -> tuple[str, str]:
     return METRICS.get(benchmark.metric, (benchmark.metric.replace("_", " "), "figure"))
 
 
@@ -45,7 +46,7 @@ def mean(estimates: Sequence[Estimate | None]) -> Estimate | None:
     return Estimate(value=centre, ci95=(centre - below, centre + above))
 
 
-def averaged(evaluation: Evaluation) -> Benchmark | None:
+def averaged(evaluation: Evaluation) -> BenchmarkReport | None:
     """Return a pseudo-benchmark with the mean of all benchmarks scored by accuracy; None if there are fewer than two."""
     every = [one for one in evaluation.report.benchmarks.values() if one.metric == "accuracy"]
     if len(every) < 2:
@@ -56,12 +57,12 @@ def averaged(evaluation: Evaluation) -> Benchmark | None:
             point = _mean_point([one.strategies.get(strategy, {}).get(k) for one in every])
             if point is not None:
                 points.setdefault(strategy, {})[k] = point
-    chances = [one.baselines.get("chance") for one in every]
-    return Benchmark(
+    chances = [one.baselines.chance for one in every]
+    return BenchmarkReport(
         units=sum(one.units for one in every),
         items=sum(one.items for one in every),
         metric="accuracy",
-        baselines={"chance": Baseline(value=_plain_mean([one.value if one else None for one in chances]))},
+        baselines=BenchmarkBaselines(chance=Baseline(value=_plain_mean([one.value if one else None for one in chances]))),
         greedy=_mean_point([one.greedy for one in every]),
         strategies=points,
     )
@@ -85,7 +86,7 @@ def _plain_mean(values: Sequence[float | None]) -> float | None:
     return sum(present) / len(present) if len(present) == len(values) else None
 
 
-def benchmarks(evaluations: Sequence[Evaluation]) -> Iterator[tuple[str, list[tuple[Evaluation, Benchmark]]]]:
+def benchmarks(evaluations: Sequence[Evaluation]) -> Iterator[tuple[str, list[tuple[Evaluation, BenchmarkReport]]]]:
     """Yield the mean, then each benchmark, with the evaluations that include it."""
     averages = [(one, average) for one in evaluations if (average := averaged(one)) is not None]
     if averages:
@@ -112,10 +113,10 @@ def by_strategy(evaluations: Sequence[Evaluation]) -> Section:
     return Section("Evaluation by strategy", lead, [table for table in tables if table.rows])
 
 
-def _figures_table(title: str, columns: dict[str, Benchmark], largest_only: bool) -> Table:
+def _figures_table(title: str, columns: dict[str, BenchmarkReport], largest_only: bool) -> Table:
     rows: list[list[Cell | str]] = []
     for key, words in BASELINES.items():
-        values = [one.baselines.get(key) for one in columns.values()]
+        values = [getattr(one.baselines, key) for one in columns.values()]
         if any(values):
             cells = (Cell(value.value, metric_of(one)[1]) if value else "" for value, one in zip(values, columns.values()))
             rows.append([words, *cells])
@@ -130,11 +131,11 @@ def _figures_table(title: str, columns: dict[str, Benchmark], largest_only: bool
     return Table(title, ["judged by", *heads], rows, folded=not largest_only)
 
 
-def _cell(point: Point | None, benchmark: Benchmark) -> Cell | str:
+def _cell(point: Point | None, benchmark: BenchmarkReport) -> Cell | str:
     return "" if point is None else Cell(point.overall.value, metric_of(benchmark)[1], point.overall.ci95)
 
 
-def _spent_table(title: str, columns: dict[str, Benchmark]) -> Table:
+def _spent_table(title: str, columns: dict[str, BenchmarkReport]) -> Table:
     rows: list[list[Cell | str]] = []
     for name, one in columns.items():
         judged = {"greedy": one.greedy} if one.greedy else {}
@@ -144,7 +145,7 @@ def _spent_table(title: str, columns: dict[str, Benchmark]) -> Table:
     return Table(title, ["benchmark", "judged by", "samples per item", "tokens per item", "items with a verdict"], rows, folded=True)
 
 
-def _others_table(title: str, columns: dict[str, Benchmark]) -> Table:
+def _others_table(title: str, columns: dict[str, BenchmarkReport]) -> Table:
     """Return the further figures of benchmarks, for the greedy judge and each strategy at its largest k."""
     rows: list[list[Cell | str]] = []
     for name, one in columns.items():
@@ -175,7 +176,7 @@ def by_tokens(evaluations: Sequence[Evaluation]) -> Section:
 def _curves(
     evaluations: Sequence[Evaluation],
     name: str,
-    found: Sequence[tuple[Evaluation, Benchmark]],
+    found: Sequence[tuple[Evaluation, BenchmarkReport]],
     against: str,
     x_label: str,
     place: Callable[[int, Point], float | None],
@@ -207,10 +208,10 @@ def _curve(strategy: str, points: dict[int, Point], style: int, place: Callable[
     return Series(strategy, [y for _, y, _ in curve], [x for x, _, _ in curve], [interval for _, _, interval in curve], style)
 
 
-def _levels(benchmark: Benchmark, series: Sequence[Series]) -> dict[str, float]:
+def _levels(benchmark: BenchmarkReport, series: Sequence[Series]) -> dict[str, float]:
     heights = [value for one in series for _, value, _ in one.points]
     levels = {"greedy": benchmark.greedy.overall.value} if benchmark.greedy else {}
-    chance = benchmark.baselines.get("chance")
+    chance = benchmark.baselines.chance
     levels |= {"chance": chance.value} if chance else {}
     low, high = min(heights) - NEAR, max(heights) + NEAR
     return {name: value for name, value in levels.items() if value is not None and low <= value <= high}

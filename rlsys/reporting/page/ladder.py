@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from rlsys.documents.core import Difference
+from rlsys.documents.runs import Rung
 from rlsys.evaluation.statistics import TOO_FEW
 from rlsys.reporting.page.collect import Ladder
 from rlsys.reporting.page.content import Cell, Section, Table
 from rlsys.reporting.page.plots import Categories, Series
-from rlsys.reporting.page.schema import Difference, Rung
 
 
 def section(ladders: Sequence[Ladder]) -> Section:

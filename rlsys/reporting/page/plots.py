@@ -7,12 +7,12 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
+from rlsys.documents.core import Interval
 from rlsys.reporting.page.drawing import (
     COLOURS,
     GREY,
     LINES,
     MARKERS,
-    Interval,
     draw_intervals,
     error_bars,
     figure_for,

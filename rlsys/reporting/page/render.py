@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from rlsys.data.readers import DataError
-from rlsys.reporting.page.collect import read_json
+from rlsys.documents.core import read_json
 from rlsys.reporting.page.content import Cell, Critique, Section, Table
 from rlsys.reporting.page.drawing import render
 from rlsys.reporting.page.plots import Plot

@@ -6,13 +6,14 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+from rlsys.documents.core import Interval
+from rlsys.documents.evaluation import Figures
+from rlsys.documents.runs import Family, RunBaselines
 from rlsys.evaluation.statistics import proportion_ci
 from rlsys.reporting.page.collect import Evaluation, ScalarRun, TrainingRun, step_of
 from rlsys.reporting.page.content import Cell, Section, Table
-from rlsys.reporting.page.drawing import Interval
 from rlsys.reporting.page.evaluations import benchmarks, metric_of
 from rlsys.reporting.page.plots import Categories, Curves, Plot, Series, common_range
-from rlsys.reporting.page.schema import Family, Figures
 from rlsys.reporting.summary import STAGES
 
 SMOOTH = 5
@@ -89,10 +90,10 @@ def _stage_table(runs: Sequence[TrainingRun]) -> Table:
             parsed = Cell(result.accuracy_parsed, "percent", result.accuracy_parsed_ci95)
             reward, accuracy = Cell(result.reward, "signed", result.reward_ci95), Cell(result.accuracy, "percent", result.accuracy_ci95)
             rows.append([run.name, stage_name(stage), Cell(result.n, "count"), reward, accuracy, parsed])
-        baselines = run.summary.baselines if run.summary else {}
+        baselines = run.summary.baselines if run.summary else RunBaselines()
         for key, words in (("chance", "chance"), ("first", "always the first"), ("longer", "always the longest")):
-            if baselines.get(key) is not None:
-                rows.append([run.name, f"baseline: {words}", "", "", Cell(baselines[key]), ""])
+            if (accuracy_of := getattr(baselines, key)) is not None:
+                rows.append([run.name, f"baseline: {words}", "", "", Cell(accuracy_of), ""])
     return Table("Held-out results by stage, 95% intervals", ["run", "stage", "rows", "reward", "accuracy", "accuracy where parsed"], rows)
 
 
@@ -192,8 +193,7 @@ def _family_plots(run: TrainingRun, of: str) -> list[Plot]:
 
 
 def _wilson(family: Family) -> Interval | None:
-    interval = proportion_ci(round(family.accuracy * family.n), family.n)
-    return None if interval is None else (interval[0], interval[1])
+    return proportion_ci(round(family.accuracy * family.n), family.n)
 
 
 def _group_plot(title: str, metric: str, percent: bool, judged: dict[str, Figures]) -> list[Plot]:

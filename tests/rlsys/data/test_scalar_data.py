@@ -76,7 +76,7 @@ def test_critiques_are_grouped_by_prompt(tmp_path, tokenizer):
         ("a", "one judge", ["shown the other way round"], (1.0,)),
     ]
     assert counts == {"samples": 6, "hinted": 0, "parse_failures": 1, "too_long": 1}
-    assert describe(groups) == {
+    assert describe(groups).to_json() == {
         "rows": 2,
         "groups": 3,
         "texts": 4,
@@ -156,7 +156,7 @@ def test_rows_of_one_label_over_all_orders_can_be_dropped(tmp_path, tokenizer):
 def test_rows_of_one_id_in_two_subsets_are_two_rows(tmp_path, tokenizer):
     rows = [sample("1", "first", "yes", True, source="safety"), sample("1", "second", "no", False, source="code")]
     groups, _ = read_critiques([write(tmp_path / "step.parquet", rows)], tokenizer, max_tokens=60)
-    assert describe(groups)["rows"] == 2
+    assert describe(groups).rows == 2
     with pytest.raises(DataError, match="none of 2 rows"):
         with_both_labels(groups)
 
@@ -172,7 +172,7 @@ def test_sample_counts_add_up(tmp_path, tokenizer, more):
     data = load_scalar_data(load_config(None, [f"meta_rm.data=[{path}]", "meta_rm.max_tokens=60", "meta_rm.heldout=0.3", *more]), tokenizer)
     account = data.account
     assert account["samples"] == 200 == sum(count for name, count in account.items() if name != "samples")
-    assert account["used"] == describe(data.train)["texts"] > 0 and account["heldout"] == describe(data.heldout)["texts"] > 0
+    assert account["used"] == describe(data.train).texts > 0 and account["heldout"] == describe(data.heldout).texts > 0
     assert (
         account["too_long"] > 0
         and (account["one_label"] > 0) == ("mixed" in str(more))

@@ -1,10 +1,21 @@
 """A run that goes nowhere says why and what to do."""
 
+from rlsys.documents.runs import Stage
 from rlsys.evaluation.advice import advise_at_end, advise_if_nothing_parsed, advise_on_equal_rewards, describe_failures
 
 
 def result(accuracy=0.0, failed=10, samples=10, cut_off=0):
-    return {"accuracy": accuracy, "parse_failures": {"no_box": failed}, "samples": samples, "cut_off": cut_off}
+    return Stage(
+        n=samples,
+        samples=samples,
+        reward=2 * accuracy - 1,
+        reward_ci95=None,
+        accuracy=accuracy,
+        accuracy_ci95=None,
+        parse_failures={"no_box": failed},
+        cut_off=cut_off,
+        families={},
+    )
 
 
 def test_a_base_that_parses_nothing_needs_a_teacher():

@@ -13,6 +13,15 @@ from rlsys.evaluation import calibration
 from rlsys.evaluation.statistics import auc_ci
 
 
+def summarise(*arguments) -> dict:
+    """The part of report.json."""
+    return calibration.summarise(*arguments).to_json()
+
+
+def summarise_pairs(*arguments) -> dict:
+    return calibration.summarise_pairs(*arguments).to_json()
+
+
 def slow_auc(scores, labels) -> float:
     """The chance that a right one is above a wrong one, ties half (Mann and Whitney)."""
     pairs = [(s > t) + (s == t) / 2 for s, a in zip(scores, labels) if a for t, b in zip(scores, labels) if not b]
@@ -25,7 +34,7 @@ def logit(p: float) -> float:
 
 def test_figures_worked_out_by_hand():
     scores = [logit(0.95), logit(0.95), logit(0.65), logit(0.15), logit(0.15)]
-    told = calibration.summarise(scores, [1, 0, 1, 0, 0], ["a", "b", "c", "d", "e"])
+    told = summarise(scores, [1, 0, 1, 0, 0], ["a", "b", "c", "d", "e"])
     # six pairs: .95 over .95 is half, over .15 twice; .65 loses to .95, wins twice
     assert told["auc"]["value"] == pytest.approx((2.5 + 2) / 6)
     assert told["accuracy"]["value"] == pytest.approx(4 / 5)
@@ -42,10 +51,10 @@ def test_figures_worked_out_by_hand():
 
 def test_within_a_row_only_its_own_texts_are_compared():
     """Row a is easy and row b hard, so the overall AUC is high though the scores within each row are the wrong way round."""
-    told = calibration.summarise([5.0, 5.1, 5.2, -5.0, -5.1, -5.2], [1, 1, 0, 1, 0, 0], list("aaabbb"))
+    told = summarise([5.0, 5.1, 5.2, -5.0, -5.1, -5.2], [1, 1, 0, 1, 0, 0], list("aaabbb"))
     assert told["auc_within_row"]["value"] == pytest.approx((0 + 1) / 2)
     assert told["auc_within_row"]["rows"] == 2
-    assert calibration.summarise([1.0, 0.0, 3.0], [1, 0, 1], list("aab"))["auc_within_row"]["rows"] == 1
+    assert summarise([1.0, 0.0, 3.0], [1, 0, 1], list("aab"))["auc_within_row"]["rows"] == 1
 
 
 @given(st.lists(st.tuples(st.integers(-3, 3), st.booleans(), st.integers(1, 3)), min_size=1, max_size=12))
@@ -66,7 +75,7 @@ labelled = st.lists(st.tuples(st.integers(-6, 6), st.booleans()), min_size=1, ma
 @settings(deadline=None, max_examples=20)
 def test_measures_equal_slow_loops_and_lie_within_their_intervals(pairs):
     scores, labels = [s / 2 for s, _ in pairs], [float(label) for _, label in pairs]
-    told = calibration.summarise(scores, labels, [str(i) for i in range(len(pairs))])
+    told = summarise(scores, labels, [str(i) for i in range(len(pairs))])
     p = [1 / (1 + math.exp(-s)) for s in scores]
     assert told["brier"]["value"] == pytest.approx(sum((a - b) ** 2 for a, b in zip(p, labels)) / len(p))
     gaps = [sum(a - b for a, b in zip(p, labels) if k / 10 <= a < (k + 1) / 10) for k in range(10)]
@@ -91,7 +100,7 @@ def test_measures_equal_slow_loops_and_lie_within_their_intervals(pairs):
 def test_a_probability_of_exactly_0_or_1_is_in_the_first_or_last_bin(size):
     """Right, wrong, right, wrong. At 40, a probability is 1 to the last bit; from 710, exp overflows."""
     scores, labels = [size, size, -size, -size], [1, 0, 0, 1]
-    told = calibration.summarise(scores, labels, list("abcd"))
+    told = summarise(scores, labels, list("abcd"))
     assert [entry["n"] for entry in told["table"]] == [2, 0, 0, 0, 0, 0, 0, 0, 0, 2]
     assert [told["table"][i]["predicted"] for i in (0, 9)] == [pytest.approx(0.0, abs=1e-15), 1.0]
     assert [told["table"][i]["observed"] for i in (0, 9)] == [0.5, 0.5]
@@ -106,7 +115,7 @@ def test_a_probability_of_exactly_0_or_1_is_in_the_first_or_last_bin(size):
 @pytest.mark.parametrize(("right", "expected"), [(True, 0.0), (False, 1.0)])
 def test_a_model_that_is_always_sure(right, expected):
     rows, labels = [str(i) for i in range(150)], [float(i % 2) for i in range(150)]
-    told = calibration.summarise([1e4 if (label > 0.5) == right else -1e4 for label in labels], labels, rows)
+    told = summarise([1e4 if (label > 0.5) == right else -1e4 for label in labels], labels, rows)
     assert told["ece"]["value"] == told["brier"]["value"] == told["rms_calibration_error"]["value"] == expected
     assert told["accuracy"]["value"] == 1 - expected and told["auc"]["value"] == pytest.approx(1 - expected)
     assert [told["table"][i]["observed"] for i in (0, 9)] == [expected, 1 - expected]
@@ -114,7 +123,7 @@ def test_a_model_that_is_always_sure(right, expected):
 
 @pytest.mark.filterwarnings("error")
 def test_pairs_that_lie_far_apart():
-    told = calibration.summarise_pairs([1e4, -1e4, 0.0, 1e4, 1e4], [1, 0, 0, 0, 1], list("aaabb"))
+    told = summarise_pairs([1e4, -1e4, 0.0, 1e4, 1e4], [1, 0, 0, 0, 1], list("aaabb"))
     # row a: 2e4 and 1e4 ahead; row b: level, 0.5
     assert told["pairwise_accuracy"]["value"] == pytest.approx((1 + 0.5) / 2)
     assert [entry["n"] for entry in told["table"]] == [2, 0, 0, 0, 0, 2, 0, 0, 0, 2]
@@ -124,11 +133,11 @@ def test_repeating_a_rows_texts_does_not_narrow_an_interval():
     """Samples of one row are not independent: ten copies of each say no more than one."""
     generator = np.random.default_rng(0)
     scores, labels, rows = generator.normal(size=60), generator.integers(0, 2, 60), [f"{i:02d}" for i in range(60)]
-    once = calibration.summarise(scores, labels, rows)
-    tenfold = calibration.summarise(np.repeat(scores, 10), np.repeat(labels, 10), np.repeat(rows, 10))
+    once = summarise(scores, labels, rows)
+    tenfold = summarise(np.repeat(scores, 10), np.repeat(labels, 10), np.repeat(rows, 10))
     for name in ("auc", "accuracy", "brier", "log_loss", "rms_calibration_error"):
         assert tenfold[name]["ci95"] == pytest.approx(once[name]["ci95"])
-    pretended = calibration.summarise(np.repeat(scores, 10), np.repeat(labels, 10), [str(i) for i in range(600)])
+    pretended = summarise(np.repeat(scores, 10), np.repeat(labels, 10), [str(i) for i in range(600)])
     assert np.ptp(pretended["auc"]["ci95"]) < 0.5 * np.ptp(once["auc"]["ci95"])
 
 
@@ -136,15 +145,15 @@ def test_probabilities_that_are_true_are_calibrated():
     generator = np.random.default_rng(1)
     scores = generator.normal(0, 2, 20_000)
     labels = generator.random(20_000) < 1 / (1 + np.exp(-scores))
-    told = calibration.summarise(scores, labels, [str(i) for i in range(len(scores))])
+    told = summarise(scores, labels, [str(i) for i in range(len(scores))])
     assert told["ece"]["value"] < 0.015
-    overconfident = calibration.summarise(3 * scores, labels, [str(i) for i in range(len(scores))])
+    overconfident = summarise(3 * scores, labels, [str(i) for i in range(len(scores))])
     assert overconfident["ece"]["value"] > 0.1
     assert overconfident["auc"]["value"] == pytest.approx(told["auc"]["value"])
 
 
 def test_pairs_of_a_row_count_as_one_row():
-    told = calibration.summarise_pairs([2.0, 1.0, 2.0, 1.0, 0.0, 5.0, 5.0, 1.0], [1, 0, 0, 0, 1, 0, 1, 0], list("aaabbbcc"))
+    told = summarise_pairs([2.0, 1.0, 2.0, 1.0, 0.0, 5.0, 5.0, 1.0], [1, 0, 0, 0, 1, 0, 1, 0], list("aaabbbcc"))
     assert told["base_rate"] == 0.5 and told["rows"] == 3 and told["n"] == 2 * 5
     # row a wins one and ties one, row b loses both, row c wins its only one
     assert told["pairwise_accuracy"]["value"] == pytest.approx((0.75 + 0 + 1) / 3)
@@ -154,10 +163,10 @@ def test_pairs_of_a_row_count_as_one_row():
 
 
 def test_a_bins_interval_counts_rows_and_not_texts():
-    few = calibration.summarise([logit(0.55)] * 20, [1] * 10 + [0] * 10, ["a"] * 10 + ["b"] * 10)
+    few = summarise([logit(0.55)] * 20, [1] * 10 + [0] * 10, ["a"] * 10 + ["b"] * 10)
     (entry,) = (entry for entry in few["table"] if entry["n"])
     assert entry["observed"] == 0.5 and entry["ci95"] is None, "two rows"
-    many = calibration.summarise([logit(0.55)] * 200, ([1] * 10 + [0] * 10) * 10, np.repeat([str(i) for i in range(20)], 10))
+    many = summarise([logit(0.55)] * 200, ([1] * 10 + [0] * 10) * 10, np.repeat([str(i) for i in range(20)], 10))
     (entry,) = (entry for entry in many["table"] if entry["n"])
     # Wilson, ten successes of twenty: (p + z^2/2n +- z sqrt(p(1-p)/n + z^2/4n^2)) / (1 + z^2/n), z = 1.96
     z, n = 1.959964, 20
@@ -187,7 +196,7 @@ def test_the_calibration_error_without_chance_is_zero_on_average_for_a_calibrate
         labels = (rng.random(200) < 1 / (1 + np.exp(-scores))).astype(float)
         squares.append(slow_square(scores.tolist(), labels.tolist(), [i // 2 for i in range(200)]))
         if len(usual) < 20:
-            told = calibration.summarise(scores, labels, [str(i // 2) for i in range(200)])
+            told = summarise(scores, labels, [str(i // 2) for i in range(200)])
             assert told["rms_calibration_error"]["value"] == pytest.approx(math.sqrt(max(squares[-1], 0)))
             usual.append(told["ece"]["value"])
             level.append(told["ece"]["calibrated"]["mean"])
@@ -199,9 +208,9 @@ def test_an_overconfident_models_calibration_error_leaves_zero_out():
     rng = np.random.default_rng(1)
     scores = rng.normal(0, 2, 2000)
     labels = rng.random(2000) < 1 / (1 + np.exp(-scores))
-    low, high = calibration.summarise(3 * scores, labels, [str(i) for i in range(2000)])["rms_calibration_error"]["ci95"]
+    low, high = summarise(3 * scores, labels, [str(i) for i in range(2000)])["rms_calibration_error"]["ci95"]
     assert 0.05 < low < high < 0.3
-    assert calibration.summarise(scores, labels, [str(i) for i in range(2000)])["rms_calibration_error"]["ci95"][0] < 0.02
+    assert summarise(scores, labels, [str(i) for i in range(2000)])["rms_calibration_error"]["ci95"][0] < 0.02
 
 
 @pytest.mark.parametrize(
@@ -210,7 +219,7 @@ def test_an_overconfident_models_calibration_error_leaves_zero_out():
 )
 def test_what_cannot_be_judged_is_refused(scores, labels, message):
     with pytest.raises(ValueError, match=message):
-        calibration.summarise(scores, labels, ["a"] * len(scores))
+        summarise(scores, labels, ["a"] * len(scores))
 
 
 def test_the_picture_and_the_table(tmp_path):
@@ -227,5 +236,5 @@ def test_the_picture_and_the_table(tmp_path):
     for one in (told, one_label):
         console.print(calibration.table(one, "title"))
     text = console.export_text()
-    assert f"{told['auc']['value']:.3f}" in text and "one label only" in text
+    assert f"{told.auc.value:.3f}" in text and "one label only" in text
     calibration.plot(one_label, tmp_path / "two.png", "A title", "the critique is correct")

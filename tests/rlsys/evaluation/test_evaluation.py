@@ -10,12 +10,22 @@ import numpy as np
 import pytest
 
 from rlsys.data.readers import DataError
+from rlsys.documents.evaluation import BenchmarkReport, EvalReport
 from rlsys.evaluation import by_group, eval_passes, markdown_page, overview, score_benchmark, unsupported_reason
 from rlsys.evaluation.benchmarks import Benchmark, load
 from rlsys.evaluation.passes import greedy, greedy_order
 from rlsys.evaluation.tables import _biases
 from rlsys.judging.requests import JudgeResult, RenderedRequest
 from rlsys.judging.voting import STRATEGIES, Options, SampleTable, decide, find_strategy, strategy, subsets
+
+
+def scored(*arguments) -> dict:
+    """What eval.json holds."""
+    return score_benchmark(*arguments).to_json()
+
+
+def report(found: dict) -> EvalReport:
+    return EvalReport(model="m|n", k=[1, 2, 4], draws=5, temperature=0.5, seed=0, benchmarks={"format:rlsys": found})
 
 
 def written(path: Path, rows: list[dict]) -> Path:
@@ -59,7 +69,7 @@ def skip(row: dict) -> dict:
 
 
 def vote_point(benchmark: Benchmark, rows: dict, ks: list[int], k: int, draws: int, seed: int = 0) -> dict:
-    return score_benchmark(benchmark, rows, [find_strategy("vote")], ks, draws, seed)["strategies"]["vote"][str(k)]
+    return scored(benchmark, rows, [find_strategy("vote")], ks, draws, seed)["strategies"]["vote"][str(k)]
 
 
 @pytest.mark.parametrize("k", [3, 8])
@@ -86,7 +96,7 @@ def test_vote_equals_a_loop_over_draws_items_and_samples(pairs, k):
 def test_every_strategy_equals_rlsys_vote_on_each_subset(pairs, name, k):
     """`decide` (what `rlsys vote` runs) sees one draw of one row at a time."""
     rows, draws, chosen = rows_of(pairs, 9, seed=3), 6, find_strategy(name)
-    found = score_benchmark(pairs, rows, [chosen], [1, 5, 9], draws, 2)["strategies"][name][str(k)]
+    found = scored(pairs, rows, [chosen], [1, 5, 9], draws, 2)["strategies"][name][str(k)]
     right: dict[str, list[bool]] = {"a": [], "b": []}
     spent, tokens, given = [], [], []
     for draw in subsets(9, k, draws, 2):
@@ -119,7 +129,7 @@ def test_what_adaptive_and_abstain_save(tmp_path):
     benchmark = load("format:rlsys", written(tmp_path / "rows.jsonl", [preference(number) for number in range(2)]))
     one = {"order": [1, 0], "scores": [4, 5], "tokens": 10}
     rows = [{"id": "all/0", "samples": [one] * 12}, {"id": "all/1", "samples": [one] * 6 + [one | {"scores": [5, 4]}] * 6}]
-    found = score_benchmark(
+    found = scored(
         benchmark,
         {"samples": rows, "greedy": [row | {"samples": [one | {"text": ""}]} for row in rows]},
         [find_strategy("adaptive"), find_strategy("abstain")],
@@ -165,8 +175,8 @@ def test_greedy_worked_out_by_hand(tmp_path):
         order, scores = outcome
         rows.append(row | {"samples": [{"order": order, "scores": scores, "failure": "no_box", "tokens": 10, "text": f"said {item.id}"}]})
     rows[3]["samples"][0]["truncated"] = True
-    found = score_benchmark(benchmark, {"samples": rows, "greedy": rows}, [find_strategy("vote")], [1], 2000, 0)
-    assert ("cut off at rollout.max_tokens", "1 of 1 failures", "1 of 1 failures") in tuple(_biases(found))
+    found = scored(benchmark, {"samples": rows, "greedy": rows}, [find_strategy("vote")], [1], 2000, 0)
+    assert ("cut off at rollout.max_tokens", "1 of 1 failures", "1 of 1 failures") in tuple(_biases(BenchmarkReport.model_validate(found)))
     assert found["greedy"]["overall"]["value"] == pytest.approx(0.3, abs=0.01)
     assert (found["greedy"]["coverage"], found["greedy"]["tokens_per_item"], found["greedy"]["samples_per_item"]) == (0.6, 10, 1)
     assert (found["skipped"], found["skipped_ids"]) == (1, ["all/4"])
@@ -187,7 +197,7 @@ def test_greedy_worked_out_by_hand(tmp_path):
 
 
 def test_examples_are_three_of_each(pairs):
-    found = score_benchmark(pairs, rows_of(pairs, 1, parsed=1.0), [find_strategy("vote")], [1], 1, 0)["examples"]
+    found = scored(pairs, rows_of(pairs, 1, parsed=1.0), [find_strategy("vote")], [1], 1, 0)["examples"]
     assert [example["correct"] for example in found] == [True] * 3 + [False] * 3
     assert all((example["best"] == example["gold"]) is example["correct"] for example in found)
 
@@ -197,7 +207,7 @@ def test_wrong_critiques_are_shown_before_those_that_did_not_parse(pairs):
     for number, row in enumerate(rows["greedy"]):
         (one,) = row["samples"]
         one["scores"] = None if number < 8 else [1 + (response != 0) for response in one["order"]]
-    shown = {example["id"] for example in score_benchmark(pairs, rows, [find_strategy("vote")], [1], 1, 0)["examples"]}
+    shown = {example["id"] for example in scored(pairs, rows, [find_strategy("vote")], [1], 1, 0)["examples"]}
     # Where four responses are there, three share the top: no pick, and wrong too.
     assert len(shown) == 3 and shown < {item.id for item in pairs.items[8:]}
 
@@ -211,9 +221,7 @@ def test_both_orders_of_a_pair_are_compared(tmp_path):
 
     first = [row("all/0", [0, 1], [9, 2]), row("all/1", [1, 0], [9, 2])]
     second = [row("all/0", [1, 0], [2, 9]), row("all/1", [0, 1], [9, 2])]
-    found = score_benchmark(benchmark, {"samples": first, "greedy": first, "swapped": second}, [find_strategy("vote")], [1], 3, 0)[
-        "position"
-    ]
+    found = scored(benchmark, {"samples": first, "greedy": first, "swapped": second}, [find_strategy("vote")], [1], 3, 0)["position"]
     assert (found["first"], found["first_expected"], found["other_order"], found["rows"]) == (0.75, 0.5, 0.5, 2)
     assert (found["samples"]["first"], found["samples"]["rows"]) == (1.0, 0)
     judgebench = {"pair_id": "1", "source": "livebench-math", "question": "?", "response_A": "A", "response_B": "B", "label": "A>B"}
@@ -221,7 +229,7 @@ def test_both_orders_of_a_pair_are_compared(tmp_path):
     assert [part.name for part in eval_passes(fixed, 2, 0.5, 0)] == ["samples", "greedy"]
     assert [part.ask(item).orders[-1] for part in eval_passes(fixed, 2, 0.5, 0) for item in fixed.items] == [(0, 1), (1, 0)] * 2
     both = [row(item.id, list(item.order), [9, 2]) for item in fixed.items]
-    assert score_benchmark(fixed, {"samples": both, "greedy": both}, [find_strategy("vote")], [1], 3, 0)["position"]["other_order"] == 0.0
+    assert scored(fixed, {"samples": both, "greedy": both}, [find_strategy("vote")], [1], 3, 0)["position"]["other_order"] == 0.0
 
 
 def test_what_is_asked(pairs):
@@ -270,7 +278,7 @@ def test_single_responses_are_scored_by_area(tmp_path):
         {"id": item.id, "samples": [{"order": [0], "scores": [given], "tokens": 3, "text": "t"}]}
         for item, given in zip(benchmark.items, scores)
     ]
-    found = score_benchmark(benchmark, {"samples": said, "greedy": said}, [find_strategy("mean")], [1], 5, 0)
+    found = scored(benchmark, {"samples": said, "greedy": said}, [find_strategy("mean")], [1], 5, 0)
     assert found["metric"] == "roc_auc" and found["greedy"]["overall"]["value"] == 0.75
     # Above the middle, 5.5, is said to be right.
     assert {(example["gold"], example["scores"][0], example["correct"], example["best"]) for example in found["examples"]} == {
@@ -296,9 +304,7 @@ def test_rows_are_compared_by_means_whatever_did_not_parse(tmp_path, name):
         parsed = [one for one in own if one is not None]
         scores.append(sum(parsed) / len(parsed) if parsed else None)
     greedy = [row | {"samples": row["samples"][:1]} for row in rows]
-    found = score_benchmark(benchmark, {"samples": rows, "greedy": greedy}, [find_strategy(name)], [8], 1, 0)["strategies"][name]["8"][
-        "overall"
-    ]
+    found = scored(benchmark, {"samples": rows, "greedy": greedy}, [find_strategy(name)], [8], 1, 0)["strategies"][name]["8"]["overall"]
     right, wrong = (list(scores[start::2]) for start in (1, 0))
     assert None not in scores  # at 0.3 to the eighth, no row is without a verdict here
     won = sum((high > low) + (high == low) / 2 for high in right for low in wrong) / (len(right) * len(wrong))
@@ -315,7 +321,7 @@ def test_ties_of_reward_bench_2_are_compared_by_means(tmp_path):
         {"id": item.id, "samples": [{"order": list(range(item.record.n)), "scores": one, "tokens": 1, "text": ""} for one in given[index]]}
         for index, item in enumerate(benchmark.items, 1)
     ]
-    document = score_benchmark(benchmark, {"samples": said, "greedy": said}, [find_strategy("vote")], [3], 1, 0)
+    document = scored(benchmark, {"samples": said, "greedy": said}, [find_strategy("vote")], [3], 1, 0)
     found = document["strategies"]["vote"]["3"]["overall"]
     # Margins 2 in ref and 6 - 2 = 4 in tied, spread 3: right in both rows (0.6), 4 > 3 (0.2), 2 is not (0), tanh(2 / 3 - 1).
     assert found["value"] == pytest.approx(0.8 + 0.01 * np.tanh(2 / 3 - 1))
@@ -344,7 +350,7 @@ def test_a_strategy_of_ones_own_is_drawn_like_the_others(pairs):
 
     try:
         rows = rows_of(pairs, 4, parsed=1.0)
-        found = score_benchmark(pairs, rows, [lowest], [4], 2, 0)["strategies"]["lowest_of_all"]["4"]["overall"]["value"]
+        found = scored(pairs, rows, [lowest], [4], 2, 0)["strategies"]["lowest_of_all"]["4"]["overall"]["value"]
     finally:
         del STRATEGIES["lowest_of_all"]
     right = 0
@@ -358,22 +364,19 @@ def test_a_strategy_of_ones_own_is_drawn_like_the_others(pairs):
 def test_too_few_samples_are_an_error(pairs):
     rows = rows_of(pairs, 2)
     with pytest.raises(DataError, match="2 samples, fewer than k = 4"):
-        score_benchmark(pairs, rows, [find_strategy("vote")], [1, 4], 2, 0)
+        scored(pairs, rows, [find_strategy("vote")], [1, 4], 2, 0)
 
 
 def test_large_tables_are_worked_on_in_portions(pairs, monkeypatch):
     rows = rows_of(pairs, 6)
-    whole = score_benchmark(pairs, rows, [find_strategy("vote"), find_strategy("adaptive")], [2, 6], 11, 0)
+    whole = scored(pairs, rows, [find_strategy("vote"), find_strategy("adaptive")], [2, 6], 11, 0)
     monkeypatch.setattr("rlsys.evaluation.scoring.CELLS", 1)
-    assert score_benchmark(pairs, rows, [find_strategy("vote"), find_strategy("adaptive")], [2, 6], 11, 0) == whole
+    assert scored(pairs, rows, [find_strategy("vote"), find_strategy("adaptive")], [2, 6], 11, 0) == whole
 
 
 def test_the_tables(pairs):
-    found = score_benchmark(pairs, rows_of(pairs, 4), [find_strategy(name) for name in ("vote", "adaptive")], [1, 2, 4], 5, 0)
-    document = {
-        "model": "m|n", "meta_rm": None, "k": [1, 2, 4], "draws": 5, "temperature": 0.5, "seed": 0, "seconds": 1.0,
-        "benchmarks": {"format:rlsys": found},
-    }  # fmt: skip
+    found = scored(pairs, rows_of(pairs, 4), [find_strategy(name) for name in ("vote", "adaptive")], [1, 2, 4], 5, 0)
+    document = report(found)
     grid = overview(document)
     names = [row[0] for row in grid.rows]
     assert names == [
@@ -388,7 +391,7 @@ def test_the_tables(pairs):
     figure = found["strategies"]["vote"]["4"]["overall"]
     assert figure["ci95"] is None and grid.rows[3][1] == f"{figure['value']:.1%} (too few rows)"
     figure["ci95"] = [0.25, 0.75]
-    assert overview(document).rows[3][1] == f"{figure['value']:.1%} (25.0% to 75.0%)"
+    assert overview(report(found)).rows[3][1] == f"{figure['value']:.1%} (25.0% to 75.0%)"
     text = markdown_page(document, [grid, *by_group(document)])
     assert (
         text.startswith("# Evaluation\n\nModel m|n; temperature 0.5, seed 0.") and "| vote@4 |" in text and "parse failure: no_box" in text

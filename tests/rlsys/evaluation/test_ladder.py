@@ -46,9 +46,9 @@ def test_rightness_is_the_share_of_draws_in_which_the_best_response_wins():
 def test_a_rung_is_compared_row_by_row():
     after, before = {"a": 1.0, "b": 0.5, "c": 1.0}, {"c": 0.0, "a": 1.0, "b": 0.0}
     found = rung("rl", "after RL", after, 3, before, 12.5)
-    assert found["value"] == pytest.approx(2.5 / 3) and found["minus_previous"]["mean"] == pytest.approx(0.5)
-    assert found["ci95"] is None and found["minus_previous"]["ci95"] is None, "three rows are too few"
+    assert found.value == pytest.approx(2.5 / 3) and found.minus_previous.mean == pytest.approx(0.5)
+    assert found.ci95 is None and found.minus_previous.ci95 is None, "three rows are too few"
     many = rung("rl", "after RL", {str(i): i % 4 / 3 for i in range(40)}, 3, {str(i): i % 3 / 3 for i in range(40)}, 12.5)
-    assert many["ci95"][0] < many["value"] < many["ci95"][1]
-    assert many["minus_previous"]["ci95"][0] < many["minus_previous"]["mean"] < many["minus_previous"]["ci95"][1]
-    assert rung("base", "base", before, 3, None, None)["minus_previous"] is None
+    assert many.ci95[0] < many.value < many.ci95[1]
+    assert many.minus_previous.ci95[0] < many.minus_previous.mean < many.minus_previous.ci95[1]
+    assert rung("base", "base", before, 3, None, None).minus_previous is None

@@ -8,6 +8,10 @@ import pytest
 from rlsys.evaluation.statistics import _variance, auc_ci, mean_ci, paired_difference, positive_mean_ci, proportion_ci
 
 
+def difference(*arguments, **options) -> dict:
+    return paired_difference(*arguments, **options).to_json()
+
+
 def wilson_by_hand(k: int, n: int) -> tuple[float, float]:
     z = 1.959963984540054
     p = k / n
@@ -61,23 +65,23 @@ def test_an_area_has_delongs_variance():
 def test_pairing_removes_what_rows_share():
     rng = np.random.default_rng(3)
     hard = rng.normal(0, 10, 300)
-    result = paired_difference((hard + 1).tolist(), hard.tolist())
+    result = difference((hard + 1).tolist(), hard.tolist())
     assert result["mean"] == pytest.approx(1.0) and result["changed"] == 300
     assert result["ci95"] == pytest.approx([1.0, 1.0], abs=0.02)
 
 
 def test_few_changed_rows_are_too_few():
     before = [0.0] * 100
-    assert paired_difference([1.0] * 5 + before[5:], before) == {"mean": 0.05, "ci95": None, "changed": 5}
-    low, high = paired_difference([1.0] * 6 + before[6:], before)["ci95"]
+    assert difference([1.0] * 5 + before[5:], before) == {"mean": 0.05, "ci95": None, "changed": 5}
+    low, high = difference([1.0] * 6 + before[6:], before)["ci95"]
     assert 0 < low < 0.06 < high
     # One large change among small ones tells no more than itself.
-    assert paired_difference([1.0] + [0.01] * 30 + before[31:], before)["ci95"] is None
+    assert difference([1.0] + [0.01] * 30 + before[31:], before)["ci95"] is None
 
 
 def test_pairing_refuses_other_rows():
     with pytest.raises(ValueError, match="same rows"):
-        paired_difference([1.0], [1.0, 2.0])
+        difference([1.0], [1.0, 2.0])
 
 
 def test_changes_of_one_size_have_bonett_and_prices_interval():
@@ -86,34 +90,34 @@ def test_changes_of_one_size_have_bonett_and_prices_interval():
     before = [0.0] * 10 + [1.0] * 3 + [0.0] * 27
     centre = 7 / 41
     half = 1.959963984540054 * math.sqrt((14 / 41 - centre**2) / 41)
-    result = paired_difference(after, before)
+    result = difference(after, before)
     assert result == {"mean": 7 / 40, "changed": 13, "ci95": pytest.approx([centre - half, centre + half])}
-    doubled = paired_difference([2 * value for value in after], [2 * value for value in before], largest=2.0)
+    doubled = difference([2 * value for value in after], [2 * value for value in before], largest=2.0)
     assert doubled["ci95"] == pytest.approx([2 * bound for bound in result["ci95"]])
-    swapped = paired_difference(before, after)
+    swapped = difference(before, after)
     assert swapped["ci95"] == pytest.approx([-bound for bound in reversed(result["ci95"])])
 
 
 def test_changes_of_several_sizes_have_students_quantile():
     """Changes .1, -.2, .3 ten times and 2 rows without: the typical size is the sum of squares over the sum of sizes."""
-    difference = [0.1, -0.2, 0.3] * 10 + [0.0, 0.0]
+    changes = [0.1, -0.2, 0.3] * 10 + [0.0, 0.0]
     size = (0.01 + 0.04 + 0.09) / 0.6
     centre = 2.0 / 33
     variance = (10 * 0.14 + size**2) / 33 - centre**2
     half = 2.0395134464 * math.sqrt(variance / 33)  # t of 31 degrees of freedom, 97.5%
-    result = paired_difference(difference, [0.0] * 32)
+    result = difference(changes, [0.0] * 32)
     assert result["changed"] == 30 and result["mean"] == pytest.approx(2 / 32)
     assert result["ci95"] == pytest.approx([centre - half, centre + half])
 
 
 def test_a_difference_reaches_no_farther_than_it_can():
     after, before = [1.0] * 12, [0.0] * 12
-    assert paired_difference(after, before)["ci95"][1] == 1.0 and paired_difference(before, after)["ci95"][0] == -1.0
-    assert paired_difference(after, before, largest=2.0)["ci95"][1] >= 1.0
-    assert paired_difference([1.0] * 9, [0.0] * 9)["ci95"] is None and paired_difference([1.0] * 10, [0.0] * 10)["ci95"] is not None
+    assert difference(after, before)["ci95"][1] == 1.0 and difference(before, after)["ci95"][0] == -1.0
+    assert difference(after, before, largest=2.0)["ci95"][1] >= 1.0
+    assert difference([1.0] * 9, [0.0] * 9)["ci95"] is None and difference([1.0] * 10, [0.0] * 10)["ci95"] is not None
     sizes = [0.5 + i / 100 for i in range(20)]
-    assert paired_difference(sizes[:19], [0.0] * 19)["ci95"] is None and paired_difference(sizes, [0.0] * 20)["ci95"] is not None
-    assert paired_difference([0.0] * 30, [0.0] * 30) == {"mean": 0.0, "ci95": None, "changed": 0}
+    assert difference(sizes[:19], [0.0] * 19)["ci95"] is None and difference(sizes, [0.0] * 20)["ci95"] is not None
+    assert difference([0.0] * 30, [0.0] * 30) == {"mean": 0.0, "ci95": None, "changed": 0}
 
 
 def test_a_mean_without_a_bound_has_students_interval_of_its_logarithm():

@@ -15,11 +15,11 @@ from page_folders import benchmark, build, evaluation, ladder, plots, scalar_run
 
 from rlsys.data.readers import DataError
 from rlsys.data.trajectories import TRAJECTORIES
+from rlsys.documents.core import Estimate
 from rlsys.reporting.page import collect
 from rlsys.reporting.page.critiques import spread
 from rlsys.reporting.page.evaluations import mean
 from rlsys.reporting.page.plots import Curves, Series, common_range, moving_mean
-from rlsys.reporting.page.schema import Estimate
 
 
 def test_curves_hold_the_figures_of_eval_json(folders, document) -> None:
@@ -258,7 +258,7 @@ def changed(value: dict, path: str, new) -> dict:
             {"config.yaml": "model: {path: m}", "summary.json": {"heldout": {"rl": {"n": 1}}, "seconds": {}}},
             ["summary.json", "heldout.rl.samples"],
         ),
-        ({"config.yaml": "model: {path: m}", "report.json": {"objective": "bce"}}, ["report.json", "model"]),
+        ({"config.yaml": "model: {path: m}", "report.json": {"objective": "bce"}}, ["report.json", "heldout"]),
     ],
 )
 def test_a_broken_folder_is_named_with_what_is_wrong(tmp_path, files, expected) -> None:

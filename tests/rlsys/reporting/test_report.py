@@ -6,6 +6,7 @@ import io
 
 from rich.console import Console
 
+from rlsys.documents.runs import RunSummary
 from rlsys.reporting.summary import STAGES, summary_table
 
 
@@ -39,7 +40,7 @@ def summary(**changes: object) -> dict:
 def shown(told: dict) -> list[str]:
     """The lines of what is printed."""
     file = io.StringIO()
-    Console(file=file, width=220, markup=False, emoji=False, highlight=False).print(summary_table(told))
+    Console(file=file, width=220, markup=False, emoji=False, highlight=False).print(summary_table(RunSummary.model_validate(told)))
     return file.getvalue().splitlines()
 
 
