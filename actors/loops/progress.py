@@ -11,7 +11,8 @@ from ray.util.metrics import Gauge
 from rich.console import Console
 from rich.text import Text
 
-from rlsys.system.terminal import as_text, print_text, printable
+from rlsys.system.printable import printable
+from rlsys.system.terminal import as_text, print_text
 from rlsys.system.timing import PhaseTimer
 
 

@@ -178,7 +178,7 @@ def measured(task: SamplingTask, timeout_s: float) -> dict[str, Any]:
 
 def measure(task: SamplingTask) -> dict[str, Any]:
     """Open the file, sample, check some rows, and read the file once without processing. Times in seconds, memory in bytes."""
-    from rlsys.config.schema import Data
+    from rlsys.config.sources import Data
     from rlsys.data import readers  # noqa: F401  # so that the memory at the start includes its import
     from rlsys.data.datasets import open_rows, sample_records
     from rlsys.data.sampler import Sampler

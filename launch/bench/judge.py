@@ -67,7 +67,7 @@ def judge(
 
 def ask_batches(work: Work, config: Config) -> list[list[JudgeRequest]]:
     """Return the requests of each batch; the last batch shows every row in a single order."""
-    from rlsys.config.schema import Data
+    from rlsys.config.sources import Data
     from rlsys.data.datasets import open_rows
     from rlsys.judging.requests import judge_request
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence, Set
 from pathlib import Path
 from typing import Protocol
 
-from rlsys.config.schema import Data
+from rlsys.config.sources import Data
 from rlsys.data.accounts import RowCounts
 from rlsys.data.records import Record
 from rlsys.data.sampler import Sampler

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from rlsys.config.schema import Data
+from rlsys.config.sources import Data
 from rlsys.data.batches import LearnerRow, learner_row
 from rlsys.data.datasets import TASKS, open_rows
 from rlsys.data.readers import DataError, strict_rows

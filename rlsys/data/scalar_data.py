@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
@@ -114,7 +114,7 @@ def read_critiques(
     """
     table = pa.concat_tables([_read_table(path) for path in files])
     counts = {"samples": table.num_rows, "hinted": 0, "parse_failures": 0}
-    filters = {"hinted": lambda: table["hinted"]}
+    filters: dict[str, Callable[[], pa.Array]] = {"hinted": lambda: table["hinted"]}
     if not parse_failures:
         filters["parse_failures"] = lambda: pc.is_valid(table["parse_failure"])
     for name, dropped in filters.items():

@@ -6,6 +6,7 @@ is positive even for a perfectly calibrated model, by an amount that depends on 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -85,7 +86,8 @@ def measures(score: np.ndarray, label: np.ndarray, row: np.ndarray, weight: np.n
 
 
 def _bins(probability: np.ndarray) -> np.ndarray:
-    return np.minimum((probability * BINS).astype(int), BINS - 1)
+    bins: np.ndarray = np.minimum((probability * BINS).astype(int), BINS - 1)
+    return bins
 
 
 def _mean_over_rows(values: np.ndarray, weight: np.ndarray, row: np.ndarray) -> Estimate:
@@ -192,13 +194,13 @@ def _noncentral(observed: float, freedom: float) -> tuple[float, float]:
 
     def below(noncentrality: float) -> float:
         """Return the probability assigned to the lower tail."""
-        return 0.025 * -np.expm1(-noncentrality / np.sqrt(2 * freedom))
+        return 0.025 * -math.expm1(-noncentrality / math.sqrt(2 * freedom))
 
     def too_small(noncentrality: float) -> float:
-        return chndtr(observed, freedom, noncentrality) - below(noncentrality)
+        return float(chndtr(observed, freedom, noncentrality)) - below(noncentrality)
 
     def too_large(noncentrality: float) -> float:
-        return 1 - chndtr(observed, freedom, noncentrality) - (0.05 - below(noncentrality))
+        return 1 - float(chndtr(observed, freedom, noncentrality)) - (0.05 - below(noncentrality))
 
     limit = 10 * (observed + freedom + 20)
     low = 0.0 if observed <= tail or chdtrc(freedom, observed) >= 0.05 else brentq(too_large, 0.0, limit)

@@ -159,7 +159,8 @@ class RunFolder:
         return self.read_json("checkpoints/best.json") or {}
 
     def is_best(self, reward: float) -> bool:
-        return reward > self.best().get("reward", float("-inf"))
+        best: float = self.best().get("reward", float("-inf"))
+        return reward > best
 
     def set_best(self, step: int, reward: float) -> None:
         self.write_json("checkpoints/best.json", {"checkpoint": self.checkpoint_path(step).name, "reward": reward})

@@ -10,11 +10,12 @@ in the last place, and on a CPU it also saves float32 copies of its input.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd.function import FunctionCtx
 
 CHUNK = 2**17
 """Elements that a CPU processes at a time: half a megabyte of float32."""
@@ -36,7 +37,7 @@ class _RmsNorm(torch.autograd.Function):
     """weight * (x / sqrt(mean(x ** 2) + eps)) (Zhang and Sennrich, arXiv 1910.07467), rounded in the same places as transformers."""
 
     @staticmethod
-    def forward(ctx, x: Tensor, weight: Tensor, eps: float) -> Tensor:
+    def forward(ctx: FunctionCtx, x: Tensor, weight: Tensor, eps: float) -> Tensor:
         rows = x.reshape(-1, x.shape[-1])
         scale = rows.new_empty(len(rows), 1, dtype=wide_dtype(x))
         out = torch.empty_like(rows)
@@ -49,7 +50,7 @@ class _RmsNorm(torch.autograd.Function):
         return out.view(x.shape)
 
     @staticmethod
-    def backward(ctx, gradient: Tensor):
+    def backward(ctx: FunctionCtx, gradient: Tensor) -> tuple[Tensor, Tensor, None]:
         rows, weight, scale = ctx.saved_tensors
         wide_weight = weight.to(scale.dtype)
         d_x, d_weight = torch.empty_like(rows), torch.zeros_like(wide_weight)
@@ -72,12 +73,12 @@ class _Linear(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    def forward(ctx: FunctionCtx, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         ctx.save_for_backward(x, weight)
         return F.linear(x, weight, bias)
 
     @staticmethod
-    def backward(ctx, gradient: Tensor):
+    def backward(ctx: FunctionCtx, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
         x, weight = ctx.saved_tensors
         needs_x, needs_weight, needs_bias = ctx.needs_input_grad
         rows, upstream = x.reshape(-1, x.shape[-1]), gradient.reshape(-1, gradient.shape[-1])
@@ -115,16 +116,16 @@ def unfuse_layers(model: nn.Module) -> None:
         module._compiled_call_impl = None
 
 
-def _norm(module: nn.Module):
+def _norm(module: nn.Module) -> Callable[[Tensor], Tensor]:
     return lambda x: _RmsNorm.apply(x, module.weight, module.variance_epsilon)
 
 
-def _linear(module: nn.Linear):
+def _linear(module: nn.Linear) -> Callable[[Tensor], Tensor]:
     return lambda x: _Linear.apply(x, module.weight, module.bias)
 
 
 def _has_amx(device: torch.device) -> bool:
-    return device.type == "cpu" and torch.cpu.get_capabilities().get("amx_bf16", False)
+    return device.type == "cpu" and bool(torch.cpu.get_capabilities().get("amx_bf16", False))
 
 
 @torch.no_grad()
@@ -133,4 +134,4 @@ def _is_standard_norm(module: nn.Module) -> bool:
     if weight is None or not hasattr(module, "variance_epsilon") or len(inspect.signature(module.forward).parameters) != 1:
         return False
     probe = torch.randn(2, 3, len(weight), device=weight.device, generator=torch.Generator(weight.device).manual_seed(0)).to(weight.dtype)
-    return torch.allclose(module(probe), _norm(module)(probe), rtol=2 * torch.finfo(weight.dtype).eps, atol=1e-6)
+    return bool(torch.allclose(module(probe), _norm(module)(probe), rtol=2 * torch.finfo(weight.dtype).eps, atol=1e-6))

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import FunctionCtx
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from rlsys.models.backbone import Attention, Backbone, Layers, decoder_of, probe
@@ -51,7 +52,8 @@ class LogprobHead(nn.Linear):
         self.in_features, self.out_features = linear.in_features, linear.out_features
         self.weight, self.bias, self.output = linear.weight, linear.bias, output
 
-    def forward(self, hidden: Tensor, target: Tensor | None = None, temperature: float = 1.0, with_entropy: bool = False):
+    def forward(self, hidden: Tensor, target: Tensor | None = None, temperature: float = 1.0, with_entropy: bool = False
+    ) -> Tensor | tuple[Tensor, Tensor | None]:
         """Map hidden [..., H] to logits [..., V] or, with target [M], hidden [M, H] to (logprob [M], entropy [M] or None)."""
         if target is None:
             return super().forward(hidden)
@@ -70,7 +72,7 @@ class _ChosenLogprobs(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx,
+        ctx: FunctionCtx,
         hidden: Tensor,
         weight: Tensor,
         bias: Tensor | None,
@@ -78,7 +80,7 @@ class _ChosenLogprobs(torch.autograd.Function):
         output: OutputTransform,
         temperature: float,
         with_entropy: bool,
-    ):
+    ) -> tuple[Tensor, Tensor]:
         zeros = torch.zeros(target.shape, dtype=wide_dtype(weight), device=hidden.device)
         logit, normaliser, expectation = zeros.clone(), zeros - torch.inf, zeros.clone()
         for part, logits, spare in _chunks(hidden, weight, bias, output, temperature):
@@ -99,7 +101,7 @@ class _ChosenLogprobs(torch.autograd.Function):
         return logit - normaliser, entropy
 
     @staticmethod
-    def backward(ctx, gradient: Tensor, _: Tensor):
+    def backward(ctx: FunctionCtx, gradient: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
         hidden, weight, bias, target, normaliser = ctx.saved_tensors
         output, temperature = ctx.output, ctx.temperature
         # d logprob / d logits = onehot(target) - probabilities; per-token factors are applied to the narrow side of each product
@@ -200,7 +202,7 @@ class Policy(Backbone):
         known = known.repeat(head.out_features // len(known) + 1)[: head.out_features]
         captured: dict[str, Tensor] = {}
 
-        def keep_hidden(_: nn.Module, __: tuple, out: Any) -> None:
+        def keep_hidden(_: nn.Module, __: tuple[Tensor, ...], out: Any) -> None:
             captured["hidden"] = out[0] if isinstance(out, tuple) else out.last_hidden_state
 
         def substitute(_: nn.Module, inputs: tuple[Tensor], out: Tensor) -> Tensor:

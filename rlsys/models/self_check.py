@@ -294,7 +294,8 @@ def _rows(model: PreTrainedModel) -> pa.RecordBatch:
     generator = torch.Generator().manual_seed(0)
 
     def sample(count: int) -> list[int]:
-        return usable[torch.randint(len(usable), (count,), generator=generator)].tolist()
+        tokens: list[int] = usable[torch.randint(len(usable), (count,), generator=generator)].tolist()
+        return tokens
 
     prompt = sample(PROMPT + extra)
     rows = [{"group": 0, "prompt_tokens": prompt, "tokens": sample(n), "rollout_logprobs": None, "advantage": 1.0} for n in COMPLETIONS]
@@ -360,7 +361,7 @@ def _ulp_noise(model: nn.Module) -> Iterator[None]:
     """Perturb every leaf module's output randomly by up to half a unit in the last place."""
     generator = torch.Generator(next(model.parameters()).device).manual_seed(0)
 
-    def perturb(_: nn.Module, __: tuple, out: Any) -> Any:
+    def perturb(_: nn.Module, __: tuple[Tensor, ...], out: Any) -> Any:
         if not isinstance(out, Tensor) or not out.is_floating_point():
             return out
         noise = torch.rand(out.shape, generator=generator, device=out.device, dtype=wide_dtype(out)) * 2 - 1

@@ -19,6 +19,7 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd.function import FunctionCtx
 from torch.nn.attention.flex_attention import AuxRequest, flex_attention
 from transformers import AttentionInterface
 from transformers.masking_utils import AttentionMaskInterface, causal_mask_function
@@ -48,7 +49,7 @@ class _TreeAttention(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx, q: Tensor, k: Tensor, v: Tensor, sinks: Tensor | None, rows: list[BlockIndex], scale: float, cap: float | None
+        ctx: FunctionCtx, q: Tensor, k: Tensor, v: Tensor, sinks: Tensor | None, rows: list[BlockIndex], scale: float, cap: float | None
     ) -> Tensor:
         out = v.new_empty(q.shape[0] + 1, v.shape[1])
         kept = []
@@ -62,7 +63,7 @@ class _TreeAttention(torch.autograd.Function):
         return out[:-1]
 
     @staticmethod
-    def backward(ctx, gradient: Tensor):
+    def backward(ctx: FunctionCtx, gradient: Tensor) -> tuple[Tensor | None, ...]:
         q, k, v, sinks, *kept = ctx.saved_tensors
         dq = q.new_empty(q.shape[0] + 1, q.shape[1])
         # Gradients of a shared prefix are summed over many nodes, which needs more precision than bfloat16.
@@ -177,7 +178,8 @@ def flex_tree_attention(query: Tensor, key: Tensor, value: Tensor, mask: TreeMas
 @cache
 def _compiled_flex() -> Callable[..., Tensor]:
     # Micro-batches differ in length; dynamic shapes need only one kernel.
-    return torch.compile(flex_attention, dynamic=True)
+    compiled: Callable[..., Tensor] = torch.compile(flex_attention, dynamic=True)
+    return compiled
 
 
 def _attention_function(

@@ -97,7 +97,8 @@ def rows() -> pa.RecordBatch:
     generator = np.random.default_rng(0)
 
     def tokens(count: int) -> list[int]:
-        return generator.integers(3, VOCABULARY, count).tolist()
+        found: list[int] = generator.integers(3, VOCABULARY, count).tolist()
+        return found
 
     shared = tokens(11)
     groups = [(shared + tokens(9), (5, 14, 9)), (shared + tokens(3), (12, 7)), (shared + tokens(14), (10,))]

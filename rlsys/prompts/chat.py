@@ -74,7 +74,8 @@ class Chat:
 
     def encode(self, text: str) -> list[int]:
         """Encode rendered text, or an assistant's answer. No special tokens are added, as the template writes all that are needed."""
-        return self.tokenizer.encode(text, add_special_tokens=False)
+        tokens: list[int] = self.tokenizer.encode(text, add_special_tokens=False)
+        return tokens
 
     @cached_property
     def end(self) -> int:
@@ -163,9 +164,10 @@ class Chat:
 
     def _apply(self, messages: Messages, add_generation_prompt: bool) -> str:
         try:
-            return self.tokenizer.apply_chat_template(
+            text: str = self.tokenizer.apply_chat_template(
                 self._contents(messages), add_generation_prompt=add_generation_prompt, tokenize=False, **self._args
             )
+            return text
         except _TEMPLATE_ERRORS as error:
             raise ChatError(f"{self.name}: {error}") from error
 

@@ -39,7 +39,8 @@ class Parquet(SingleFile):
             raise DataError(f"not a readable Parquet file ({error}).", file=str(path)) from error
         _check_names(self._file.schema_arrow, path)
         metadata = self._file.metadata
-        self._starts = list(accumulate((metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)), initial=0))
+        sizes = (metadata.row_group(group).num_rows for group in range(metadata.num_row_groups))
+        self._starts: list[int] = list(accumulate(sizes, initial=0))
         self._cache: dict[int, RawRow] = {}
 
     def __len__(self) -> int:
@@ -125,7 +126,8 @@ class ArrowFile(SingleFile):
 
     def _open_file(self, reader: pa.ipc.RecordBatchFileReader) -> None:
         self._schema, self._batch = reader.schema, reader.get_batch
-        self._starts = list(accumulate((len(reader.get_batch(number)) for number in range(reader.num_record_batches)), initial=0))
+        sizes = (len(reader.get_batch(number)) for number in range(reader.num_record_batches))
+        self._starts: list[int] = list(accumulate(sizes, initial=0))
 
     def _open_stream(self) -> None:
         reader = pa.ipc.open_stream(self._map)

@@ -36,7 +36,7 @@ def printable(text: str) -> str:
     return text.encode("utf-8", "backslashreplace").decode()
 
 
-class Row(dict):
+class Row(dict[str, Any]):
     """A row as the file has it, the id to use if it has none, and what a reader did with it."""
 
     def __init__(self, keys: dict[str, Any], name: str):

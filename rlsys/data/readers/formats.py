@@ -12,6 +12,7 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 from decimal import Decimal
+from typing import Any
 
 from rlsys.data.readers.dialogues import prompt_of, replies, reply, split, split_messages, split_texts, transcript
 from rlsys.data.readers.fields import (
@@ -290,5 +291,5 @@ def _answer(row: Row, key: str) -> str:
     return _text_of(as_object(required(row, key, "an object with an answer"), key), f"{key}.")
 
 
-def _text_of(answer: dict, prefix: str) -> str:
+def _text_of(answer: dict[str, Any], prefix: str) -> str:
     return text(answer, "answer", prefix, blank=True)

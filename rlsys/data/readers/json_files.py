@@ -180,17 +180,18 @@ def _rows(value: Any, split: str | None) -> list[Any]:
     if isinstance(value, list) and split is None:
         return value
     if isinstance(value, dict) and value:
+        lists: dict[str, list[Any]] = {name: rows for name, rows in value.items() if isinstance(rows, list)}
         if split is not None:
-            if not isinstance(value.get(split), list):
+            if split not in lists:
                 raise DataError(f"there is no list under {split!r}; the document has {', '.join(map(str, list(value)[:12]))}.")
-            return value[split]
-        if isinstance(value.get("data"), list):
-            return value["data"]
-        splits = [name for name in value if name in SPLITS and isinstance(value[name], list)]
+            return lists[split]
+        if "data" in lists:
+            return lists["data"]
+        splits = [name for name in lists if name in SPLITS]
         if len(splits) > 1:
             raise DataError(f"has several splits ({', '.join(splits)}): select one after a colon, as in FILE:{splits[0]}.")
         if splits:
-            return value[splits[0]]
+            return lists[splits[0]]
         if all(_is_group(rows) for rows in value.values()):
             return [{"group": group, **row} for group, rows in value.items() for row in rows]
         return [value]

@@ -164,9 +164,10 @@ def _arguments(value: Any) -> str:
     """Return arguments as JSON, whether given as an object or as encoded text."""
     if isinstance(value, str):
         try:
-            value = json.loads(value)
+            given = json.loads(value)
         except (ValueError, RecursionError):
             return value
+        value = given
     return "" if value in (None, {}) else json.dumps(value, ensure_ascii=False, default=str)
 
 

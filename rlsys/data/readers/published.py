@@ -20,7 +20,7 @@ from rlsys.data.readers.fields import (
     wrong,
 )
 from rlsys.data.readers.formats import FIRST, SECOND, TIE, each_against
-from rlsys.data.readers.messages import ask, conversation
+from rlsys.data.readers.messages import Messages, ask, conversation
 from rlsys.data.records import NoUniqueBest, Record
 
 
@@ -162,7 +162,7 @@ def hhh_alignment(row: Row) -> list[Record]:
 
 
 def rated(
-    name: str, source: str, context: tuple, response: str, score: int, reference: str | None = None, family: str | None = None
+    name: str, source: str, context: Messages, response: str, score: int, reference: str | None = None, family: str | None = None
 ) -> Record:
     """Return a single-response record of a rating 1..5: reward 1 for 4 and 5, 0 for 1 and 2; the strength is the distance from 3.
 

@@ -69,9 +69,11 @@ def _matrix(verdicts: Verdicts) -> np.ndarray:
     clusters = len(verdicts.benchmark.clusters)
     if verdicts.benchmark.items[0].record.n == 2:
         higher = verdicts.right & ~verdicts.tied
-        return higher.T.reshape(verdicts.resamples, clusters, -1, round((len(higher) / clusters) ** 0.5))
+        beaten: np.ndarray = higher.T.reshape(verdicts.resamples, clusters, -1, round((len(higher) / clusters) ** 0.5))
+        return beaten
     scores = np.concatenate(verdicts.totals, axis=1).reshape(verdicts.resamples, clusters, 2, -1)
-    return scores[:, :, 0, :, None] > scores[:, :, 1, None, :]
+    above: np.ndarray = scores[:, :, 0, :, None] > scores[:, :, 1, None, :]
+    return above
 
 
 def preference_graph(verdicts: Verdicts) -> Figures:
@@ -183,7 +185,9 @@ def ties_value(ref: tuple[np.ndarray, np.ndarray], tied: tuple[np.ndarray, np.nd
         term = np.nan_to_num(np.tanh(smaller / spread - 1), nan=0.0)
     # Comparisons with NaN are False, so a missing verdict scores 0 plus the term's minimum.
     term = np.where(np.isnan(smaller), -1.0, term)
-    return 0.3 * (tied_margin > 0) + 0.3 * (margin > 0) + 0.2 * (tied_margin > spread) + 0.2 * (smaller > spread) + 0.01 * term
+    correct = 0.3 * (tied_margin > 0) + 0.3 * (margin > 0)
+    value: np.ndarray = correct + 0.2 * (tied_margin > spread) + 0.2 * (smaller > spread) + 0.01 * term
+    return value
 
 
 def _margin(totals: np.ndarray, right: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

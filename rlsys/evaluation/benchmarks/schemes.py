@@ -9,9 +9,10 @@ from typing import Literal, Protocol
 
 import numpy as np
 
+from rlsys.documents.core import Interval
 from rlsys.evaluation.benchmarks.core import Benchmark
 from rlsys.evaluation.benchmarks.verdicts import Verdicts
-from rlsys.evaluation.statistics import Interval, auc, auc_ci, mean_ci
+from rlsys.evaluation.statistics import auc, auc_ci, mean_ci
 
 Figures = dict[str, np.ndarray]
 """Figure name -> float64. Always includes "overall" and, for figures per resample, every section and subset."""

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from rlsys.documents.core import Interval
 from rlsys.evaluation.benchmarks.core import Benchmark
 from rlsys.evaluation.benchmarks.schemes import OVERALL, Figures
 from rlsys.evaluation.benchmarks.verdicts import verdicts
-from rlsys.evaluation.statistics import Interval
 from rlsys.judging.voting.verdict import NO_VERDICT
 
 

@@ -30,7 +30,8 @@ class Verdicts:
 
     @property
     def resamples(self) -> int:
-        return self.pick.shape[1]
+        items, resamples = self.pick.shape
+        return int(resamples)
 
     def mean(self, values: np.ndarray) -> np.ndarray:
         """Average [items, resamples] over each cluster's items: float64 [resamples, clusters]."""

@@ -36,7 +36,8 @@ def e_value(wins: Floats, losses: Floats) -> Floats:
     """
     a, z = np.asarray(wins) + 0.5, np.asarray(losses) + 0.5
     with np.errstate(divide="ignore"):  # with many losses I underflows to 0, and the result is -inf
-        return (a + z) * np.log(2.0) + betaln(a, z) + np.log(betainc(z, a, 0.5)) - np.log(np.pi)
+        value: Floats = (a + z) * np.log(2.0) + betaln(a, z) + np.log(betainc(z, a, 0.5)) - np.log(np.pi)
+    return value
 
 
 @strategy("adaptive", source="Ville's inequality, arXiv 2010.09686; the idea: adaptive-consistency, arXiv 2305.11860", counts="winners")

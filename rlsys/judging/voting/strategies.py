@@ -32,8 +32,9 @@ def added(weights: Floats | float, values: Floats, parsed: Bools) -> Outcome:
 
 def winners(scores: Floats) -> Floats:
     """[..., k, n]: each sample's vote for its highest score, split evenly in a tie; zeros for parse failures."""
-    top = scores == scores.max(axis=-1, keepdims=True)
-    return top / np.maximum(top.sum(axis=-1, keepdims=True), 1)
+    top: Bools = scores == scores.max(axis=-1, keepdims=True)
+    tied: Floats = np.maximum(top.sum(axis=-1, keepdims=True), 1)
+    return top / tied
 
 
 @strategy("vote", source="arXiv 2504.02495, Eq. 14")
@@ -83,7 +84,7 @@ def meta_weighted(samples: Samples, options: Options) -> Floats:
     softmax would weight by odds instead, so that a single overconfident sample could dominate.
     """
     weights = _normalised(-np.logaddexp(0.0, -_filled(samples.meta_reward, samples.parsed)), samples.parsed)
-    return weighted(weights, samples.scores, samples.parsed) / np.maximum(weights.sum(axis=-1, keepdims=True), 1.0)
+    return weighted(weights, samples.scores, samples.parsed) / _sum(weights)
 
 
 @strategy("rpc", source="perplexity consistency and reasoning pruning, arXiv 2502.00511", needs=("logprob", "tokens"), counts="winners")
@@ -101,7 +102,7 @@ def rpc(samples: Samples, options: Options) -> Floats:
     logprob = _filled(samples.logprob, parsed) / np.maximum(_filled(samples.tokens, parsed), 1.0)
     probability = _normalised(logprob, parsed)
     weights = np.where(_low(probability, parsed), 0.0, probability)
-    return weighted(weights, winners(samples.scores), parsed) / np.maximum(weights.sum(axis=-1, keepdims=True), 1.0)
+    return weighted(weights, winners(samples.scores), parsed) / _sum(weights)
 
 
 @strategy("borda", source="self-certainty with Borda voting, arXiv 2502.18581", needs=("certainty",), counts="winners")
@@ -142,11 +143,18 @@ def _filled(values: Floats | None, parsed: Bools, fill: float = 0.0) -> Floats:
     return np.where(parsed, values, fill)
 
 
+def _sum(weights: Floats) -> Floats:
+    """[..., 1]: the sum of the weights, or 1 if it is less (no sample parsed)."""
+    total: Floats = weights.sum(axis=-1, keepdims=True)
+    return np.maximum(total, 1.0)
+
+
 def _normalised(logs: Floats, parsed: Bools) -> Floats:
     """[..., k]: exp(logs), scaled so that each row's largest value is 1, which avoids underflow; 0 for parse failures."""
     logs = np.where(parsed, logs, -np.inf)
-    highest = logs.max(axis=-1, keepdims=True)
-    return np.exp(logs - np.where(np.isneginf(highest), 0.0, highest))
+    highest: Floats = logs.max(axis=-1, keepdims=True)
+    scaled: Floats = logs - np.where(np.isneginf(highest), 0.0, highest)
+    return np.exp(scaled)
 
 
 def _low(values: Floats, parsed: Bools) -> Bools:
@@ -159,5 +167,6 @@ def _low(values: Floats, parsed: Bools) -> Bools:
     gap = (sums[..., -1:] - sums) / np.maximum(number - size, 1) - sums / size
     between = np.where(size < number, size * (number - size) * gap**2, 0.0)
     upper = np.minimum(between.argmax(axis=-1, keepdims=True) + 1, k - 1)
-    cut = np.take_along_axis(ordered, upper, axis=-1)
-    return parsed & (values < cut) & (values < sums[..., -1:] / np.maximum(number, 1))
+    cut: Floats = np.take_along_axis(ordered, upper, axis=-1)
+    mean: Floats = sums[..., -1:] / np.maximum(number, 1)
+    return parsed & (values < cut) & (values < mean)

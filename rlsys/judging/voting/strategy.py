@@ -61,7 +61,8 @@ class Outcome:
     @property
     def levels(self) -> Floats:
         """[..., n]: `totals` / `weight`, comparable between rows with different numbers of parsed samples. The winner is the same."""
-        return self.totals / np.where(np.asarray(self.weight) > 0, self.weight, np.nan)[..., None]
+        divisor: Floats = np.where(np.asarray(self.weight) > 0, self.weight, np.nan)[..., None]
+        return self.totals / divisor
 
 
 Function = Callable[[Samples, Options], Floats | Outcome]

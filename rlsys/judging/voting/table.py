@@ -33,9 +33,9 @@ _NAN = float("nan")
 class _Columns:
     """All samples with n responses, in the order in which they were added."""
 
-    owner: array = field(default_factory=lambda: array("q"))
-    scores: array = field(default_factory=lambda: array("d"))
-    optional: dict[str, array] = field(default_factory=lambda: {name: array("d") for name in OPTIONAL})
+    owner: array[int] = field(default_factory=lambda: array("q"))
+    scores: array[float] = field(default_factory=lambda: array("d"))
+    optional: dict[str, array[float]] = field(default_factory=lambda: {name: array("d") for name in OPTIONAL})
 
 
 class SampleTable:

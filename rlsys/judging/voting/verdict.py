@@ -20,8 +20,9 @@ NO_VERDICT = -1
 
 def tied(totals: Floats) -> Bools:
     """[..., n]: whether a response has the highest total, up to rounding; False if totals are NaN."""
-    slack = ROUNDING * np.abs(totals).max(axis=-1, keepdims=True)
-    return totals >= totals.max(axis=-1, keepdims=True) - slack
+    highest: Floats = totals.max(axis=-1, keepdims=True)
+    slack: Floats = ROUNDING * np.abs(totals).max(axis=-1, keepdims=True)
+    return totals >= highest - slack
 
 
 def best(outcome: Outcome, keys: Sequence[tuple[str | int, ...]]) -> NDArray[np.int64]:

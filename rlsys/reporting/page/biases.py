@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 from rlsys.documents.evaluation import BenchmarkReport
 from rlsys.reporting.page.collect import Evaluation
@@ -72,10 +71,10 @@ def _everywhere(evaluation: Evaluation, names: Sequence[str], key: str) -> list[
 
 def _at(benchmark: BenchmarkReport | None, key: str) -> float | None:
     """Return the value at a dotted path, or None if there is none."""
-    value: Any = benchmark
+    found: object = benchmark
     for part in key.split("."):
-        value = getattr(value, part, None)
-    return value
+        found = getattr(found, part, None)
+    return found if isinstance(found, float) else None
 
 
 def _table(evaluations: Sequence[Evaluation]) -> Table:

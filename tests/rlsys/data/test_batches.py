@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from rlsys.config.schema import Data
+from rlsys.config.sources import Data
 from rlsys.data.batches import Feed, PromptItem, cold_start_rows, group_batch, heldout_rows, prompt_completion_rows, requests_for
 from rlsys.data.datasets import TaskRows, open_rows
 from rlsys.data.mixtures import single_source

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from rlsys.config.schema import Data
+from rlsys.config.sources import Data
 from rlsys.data.datasets import PREFETCH_ROWS, TaskRows, open_rows, sample_records
 from rlsys.data.readers import DataError
 from rlsys.data.sampler import Sampler

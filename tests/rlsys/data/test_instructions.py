@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from chat_templates import STYLES, tokenizer_of
 
-from rlsys.config.schema import Data
+from rlsys.config.sources import Data
 from rlsys.data.datasets import open_rows
 from rlsys.data.instructions import instruction_rows
 from rlsys.data.readers import DataError

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from rlsys.config.schema import Data
+from rlsys.config.sources import Data
 from rlsys.data.accounts import RowCounts
 from rlsys.data.batches import heldout_rows
 from rlsys.data.exclusion import read_exclusion

@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
 from rlsys.config.files import load_config
-from rlsys.config.schema import Config, ConfigError, Data
+from rlsys.config.schema import Config, ConfigError
+from rlsys.config.sources import Data
 from rlsys.data.datasets import open_rows
 from rlsys.data.mixtures import Mixture, MixturePart, single_source
 from rlsys.data.readers import DataError
