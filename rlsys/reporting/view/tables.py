@@ -111,7 +111,7 @@ def _rows(batch: pa.RecordBatch) -> list[Row]:
 def _values(column: pa.Array) -> list[Any]:
     """Return the values of a column. Bytes of a text that are not UTF-8, such as lone surrogates, become U+FFFD."""
     if not pa.types.is_string(column.type):
-        return column.to_pylist()
+        return list(column.to_pylist())
     return [None if value is None else value.decode("utf-8", "replace") for value in column.cast(pa.binary()).to_pylist()]
 
 
