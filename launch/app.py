@@ -14,6 +14,7 @@ from launch.commands.eval import evaluate
 from launch.commands.judge import judge
 from launch.commands.ladder import ladder
 from launch.commands.meta_rm import meta_rm
+from launch.commands.metrics import metrics
 from launch.commands.report import report
 from launch.commands.rft import filter_rows, rft
 from launch.commands.score import score
@@ -60,6 +61,7 @@ app.command()(vote)
 app.command()(report)
 app.command()(show)
 app.command()(view)
+app.command()(metrics)
 app.command()(score)
 app.command()(doctor)
 app.add_typer(config_app)

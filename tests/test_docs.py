@@ -133,6 +133,12 @@ def test_the_reference_of_settings_is_the_generated_one(capsys: pytest.CaptureFi
     assert page == written, "".join(difflib.unified_diff(page.splitlines(True), written.splitlines(True), "page", "written", n=0))
 
 
+def test_the_page_of_metrics_is_the_generated_one(capsys: pytest.CaptureFixture[str]) -> None:
+    """If this fails: `rlsys metrics --markdown > docs/metrics.md`."""
+    RLSYS(["metrics", "--markdown"], standalone_mode=False)
+    assert (ROOT / "docs/metrics.md").read_text() == capsys.readouterr().out
+
+
 def test_examples_of_extensions_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from rlsys.data.readers import READERS
     from rlsys.evaluation.benchmarks import BENCHMARKS

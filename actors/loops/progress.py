@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
 
 from ray.util.metrics import Gauge
 from rich.console import Console
 from rich.text import Text
 
+from rlsys.io.metrics import MetricValue
+from rlsys.monitoring.definitions import find
 from rlsys.system.printable import printable
 from rlsys.system.terminal import as_text, print_text
 from rlsys.system.timing import PhaseTimer
@@ -25,7 +27,6 @@ class ProgressReporter:
         self._clock = PhaseTimer()
         self.seconds = self._clock.seconds
         self._status = console.status(as_text("starting …"))
-        self._phase_gauge = Gauge("rlsys_phase_seconds", "Seconds of the last step's phase.", tag_keys=("run", "phase"))
         self._gauges: dict[str, Gauge] = {}
         self._started = time.monotonic()
 
@@ -45,16 +46,17 @@ class ProgressReporter:
             with self._clock.phase(name):
                 yield
         finally:
-            self._phase_gauge.set(self.seconds[name] - before, {"run": self.run, "phase": name})
+            self.gauges({f"seconds/{name.replace(' ', '_')}": self.seconds[name] - before})
 
-    def gauges(self, metrics: dict[str, Any]) -> None:
-        """Set a gauge `rlsys_NAME` for every numeric metric."""
+    def gauges(self, metrics: Mapping[str, MetricValue]) -> None:
+        """Set the gauge of every metric that is a finite number (`rlsys.monitoring.definitions`)."""
         for name, value in metrics.items():
-            if isinstance(value, int | float) and not isinstance(value, bool):
-                key = "rlsys_" + name.replace("/", "_")
-                if key not in self._gauges:
-                    self._gauges[key] = Gauge(key, f"{name} of the last training step.", tag_keys=("run",))
-                self._gauges[key].set(value, {"run": self.run})
+            if isinstance(value, int | float) and math.isfinite(value):
+                metric, label = find(name)
+                if metric.name not in self._gauges:
+                    tags = ("run", *label)
+                    self._gauges[metric.name] = Gauge(metric.dashboard_name, f"{metric.meaning} {metric.unit}".strip(), tag_keys=tags)
+                self._gauges[metric.name].set(value, {"run": self.run, **label})
 
     def say(self, message: str, style: str = "") -> None:
         """Print one line with the time since the start."""

@@ -4,11 +4,36 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from pydantic import BaseModel, ConfigDict, NonNegativeInt, model_validator
+
 from rlsys.data.readers.json_files import JsonLines
 from rlsys.io.files import write_text_atomically
+from rlsys.monitoring.definitions import find
+
+MetricValue = int | float | str | None
+"""A number, or a text such as a reason; None for a value that is not finite."""
+
+
+class MetricsRow(BaseModel):
+    """A line of metrics.jsonl: the step, and its metrics by the names of `rlsys.monitoring.definitions`."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+    __pydantic_extra__: dict[str, MetricValue]
+    step: NonNegativeInt
+
+    @model_validator(mode="after")
+    def _defined(self) -> MetricsRow:
+        for name in self.metrics:
+            find(name)
+        return self
+
+    @property
+    def metrics(self) -> dict[str, MetricValue]:
+        return self.__pydantic_extra__
 
 
 class MetricsLog:
@@ -28,12 +53,17 @@ class MetricsLog:
         self._file = self.path.open("a")
         self._tensorboard = SummaryWriter(str(folder / "tensorboard"), purge_step=resume_step + 1)
 
-    def write(self, step: int, metrics: dict[str, Any]) -> None:
-        """Append one line, and log its numbers to TensorBoard. Non-finite values (of a skipped step) become null."""
+    def write(self, step: int, metrics: Mapping[str, MetricValue]) -> None:
+        """Append one line, and log its numbers to TensorBoard. Non-finite values (of a skipped step) become null.
+
+        Raises:
+            pydantic.ValidationError: a metric is not defined.
+        """
         finite = {name: None if isinstance(value, float) and not math.isfinite(value) else value for name, value in metrics.items()}
-        self._file.write(json.dumps({"step": step, **finite}, allow_nan=False) + "\n")
+        row = MetricsRow.model_validate({"step": step, **finite})
+        self._file.write(json.dumps(row.model_dump(), allow_nan=False) + "\n")
         self._file.flush()
-        for name, value in finite.items():
+        for name, value in row.metrics.items():
             if isinstance(value, int | float):
                 self._tensorboard.add_scalar(name, value, step)
         self._tensorboard.flush()

@@ -85,7 +85,7 @@ def lead(samples: Sequence[Row]) -> float | None:
         return None
     if len(truth) == 1:
         return sum(1 if row["correct"] else -1 for row in parsed) / len(parsed)
-    means: list[float] = mean_scores(parsed)
+    means = mean_scores(parsed)
     best: int = truth.index(max(truth))
     return means[best] - max(score for response, score in enumerate(means) if response != best)
 

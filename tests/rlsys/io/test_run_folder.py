@@ -107,7 +107,7 @@ def test_incomplete_checkpoint_is_ignored(tmp_path):
 def test_resume_drops_metrics_of_repeated_steps_and_an_incomplete_line(tmp_path):
     log = MetricsLog(tmp_path)
     for step in (1, 2, 3):
-        log.write(step, {"reward": step / 10, "note": "text"})
+        log.write(step, {"reward": step / 10, "skip_reason": "text"})
     log.close()
     with (tmp_path / "metrics.jsonl").open("a") as file:
         file.write('{"step": 4, "rew')
@@ -115,6 +115,14 @@ def test_resume_drops_metrics_of_repeated_steps_and_an_incomplete_line(tmp_path)
     log.write(3, {"reward": 0.9})
     log.close()
     assert [(row["step"], row["reward"]) for row in MetricsLog.read(tmp_path)] == [(1, 0.1), (2, 0.2), (3, 0.9)]
+
+
+def test_a_metric_without_a_definition_is_refused(tmp_path):
+    log = MetricsLog(tmp_path)
+    with pytest.raises(ValueError, match="rewrad: no metric has this name"):
+        log.write(1, {"rewrad": 0.5})
+    log.close()
+    assert MetricsLog.read(tmp_path) == []
 
 
 def test_non_finite_metrics_become_null(tmp_path):

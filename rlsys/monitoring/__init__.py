@@ -1,0 +1,1 @@
+"""What a run measures: every metric is defined once, in `definitions`."""
