@@ -19,6 +19,7 @@ from launch.commands.report import report
 from launch.commands.rft import filter_rows, rft
 from launch.commands.score import score
 from launch.commands.show import show
+from launch.commands.top import top
 from launch.commands.train import sft, train
 from launch.commands.view import view
 from launch.commands.vote import vote
@@ -62,6 +63,7 @@ app.command()(report)
 app.command()(show)
 app.command()(view)
 app.command()(metrics)
+app.command()(top)
 app.command()(score)
 app.command()(doctor)
 app.add_typer(config_app)

@@ -53,7 +53,7 @@ def rejective_fine_tuning(config: Config, console: Console | None = None) -> Run
     with RunFolder(config) as folder:
         summary = folder.read(RunSummary)
         if summary is None:
-            with ray_session(config.run), ProgressReporter(console, folder.path.name) as progress:
+            with ray_session(config.run), ProgressReporter(console, folder.path.name, folder.path) as progress:
                 job = RftJob(config, folder, progress)
                 for number in range(1, config.rft.rounds + 1):
                     job.round(number)

@@ -64,7 +64,11 @@ def train(config: Config, console: Console | None = None, stages: tuple[str, ...
             console.print(summary_table(finished))
             print_text(console, f"{folder.path} holds this run, complete; choose another run.dir for a new one.")
             return finished
-        with ray_session(config.run), ProgressReporter(console, folder.path.name) as progress, Job(config, folder, progress) as job:
+        with (
+            ray_session(config.run),
+            ProgressReporter(console, folder.path.name, folder.path) as progress,
+            Job(config, folder, progress) as job,
+        ):
             job.start()
             job.warn_if_nothing_parsed(job.evaluate("base"), taught="sft" in stages and config.sft.rows > 0)
             if "sft" in stages and config.sft.rows:

@@ -47,7 +47,7 @@ def train_scalar(config: Config, console: Console | None = None) -> ScalarReport
         else:
             with (
                 ray_session(config.run),
-                ProgressReporter(console, folder.path.name) as progress,
+                ProgressReporter(console, folder.path.name, folder.path) as progress,
                 ScalarJob(config, folder, progress) as job,
             ):
                 job.start()

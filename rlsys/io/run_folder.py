@@ -1,6 +1,7 @@
 """Layout, lock and checkpoints of a run folder.
 
 RUN/config.yaml              resolved config
+RUN/progress.json            what the run is doing now
 RUN/metrics.jsonl            one line per step (tensorboard/ holds the same)
 RUN/trajectories/            step_000001.parquet ..., heldout_base.parquet, heldout_cold_start.parquet, heldout_rl.parquet
 RUN/checkpoints/cold_start/  model/ after the cold start: the frozen reference model of RL
@@ -270,7 +271,7 @@ def _clear(folder: Path) -> None:
     """Remove leftovers of a run without completed work."""
     for place in [folder / name for name in ("trajectories", "checkpoints", "logs", "tensorboard")] + list(folder.glob("round_*")):
         shutil.rmtree(place, ignore_errors=True)
-    for name in ("actors.json", "data_report.json", "metrics.jsonl"):
+    for name in ("progress.json", "actors.json", "data_report.json", "metrics.jsonl"):
         (folder / name).unlink(missing_ok=True)
 
 

@@ -1,14 +1,19 @@
-"""`rlsys view` on a real run."""
+"""`rlsys view` and `rlsys top` on a real run."""
 
 from __future__ import annotations
 
+import asyncio
 import json
 import signal
 import subprocess
 import sys
 import urllib.request
 
-from commands import ROOT, rlsys_here
+import pytest
+from commands import ROOT, rlsys_here, run_rlsys
+
+from rlsys.io.metrics import MetricsLog
+from rlsys.reporting.top.snapshot import take
 
 
 def test_the_viewer_serves_a_real_run(straight_run) -> None:
@@ -42,3 +47,37 @@ def test_an_address_that_is_taken_is_named(tmp_path) -> None:
 def test_a_folder_without_judgements_is_refused(tmp_path) -> None:
     result = rlsys_here("view", tmp_path)
     assert result.returncode == 2 and "holds no judgements; expected a run folder" in result.stderr
+
+
+def test_the_terminal_view_shows_a_real_run(straight_run) -> None:
+    pytest.importorskip("textual")
+    from rlsys.reporting.top.app import Top
+
+    config, summary = straight_run
+    folder = config.run.dir
+
+    async def session() -> list[list[str]]:
+        app = Top(lambda: take(folder), every_s=0.1)
+        async with app.run_test(size=(120, 50)) as pilot:
+            for _ in range(600):
+                if app.query_one("#steps").row_count:
+                    break
+                await pilot.pause(0.1)
+            return [[cell.plain for cell in app.query_one("#steps").get_row_at(number)] for number in range(config.rl.steps)]
+
+    rows = asyncio.run(session())
+    metrics = MetricsLog.read(folder)
+    assert [row[:2] for row in rows] == [[str(one["step"]), f"{one['reward']:+.3f}"] for one in reversed(metrics)]
+    snapshot = take(folder)
+    assert snapshot.state == "complete" and snapshot.step == snapshot.steps == config.rl.steps
+    assert {one.stage: one.accuracy for one in snapshot.heldout} == {stage: one["accuracy"] for stage, one in summary["heldout"].items()}
+    assert {actor.name for actor in snapshot.actors} >= {"rollout-0", "learner-0", "reward"}
+    assert sum(snapshot.phases.values()) == pytest.approx(metrics[-1]["seconds/step"])
+
+
+def test_one_snapshot_as_json(straight_run) -> None:
+    config, _ = straight_run
+    result = run_rlsys("top", config.run.dir, "--json")
+    assert result.returncode == 0, result.stderr
+    assert json.loads(result.stdout)["state"] == "complete"
+    assert "use --json" in run_rlsys("top", config.run.dir).stderr
