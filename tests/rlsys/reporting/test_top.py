@@ -57,10 +57,8 @@ def test_the_state_follows_what_the_run_writes(run) -> None:
 
 
 def test_a_killed_run_is_recognised(run) -> None:
-    program = (
-        f"from pathlib import Path\nfrom rlsys.io.progress import ProgressFile\nProgressFile(Path({str(run)!r})).enter('train', 'x', {{}})"
-    )
-    subprocess.run([sys.executable, "-c", program], check=True, timeout=120)
+    program = "import sys; from pathlib import Path; from rlsys.io.progress import ProgressFile as File; File(Path(sys.argv[1])).say('x')"
+    subprocess.run([sys.executable, "-c", program, run], check=True, timeout=120)
     assert take(run).state == "killed"
     document = json.loads((run / FILE).read_text())
     # Its id belongs to another process now.
