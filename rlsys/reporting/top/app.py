@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import ClassVar
 
 from rich.text import Text
-from textual import work
 from textual.app import App, ComposeResult
 from textual.binding import BindingType
 from textual.containers import Horizontal, Vertical, VerticalScroll
+from textual.css.query import NoMatches
 from textual.widgets import DataTable, Footer, Sparkline, Static
 
 from rlsys.reporting.top.snapshot import Actor, Heldout, Snapshot
+from rlsys.system.printable import printable
 
 Row = list[str]
 STEPS = ("step", "reward", "accuracy", "KL", "entropy", "unequal", "not parsed", "lag", "tokens/s", "seconds")
@@ -43,7 +46,7 @@ class Top(App[None]):
 
     def __init__(self, look: Callable[[], Snapshot], every_s: float = 2.0):
         super().__init__()
-        self._look, self._every_s = look, every_s
+        self._look, self._every_s, self._now = look, every_s, asyncio.Event()
 
     def compose(self) -> ComposeResult:
         yield Static(id="head", markup=False)
@@ -75,18 +78,23 @@ class Top(App[None]):
         yield Footer()
 
     def on_mount(self) -> None:
-        self.action_look()
-        self.set_interval(self._every_s, self.action_look)
+        self.run_worker(self._follow())
 
-    @work(thread=True, exclusive=True)
     def action_look(self) -> None:
-        """Take a snapshot in a thread, as a cluster may take seconds to answer, and show it."""
-        try:
-            snapshot = self._look()
-        except ValueError as error:
-            self.call_from_thread(self._static, "#head", Text(str(error), "bold red"))
-            return
-        self.call_from_thread(self.show, snapshot)
+        self._now.set()
+
+    async def _follow(self) -> None:
+        """Show one snapshot after the other, taken in a thread, as a cluster may take seconds to answer."""
+        # A snapshot may arrive when the screen has been taken down.
+        with suppress(NoMatches):
+            while True:
+                try:
+                    self.show(await asyncio.to_thread(self._look))
+                except ValueError as error:
+                    self._static("#head", Text(printable(str(error)), "bold red"))
+                self._now.clear()
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(self._now.wait(), self._every_s)
 
     def show(self, snapshot: Snapshot) -> None:
         """Draw a snapshot."""
