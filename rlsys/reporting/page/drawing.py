@@ -30,6 +30,8 @@ MARKERS = "osD^vPX"
 LINES = ("-", "--", ":", "-.")
 WIDTH = 5.2
 """Inches: two plots fit side by side on a desktop page, and one is still readable on a phone."""
+WIDE = 10.8
+"""Inches: a plot that stands alone beside no other, with letters of the same size."""
 STYLE = {
     "font.size": 10,
     "figure.titlesize": 11,
@@ -57,27 +59,28 @@ STYLE = {
 }
 
 
-def figure_for(height: float, labels: Sequence[str]) -> Figure:
-    """Return an empty figure with room for a legend of `labels` below the axes."""
+def figure_for(height: float, labels: Sequence[str], width: float) -> Figure:
+    """Return an empty figure with room for a legend of `labels` below the axes. Sizes are in inches."""
     import matplotlib
     from matplotlib.figure import Figure
 
     matplotlib.use("Agg")
-    return Figure(figsize=(WIDTH, height + 0.22 * -(-len(labels) // _columns(labels))), layout="constrained")
+    return Figure(figsize=(width, height + 0.22 * -(-len(labels) // _columns(labels, width))), layout="constrained")
 
 
 def finished(figure: Figure, axes: Axes, title: str) -> Figure:
     """Add the title and the legend of `axes` to the figure."""
-    figure.suptitle(textwrap.fill(short(title, 120), 54, break_on_hyphens=False), x=0.01, horizontalalignment="left")
+    width = figure.get_figwidth()
+    figure.suptitle(textwrap.fill(short(title, 120), int(54 * width / WIDTH), break_on_hyphens=False), x=0.01, horizontalalignment="left")
     handles, labels = axes.get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=_columns(labels), handlelength=2.4)
+    figure.legend(handles, labels, loc="outside lower center", ncols=_columns(labels, width), handlelength=2.4)
     return figure
 
 
-def _columns(labels: Sequence[str]) -> int:
+def _columns(labels: Sequence[str], width: float) -> int:
     """Return the number of legend columns that fit."""
     longest = max((len(short(label)) for label in labels), default=1)
-    return max(1, min(len(labels), 68 // (longest + 7)))
+    return max(1, min(len(labels), int(68 * width / WIDTH) // (longest + 7)))
 
 
 def error_bars(points: Sequence[tuple[int, float, Interval | None]]) -> ErrorBars:
@@ -112,13 +115,14 @@ def short(text: str, length: int = 44) -> str:
 # --- files ----------------------------------------------------------------------------------------------------------
 
 
-def render(draw: Callable[[], Figure], name: str, png: Path) -> str:
+def render(draw: Callable[[], Figure], name: str, png: Path | None = None) -> str:
     """Draw a figure, write it as PNG (150 dpi, white background) and return it as inline SVG with ids prefixed by `name`."""
     import matplotlib
 
     with matplotlib.rc_context(STYLE):
         figure = draw()
-        figure.savefig(png, format="png", dpi=150, facecolor="white")
+        if png is not None:
+            figure.savefig(png, format="png", dpi=150, facecolor="white")
         text = io.StringIO()
         figure.savefig(text, format="svg", transparent=True, metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
     return _inline(text.getvalue(), name)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 from rlsys.documents.core import Difference
@@ -10,12 +11,27 @@ from rlsys.evaluation.statistics import TOO_FEW
 from rlsys.reporting.page.collect import Ladder
 from rlsys.reporting.page.content import Cell, Section, Table
 from rlsys.reporting.page.plots import Categories, Series
+from rlsys.reporting.page.plots import Categories, Curves, Plot, Series
+from rlsys.reporting.page.schema import Difference, Rung
+
+KINDS = {
+    "base": "base model",
+    "rft": "rejective fine-tuning",
+    "rl": "RL",
+    "vote": "vote",
+    "meta": "guided vote",
+    "bt": "Bradley-Terry",
+}
+"""Kind of a rung -> its name; the place determines the colour."""
+VOTE = re.compile(r"\w+@\d{1,6}")
+LEVELS = ("base", "rl", "bt")
+"""Rungs that the plot against k shows as horizontal lines."""
 
 
 def section(ladders: Sequence[Ladder]) -> Section:
     """Return the section with a table and a plot of each ladder, and a separate table of its ablations."""
     tables: list[Table] = []
-    plots: list[Categories] = []
+    plots: list[Plot] = []
     notes: list[str] = []
     for ladder in ladders:
         about = f"{ladder.report.benchmark}, {ladder.report.n:,} rows"
@@ -24,7 +40,8 @@ def section(ladders: Sequence[Ladder]) -> Section:
         ablations = [rung for rung in ladder.report.rungs if rung.ablation]
         if rungs:
             tables.append(_table(f"Ladder: {about}{name}", rungs, "minus the rung before, paired"))
-            plots.append(_plot(f"Accuracy by rung: {about}{name}", rungs))
+            plots.append(_by_rung(f"Accuracy by rung: {about}{name}", rungs))
+            plots += _by_k(f"Accuracy against k: {about}{name}", rungs)
         if ablations:
             tables.append(_table(f"Ablations: {about}{name}", ablations, "paired difference"))
         notes += ladder.report.notes
@@ -58,14 +75,44 @@ def separation(difference: Difference | None) -> str:
     return "up" if low > 0 else "down" if high < 0 else "no: the interval includes zero"
 
 
-def _plot(title: str, rungs: Sequence[Rung]) -> Categories:
+def kind(rung: Rung) -> str:
+    """Return the kind of model or vote that a rung is: `vote` of `vote@8`."""
+    return rung.name.partition("@")[0]
+
+
+def _by_rung(title: str, rungs: Sequence[Rung]) -> Categories:
+    """Plot the rungs one below the other, in one colour per kind."""
     titles = list(dict.fromkeys(rung.title for rung in rungs))
     seeds = list(dict.fromkeys(rung.seed for rung in rungs))
     series = []
-    for style, seed in enumerate(seeds):
-        by_title = {rung.title: rung for rung in rungs if rung.seed == seed}
-        ordered = [by_title.get(title) for title in titles]
-        name = "accuracy" if seed is None else f"seed {seed}"
-        values = [rung.value if rung else None for rung in ordered]
-        series.append(Series(name, values, ci95=[rung.ci95 if rung else None for rung in ordered], style=style))
+    for name in _kinds(rungs):
+        for variant, seed in enumerate(seeds):
+            by_title = {rung.title: rung for rung in rungs if rung.seed == seed and kind(rung) == name}
+            ordered = [by_title.get(title) for title in titles]
+            label = KINDS.get(name, name) + (f", seed {seed}" if len(seeds) > 1 else "")
+            values, intervals = [rung.value if rung else None for rung in ordered], [rung.ci95 if rung else None for rung in ordered]
+            if by_title:
+                series.append(Series(label, values, ci95=intervals, style=_style(name), variant=variant))
     return Categories(title, "Bars are 95% intervals.", x_label="accuracy", categories=titles, series=series)
+
+
+def _by_k(title: str, rungs: Sequence[Rung]) -> list[Curves]:
+    """Plot the votes against k, with other rungs as levels, unless no kind of vote has two points."""
+    series = []
+    for name in _kinds(rungs):
+        points = sorted((int(rung.name.partition("@")[2]), rung) for rung in rungs if kind(rung) == name and VOTE.fullmatch(rung.name))
+        if len(points) > 1 and len({k for k, _ in points}) == len(points):
+            ks, found = [float(k) for k, _ in points], [rung for _, rung in points]
+            values, intervals = [rung.value for rung in found], [rung.ci95 for rung in found]
+            series.append(Series(KINDS.get(name, name), values, ks, intervals, _style(name)))
+    levels = {rung.title: rung.value for rung in rungs if rung.name in LEVELS}
+    note = "Bars are 95% intervals; curves are offset horizontally for legibility."
+    return [Curves(title, note, True, "samples per row, k (log scale)", "accuracy", series, levels, log2=True)] if series else []
+
+
+def _kinds(rungs: Sequence[Rung]) -> list[str]:
+    return list(dict.fromkeys(map(kind, rungs)))
+
+
+def _style(name: str) -> int:
+    return list(KINDS).index(name) if name in KINDS else len(KINDS)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -13,6 +14,8 @@ from rlsys.reporting.page.drawing import (
     GREY,
     LINES,
     MARKERS,
+    WIDTH,
+    Interval,
     draw_intervals,
     error_bars,
     figure_for,
@@ -36,13 +39,15 @@ class Series:
     ci95: Sequence[Interval | None] = ()
     style: int = 0
     """Index of colour, marker and line style; the same subject has the same style in every plot."""
+    variant: int = 0
+    """Further markers of the same colour: seeds of one kind."""
     expected: bool = False
     """The value expected without the effect shown, drawn as a grey tick."""
 
     @property
     def look(self) -> dict[str, Any]:
         turn, number = divmod(self.style, len(COLOURS))
-        return {"color": COLOURS[number], "marker": MARKERS[number], "linestyle": LINES[turn % len(LINES)]}
+        return {"color": COLOURS[number], "marker": MARKERS[(number + self.variant) % len(MARKERS)], "linestyle": LINES[turn % len(LINES)]}
 
     @property
     def points(self) -> list[tuple[int, float, Interval | None]]:
@@ -60,7 +65,8 @@ class Plot(ABC):
     percent: bool = True
 
     @abstractmethod
-    def draw(self) -> Figure: ...
+    def draw(self, width: float = WIDTH) -> Figure:
+        """Draw the plot. `width`: of the figure, inches."""
 
     def document(self) -> dict[str, Any]:
         """Return the plotted data."""
@@ -81,8 +87,8 @@ class Curves(Plot):
     """Window of the moving mean; if above 1, the points themselves are drawn faintly."""
     y_range: Interval | None = None
 
-    def draw(self) -> Figure:
-        figure = figure_for(3.6, [one.name for one in self.series] + list(self.levels))
+    def draw(self, width: float = WIDTH) -> Figure:
+        figure = figure_for(3.6, [one.name for one in self.series] + list(self.levels), width)
         axes = figure.subplots()
         for number, one in enumerate(self.series):
             # Offset series slightly, so that intervals at the same x do not overlap.
@@ -130,15 +136,18 @@ class Categories(Plot):
     series: list[Series] = field(default_factory=list)
     bars: bool = False
 
-    def draw(self) -> Figure:
+    def draw(self, width: float = WIDTH) -> Figure:
         measured = [one for one in self.series if not one.expected]
-        row = 0.3 + 0.12 * (len(measured) - 1)
-        figure = figure_for(1.2 + max(row * len(self.categories), 0.9), [one.name for one in self.series])
+        lanes = [[number for number, one in enumerate(measured) if one.y[i] is not None] for i in range(len(self.categories))]
+        most = max(map(len, lanes), default=1) or 1
+        labels = [textwrap.fill(short(name, 56), 30, break_on_hyphens=False) for name in self.categories]
+        row = 0.3 + max(0.12 * (most - 1), 0.08 * any("\n" in label for label in labels))
+        figure = figure_for(1.2 + max(row * len(self.categories), 0.9), [one.name for one in self.series], width)
         axes = figure.subplots()
-        thickness = 0.7 / max(len(measured), 1)
+        thickness = 0.7 / most
         for number, one in enumerate(measured):
-            offset = (number - (len(measured) - 1) / 2) * thickness
-            places = [i + offset for i, _, _ in one.points]
+            # A category's series stand one below the other, around its middle.
+            places = [i + (lanes[i].index(number) - (len(lanes[i]) - 1) / 2) * thickness for i, _, _ in one.points]
             values = [value for _, value, _ in one.points]
             if self.bars:
                 axes.barh(places, values, thickness * 0.9, color=one.look["color"], label=short(one.name))
@@ -149,7 +158,7 @@ class Categories(Plot):
             if one.expected:
                 places = [i for i, _, _ in one.points]
                 axes.plot([value for _, value, _ in one.points], places, "|", color=GREY, markersize=14, mew=2, label=short(one.name))
-        axes.set_yticks(range(len(self.categories)), [short(name, 30) for name in self.categories])
+        axes.set_yticks(range(len(self.categories)), labels)
         axes.set_ylim(len(self.categories) - 0.4, -0.6)
         axes.grid(axis="y", visible=False)
         if self.percent:
@@ -171,8 +180,8 @@ class Reliability(Plot):
     """`table` of `rlsys.evaluation.calibration.summarise`."""
     base_rate: float = 0.0
 
-    def draw(self) -> Figure:
-        figure = figure_for(4.6, ["perfectly calibrated", f"base rate {self.base_rate:.0%}", "held-out, by bin"])
+    def draw(self, width: float = WIDTH) -> Figure:
+        figure = figure_for(4.6, ["perfectly calibrated", f"base rate {self.base_rate:.0%}", "held-out, by bin"], width)
         upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=[3, 1])
         filled = [entry for entry in self.bins if entry["n"]]
         points = [(i, entry["observed"], entry["ci95"]) for i, entry in enumerate(filled)]

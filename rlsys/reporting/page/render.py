@@ -7,13 +7,14 @@ import re
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from rlsys.data.readers import DataError
 from rlsys.documents.core import read_json
 from rlsys.reporting.page.content import Cell, Critique, Section, Table
-from rlsys.reporting.page.drawing import render
+from rlsys.reporting.page.drawing import WIDE, render
 from rlsys.reporting.page.plots import Plot
 from rlsys.system.printable import printable
 
@@ -62,8 +63,10 @@ def write_page(page: Page, output: Path, atomic_output: AtomicOutput) -> dict[st
     with ExitStack() as stack:
         beside = {name: stack.enter_context(atomic_output(output.with_name(name))) for name in pngs.values()}
         drawn = {id(plot): render(plot.draw, name, beside[pngs[id(plot)]]) for name, plot in page.plots()}
+        alone = {id(section.plots[-1]) for section in page.sections if len(section.plots) % 2}
+        wide = {id(plot): render(partial(plot.draw, WIDE), f"{name}-wide") for name, plot in page.plots() if id(plot) in alone}
         document = _document(page, pngs, [output.with_suffix(suffix).name for suffix in FORMS])
-        texts = (html(page, drawn), markdown(page, pngs), json.dumps(document, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+        texts = (html(page, drawn, wide), markdown(page, pngs), json.dumps(document, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
         for suffix, text in zip(FORMS, texts, strict=True):
             stack.enter_context(atomic_output(output.with_suffix(suffix))).write_text(text, encoding="utf-8")
     return document
@@ -97,8 +100,13 @@ def _document(page: Page, files: dict[int, str], forms: list[str]) -> dict[str, 
 # --- HTML -----------------------------------------------------------------------------------------------------------
 
 
-def html(page: Page, drawn: dict[int, str]) -> str:
-    """Render the page as HTML; `drawn`: id(plot) -> SVG, the only text that is not escaped."""
+def html(page: Page, drawn: dict[int, str], wide: dict[int, str]) -> str:
+    """Render the page as HTML.
+
+    Args:
+        drawn: id(plot) -> SVG; with `wide` the only text that is not escaped.
+        wide: the same, for plots that fill a row of two where there is room.
+    """
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
     from markupsafe import Markup
 
@@ -106,7 +114,9 @@ def html(page: Page, drawn: dict[int, str]) -> str:
         loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     environment.tests["number"] = lambda value: isinstance(value, Cell)
-    return environment.get_template("page.html.jinja").render(page=page, svg=lambda plot: Markup(drawn[id(plot)]))
+    return environment.get_template("page.html.jinja").render(
+        page=page, svg=lambda plot: Markup(drawn[id(plot)]), wide=lambda plot: Markup(wide.get(id(plot), ""))
+    )
 
 
 # --- Markdown -------------------------------------------------------------------------------------------------------

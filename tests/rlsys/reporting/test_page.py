@@ -63,7 +63,24 @@ def test_the_ladder_says_which_rungs_do_not_separate(document) -> None:
     ]
     assert table["rows"][1][4] == {"value": 0.3, "ci95": [0.2, 0.4]}
     assert [row[0] for row in tables(document)["Ablations: tasks, 400 rows"]["rows"]] == ["no_hint"]
-    assert plots(document)["Accuracy by rung: tasks, 400 rows"]["series"][0]["y"] == [0.4, 0.7, 0.71]
+
+
+def test_the_ladder_is_drawn_in_one_colour_per_kind_and_its_votes_against_k(tmp_path) -> None:
+    names = {"base": 0.4, "rl": 0.5, "vote@1": 0.6, "vote@2": 0.65, "vote@8": 0.7, "meta@2": 0.66, "meta@8": 0.75, "mine": 0.1, "bt": 0.9}
+    rungs = [{"name": name, "title": f"a {name}", "value": value, "ci95": [value - 0.1, value + 0.1]} for name, value in names.items()]
+    write(tmp_path / "ladder/ladder.json", ladder() | {"rungs": rungs})
+    found = plots(build([tmp_path / "ladder"], tmp_path / "page.html"))
+    by_rung = {one["name"]: one for one in found["Accuracy by rung: tasks, 400 rows"]["series"]}
+    assert list(by_rung) == ["base model", "RL", "vote", "guided vote", "mine", "Bradley-Terry"]
+    assert len({one["style"] for one in by_rung.values()}) == 6
+    assert by_rung["vote"]["y"] == [None, None, 0.6, 0.65, 0.7, None, None, None, None]
+    by_k = found["Accuracy against k: tasks, 400 rows"]
+    assert by_k["log2"] and by_k["levels"] == {"a base": 0.4, "a rl": 0.5, "a bt": 0.9}
+    assert [(one["name"], one["x"], one["y"]) for one in by_k["series"]] == [
+        ("vote", [1, 2, 8], [0.6, 0.65, 0.7]),
+        ("guided vote", [2, 8], [0.66, 0.75]),
+    ]
+    assert all(one["style"] == by_rung[one["name"]]["style"] for one in by_k["series"])
 
 
 def test_a_run_under_way_is_shown_as_far_as_it_is(document) -> None:

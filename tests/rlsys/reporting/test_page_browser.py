@@ -16,13 +16,13 @@ from page_folders import plots, write
 PROBE = """
 <!doctype html><meta charset="utf-8"><body><script>
 const text = PAGE, told = {}
-for (const width of [1200, 400]) {
+for (const width of [1280, 400]) {
   const frame = document.createElement('iframe')
   frame.style = `width: ${width}px; height: 900px; border: 0`
   frame.onload = () => {
     const inner = frame.contentDocument, root = inner.documentElement
     inner.querySelectorAll('details').forEach(one => one.open = true)
-    const pictures = [...inner.querySelectorAll('figure svg')]
+    const pictures = [...inner.querySelectorAll('figure svg')].filter(one => one.getClientRects().length)
     const outside = []
     for (const picture of pictures) {
       const box = picture.getBoundingClientRect()
@@ -35,6 +35,8 @@ for (const width of [1200, 400]) {
     told[width] = {
       width: root.clientWidth, content: root.scrollWidth, title: inner.title, outside,
       pictures: pictures.map(one => [one.getBoundingClientRect().width, one.getBoundingClientRect().height]),
+      figures: [...inner.querySelectorAll('figure')].map(one => one.getBoundingClientRect())
+        .map(box => [box.left, box.top, box.right].map(Math.round)),
       images: [...inner.images].map(one => one.naturalWidth), scripts: inner.scripts.length,
       twice: ids.filter((id, place) => ids.indexOf(id) !== place),
       missing: [...inner.querySelectorAll('use, a')].map(one => one.getAttribute('xlink:href') || one.getAttribute('href'))
@@ -57,7 +59,7 @@ def chromium(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 @pytest.fixture(scope="module")
 def laid_out(page, tmp_path_factory) -> dict[str, dict]:
-    """What a browser makes of the page at 1200 and at 400 pixels. Its policy against scripts is taken out: escaping has to do."""
+    """What a browser makes of the page at 1280 and at 400 pixels. Its policy against scripts is taken out: escaping has to do."""
     folder = tmp_path_factory.mktemp("browser")
     text = re.sub(r'<meta http-equiv="Content-Security-Policy"[^>]*>', "", page.read_text())
     probe = write(folder / "probe.html", PROBE.replace("PAGE", json.dumps(text).replace("</", "<\\/")))
@@ -68,13 +70,24 @@ def laid_out(page, tmp_path_factory) -> dict[str, dict]:
 
 
 @in_a_browser
-@pytest.mark.parametrize("width", [1200, 400])
+@pytest.mark.parametrize("width", [1280, 400])
 def test_nothing_is_wider_than_the_page(laid_out, document, width) -> None:
     told = laid_out[str(width)]
     assert told["width"] == width and told["content"] <= width
     assert len(told["pictures"]) == len(plots(document))
     assert all(wide > 200 and high > 100 for wide, high in told["pictures"])
     assert told["outside"] == []
+
+
+@in_a_browser
+@pytest.mark.parametrize("width", [1280, 400])
+def test_charts_fill_the_width(laid_out, width) -> None:
+    """Every row of charts begins and ends where the others do."""
+    figures = laid_out[str(width)]["figures"]
+    rows = {top: [box for box in figures if box[1] == top] for _, top, _ in figures}
+    assert {min(left for left, _, _ in row) for row in rows.values()} == {min(left for left, _, _ in figures)}
+    assert {max(right for _, _, right in row) for row in rows.values()} == {max(right for _, _, right in figures)}
+    assert max(map(len, rows.values())) == (2 if width == 1280 else 1)
 
 
 @in_a_browser
