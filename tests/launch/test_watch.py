@@ -17,7 +17,7 @@ from rlsys.reporting.top.snapshot import take
 
 
 def test_the_viewer_serves_a_real_run(straight_run) -> None:
-    config, summary = straight_run
+    config, _ = straight_run
     command = [sys.executable, "-u", "-m", "launch.cli", "view", str(config.run.dir), "--port", "0"]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
         try:
@@ -29,7 +29,7 @@ def test_the_viewer_serves_a_real_run(straight_run) -> None:
         finally:
             process.send_signal(signal.SIGINT)
         assert process.wait(timeout=60) == 0 and process.stdout.read() == "stopped\n"
-    heldout = summary["heldout"]
+    heldout = json.loads((config.run.dir / "summary.json").read_text())["heldout"]
     assert document["total"] == heldout["base"]["n"] and document["unmatched"] == 0
     for stage, groups in (("base", document["groups"]), ("rl", [group["other"] for group in document["groups"]])):
         outcomes = "".join(group["outcomes"] for group in groups)
@@ -53,7 +53,7 @@ def test_the_terminal_view_shows_a_real_run(straight_run) -> None:
     pytest.importorskip("textual")
     from rlsys.reporting.top.app import Top
 
-    config, summary = straight_run
+    config, _ = straight_run
     folder = config.run.dir
 
     async def session() -> list[list[str]]:
@@ -70,7 +70,8 @@ def test_the_terminal_view_shows_a_real_run(straight_run) -> None:
     assert [row[:2] for row in rows] == [[str(one["step"]), f"{one['reward']:+.3f}"] for one in reversed(metrics)]
     snapshot = take(folder)
     assert snapshot.state == "complete" and snapshot.step == snapshot.steps == config.rl.steps
-    assert {one.stage: one.accuracy for one in snapshot.heldout} == {stage: one["accuracy"] for stage, one in summary["heldout"].items()}
+    heldout = json.loads((folder / "summary.json").read_text())["heldout"]
+    assert {one.stage: one.accuracy for one in snapshot.heldout} == {stage: one["accuracy"] for stage, one in heldout.items()}
     assert {actor.name for actor in snapshot.actors} >= {"rollout-0", "learner-0", "reward"}
     assert sum(snapshot.phases.values()) == pytest.approx(metrics[-1]["seconds/step"])
 

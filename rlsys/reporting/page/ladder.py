@@ -10,9 +10,7 @@ from rlsys.documents.runs import Rung
 from rlsys.evaluation.statistics import TOO_FEW
 from rlsys.reporting.page.collect import Ladder
 from rlsys.reporting.page.content import Cell, Section, Table
-from rlsys.reporting.page.plots import Categories, Series
 from rlsys.reporting.page.plots import Categories, Curves, Plot, Series
-from rlsys.reporting.page.schema import Difference, Rung
 
 KINDS = {
     "base": "base model",

@@ -15,7 +15,6 @@ from rlsys.reporting.page.drawing import (
     LINES,
     MARKERS,
     WIDTH,
-    Interval,
     draw_intervals,
     error_bars,
     figure_for,

@@ -131,7 +131,11 @@ def _table(name: str, columns: Sequence[str]) -> DataTable[Text]:
 
 def head(snapshot: Snapshot) -> Text:
     """Return the first lines: name, model, state, step, and what the run is doing since when."""
-    parts = [(snapshot.name, "bold"), f"  {snapshot.model}\n", (snapshot.state, COLOURS.get(snapshot.state, "yellow"))]
+    parts: list[str | tuple[str, str]] = [
+        (snapshot.name, "bold"),
+        f"  {snapshot.model}\n",
+        (snapshot.state, COLOURS.get(snapshot.state, "yellow")),
+    ]
     if snapshot.steps:
         parts.append(f"  step {snapshot.step} of {snapshot.steps}")
     since = "" if snapshot.elapsed_s is None else duration(snapshot.elapsed_s)

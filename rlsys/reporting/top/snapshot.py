@@ -21,7 +21,8 @@ from rlsys.config.files import load_config
 from rlsys.config.schema import ConfigError
 from rlsys.data.readers import DataError
 from rlsys.data.trajectories import HELDOUT_FILES
-from rlsys.io.progress import Progress, read_progress
+from rlsys.documents.progress import Progress
+from rlsys.io.progress import read_progress
 from rlsys.system.printable import printable
 
 TAIL = 256_000
@@ -103,7 +104,7 @@ def take(folder: Path, others: Sequence[Actor] = ()) -> Snapshot:
         others: actors of the cluster that the run uses, with their states and calls.
 
     Raises:
-        DataError: `folder` is not a run folder.
+        DataError: `folder` is not a run folder, or its config.yaml or progress.json is not valid.
     """
     if not (folder / "config.yaml").is_file():
         raise DataError(f"{folder}: not a run folder (no config.yaml in it); give the run.dir of `rlsys train`.")

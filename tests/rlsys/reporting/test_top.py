@@ -15,7 +15,8 @@ from page_folders import HOSTILE, training_run, write
 
 from rlsys.config.files import load_config, save_config
 from rlsys.data.readers import DataError
-from rlsys.io.progress import FILE, ProgressFile, read_progress
+from rlsys.documents.progress import Progress
+from rlsys.io.progress import ProgressFile, read_progress
 from rlsys.reporting.top.snapshot import TAIL, Actor, Heldout, read_tail, take
 
 
@@ -60,15 +61,16 @@ def test_a_killed_run_is_recognised(run) -> None:
     program = "import sys; from pathlib import Path; from rlsys.io.progress import ProgressFile as File; File(Path(sys.argv[1])).say('x')"
     subprocess.run([sys.executable, "-c", program, run], check=True, timeout=120)
     assert take(run).state == "killed"
-    document = json.loads((run / FILE).read_text())
+    document = json.loads((run / Progress.FILE).read_text())
     # Its id belongs to another process now.
-    write(run / FILE, document | {"pid": os.getpid(), "started": 1.0})
+    write(run / Progress.FILE, document | {"pid": os.getpid(), "started": 1.0})
     assert take(run).state == "killed"
     # On another machine, nobody can tell.
-    write(run / FILE, document | {"host": "elsewhere"})
+    write(run / Progress.FILE, document | {"host": "elsewhere"})
     assert take(run).state == "running"
-    write(run / FILE, "{")
-    assert take(run).state == "unknown"
+    write(run / Progress.FILE, "{")
+    with pytest.raises(DataError, match="progress.json: not valid JSON"):
+        take(run)
 
 
 def test_only_the_end_of_long_metrics_is_read(run) -> None:
