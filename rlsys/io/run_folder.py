@@ -221,7 +221,8 @@ ROW_GROUP = 1024
 def write_parquet(table: pa.Table, path: Path) -> None:
     """Write `table` to `path` atomically."""
     with atomic_write(path) as temporary:
-        pq.write_table(table, temporary, row_group_size=ROW_GROUP)
+        # The size of a page is looked at once per batch: small batches, or a page takes a thousand long texts.
+        pq.write_table(table, temporary, row_group_size=ROW_GROUP, write_batch_size=32)
 
 
 def completed_work(folder: Path) -> list[str]:

@@ -136,15 +136,15 @@ def head(snapshot: Snapshot) -> Text:
         f"  {snapshot.model}\n",
         (snapshot.state, COLOURS.get(snapshot.state, "yellow")),
     ]
-    if snapshot.steps:
-        parts.append(f"  step {snapshot.step} of {snapshot.steps}")
+    if snapshot.metrics:
+        parts.append(f"  step {snapshot.step}" + (f" of {snapshot.steps}" if snapshot.is_rl else ""))
     since = "" if snapshot.elapsed_s is None else duration(snapshot.elapsed_s)
     if snapshot.state == "running":
         parts.append(f"  {snapshot.doing}, for {since}")
     elif since:
         parts.append(f"  ended {since} ago" if snapshot.state != "killed" else f"  while {snapshot.doing}, begun {since} ago")
     seconds = snapshot.series("seconds/step")[-5:]
-    if snapshot.state == "running" and seconds:
+    if snapshot.state == "running" and snapshot.is_rl and seconds:
         parts.append(f"  ETA {duration((snapshot.steps - snapshot.step) * sum(seconds) / len(seconds))}")
     return Text.assemble(*parts)
 

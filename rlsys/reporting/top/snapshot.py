@@ -87,6 +87,11 @@ class Snapshot:
         return int(self.metrics[-1]["step"]) if self.metrics else 0
 
     @property
+    def is_rl(self) -> bool:
+        """Whether the steps are those of RL, which `steps` counts."""
+        return bool(self.metrics) and "reward" in self.metrics[-1]
+
+    @property
     def phases(self) -> dict[str, float]:
         """Seconds of the last step by phase."""
         last = self.metrics[-1] if self.metrics else {}

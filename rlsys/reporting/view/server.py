@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
-from rlsys.data.readers import DataError
 from rlsys.io.files import finite_json
 from rlsys.reporting.view.viewer import NotFound, Viewer
 from rlsys.system.printable import printable
@@ -111,7 +110,7 @@ class Handler(BaseHTTPRequestHandler):
             document = answer(query)
         except NotFound as error:
             status, document = HTTPStatus.NOT_FOUND, {"error": printable(str(error))}
-        except (DataError, OSError) as error:
+        except (ValueError, OSError) as error:
             status, document = HTTPStatus.INTERNAL_SERVER_ERROR, {"error": printable(str(error))}
         # ASCII: a lone surrogate has no UTF-8.
         self._send(status, "application/json", json.dumps(finite_json(document), allow_nan=False).encode("ascii"))

@@ -87,8 +87,8 @@ class ParquetTable:
 
     def _open(self) -> pq.ParquetFile:
         try:
-            # Without pre-buffering, columns are read as they are decoded.
-            return pq.ParquetFile(self._path, memory_map=True, pre_buffer=False)
+            # Columns are read as they are decoded. Not mapped: reading a mapped file that is cut short meanwhile would end the process.
+            return pq.ParquetFile(self._path, buffer_size=2**20, pre_buffer=False)
         except (pa.ArrowInvalid, OSError) as error:
             raise DataError(f"{self._path}: cannot be read as Parquet: {error}.") from error
 

@@ -16,6 +16,7 @@ from view_folders import STEP, sample, serving, table
 
 from rlsys.data.readers import DataError
 from rlsys.data.trajectories import TRAJECTORIES
+from rlsys.io.run_folder import write_parquet
 from rlsys.reporting.view import viewer as viewing
 from rlsys.reporting.view.groups import lead
 from rlsys.reporting.view.server import is_loopback
@@ -121,16 +122,18 @@ print(json.dumps([total, text, *peaks, pa.default_memory_pool().max_memory()]))
 """
 
 
-def test_large_tables_are_read_in_parts(tmp_path) -> None:
-    """4,000 samples with 144 MB of text in one row group, written as one by an earlier version."""
+@pytest.mark.parametrize("write_table, limit", [(write_parquet, 12e6), (pq.write_table, 60e6)], ids=["a run's", "in one row group"])
+def test_large_tables_are_read_in_parts(tmp_path, write_table, limit) -> None:
+    """4,000 samples with 144 MB of text."""
     rows = [sample(group, n, [2, 9], text=f"{group:06d}" * 6_000, prompt=f"{group}") for group in range(2_000) for n in range(2)]
-    table(tmp_path / "run/trajectories/step_000001.parquet", rows, row_group_size=10_000)
+    (tmp_path / "run/trajectories").mkdir(parents=True)
+    write_table(pa.Table.from_pylist(rows, TRAJECTORIES), tmp_path / "run/trajectories/step_000001.parquet")
     child = subprocess.run([sys.executable, "-c", MEASURE, tmp_path / "run"], cwd=ROOT, capture_output=True, text=True, timeout=120)
     assert child.returncode == 0, child.stderr
     total, text, listing, showing = json.loads(child.stdout)
     assert total == 2_000 and text == ("000150" * 6_000)[: viewing.TEXT]
     assert listing < 4e6
-    assert showing < 40e6
+    assert showing < limit
 
 
 def test_row_groups_without_the_rows_are_not_read(tmp_path, monkeypatch) -> None:
@@ -178,6 +181,14 @@ def test_judged_lines_are_tables_too(tmp_path) -> None:
     assert [one["scores"] for one in shown["samples"]] == [(2, 9), (7, 7), None]
     assert shown["order"] is None and shown["truth"] == "[2] is the best response" and shown["lead"] == 8 - 4.5
     assert look.group(query | {"place": "1"})["samples"][0]["failure"] == "too long: 9"
+
+
+def test_lines_that_are_no_judgements_are_named(tmp_path) -> None:
+    good = json.dumps({"id": "r1", "samples": []})
+    for line, message in (('{"id": 1}', "judged.jsonl, row 2: has no id and samples"), ("{", "judged.jsonl, line 2: expected JSON")):
+        look = viewer(write(tmp_path / "judged.jsonl", f"{good}\n{line}\n{good}\n"))
+        with pytest.raises(DataError, match=message):
+            look.groups({"run": "0", "table": "judged"})
 
 
 def test_critiques_are_split_at_their_labels() -> None:

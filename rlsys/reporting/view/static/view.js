@@ -12,6 +12,7 @@ let filters = {}
 let shown = []     // the listed groups
 let total = 0
 let prompts = false
+const errors = {}  // by question
 let asked = 0      // number of the newest question; answers to older ones are dropped
 
 async function ask(name, query) {
@@ -19,12 +20,13 @@ async function ask(name, query) {
   try {
     const answer = await fetch(`api/${name}?${new URLSearchParams(used)}`)
     const document = await answer.json()
-    at("error").hidden = answer.ok
+    errors[name] = answer.ok ? "" : document.error
     if (answer.ok) return document
-    at("error").textContent = document.error
   } catch {
-    at("error").hidden = false
-    at("error").textContent = "No answer: `rlsys view` has stopped, or the connection is lost."
+    errors[name] = "No answer: `rlsys view` has stopped, or the connection is lost."
+  } finally {
+    at("error").textContent = Object.values(errors).find(Boolean) ?? ""
+    at("error").hidden = !at("error").textContent
   }
 }
 
@@ -58,7 +60,10 @@ function controls(answer) {
 
 async function load(more = 0) {
   const question = ++asked
-  if (!state.table) return controls()
+  if (!state.table) {
+    at("detail").replaceChildren(element("p", { class: "facts" }, "This run has no judgements yet; they appear here when it writes them."))
+    return controls()
+  }
   const query = { ...tableQuery(), filter: state.filter, family: state.family, search: state.search }
   const answer = await ask("groups", { ...query, offset: more, limit: PAGE })
   if (question !== asked) return
