@@ -19,6 +19,7 @@ from launch.commands.report import report
 from launch.commands.rft import filter_rows, rft
 from launch.commands.score import score
 from launch.commands.show import show
+from launch.commands.submit import submit
 from launch.commands.top import top
 from launch.commands.train import sft, train
 from launch.commands.view import view
@@ -56,6 +57,7 @@ app.command()(rft)
 app.command("filter")(filter_rows)
 app.command("meta-rm")(meta_rm)
 app.command()(ladder)
+app.command()(submit)
 app.command()(judge)
 app.command("eval")(evaluate)
 app.command()(vote)

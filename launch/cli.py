@@ -14,7 +14,9 @@ def main() -> None:
 
         app()
     except (KeyboardInterrupt, SystemExit) as end:
-        if isinstance(end, KeyboardInterrupt) or end.code == 130:
+        from launch.console import Detached
+
+        if not isinstance(end, Detached) and (isinstance(end, KeyboardInterrupt) or end.code == 130):
             print("interrupted; completed work is kept, and the same command resumes from there", file=sys.stderr)
             sys.exit(130)
         raise

@@ -26,6 +26,10 @@ class UserError(ValueError):
     """An error that the user can fix; the message says where it is and what to do."""
 
 
+class Detached(SystemExit):
+    """Ends a command after Ctrl-C that has already said what becomes of its work."""
+
+
 def exit_status(error: BaseException) -> int | None:
     """Return the exit status for an error that is printed without a traceback, or None for a bug, which should be raised.
 
