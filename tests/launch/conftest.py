@@ -16,6 +16,7 @@ from rich.console import Console
 
 from rlsys.config.files import load_config
 from rlsys.config.schema import Config
+from rlsys.documents.runs import RunSummary
 from rlsys.models.loading import build_tiny
 
 
@@ -38,7 +39,7 @@ def quiet() -> Iterator[Console]:
 
 
 @pytest.fixture(scope="session")
-def straight_run(ray_session, tiny, quiet, tiny_model, tmp_path_factory) -> tuple[Config, dict[str, Any]]:
+def straight_run(ray_session, tiny, quiet, tiny_model, tmp_path_factory) -> tuple[Config, RunSummary]:
     """An uninterrupted run of a tiny model, cold start and three RL steps: its config, and the result of `train`."""
     from actors.loops.rl import train
 

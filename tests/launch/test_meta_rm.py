@@ -164,7 +164,7 @@ def test_the_command_prints_one_json_document(straight_run, tmp_path):
     arguments += [f"meta_rm.data={json.dumps(config.meta_rm.data)}", "meta_rm.eval_every=8", "--json"]
     result = run_rlsys("meta-rm", *arguments, timeout_s=1200)
     assert result.returncode == 0, result.stderr
-    assert json.loads(result.stdout) == json.loads(json.dumps(report))
+    assert json.loads(result.stdout) == report.to_json()
     assert "ROC-AUC within a row" in result.stderr
 
 

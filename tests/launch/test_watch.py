@@ -30,11 +30,11 @@ def test_the_viewer_serves_a_real_run(straight_run) -> None:
             process.send_signal(signal.SIGINT)
         assert process.wait(timeout=60) == 0 and process.stdout.read() == "stopped\n"
     heldout = json.loads((config.run.dir / "summary.json").read_text())["heldout"]
-    assert document["total"] == heldout["base"]["n"] and document["unmatched"] == 0
+    assert document["total"] == heldout["base"].n and document["unmatched"] == 0
     for stage, groups in (("base", document["groups"]), ("rl", [group["other"] for group in document["groups"]])):
         outcomes = "".join(group["outcomes"] for group in groups)
-        assert outcomes.count("r") / len(outcomes) == heldout[stage]["accuracy"]
-        assert outcomes.count("f") == sum(heldout[stage]["parse_failures"].values())
+        assert outcomes.count("r") / len(outcomes) == heldout[stage].accuracy
+        assert outcomes.count("f") == sum(heldout[stage].parse_failures.values())
 
 
 def test_an_address_that_is_taken_is_named(tmp_path) -> None:
