@@ -85,8 +85,8 @@ def run_case(
         "step_s": step_s,
         "share": step_s / longer if longer else None,
         "floor_s": send_s + (longer if staleness else generate_s + train_s),
-        # Reported after the weights are sent, so one version more than the step was trained with.
-        "lag": max(row["weight_version"] - 1 - row["oldest_version"] for row in metrics),
+        # The version is reported after the weights are sent, which a step without a group to train on does not do.
+        "lag": max(row["weight_version"] - (row["groups_trained"] > 0) - row["oldest_version"] for row in metrics),
     }
 
 

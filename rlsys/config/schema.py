@@ -148,7 +148,7 @@ class Learner(Section):
 
 
 class Rl(Section):
-    steps: NonNegativeInt = 20
+    steps: Annotated[int, Field(ge=0, lt=2**31)] = 20
     """Number of RL steps. In each, one batch is sampled, judged and trained on once."""
     prompts_per_step: PositiveInt = 16
     """Prompts (groups) per batch. The paper's batch size of 512 is read as prompts."""

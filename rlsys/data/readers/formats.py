@@ -77,8 +77,12 @@ def trl_preference(row: Row) -> list[Record]:
     """TRL preference: prompt, chosen, rejected; texts or message lists. Without a prompt: the common beginning of chosen and rejected.
 
     Either side may be a list of responses: each chosen one is compared with all the rejected ones, in its own record (ids `id/0`, ...
-    if there are several). `system` and `history` precede the prompt.
+    if there are several). `system` and `history` precede the prompt. TRL reads no scores: score_chosen and score_rejected, which some
+    data sets have, only refuse a row that they contradict.
     """
+    scores = row.get("score_chosen"), row.get("score_rejected")
+    if all(isinstance(score, int | float | Decimal) for score in scores) and scores[0] < scores[1]:
+        raise wrong("score_chosen", f"at least score_rejected ({scores[1]:g})", scores[0])
     if row.get("prompt") is not None:
         context = prompt_of(row)
         chosen, rejected = replies(row, "chosen", context), replies(row, "rejected", context)

@@ -428,6 +428,7 @@ MALFORMED = [
     ("trl_unpaired", {"label": "yes"}, "label"),
     ("trl_unpaired", {"label": NAN}, "label"),
     ("trl_unpaired", {"completion": None}, "completion"),
+    ("trl_preference", {"score_chosen": 1, "score_rejected": 2.5}, "score_chosen"),
     ("hh_rlhf", {"chosen": "no marks"}, "chosen"),
     ("hh_rlhf", {"chosen": "Hello\n\nHuman: Q?\n\nAssistant: one"}, "chosen"),
     ("hh_rlhf", {"rejected": HH + "one\n\nHuman: More?"}, "rejected"),
