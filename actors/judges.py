@@ -16,7 +16,8 @@ import ray
 from actors.cluster.groups import ReservedActors, cluster_size, weight_backend
 from actors.cluster.waiting import Pending, fetch
 from rlsys.config.schema import Config
-from rlsys.judging.requests import JudgeRequest, JudgeResult, RenderedRequest, collect_results, render_requests, request_batch
+from rlsys.data.chain import prompt_batch
+from rlsys.judging.requests import JudgeRequest, JudgeResult, RenderedRequest, collect_results, render_requests
 from rlsys.prompts.rendering import Prompter
 
 AHEAD = 4
@@ -38,7 +39,8 @@ class _Share:
     """Rows that are sent together."""
 
     questions: list[RenderedRequest]
-    requests: pa.RecordBatch
+    prompts: pa.RecordBatch
+    """PROMPTS that the questions ask."""
     samples: ray.ObjectRef | None = None
     """None until they are sampled."""
     scoring: Pending | None = None
@@ -106,8 +108,8 @@ class Judges(ReservedActors):
 
         def admitted() -> Iterator[pa.RecordBatch]:
             for number, batch in enumerate(self._batches(render_requests(asks, prompter, max_prompt_tokens))):
-                shares[number] = _Share(batch, request_batch(batch))
-                yield shares[number].requests
+                shares[number] = _Share(batch, prompt_batch([prompt for one in batch for prompt in one.asked]))
+                yield shares[number].prompts
 
         oldest = 0
         for number, samples in self.stream(admitted(), sampling.temperature, sampling.top_p, sampling.max_tokens, sampling.min_tokens):
@@ -115,7 +117,7 @@ class Judges(ReservedActors):
             share.samples = samples
             if self.scorers:
                 scorer = number % len(self.scorers)
-                call = self.scorers[scorer].score_samples.remote(share.requests, samples)
+                call = self.scorers[scorer].score.remote(share.prompts, samples)
                 share.scoring = Pending(call, self.scorer_names[scorer], "score")
             behind = sum(one.scoring is not None for one in shares.values()) - AHEAD * len(self.scorers)
             while oldest in shares and shares[oldest].samples is not None and (behind > 0 or _is_scored(shares[oldest])):
@@ -140,7 +142,7 @@ class Judges(ReservedActors):
     def _answers(self, share: _Share, prompter: Prompter) -> list[JudgeResult]:
         meta_rewards = self.finish(share.scoring) if share.scoring else None
         samples = fetch(Pending(share.samples, "rollout", "sample"), self.timeout_s)
-        return collect_results(share.questions, samples, meta_rewards, prompter)
+        return collect_results(share.questions, samples, meta_rewards, prompter.score_format)
 
 
 def _is_scored(share: _Share) -> bool:

@@ -8,12 +8,13 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import torch
 from transformers import AutoTokenizer
 
 from actors.cluster import logs
 from rlsys.models.loading import ModelError
-from rlsys.models.scalar import ScalarModel, load_classifier, score_texts
+from rlsys.models.scalar import Group, ScalarModel, load_classifier, score_texts
 from rlsys.models.self_check import SelfCheck, checked_scalar_model
 from rlsys.prompts.chat import Chat
 from rlsys.prompts.tokenizers import Retokenizer, tokenizer_difference
@@ -77,29 +78,30 @@ class ScalarScorer:
             "self_check": asdict(self.self_check),
         }
 
-    def score(self, batch: pa.RecordBatch) -> list[float]:
-        """Return the score (logit) of each row, in order. Rows with the same prompt are cheapest in the same call.
+    def score(self, prompts: pa.RecordBatch, samples: pa.RecordBatch) -> list[float]:
+        """Return the score (logit) of each of the SAMPLES of PROMPTS, in order.
 
-        Args:
-            batch: columns prompt_tokens and tokens (list<int32>), as of the engines; trailing special tokens of a text,
-                such as the end of turn, are not scored.
+        Trailing special tokens of a text, such as the end of turn, are not scored.
 
         Raises:
             ValueError: a prompt is empty.
         """
-        prompts, tokens = (_arrays(batch[name]) for name in ("prompt_tokens", "tokens"))
-        for row, prompt in enumerate(prompts):
-            if not len(prompt):
-                raise ValueError(f"{self.name}: row {row}: prompt_tokens is empty; expected the prompt that the text was sampled for.")
-        texts = [self._without_end(text) for text in tokens]
+        prompt_ids = _arrays(prompts["prompt_token_ids"])
+        texts = [self._without_end(text) for text in _arrays(samples["token_ids"])]
+        if empty := [number for number, prompt in zip(prompts["group"].to_pylist(), prompt_ids) if not len(prompt)]:
+            raise ValueError(f"{self.name}: group {empty[0]}: prompt_token_ids is empty; expected the prompt that texts were sampled for.")
         if self.translation:
-            prompts, texts = self.translation.prompts(prompts), self.translation.texts(texts)
-        return score_texts(self.model, prompts, texts, self.token_budget, self.device).tolist()
-
-    def score_samples(self, requests: pa.RecordBatch, samples: pa.RecordBatch) -> list[float]:
-        """Return the `score` of each of the SAMPLES of REQUESTS whose groups are numbered from 0."""
-        prompts = requests["prompt_tokens"].take(samples["group"])
-        return self.score(pa.record_batch({"prompt_tokens": prompts, "tokens": samples["tokens"]}))
+            prompt_ids, texts = self.translation.prompts(prompt_ids), self.translation.texts(texts)
+        owner = pc.index_in(samples["group"], prompts["group"]).to_numpy()
+        members = [np.flatnonzero(owner == place) for place in range(len(prompt_ids))]
+        groups = [
+            Group("", prompt, tuple(texts[row] for row in rows), (0.0,) * len(rows))
+            for prompt, rows in zip(prompt_ids, members)
+            if len(rows)
+        ]
+        scores = np.empty(len(texts), np.float32)
+        scores[np.concatenate([np.empty(0, np.int64), *members])] = score_texts(self.model, groups, self.token_budget, self.device)
+        return scores.tolist()
 
     def _without_end(self, text: np.ndarray) -> np.ndarray:
         ordinary = np.flatnonzero(~np.isin(text, self.special))

@@ -302,16 +302,16 @@ def _check_trajectories(config: Config) -> None:
 
 def _check_supervised(command: str, config: Config, prompter: Prompter) -> None:
     """Read the first rows of training data other than data.train."""
-    from rlsys.data.batches import prompt_completion_rows
-    from rlsys.data.instructions import instruction_rows
+    from rlsys.data.batches import prompt_completion_examples
+    from rlsys.data.instructions import instruction_examples
     from rlsys.data.readers import DataError
 
     if command in ("train", "sft") and config.sft.rows and config.sft.data is not None:
-        if not prompt_completion_rows(config.sft.data, ROWS_CHECKED, prompter.chat):
+        if not prompt_completion_examples(config.sft.data, ROWS_CHECKED, prompter.chat):
             raise DataError(f"sft.data={config.sft.data}: the file has no rows.")
     if command in ("rft", "ladder") and config.rft.instruction_data is not None and config.rft.instruction_share:
         longest = config.prompt.max_tokens + config.rollout.max_tokens
-        instruction_rows(config.rft.instruction_data, 1, prompter.chat, config.data, config.seed, longest)
+        instruction_examples(config.rft.instruction_data, 1, prompter.chat, config.data, config.seed, longest)
 
 
 if __name__ == "__main__":

@@ -124,20 +124,20 @@ class Actors:
         self.verify_weights, self.sleeps = verify_weights, sleeps
 
     def sample(
-        self, requests: pa.RecordBatch, temperature: float, top_p: float, max_tokens: int, min_tokens: int = 0
+        self, prompts: pa.RecordBatch, temperature: float, top_p: float, max_tokens: int, min_tokens: int = 0
     ) -> list[ray.ObjectRef]:
-        """Sample every request (REQUESTS schema), min_tokens to max_tokens each.
+        """Sample every seed of `prompts` (PROMPTS), min_tokens to max_tokens each.
 
         Returns:
-            Parts (SAMPLES schema) that together are in the order of `requests`, then of the sample.
+            Parts (SAMPLES) that together are in the order of `prompts`, then of the sample.
         """
-        parts = dict(self.stream(self._shares(requests), temperature, top_p, max_tokens, min_tokens))
+        parts = dict(self.stream(self._shares(prompts), temperature, top_p, max_tokens, min_tokens))
         return [parts[number] for number in range(len(parts))]
 
     def stream(
         self, shares: Iterable[pa.RecordBatch], temperature: float, top_p: float, max_tokens: int, min_tokens: int = 0
     ) -> Iterator[tuple[int, ray.ObjectRef]]:
-        """Sample share after share (REQUESTS schema each); yields (number of the share, its SAMPLES) in order of completion.
+        """Sample share after share (PROMPTS each); yields (number of the share, its SAMPLES) in order of completion.
 
         A share goes to the engine with the fewest samples in flight. Each engine holds enough to be full; the remaining shares wait
         here for the first engine with room, so a slow engine gets fewer.
@@ -150,11 +150,11 @@ class Actors:
         finished: SimpleQueue[ray.ObjectRef] = SimpleQueue()
         while True:
             while min(load) < room and (numbered := next(waiting, None)):
-                number, requests = numbered
+                number, prompts = numbered
                 engine = load.index(min(load))
-                receipt, samples = self.rollouts[engine].sample.remote(requests, temperature, top_p, max_tokens, min_tokens)
+                receipt, samples = self.rollouts[engine].sample.remote(prompts, temperature, top_p, max_tokens, min_tokens)
                 call = Pending(receipt, self.rollout_names[engine], "generate")
-                in_flight[receipt] = InFlightShare(call, engine, len(requests["seeds"].flatten()), number, samples)
+                in_flight[receipt] = InFlightShare(call, engine, len(prompts["seeds"].flatten()), number, samples)
                 load[engine] += in_flight[receipt].samples
                 # A callback for each share: ray.wait would examine everything in flight each time.
                 receipt.future().add_done_callback(lambda _, receipt=receipt: finished.put(receipt))
@@ -171,20 +171,20 @@ class Actors:
             load[share.engine] -= share.samples
             yield share.number, share.result
 
-    def _shares(self, requests: pa.RecordBatch) -> list[pa.RecordBatch]:
-        """Split requests so that about four shares fill an engine and, with enough prompts, every engine gets one."""
-        engines, rows = len(self.rollouts), requests.num_rows
-        group_size = len(requests["seeds"].flatten()) // rows
+    def _shares(self, prompts: pa.RecordBatch) -> list[pa.RecordBatch]:
+        """Split prompts so that about four shares fill an engine and, with enough prompts, every engine gets one."""
+        engines, rows = len(self.rollouts), prompts.num_rows
+        group_size = len(prompts["seeds"].flatten()) // rows
         size = rows if engines == 1 else min(max(1, self.max_num_seqs // (4 * group_size)), -(-rows // engines))
         # An Arrow slice is serialized with the whole table it was cut from; a copy of its rows is not.
-        return [requests.take(pa.array(np.arange(start, min(start + size, rows)))) for start in range(0, rows, size)]
+        return [prompts.take(pa.array(np.arange(start, min(start + size, rows)))) for start in range(0, rows, size)]
 
-    def judge(self, key: str, step: int, groups: pa.RecordBatch, samples: Sequence[ray.ObjectRef], **options: Any) -> dict[str, Any]:
+    def judge(self, key: str, step: int, prompts: pa.RecordBatch, samples: Sequence[ray.ObjectRef], **options: Any) -> dict[str, Any]:
         """Score a batch in the parts that `sample` returned; returns its counts. `options`: `want` and `equal` of `RewardActor.judge`."""
-        return self.finish(Pending(self.reward.judge.remote(key, step, groups, *samples, **options), "reward", "judge"))
+        return self.finish(Pending(self.reward.judge.remote(key, step, prompts, *samples, **options), "reward", "judge"))
 
     def pop_learner_batch(self, key: str) -> ray.ObjectRef:
-        """Take the learner's rows of everything judged under `key` (LEARNER schema) from the reward actor."""
+        """Take the `LearnerBatch` of everything judged under `key` from the reward actor."""
         rows, batch = self.reward.pop_learner_batch.options(num_returns=2).remote(key)
         self.finish(Pending(rows, "reward", "pop_learner_batch"))
         return batch

@@ -7,7 +7,6 @@ return the same result, so rank 0's is sufficient. A call is collective: it retu
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -25,6 +24,7 @@ from actors.learner import deepspeed_engine as ds
 from actors.weights.transfer import DeepSpeedSource, make_trainer
 from rlsys.algorithms.grpo import LossInputs, Metrics, finalise_metrics, grpo_loss, merge_metrics, sft_loss
 from rlsys.config import schema as config
+from rlsys.data.chain import LearnerBatch
 from rlsys.io.run_folder import learner_identity
 from rlsys.models.packing import MicroBatch, plan_micro_batches
 from rlsys.models.policy import Logprobs, Policy, load_causal_model, load_policy
@@ -169,8 +169,8 @@ class LearnerActor:
         self.reference = ds.freeze(policy, self.learner, self.dtype)
         self.reference_is_policy = folder is None
 
-    def train_grpo(self, batch: pa.RecordBatch, temperature: float, total_samples: int | None = None) -> dict[str, Any]:
-        """GRPO on one batch (LEARNER schema): `rl.updates_per_batch` passes over the batch, one optimizer step each.
+    def train_grpo(self, batch: LearnerBatch, temperature: float, total_samples: int | None = None) -> dict[str, Any]:
+        """GRPO on one batch: `rl.updates_per_batch` passes over the batch, one optimizer step each.
 
         In the first pass the old policy is the current one; later passes are clipped against the log-probabilities of the first.
 
@@ -182,7 +182,7 @@ class LearnerActor:
             metrics: those of `rlsys.algorithms.grpo.finalise_metrics`, as means over the passes, and grad_norm (before clipping), lr,
                 skipped (0 or 1; if 1, with skip_reason, and loss or grad_norm may be nan), encoded_tokens (of one pass, a shared
                 prompt counted once), seconds/learner_{reference,forward,backward,optimizer} of this rank;
-            samples: table of group, sample (its index in the group), trainer_logprob and reference_logprob, means over the
+            samples: table of group, sample, trainer_logprob and reference_logprob, means over the
                 sample's tokens before the first update; reference_logprob is null with beta = 0.
         """
         if self.rl.beta > 0 and self.reference is None:
@@ -218,8 +218,8 @@ class LearnerActor:
         metrics = self._update(share, loss, self.rl.updates_per_batch, temperature=temperature, with_entropy=True)
         return {"metrics": metrics, "samples": self._samples(batch, share, old, reference)}
 
-    def train_sft(self, batch: pa.RecordBatch) -> dict[str, Any]:
-        """Take one supervised step on a batch (LEARNER schema, advantages ignored); the loss is the mean NLL per sample.
+    def train_sft(self, batch: LearnerBatch) -> dict[str, Any]:
+        """Take one supervised step on a batch, whose advantages are ignored; the loss is the mean NLL per sample.
 
         Returns:
             metrics as of `train_grpo`; `nll` is in nats per token.
@@ -227,7 +227,7 @@ class LearnerActor:
         self._start_clock("forward", "backward", "optimizer")
         return self._update(self._share(batch), lambda i, part, answer: sft_loss(answer.logprob, part.weight))
 
-    def evaluate_logprobs(self, batch: pa.RecordBatch, temperature: float = 1.0) -> list[list[float]]:
+    def evaluate_logprobs(self, batch: LearnerBatch, temperature: float = 1.0) -> list[list[float]]:
         """Compute the log-probability of every completion token of every row under the current weights."""
         share = self._share(batch)
         with torch.no_grad():
@@ -241,7 +241,7 @@ class LearnerActor:
             everything.update(one)
         return [everything.get(row, []) for row in range(batch.num_rows)]
 
-    def _share(self, batch: pa.RecordBatch, total_samples: int | None = None) -> list[MicroBatch]:
+    def _share(self, batch: LearnerBatch, total_samples: int | None = None) -> list[MicroBatch]:
         if batch.num_rows == 0:
             raise ValueError("the learner got an empty batch: skip the step if no group has an advantage.")
         shares = plan_micro_batches(
@@ -297,7 +297,7 @@ class LearnerActor:
         rest = max(0.0, 1 - self.stage_step / self.decay_steps) if self.decay_steps else 1.0
         return self.lr * min(warmth, rest)
 
-    def _samples(self, batch: pa.RecordBatch, share: Sequence[MicroBatch], old: list[Tensor], reference: list[Tensor]) -> pa.Table:
+    def _samples(self, batch: LearnerBatch, share: Sequence[MicroBatch], old: list[Tensor], reference: list[Tensor]) -> pa.Table:
         sums = torch.zeros(3, batch.num_rows, dtype=torch.float64)
         for i, part in enumerate(share):
             rows = part.sample.cpu()
@@ -306,18 +306,12 @@ class LearnerActor:
             if reference:
                 sums[2].index_add_(0, rows, reference[i].cpu().double())
         tokens, trainer, frozen = torch.stack(ds.from_all_ranks(sums)).sum(0)
-        groups = batch["group"].to_pylist()
-        seen: Counter[int] = Counter()
-        places = []
-        for group in groups:
-            places.append(seen[group])
-            seen[group] += 1
         return pa.table(
             {
-                "group": pa.array(groups, pa.int32()),
-                "sample": pa.array(places, pa.int32()),
+                "group": batch.rows["group"],
+                "sample": batch.rows["sample"],
                 "trainer_logprob": pa.array((trainer / tokens).tolist(), pa.float32()),
-                "reference_logprob": pa.array((frozen / tokens).tolist() if reference else [None] * len(groups), pa.float32()),
+                "reference_logprob": pa.array((frozen / tokens).tolist() if reference else [None] * batch.num_rows, pa.float32()),
             }
         )
 

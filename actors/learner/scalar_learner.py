@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
 import torch
 from torch import Tensor
 
@@ -14,6 +13,7 @@ from actors.learner import deepspeed_engine as ds
 from actors.learner.learner import LearnerActor
 from rlsys.algorithms.grpo import Metrics
 from rlsys.config import schema as config
+from rlsys.data.chain import LearnerBatch
 from rlsys.models.packing import MicroBatch
 from rlsys.models.scalar import ScalarModel, bce_loss, bradley_terry_loss, load_classifier, load_scalar_model, text_ends
 from rlsys.models.self_check import SelfCheck, checked_scalar_model
@@ -47,14 +47,14 @@ class ScalarLearner(LearnerActor):
         model.model.config.rlsys_objective = self.objective
         return model, check
 
-    def train(self, batch: pa.RecordBatch) -> dict[str, Any]:
+    def train(self, batch: LearnerBatch) -> dict[str, Any]:
         """Take one optimizer step on a `rlsys.models.scalar.scalar_batch`; for objective "bt" its groups must be complete.
 
         Returns:
             metrics of the batch: loss (nats per text, or per row for "bt"), accuracy, tokens (of texts), and as of
             `LearnerActor.train_sft`: grad_norm, lr, skipped, encoded_tokens, seconds/learner_*.
         """
-        groups = torch.tensor(batch["group"].to_pylist())
+        groups = torch.tensor(batch.rows["group"].to_pylist())
         count = batch.num_rows if self.objective == "bce" else len(groups.unique())
 
         def loss(_: int, part: MicroBatch, score: Tensor) -> tuple[Tensor, Metrics]:
@@ -69,7 +69,7 @@ class ScalarLearner(LearnerActor):
         self._start_clock("forward", "backward", "optimizer")
         return self._update(self._share(batch), loss)
 
-    def score(self, batch: pa.RecordBatch) -> list[float]:
+    def score(self, batch: LearnerBatch) -> list[float]:
         """Return the score (logit) of every row of a `scalar_batch` under the current weights."""
         scores: dict[int, float] = {}
         with torch.no_grad():

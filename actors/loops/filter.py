@@ -58,7 +58,7 @@ def filter_rows(config: Config, output: Path, samples: int, rows: int | None, ag
 
 def filter_row(answer: JudgeResult) -> dict[str, Any]:
     """Return {id, source, right, samples, easy, failures, tokens}, and `skipped` if the prompt was too long."""
-    record = answer.rendered.request.record
+    record = answer.record
     right = sum(correct(sample, record) for sample in answer.samples)
     return {
         "id": record.id,

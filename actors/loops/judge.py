@@ -12,9 +12,11 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 from rich.console import Console
 
 from actors.cluster.session import ray_session
+from actors.cluster.waiting import Pending, fetch
 from actors.judges import Judges, Sampling
 from rlsys.config.schema import Config
 from rlsys.data.records import Record
@@ -44,6 +46,12 @@ class Judge:
         """Yield the results of `asks`, in order."""
         sampling = Sampling(temperature, self.config.rollout.top_p, self.config.rollout.max_tokens)
         yield from self.judges.answer(asks, self.prompter, sampling, self.config.prompt.max_tokens)
+
+    def sample(self, prompts: pa.RecordBatch, temperature: float) -> list[pa.RecordBatch]:
+        """Sample every seed of `prompts` (PROMPTS); returns SAMPLES in parts."""
+        rollout = self.config.rollout
+        parts = self.judges.sample(prompts, temperature, rollout.top_p, rollout.max_tokens)
+        return [fetch(Pending(part, "rollout", "sample"), self.judges.timeout_s) for part in parts]
 
     def answer_by(self, plan: SamplingPlan, records: Iterable[Record], temperature: float) -> Iterator[JudgeResult]:
         """Yield the results of `records`, in order, each sampled until `plan` is satisfied. No engine waits for the end of a round."""
@@ -76,7 +84,7 @@ class Judge:
                 number = sent.popleft()
                 before = unsettled.pop(number)
                 answer = before.extended(answer) if before else answer
-                more = None if answer.rendered.skipped else plan(answer.rendered.request.record, answer)
+                more = None if answer.rendered.skipped else plan(answer.record, answer)
                 if more is None:
                     settled[number] = answer
                 else:

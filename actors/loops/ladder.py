@@ -237,9 +237,7 @@ class Ladder:
         for record in records:
             with suppress(ChatError):  # no verdict counts as wrong
                 groups.append(preference_group(record, prompter))
-        prompts = [group.prompt for group in groups for _ in group.texts]
-        with torch.no_grad():
-            scores = iter(score_texts(model, prompts, [text for group in groups for text in group.texts], self.config.learner.token_budget))
+        scores = iter(score_texts(model, groups, self.config.learner.token_budget))
         judged = {group.row for group in groups}
         right = []
         for record in records:

@@ -10,7 +10,6 @@ from itertools import islice
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from rich.console import Console
@@ -21,23 +20,24 @@ from actors.cluster.groups import LearnerCluster
 from actors.cluster.session import ray_session
 from actors.loops.judge import Judge, running_judge, write_rows
 from actors.loops.progress import ProgressReporter, eta
-from rlsys.algorithms.rejection import judged_rows, table_rows, write_sampled
+from rlsys.algorithms.rejection import judged_rows, write_sampled
 from rlsys.config import schema as settings
 from rlsys.config.checks import require_consistent_settings
 from rlsys.config.schema import Config, ConfigError
 from rlsys.data.accounts import TOO_LONG
-from rlsys.data.batches import heldout_rows, learner_row
-from rlsys.data.instructions import instruction_rows
+from rlsys.data.batches import completion, heldout_rows
+from rlsys.data.chain import LearnerBatch, LearnerRow, prompt_batch
+from rlsys.data.instructions import instruction_examples
 from rlsys.data.mixtures import data_report, open_mixture, without_files
-from rlsys.data.trajectories import LEARNER
 from rlsys.documents.runs import RftRound, RunSummary
 from rlsys.evaluation import heldout
 from rlsys.io.metrics import MetricsLog
 from rlsys.io.resumable import ResumableRows
-from rlsys.io.run_folder import RunFolder, find_model, has_compatible_optimizer_state
+from rlsys.io.run_folder import RunFolder, find_model, has_compatible_optimizer_state, write_parquet
 from rlsys.judging.requests import JudgeRequest, RenderedRequest, judge_request, render_requests
 from rlsys.prompts.rendering import Prompter
 from rlsys.reporting.summary import summary_table
+from rlsys.rewards.batch import judge_batch
 from rlsys.system.terminal import print_text, stderr
 
 
@@ -76,8 +76,7 @@ class RftJob:
         self.model = base
         self.source = open_mixture(config.data, "train", config.seed)
         self.heldout_source = open_mixture(config.data, "heldout", config.seed)
-        items = heldout_rows(self.heldout_source, self.prompter, config.data.heldout_rows, config.prompt.max_tokens)
-        self.heldout = [(item.record, item.order) for item in items]
+        self.heldout = heldout_rows(self.heldout_source, self.prompter, config.data.heldout_rows, config.prompt.max_tokens)
         for part in self.heldout_source.parts:
             progress.say(f"held-out rows: {part.name}, {part.account}")
 
@@ -133,12 +132,10 @@ class RftJob:
 
     def _evaluate(self, judge: Judge, stage: str) -> None:
         """Score the held-out rows greedily, with the response orders of `rlsys train`."""
-        asks = [JudgeRequest(record, [order], [0]) for record, order in self.heldout]
-        score_format = self.prompter.score_format
-        with self.progress.phase("evaluate", f"scoring {len(asks)} held-out rows ({stage})"):
-            answers = enumerate(judge.answer(asks, 0.0))
-            rows = (row for group, answer in answers for row in table_rows(answer, 0, group, score_format))
-            write_sampled(self.folder.heldout_path(stage), rows, score_format)
+        prompts = prompt_batch([item.seeded(1, "heldout", self.config.seed) for item in self.heldout])
+        with self.progress.phase("evaluate", f"scoring {len(self.heldout)} held-out rows ({stage})"):
+            judged = judge_batch(prompts, judge.sample(prompts, 0.0), self.prompter.score_format)
+            write_parquet(judged.table, self.folder.heldout_path(stage))
         self.progress.say(heldout.describe(stage, heldout.summarise(pq.read_table(self.folder.heldout_path(stage)))))
 
     # --- rejection -----------------------------------------------------------------------------------------------
@@ -195,8 +192,7 @@ class RftJob:
             began, first = time.monotonic(), done
             for step in range(done + 1, len(batches) + 1):
                 with self.progress.phase("tune", f"round {number}: batch {step} of {len(batches)}"):
-                    batch = rows.take(np.sort(batches[step - 1])).combine_chunks().to_batches()[0]
-                    metrics = cluster.learners.train_sft(batch)
+                    metrics = cluster.learners.train_sft(rows.take(np.sort(batches[step - 1])))
                 log.write(step, {"round": number, **metrics})
                 pace = (time.monotonic() - began) / (step - first)
                 if step % max(1, len(batches) // 10) == 0 or step == len(batches):
@@ -226,8 +222,8 @@ class RftJob:
         learners.start_stage(rft.lr, self.config.learner.warmup_steps)
         return 0
 
-    def _learner_rows(self, number: int, table: Path) -> pa.Table:
-        """Return LEARNER rows of the kept samples, without hints, and of the instruction data; a group is a prompt."""
+    def _learner_rows(self, number: int, table: Path) -> LearnerBatch:
+        """Return the kept samples, without hints, and the instruction data, ordered by group; a group is a prompt."""
         rft = self.config.rft
         kept = pq.read_table(table, columns=["group", "order", "text", "kept", "hinted"], filters=pc.field("kept"))
         if not kept.num_rows:
@@ -239,26 +235,33 @@ class RftJob:
         per_row = rft.non_hinted + rft.hinted
         records = [one.record for one in islice(self._asks(number), 0, None, per_row)]
         groups: dict[tuple[int, tuple[int, ...]], int] = {}
-        parts, portion = [], []
+        samples: Counter[int] = Counter()
+        prompts: list[np.ndarray] = []
+        rows: list[LearnerRow] = []
+
+        def add(group: int, token_ids: list[int]) -> None:
+            # Arrays of int32: lists of Python integers would take many times the memory.
+            rows.append(LearnerRow(group, samples[group], np.array(token_ids, np.int32)))
+            samples[group] += 1
+
         for each in kept.to_pylist():
             key = each["group"], tuple(each["order"])
-            group = groups.setdefault(key, len(groups))
-            prompt = self.prompter.tokens(records[each["group"]], each["order"])
-            portion.append(learner_row(group, prompt, self.prompter.chat, each["text"]))
-            if len(portion) == 4096:
-                parts.append(pa.Table.from_pylist(portion, schema=LEARNER))
-                portion = []
+            if key not in groups:
+                groups[key] = len(prompts)
+                prompts.append(np.array(self.prompter.tokens(records[each["group"]], each["order"]), np.int32))
+            add(groups[key], completion(self.prompter.chat, each["text"]))
         if rft.instruction_data is not None:
             count = round(kept.num_rows * rft.instruction_share / (1 - rft.instruction_share))
             longest = self.config.prompt.max_tokens + self.config.rollout.max_tokens
             chat = self.prompter.chat
-            extra, aside = instruction_rows(rft.instruction_data, count, chat, self.config.data, self.config.seed, longest)
-            portion += [{**row, "group": len(groups) + i} for i, row in enumerate(extra)]
+            extra, aside = instruction_examples(rft.instruction_data, count, chat, self.config.data, self.config.seed, longest)
+            for example in extra:
+                prompts.append(np.array(example.prompt_token_ids, np.int32))
+                add(len(prompts) - 1, example.token_ids)
             dropped = ", ".join(f"{found:,} {name.replace('_', ' ')}" for name, found in aside.items() if found)
             dropped = f", set aside {dropped}" if dropped else ""
             self.progress.say(f"round {number}: {kept.num_rows:,} trajectories, {len(extra):,} rows of instruction data{dropped}")
-        parts.append(pa.Table.from_pylist(portion, schema=LEARNER))
-        return pa.concat_tables(parts).combine_chunks().sort_by("group")
+        return LearnerBatch.of(prompts, sorted(rows, key=lambda row: row.group))
 
     # --- summary -------------------------------------------------------------------------------------------------
 
@@ -285,7 +288,7 @@ class RftJob:
             rounds.append(RftRound(samples=sampled.num_rows, kept=pc.sum(sampled["kept"]).as_py(), **by_kind))
         return RunSummary(
             heldout={stage: heldout.summarise(table) for stage, table in tables.items()},
-            baselines=heldout.baselines([record for record, _ in self.heldout]),
+            baselines=heldout.baselines([item.record for item in self.heldout]),
             paired={"rft_minus_base": heldout.paired(tables["rft"], tables["base"])},
             rounds=rounds,
             seconds={name: round(seconds, 2) for name, seconds in self.progress.seconds.items()},

@@ -28,14 +28,11 @@ from rlsys.config.schema import Config
 from rlsys.data.accounts import TOO_LONG
 from rlsys.data.batches import (
     Feed,
-    LearnerRow,
-    cold_start_rows,
-    group_batch,
+    cold_start_examples,
     heldout_rows,
-    learner_batch,
-    prompt_completion_rows,
-    requests_for,
+    prompt_completion_examples,
 )
+from rlsys.data.chain import LearnerBatch, SupervisedExample, prompt_batch
 from rlsys.data.exclusion import read_exclusion
 from rlsys.data.mixtures import data_report, open_mixture, without_files
 from rlsys.documents.runs import RunSummary, Stage
@@ -201,11 +198,10 @@ class Job:
         config, path = self.config, self.folder.heldout_path(stage)
         if not (stage in ("base", "cold_start") and path.exists()):
             with self.progress.phase("evaluate", f"scoring {len(self.heldout)} held-out rows ({stage})"):
-                groups = group_batch(self.heldout)
+                prompts = prompt_batch([item.seeded(config.eval.samples, "heldout", config.seed) for item in self.heldout])
                 max_tokens = config.eval.max_tokens or config.rollout.max_tokens
-                requests = requests_for(groups, config.eval.samples, "heldout", config.seed)
-                samples = self.cluster.sample(requests, config.eval.temperature, config.rollout.top_p, max_tokens)
-                self.cluster.judge(stage, self.step, groups, samples)
+                samples = self.cluster.sample(prompts, config.eval.temperature, config.rollout.top_p, max_tokens)
+                self.cluster.judge(stage, self.step, prompts, samples)
                 self.cluster.write_trajectories(stage, path)
         result = heldout.summarise(pq.read_table(path))
         self.progress.say(heldout.describe(stage, result))
@@ -224,15 +220,15 @@ class Job:
             return
         config = self.config.sft
         with self.progress.phase("cold start", "writing the teacher's trajectories"):
-            rows, counts = self._cold_start_rows()
-        batches = [rows[i : i + config.batch_rows] for _ in range(config.epochs) for i in range(0, len(rows), config.batch_rows)]
+            examples, counts = self._cold_start_examples()
+        batches = [examples[i : i + config.batch_rows] for _ in range(config.epochs) for i in range(0, len(examples), config.batch_rows)]
         self.cluster.sleep()
         self.cluster.learners.start_stage(config.lr, self.config.learner.warmup_steps)
         began = time.monotonic()
         curve = []
         for number, batch in enumerate(batches, start=1):
             with self.progress.phase("cold start", f"cold start: batch {number} of {len(batches)}"):
-                metrics = self.cluster.learners.train_sft(learner_batch(batch))
+                metrics = self.cluster.learners.train_sft(LearnerBatch.supervised(batch))
             curve.append(metrics)
             pace = (time.monotonic() - began) / number
             if number % max(1, len(batches) // 10) == 0 or number == len(batches):
@@ -245,16 +241,16 @@ class Job:
             self.folder.write_json("cold_start.json", {**counts, "sampler": self.feed.source.state_dict(), "batches": curve})
         self._send_weights()
 
-    def _cold_start_rows(self) -> tuple[list[LearnerRow], dict[str, Any]]:
+    def _cold_start_examples(self) -> tuple[list[SupervisedExample], dict[str, Any]]:
         config = self.config.sft
         if config.data is not None:
-            rows = prompt_completion_rows(config.data, config.rows, self.feed.prompter.chat)
-            return rows, {"kept": len(rows), "dropped": 0, "teacher": str(config.data)}
+            examples = prompt_completion_examples(config.data, config.rows, self.feed.prompter.chat)
+            return examples, {"kept": len(examples), "dropped": 0, "teacher": str(config.data)}
         prompts = self.feed.take(config.rows, self.config.seed)
-        rows, counts = cold_start_rows(prompts, self.feed.prompter)
+        examples, counts = cold_start_examples(prompts, self.feed.prompter)
         kept, dropped = counts["kept"], counts["dropped"]
         self.progress.say(f"cold start on {kept} trajectories of the programmatic teacher, {dropped} dropped as incorrect")
-        return rows, {**counts, "teacher": "programmatic"}
+        return examples, {**counts, "teacher": "programmatic"}
 
     # --- RL ------------------------------------------------------------------------------------------------------
 
@@ -301,12 +297,12 @@ class Job:
         missing, first_group = rl.prompts_per_step, 0
         for _ in range(1 + (rl.refill_rounds if rl.refill else 0)):
             with clock.phase("draw"):
-                groups = group_batch(self.feed.take(missing, config.seed), first_group)
-                requests = requests_for(groups, rl.group_size, "train", config.seed, step)
+                items = self.feed.take(missing, config.seed)
+                prompts = prompt_batch([item.seeded(rl.group_size, "train", config.seed, step) for item in items], first_group)
             with self.engines, clock.phase("generate"):
-                samples = self.cluster.sample(requests, config.rollout.temperature, config.rollout.top_p, config.rollout.max_tokens)
+                samples = self.cluster.sample(prompts, config.rollout.temperature, config.rollout.top_p, config.rollout.max_tokens)
             with clock.phase("judge"):
-                counts = self.cluster.judge(key, step, groups, samples, want=missing, equal=rl.equal_groups == "train")
+                counts = self.cluster.judge(key, step, prompts, samples, want=missing, equal=rl.equal_groups == "train")
             rounds.append(counts)
             first_group += missing
             missing -= counts["groups_trained"]

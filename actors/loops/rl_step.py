@@ -17,7 +17,7 @@ class TrainingBatch:
 
     step: int
     learner: ray.ObjectRef
-    """LEARNER schema."""
+    """A `LearnerBatch`."""
     counts: dict[str, Any]
     sampler_state: dict[str, Any]
     seconds: dict[str, float]

@@ -17,6 +17,7 @@ from actors.learner.scalar_learner import ScalarLearner
 from actors.loops.progress import ProgressReporter, eta
 from rlsys.config.checks import require_consistent_settings
 from rlsys.config.schema import Config
+from rlsys.data.chain import LearnerBatch
 from rlsys.data.scalar_data import batches, describe, load_scalar_data
 from rlsys.documents.scalar import DataCounts, Heldout, ScalarReport
 from rlsys.evaluation import calibration
@@ -133,7 +134,7 @@ class ScalarJob:
             self._say(metrics, total, (time.monotonic() - began) / (self.step - first))
             self._checkpoint(total)
 
-    def _batch(self, groups: list[Group]) -> pa.RecordBatch:
+    def _batch(self, groups: list[Group]) -> LearnerBatch:
         return scalar_batch(groups, None if self.settings.objective == "bt" else self.config.learner.token_budget)
 
     def _say(self, metrics: dict[str, Any], total: int, pace: float) -> None:

@@ -184,18 +184,18 @@ class RolloutActor:
     # --- sampling ------------------------------------------------------------------------------------------------
 
     async def generate(
-        self, requests: pa.RecordBatch, temperature: float, top_p: float, max_tokens: int, min_tokens: int = 0
+        self, prompts: pa.RecordBatch, temperature: float, top_p: float, max_tokens: int, min_tokens: int = 0
     ) -> pa.RecordBatch:
-        """Generate every sample of `requests`, all in flight at once.
+        """Generate every sample of `prompts`, all in flight at once.
 
         Args:
-            requests: REQUESTS schema; each seed (>= 0) yields one sample, which depends only on the seed, the weights and the settings.
+            prompts: PROMPTS; each seed (>= 0) yields one sample, which depends only on the seed, the weights and the settings.
             temperature: 0 is greedy decoding, whatever the seeds.
             top_p: 1 samples from the full distribution; below 1, `logprobs` are those of the renormalised nucleus.
             max_tokens: maximum length of a completion; prompt and completion must fit `max_model_len`.
             min_tokens: minimum length; until then the end-of-sequence token has probability zero.
         Returns:
-            SAMPLES schema, ordered by (group, sample). `logprobs` are the engine's log_softmax(logits / temperature)
+            SAMPLES, in the order of prompts and seeds. `logprobs` are the engine's log_softmax(logits / temperature)
             when it sampled the token; at temperature 0, of the logits themselves. `weight_version` is that of the oldest token.
         Raises:
             RolloutError: a prompt is too long, the engine is asleep, the engine or a weight update failed, or `abort` was called.
@@ -203,9 +203,9 @@ class RolloutActor:
         from vllm import SamplingParams
         from vllm.sampling_params import RequestOutputKind
 
-        rows = requests.to_pylist()
+        rows = prompts.select(["group", "prompt_token_ids", "seeds"]).to_pylist()
         for row in rows:
-            length = len(row["prompt_tokens"])
+            length = len(row["prompt_token_ids"])
             if length + max_tokens > self.max_model_len:
                 raise RolloutError(
                     f"{self.name}: group {row['group']}: a prompt of {length} tokens and a completion of up to {max_tokens} do not fit "
@@ -232,7 +232,7 @@ class RolloutActor:
                     output_kind=RequestOutputKind.FINAL_ONLY,
                 )
                 number = next(self._request_ids)
-                task = asyncio.ensure_future(self._sample(row["prompt_tokens"], params, number))
+                task = asyncio.ensure_future(self._sample(row["prompt_token_ids"], params, number))
                 self._running.add(task)
                 task.add_done_callback(self._running.discard)
                 keys.append((row["group"], sample))

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import pyarrow as pa
 
-from rlsys.data.trajectories import SAMPLES
+from rlsys.data.chain import SAMPLES, Sample, batch_of
 from rlsys.prompts.chat import Chat
 from rlsys.rewards.thoughts import is_mark
 
@@ -40,22 +40,23 @@ class Decoder:
 
 
 def sample_batch(keys: list[tuple[int, int]], outputs: list[Any], logprobs: list[SampleLogprobs], decoder: Decoder) -> pa.RecordBatch:
-    """Return SAMPLES, ordered by (group, sample).
+    """Return SAMPLES, in the order of `keys`.
 
     Args:
         keys: (group, sample) of each output.
         outputs: vLLM's `CompletionOutput`s.
     """
-    tokens = [list(output.token_ids) for output in outputs]
-    columns = {
-        "group": [group for group, _ in keys],
-        "sample": [sample for _, sample in keys],
-        "tokens": tokens,
-        "logprobs": [each.logprobs for each in logprobs],
-        "text": decoder.texts(tokens),
-        "finish_reason": [output.finish_reason for output in outputs],
-        "weight_version": [min(int(span.version) for span in output.weight_versions) for output in outputs],
-        "certainty": [each.certainty for each in logprobs],
-    }
-    table = pa.Table.from_pydict(columns, schema=SAMPLES).sort_by([("group", "ascending"), ("sample", "ascending")])
-    return table.combine_chunks().to_batches()[0] if table.num_rows else pa.RecordBatch.from_pylist([], schema=SAMPLES)
+    token_ids = [list(output.token_ids) for output in outputs]
+    samples = [
+        Sample(
+            *key,
+            token_ids=tokens,
+            logprobs=found.logprobs,
+            text=text,
+            finish_reason=output.finish_reason,
+            weight_version=min(int(span.version) for span in output.weight_versions),
+            certainty=found.certainty,
+        )
+        for key, tokens, text, output, found in zip(keys, token_ids, decoder.texts(token_ids), outputs, logprobs, strict=True)
+    ]
+    return batch_of(samples, SAMPLES)

@@ -103,7 +103,7 @@ def measure(work: Work) -> dict[str, Any]:
     """Measure all shapes, one after the other, with the same actors."""
     from transformers import AutoTokenizer
 
-    from launch.bench.ours import group_rows, local_cluster, step
+    from launch.bench.ours import bench_prompts, local_cluster, step
     from rlsys.models.loading import ensure_model
 
     config = run_config(work)
@@ -120,7 +120,8 @@ def measure(work: Work) -> dict[str, Any]:
             steps = []
             for _ in range(count):
                 texts = prompt_texts(tokenizer, first, shaped.prompts, shaped.prompt_tokens)
-                steps.append(step(cluster, config, shaped, group_rows(tokenizer, texts, number), number, folder)["seconds"])
+                prompts = bench_prompts(tokenizer, texts, shaped.samples, config.seed, number)
+                steps.append(step(cluster, config, shaped, prompts, number, folder)["seconds"])
                 first, number = first + shaped.prompts, number + 1
             results.append({"shape": shape, "steps": steps})
     return {"system": "rlsys", "results": results[1:]}

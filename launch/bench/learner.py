@@ -153,25 +153,23 @@ def on_every_rank(actors: Any, function: Callable[[Any], float]) -> list[float]:
 
 
 def random_batch(work: Work, model: str, number: int) -> Any:
-    """Return LEARNER rows of random tokens in the shape of the work, with advantages +1, -1, +1, ..."""
+    """Return a `LearnerBatch` of random tokens in the shape of the work, with advantages +1, -1, +1, ..."""
     import numpy as np
-    import pyarrow as pa
     from transformers import AutoConfig
 
-    from rlsys.data.trajectories import LEARNER
+    from rlsys.data.chain import LearnerBatch, LearnerRow
 
     random = np.random.default_rng(number)
     vocabulary = AutoConfig.from_pretrained(model).get_text_config().vocab_size
-    rows = []
+    prompts, rows = [], []
     for group in range(work.prompts):
-        prompt = random.integers(vocabulary, size=work.prompt_tokens).tolist()
+        prompts.append(random.integers(vocabulary, size=work.prompt_tokens))
         for sample in range(work.samples):
-            tokens = random.integers(vocabulary, size=work.output_tokens).tolist()
+            tokens = random.integers(vocabulary, size=work.output_tokens)
             # About the log-probability of a random token, so that importance weights stay near one.
             logprobs = [-10.0] * work.output_tokens
-            advantage = 1.0 - 2.0 * (sample % 2)
-            rows.append({"group": group, "prompt_tokens": prompt, "tokens": tokens, "rollout_logprobs": logprobs, "advantage": advantage})
-    return pa.RecordBatch.from_pylist(rows, schema=LEARNER)
+            rows.append(LearnerRow(group, sample, tokens, logprobs, 1.0 - 2.0 * (sample % 2)))
+    return LearnerBatch.of(prompts, rows)
 
 
 def summarise(work: Work, results: dict[str, dict[str, Any]]) -> dict[str, Any]:

@@ -34,7 +34,7 @@ class StandIns(Actors):
         self.hosts = [host.remote(seed) for seed in range(processes)]
         learner = ray.remote(num_cpus=0)(LearnerStandIn).remote(self.hosts)
         reward = ray.remote(num_cpus=0)(RewardActor).remote("reward")
-        self.group_bytes = 0
+        self.prompt_bytes = 0
         self.processes = [f"engine process {seed}" for seed in range(processes)]
         super().__init__([self.hosts[i % processes] for i in range(engines)], [learner], reward, timeout_s, max_num_seqs=128)
 
@@ -50,13 +50,13 @@ class StandIns(Actors):
             self.timeout_s,
         )
 
-    def judge(self, key: str, step: int, groups: pa.RecordBatch, *rest: Any, **options: Any) -> dict[str, Any]:
-        self.group_bytes += serialized_bytes(groups)
-        return super().judge(key, step, groups, *rest, **options)
+    def judge(self, key: str, step: int, prompts: pa.RecordBatch, *rest: Any, **options: Any) -> dict[str, Any]:
+        self.prompt_bytes += serialized_bytes(prompts)
+        return super().judge(key, step, prompts, *rest, **options)
 
     def sent_bytes(self) -> dict[str, int]:
         """Return the bytes put into the object store so far, by kind."""
-        total = {"groups": self.group_bytes}
+        total = {"prompts to reward actor": self.prompt_bytes}
         for counts in wait(self._sent_bytes(), self.timeout_s):
             total |= {name: total.get(name, 0) + count for name, count in counts.items()}
         return total

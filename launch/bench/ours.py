@@ -15,8 +15,8 @@ from actors.cluster.groups import Cluster
 from actors.cluster.waiting import Pending, wait
 from launch.bench.work import TRAIN_PARTS, StepClock, Work, local_ray, meta_model, prompt_texts, run_child, run_config
 from rlsys.config.schema import Config
-from rlsys.data.batches import requests_for
-from rlsys.data.trajectories import GROUPS, LEARNER
+from rlsys.data.chain import LEARNER_ROWS, LearnerBatch, PromptItem, prompt_batch
+from rlsys.data.records import Record
 from rlsys.models.loading import ensure_model
 
 
@@ -46,8 +46,9 @@ def measure(work: Work) -> dict[str, Any]:
         start_s = time.perf_counter() - began
         steps = []
         for number in range(work.steps):
-            groups = group_rows(tokenizer, texts[number * work.prompts : (number + 1) * work.prompts], number)
-            steps.append(step(cluster, config, work, groups, number, folder))
+            own = texts[number * work.prompts : (number + 1) * work.prompts]
+            prompts = bench_prompts(tokenizer, own, work.samples, config.seed, number)
+            steps.append(step(cluster, config, work, prompts, number, folder))
     return {
         "system": "rlsys",
         "start_s": start_s,
@@ -103,37 +104,24 @@ def floors(work: Work, config: Config, model: str, threads: int) -> dict[str, fl
     }
 
 
-def group_rows(tokenizer: Any, texts: list[str], step_number: int) -> pa.RecordBatch:
-    """Return GROUPS rows of the prompts, as if each compared two responses."""
-    rows = [
-        {
-            "group": i,
-            "prompt_id": f"bench-{step_number}-{i}",
-            "family": "bench",
-            "order": [0, 1],
-            "rewards": [1.0, 0.0],
-            "prompt": text,
-            "prompt_tokens": tokenizer(text)["input_ids"],
-        }
-        for i, text in enumerate(texts)
-    ]
-    return pa.RecordBatch.from_pylist(rows, schema=GROUPS)
+def bench_prompts(tokenizer: Any, texts: list[str], samples: int, *key: int) -> pa.RecordBatch:
+    """Return PROMPTS of the texts, as if each compared two responses; sampling seeds depend on `key`."""
+    records = [Record(f"bench-{key[-1]}-{i}", "bench", (), ("", ""), (1.0, 0.0), family="bench") for i in range(len(texts))]
+    items = [PromptItem(record, (0, 1), text, tokenizer(text)["input_ids"]) for record, text in zip(records, texts, strict=True)]
+    return prompt_batch([item.seeded(samples, "bench", *key) for item in items])
 
 
-def step(cluster: Cluster, config: Config, work: Work, groups: pa.RecordBatch, number: int, folder: Path) -> dict[str, Any]:
+def step(cluster: Cluster, config: Config, work: Work, prompts: pa.RecordBatch, number: int, folder: Path) -> dict[str, Any]:
     """Run one GRPO step as `actors.loops.rl` does."""
     clock = StepClock()
     key = f"step {number}"
     with clock.phase("generate"):
-        requests = requests_for(groups, work.samples, "bench", config.seed, number)
-        parts = cluster.sample(
-            requests, config.rollout.temperature, config.rollout.top_p, work.output_tokens, min_tokens=work.output_tokens
-        )
+        parts = cluster.sample(prompts, config.rollout.temperature, config.rollout.top_p, work.output_tokens, min_tokens=work.output_tokens)
     with clock.phase("judge"):
-        cluster.judge(key, number, groups, parts)
+        cluster.judge(key, number, prompts, parts)
     with clock.phase("train"):
         samples = pa.concat_batches(wait([Pending(part, "rollout", "sample") for part in parts], cluster.timeout_s))
-        trained = cluster.learners.train_grpo(learner_rows(groups, samples), config.rollout.temperature)["metrics"]
+        trained = cluster.learners.train_grpo(learner_batch(prompts, samples), config.rollout.temperature)["metrics"]
     with clock.phase("write trajectories"):
         cluster.write_trajectories(key, folder / f"step_{number:06d}.parquet")
     with clock.phase("send weights"):
@@ -141,34 +129,31 @@ def step(cluster: Cluster, config: Config, work: Work, groups: pa.RecordBatch, n
     seconds = clock.stop()
     if trained["skipped"]:
         raise RuntimeError(f"step {number + 1} was skipped ({trained['skip_reason']}): its figures would be meaningless.")
-    lengths = [len(row) for row in samples["tokens"]]
+    lengths = [len(row) for row in samples["token_ids"]]
     return {
         "seconds": seconds,
         "train_seconds": {name: trained.get(f"seconds/learner_{name}", 0.0) for name in TRAIN_PARTS},
         "samples": len(lengths),
-        "prompt_tokens": sorted({len(row) for row in groups["prompt_tokens"]}),
+        "prompt_tokens": sorted({len(row) for row in prompts["prompt_token_ids"]}),
         "output_tokens": sorted(set(lengths)),
         "encoded_tokens": trained["encoded_tokens"],
         "loss": trained["loss"],
     }
 
 
-def learner_rows(groups: pa.RecordBatch, samples: pa.RecordBatch) -> pa.RecordBatch:
-    """Return LEARNER rows of all samples with advantages +1, -1, +1, ... instead of the judged ones.
+def learner_batch(prompts: pa.RecordBatch, samples: pa.RecordBatch) -> LearnerBatch:
+    """Return all samples with advantages +1, -1, +1, ... instead of the judged ones.
 
     The outputs of a model not trained on the format never parse: all rewards would be equal, and nothing would be trained on.
     """
-    prompts = dict(zip(groups["group"].to_pylist(), groups["prompt_tokens"].to_pylist(), strict=True))
-    return pa.record_batch(
-        {
-            "group": samples["group"],
-            "prompt_tokens": [prompts[group] for group in samples["group"].to_pylist()],
-            "tokens": samples["tokens"],
-            "rollout_logprobs": samples["logprobs"],
-            "advantage": [1.0 - 2.0 * (sample % 2) for sample in samples["sample"].to_pylist()],
-        },
-        schema=LEARNER,
-    )
+    columns = {
+        "group": samples["group"],
+        "sample": samples["sample"],
+        "token_ids": samples["token_ids"],
+        "rollout_logprobs": samples["logprobs"],
+        "advantage": [1.0 - 2.0 * (sample % 2) for sample in samples["sample"].to_pylist()],
+    }
+    return LearnerBatch(prompts.select(["group", "prompt_token_ids"]), pa.record_batch(columns, schema=LEARNER_ROWS))
 
 
 if __name__ == "__main__":

@@ -73,14 +73,14 @@ def measure(groups: int, samples: int, prompt_tokens: int, repeats: int) -> dict
 
 
 def batch(groups: int, samples: int, prompt_tokens: int) -> tuple[Any, Any]:
-    """Return GROUPS and SAMPLES of prompts with 1, 2 or 4 responses."""
+    """Return PROMPTS and SAMPLES of prompts with 1, 2 or 4 responses."""
     import random
 
     import numpy as np
     import pyarrow as pa
 
     from launch.bench.stand_ins import WORDS, prepared_samples
-    from rlsys.data.trajectories import GROUPS, SAMPLES
+    from rlsys.data.chain import PROMPTS, SAMPLES
 
     rng = random.Random(0)
     rows: list[dict[str, Any]] = []
@@ -95,7 +95,7 @@ def batch(groups: int, samples: int, prompt_tokens: int) -> tuple[Any, Any]:
                 "order": rng.sample(range(n), n),
                 "rewards": rewards,
                 "prompt": " ".join(rng.choices(WORDS, k=prompt_tokens * 3 // 4)),
-                "prompt_tokens": rng.choices(range(49_000), k=prompt_tokens),
+                "prompt_token_ids": rng.choices(range(49_000), k=prompt_tokens),
             }
         )
     prepared = prepared_samples([len(row["order"]) for row in rows for _ in range(samples)], seed=0)
@@ -103,11 +103,11 @@ def batch(groups: int, samples: int, prompt_tokens: int) -> tuple[Any, Any]:
         "group": np.arange(groups, dtype=np.int32).repeat(samples),
         "sample": np.tile(np.arange(samples, dtype=np.int32), groups),
     }
-    return pa.RecordBatch.from_pylist(rows, schema=GROUPS), pa.record_batch(columns, schema=SAMPLES)
+    return pa.RecordBatch.from_pylist(rows, schema=PROMPTS), pa.record_batch(columns, schema=SAMPLES)
 
 
 def judge_one(actors: Any, groups: Any, samples: Any, path: Path) -> dict[str, Any]:
-    """Run one step of the actor with GROUPS and SAMPLES in the object store; seconds as seen by the caller."""
+    """Run one step of the actor with PROMPTS and SAMPLES in the object store; seconds as seen by the caller."""
     clock = StepClock()
     with clock.phase("judge"):
         counts = actors.judge("bench", 1, groups, [samples])

@@ -77,7 +77,7 @@ def measure(work: Work) -> dict[str, Any]:
 
     from actors.cluster.waiting import Pending, wait
     from actors.rollout.rollout import RolloutActor
-    from rlsys.data.trajectories import REQUESTS
+    from rlsys.data.chain import PROMPTS
     from rlsys.models.loading import ensure_model
 
     config = run_config(work)
@@ -102,15 +102,15 @@ def measure(work: Work) -> dict[str, Any]:
         for number, prompts in enumerate(batches):
             seeds = range(number * work.sequences, (number + 1) * work.sequences)
             rows = [
-                {"group": i, "prompt_tokens": prompt, "seeds": list(seeds[i * work.samples : (i + 1) * work.samples])}
+                {"group": i, "prompt_token_ids": prompt, "seeds": list(seeds[i * work.samples : (i + 1) * work.samples])}
                 for i, prompt in enumerate(prompts)
             ]
-            requests = pa.RecordBatch.from_pylist(rows, schema=REQUESTS)
+            requests = pa.RecordBatch.from_pylist(rows, schema=PROMPTS)
             began = time.perf_counter()
             settings = (config.rollout.temperature, config.rollout.top_p, work.output_tokens, work.output_tokens)
             samples = call("generate", requests, *settings)
             seconds.append(time.perf_counter() - began)
-            check(work, [len(tokens) for tokens in samples["tokens"]])
+            check(work, [len(tokens) for tokens in samples["token_ids"]])
         call("shutdown")
     return {"system": "rollout actor", "seconds": seconds, "start_s": start_s, "vllm": reported["vllm"], "device": reported["device"]}
 

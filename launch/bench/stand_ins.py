@@ -17,7 +17,7 @@ import pyarrow as pa
 import ray
 
 from actors.cluster.waiting import Pending, wait
-from rlsys.data.trajectories import SAMPLES
+from rlsys.data.chain import SAMPLES, LearnerBatch
 
 WORDS = (
     "answer asked because better clear complete criteria criterion detail exactly follows format helpful instruction is letter "
@@ -51,7 +51,7 @@ def prepared_samples(responses: Sequence[int], seed: int) -> pa.RecordBatch:
     columns = {
         "group": np.zeros(len(texts), np.int32),
         "sample": np.zeros(len(texts), np.int32),
-        "tokens": pa.ListArray.from_arrays(offsets, numbers.integers(0, 49_000, offsets[-1], dtype=np.int32)),
+        "token_ids": pa.ListArray.from_arrays(offsets, numbers.integers(0, 49_000, offsets[-1], dtype=np.int32)),
         "logprobs": pa.ListArray.from_arrays(offsets, -numbers.random(offsets[-1], dtype=np.float32)),
         "text": texts,
         "finish_reason": ["stop"] * len(texts),
@@ -76,27 +76,27 @@ class EngineStandIn:
     def __init__(self, seed: int):
         self.pool = prepared_samples([2] * POOL, seed)
         self.place, self.version, self.paused_s, self.generate_s = 0, 0, 0.0, 0.0
-        self.bytes = {"requests": 0, "samples": 0}
+        self.bytes = {"prompts to engines": 0, "samples": 0}
 
     def set_seconds(self, generate_s: float) -> None:
         self.generate_s = generate_s
 
     @ray.method(num_returns=2)
-    async def sample(self, requests: pa.RecordBatch, *_: Any) -> tuple[int, pa.RecordBatch]:
+    async def sample(self, prompts: pa.RecordBatch, *_: Any) -> tuple[int, pa.RecordBatch]:
         version, paused, end = self.version, self.paused_s, time.monotonic() + self.generate_s
         while (rest := end + self.paused_s - paused - time.monotonic()) > 0:
             await asyncio.sleep(rest)
-        sizes = requests["seeds"].value_lengths().to_numpy()
+        sizes = prompts["seeds"].value_lengths().to_numpy()
         count = int(sizes.sum())
         picked = self.pool.take(pa.array((self.place + np.arange(count)) % POOL))
         self.place += count
         columns = {name: picked[name] for name in SAMPLES.names} | {
-            "group": requests["group"].to_numpy().repeat(sizes),
+            "group": prompts["group"].to_numpy().repeat(sizes),
             "sample": np.arange(count, dtype=np.int32) - (sizes.cumsum() - sizes).repeat(sizes).astype(np.int32),
             "weight_version": np.full(count, version),
         }
         samples = pa.record_batch(columns, schema=SAMPLES)
-        self.bytes["requests"] += serialized_bytes(requests)
+        self.bytes["prompts to engines"] += serialized_bytes(prompts)
         self.bytes["samples"] += serialized_bytes(samples)
         return count, samples
 
@@ -121,9 +121,11 @@ class LearnerStandIn:
     def set_seconds(self, train_s: float, send_s: float) -> None:
         self.train_s, self.send_s = train_s, send_s
 
-    def train_grpo(self, batch: pa.RecordBatch, temperature: float, total_samples: int | None) -> dict[str, Any]:
+    def train_grpo(self, batch: LearnerBatch, temperature: float, total_samples: int | None) -> dict[str, Any]:
         time.sleep(self.train_s)
-        table = pa.table({name: pa.array(np.zeros(batch.num_rows, np.float32)) for name in ("trainer_logprob", "reference_logprob")})
+        zeros = np.zeros(batch.num_rows, np.float32)
+        keys = {name: batch.rows[name] for name in ("group", "sample")}
+        table = pa.table(keys | {"trainer_logprob": zeros, "reference_logprob": zeros})
         self.rows += batch.num_rows
         self.bytes["learner"] += serialized_bytes(batch)
         self.bytes["trained"] += serialized_bytes(table)

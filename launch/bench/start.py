@@ -60,7 +60,7 @@ def measure(work: Work) -> dict[str, Any]:
     from actors.cluster.groups import Cluster
     from actors.cluster.session import ray_session
     from actors.cluster.waiting import Pending, wait
-    from rlsys.data.trajectories import REQUESTS
+    from rlsys.data.chain import PROMPTS
     from rlsys.models.loading import ensure_model
 
     model = ensure_model(config.model.path)
@@ -72,7 +72,7 @@ def measure(work: Work) -> dict[str, Any]:
             stages.end("driver: learner's imports")
             reports = cluster.start()
             stages.end("engine, learner and reward actor ready")
-            requests = pa.RecordBatch.from_pylist([{"group": 0, "prompt_tokens": PROMPT, "seeds": [0]}], schema=REQUESTS)
+            requests = pa.RecordBatch.from_pylist([{"group": 0, "prompt_token_ids": PROMPT, "seeds": [0]}], schema=PROMPTS)
             settings = (config.rollout.temperature, config.rollout.top_p, work.output_tokens, work.output_tokens)
             wait([Pending(cluster.rollouts[0].generate.remote(requests, *settings), "rollout-0", "generate")], config.run.actor_timeout_s)
             stages.end("first sample")

@@ -19,7 +19,7 @@ from rlsys.data.readers import DataError
 from rlsys.data.records import Record
 from rlsys.data.trajectories import TRAJECTORIES, with_scores_of
 from rlsys.io.files import atomic_write
-from rlsys.judging.requests import JudgeResult, RenderedRequest, Sample
+from rlsys.judging.requests import JudgeResult, RenderedRequest, SampleRow
 from rlsys.rewards.extraction import DEFAULT_FORMAT, ScoreFormat
 from rlsys.rewards.rules import is_correct, rule_reward, unshuffle
 
@@ -33,12 +33,12 @@ SAMPLED = pa.schema([*TRAJECTORIES, ("hinted", pa.bool_()), ("kept", pa.bool_())
 """Schema of the table of all samples, kept or rejected."""
 
 
-def correct(sample: Sample, record: Record, score_format: ScoreFormat = DEFAULT_FORMAT) -> bool:
+def correct(sample: SampleRow, record: Record, score_format: ScoreFormat = DEFAULT_FORMAT) -> bool:
     """Evaluate Eq. 10 for a sample; a parse failure is not correct."""
     return sample["scores"] is not None and is_correct(unshuffle(sample["scores"], sample["order"]), record.rewards, score_format.single)
 
 
-def decisions(samples: Sequence[Sample], record: Record, hinted: bool, score_format: ScoreFormat = DEFAULT_FORMAT) -> list[str]:
+def decisions(samples: Sequence[SampleRow], record: Record, hinted: bool, score_format: ScoreFormat = DEFAULT_FORMAT) -> list[str]:
     """Return the decision on each sample of a row: `kept`, or the reason for rejecting it."""
     correctness = [correct(sample, record, score_format) for sample in samples]
     if not hinted and all(correctness):
@@ -46,7 +46,7 @@ def decisions(samples: Sequence[Sample], record: Record, hinted: bool, score_for
     return [_decision(sample, is_right) for sample, is_right in zip(samples, correctness)]
 
 
-def _decision(sample: Sample, is_right: bool) -> str:
+def _decision(sample: SampleRow, is_right: bool) -> str:
     if sample["scores"] is None:
         return f"parse failure: {sample['failure']}"
     return KEPT if is_right else INCORRECT
@@ -60,7 +60,7 @@ def table_rows(result: JudgeResult, step: int, group: int, score_format: ScoreFo
         group: number of the data row.
         score_format: how the scores were extracted.
     """
-    record, hinted = result.rendered.request.record, result.rendered.request.hinted
+    record, hinted = result.record, result.rendered.request.hinted
     prompts = {tuple(prompt.order): prompt for prompt in result.rendered.prompts}
     rows = []
     for number, (sample, decision) in enumerate(zip(result.samples, decisions(result.samples, record, hinted, score_format))):
@@ -83,7 +83,7 @@ def table_rows(result: JudgeResult, step: int, group: int, score_format: ScoreFo
                 "reward": rule_reward(is_right),
                 "finish_reason": "length" if sample.get("truncated") else "stop",
                 "weight_version": 0,
-                "prompt_token_count": len(prompt.tokens),
+                "prompt_token_count": len(prompt.token_ids),
                 "token_count": sample["tokens"],
                 "rollout_logprob": sample["logprob"] / sample["tokens"] if sample["tokens"] else None,
                 "hinted": hinted,

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from rlsys.config.sources import Data
-from rlsys.data.batches import LearnerRow, learner_row
+from rlsys.data.batches import completion
+from rlsys.data.chain import SupervisedExample
 from rlsys.data.datasets import TASKS, open_rows
 from rlsys.data.readers import DataError, strict_rows
 from rlsys.data.readers.fields import text
@@ -15,10 +16,10 @@ from rlsys.data.readers.messages import as_messages
 from rlsys.prompts.chat import Chat, ChatError
 
 
-def instruction_rows(
+def instruction_examples(
     source: Path, count: int, chat: Chat, data: Data, seed: int, max_tokens: int
-) -> tuple[list[LearnerRow], dict[str, int]]:
-    """Return LEARNER rows of the first `count` conversations of at most `max_tokens` tokens; the last answer is the target.
+) -> tuple[list[SupervisedExample], dict[str, int]]:
+    """Return examples of the first `count` conversations of at most `max_tokens` tokens; the last answer is the target.
 
     Rows after the last one needed are not read.
 
@@ -27,34 +28,34 @@ def instruction_rows(
             "completion": text}; or `tasks:SPLIT`, with the best responses as answers.
 
     Returns:
-        The rows, and the number of conversations skipped before the last one: {too_long, refused (by the chat template)}.
+        The examples, and the number of conversations skipped before the last one: {too_long, refused (by the chat template)}.
 
     Raises:
         DataError: the file does not exist, a row has another form (file and row are named), or too few conversations are short enough.
     """
-    rows: list[LearnerRow] = []
+    examples: list[SupervisedExample] = []
     counts = {"too_long": 0, "refused": 0}
     refusal = ""
     conversations = _conversations(source, data, seed)
-    while len(rows) < count and (messages := next(conversations, None)) is not None:
+    while len(examples) < count and (messages := next(conversations, None)) is not None:
         try:
             prompt = chat.tokens(messages[:-1])
         except ChatError as error:
             refusal = str(error)
             counts["refused"] += 1
             continue
-        row = learner_row(len(rows), prompt, chat, messages[-1]["content"])
-        if len(row["prompt_tokens"]) + len(row["tokens"]) <= max_tokens:
-            rows.append(row)
+        example = SupervisedExample(prompt, completion(chat, messages[-1]["content"]))
+        if len(example.prompt_token_ids) + len(example.token_ids) <= max_tokens:
+            examples.append(example)
         else:
             counts["too_long"] += 1
-    if len(rows) < count:
+    if len(examples) < count:
         reason = f" {counts['refused']} were refused: {refusal}" if counts["refused"] else ""
         raise DataError(
-            f"{source}: expected {count} conversations of at most {max_tokens} tokens, found {len(rows)}; "
+            f"{source}: expected {count} conversations of at most {max_tokens} tokens, found {len(examples)}; "
             f"lower rft.instruction_share.{reason}"
         )
-    return rows, counts
+    return examples, counts
 
 
 def _conversations(source: Path, data: Data, seed: int) -> Iterator[list[dict[str, str]]]:

@@ -1,10 +1,6 @@
-"""Arrow schemas of the batches that travel between actors, and of the trajectory table that every step writes.
+"""The trajectory table that every step writes: one row per sample, with its prompt, judgement and what the learner made of it.
 
-A batch moves as one record batch: REQUESTS -> (rollout actors) -> SAMPLES -> (reward actor) -> LEARNER and TRAJECTORIES. Its key is
-(group, sample): `group` numbers the prompts of the batch from 0, `sample` the samples of a group. Rows of one group are adjacent.
-
-Units: token ids are indices into the model's vocabulary, counts are in tokens, log-probabilities are natural (nats). The examples
-continue the one in `rlsys.data.batches`: record "r1" with rewards (1.0, 0.0), shown in the order [1, 0].
+Key and units are those of `rlsys.data.chain`, whose example this continues: record "r1" with rewards (1.0, 0.0), shown in the order [1, 0].
 """
 
 from __future__ import annotations
@@ -17,39 +13,6 @@ import pyarrow as pa
 
 from rlsys.data.readers.fields import DataError
 from rlsys.rewards.extraction import ScoreFormat
-
-TOKENS = pa.list_(pa.int32())
-FLOATS = pa.list_(pa.float32())
-
-REQUESTS = pa.schema(
-    [
-        ("group", pa.int32()),  # key: index of the prompt in the batch, from 0
-        ("prompt_tokens", TOKENS),  # token ids
-        ("seeds", pa.list_(pa.int64())),  # sampling seeds, one per requested sample: the length is the group size
-    ]
-)
-"""What to sample. Key: group; one row per prompt.
-
-Example, two samples of one prompt: {"group": 0, "prompt_tokens": [151644, 872], "seeds": [1830521917, 402731]}.
-"""
-
-SAMPLES = pa.schema(
-    [
-        ("group", pa.int32()),  # key, as in REQUESTS
-        ("sample", pa.int32()),  # key: index in the group, 0 .. group size - 1
-        ("tokens", TOKENS),  # generated token ids, including the end-of-sequence id if it was generated
-        ("logprobs", FLOATS),  # nats, one per token: the engine's, at the sampling temperature
-        ("text", pa.string()),  # decoded, without special tokens
-        ("finish_reason", pa.string()),  # "stop" | "length"
-        ("weight_version", pa.int64()),  # version of the weights that generated it, of its oldest token if they changed midway
-        ("certainty", pa.float32()),  # self-certainty, nats, mean over the tokens; null unless rollout.self_certainty
-    ]
-)
-"""What the engines generated. Key: (group, sample), the sort order; one row per sample.
-
-Example: {"group": 0, "sample": 1, "tokens": [3838, 151645], "logprobs": [-0.7, -0.1], "text": "... \\boxed{2, 9}", "finish_reason": "stop",
-"weight_version": 3, "certainty": None}.
-"""
 
 TRAJECTORIES = pa.schema(
     [
@@ -69,7 +32,7 @@ TRAJECTORIES = pa.schema(
         ("reward", pa.float32()),  # Eq. 11: +1 or -1
         ("advantage", pa.float32()),  # group-relative reward (GRPO), dimensionless
         ("finish_reason", pa.string()),  # "stop" | "length"
-        ("weight_version", pa.int64()),  # as in SAMPLES
+        ("weight_version", pa.int64()),  # as in Sample
         ("prompt_token_count", pa.int32()),  # tokens
         ("token_count", pa.int32()),  # generated tokens
         ("rollout_logprob", pa.float32()),  # nats, mean over the generated tokens, by the engine
@@ -91,38 +54,6 @@ def with_scores_of(schema: pa.Schema, score_format: ScoreFormat) -> pa.Schema:
     index = schema.get_field_index("scores")
     return schema.set(index, pa.field("scores", pa.list_(pa.float64())))
 
-
-LEARNER = pa.schema(
-    [
-        ("group", pa.int32()),  # key with the row's position in the group; not unique by itself
-        ("prompt_tokens", TOKENS),  # token ids
-        ("tokens", TOKENS),  # generated token ids, the ones that the loss covers
-        ("rollout_logprobs", FLOATS),  # nats, one per token, by the engine; zeros in supervised rows
-        ("advantage", pa.float32()),  # group-relative reward (GRPO), dimensionless; 1 in supervised rows
-    ]
-)
-"""What the learner trains on: one row per sample of the groups that have an advantage. Rows follow the order of (group, sample).
-
-Example: {"group": 0, "prompt_tokens": [151644, 872], "tokens": [3838, 151645], "rollout_logprobs": [-0.7, -0.1], "advantage": 0.7}.
-"""
-
-GROUPS = pa.schema(
-    [
-        ("group", pa.int32()),  # key: index of the prompt in the batch, from 0
-        ("prompt_id", pa.string()),  # Record.id
-        ("source", pa.string()),  # Record.source
-        ("family", pa.string()),  # Record.family, or null
-        ("order", pa.list_(pa.int32())),  # order[p]: index in the record of the response shown at position p
-        ("rewards", pa.list_(pa.float64())),  # ground truth, in the record's own order; any scale
-        ("prompt", pa.string()),
-        ("prompt_tokens", TOKENS),  # token ids
-    ]
-)
-"""What the reward actor needs about each prompt to judge its samples. Key: group; one row per prompt.
-
-Example: {"group": 0, "prompt_id": "r1", "source": "llmbar", "family": None, "order": [1, 0], "rewards": [1.0, 0.0],
-"prompt": "... Response 1: Bergen ...", "prompt_tokens": [151644, 872]}.
-"""
 
 RowKey = tuple[str | int | None, str]
 """(source, id), or (group, id)."""

@@ -1,24 +1,26 @@
 """Requests to a judge and their results: records to be judged, each by several samples.
 
-A `JudgeRequest` is a record with one response order per sample. Samples with the same order share a prompt, which is encoded only once.
-Results hold samples in the format that `rlsys.judging.voting.table` reads, with scores in the order shown.
+A `JudgeRequest` is a record with one response order per sample. Samples with the same order share a `PromptItem`, which is encoded only
+once. Results hold samples in the format that `rlsys.judging.voting.table` reads, with scores in the order shown.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import pyarrow as pa
 
+from rlsys.data.chain import PromptItem, Sample
 from rlsys.data.records import Record
-from rlsys.data.trajectories import REQUESTS
 from rlsys.prompts.rendering import Prompter, hint_for, seed_for, shuffled
 from rlsys.rewards.extraction import ScoreFormat
 
-Sample = dict[str, Any]
-"""{order, scores or None, failure?, meta_reward?, logprob, certainty?, tokens, truncated?, text}; see `rlsys.judging.voting.table`."""
+SampleRow = dict[str, Any]
+"""A judged sample as files hold it: {order, scores or None, failure?, meta_reward?, logprob, certainty?, tokens, truncated?, text}; see
+`rlsys.judging.voting.table`."""
 
 
 @dataclass(frozen=True)
@@ -49,24 +51,19 @@ def judge_request(
     return JudgeRequest(record, orders, [seed_for(*key, record.id, sample) for sample in numbers], hinted)
 
 
-@dataclass
-class Prompt:
-    """A rendered prompt of a `JudgeRequest`, with the samples that share its order."""
-
-    order: Sequence[int]
-    text: str
-    tokens: list[int]
-    samples: list[int]
-
-
-@dataclass
+@dataclass(frozen=True)
 class RenderedRequest:
-    """A `JudgeRequest` with its prompts, one for each distinct order."""
+    """A `JudgeRequest` with its prompts, one for each distinct order, which carry the seeds of the samples in that order."""
 
     request: JudgeRequest
-    prompts: list[Prompt]
+    prompts: list[PromptItem]
     skipped: str | None = None
     """Human-readable reason for skipping the request; None if it is not skipped."""
+
+    @property
+    def asked(self) -> list[PromptItem]:
+        """The prompts to sample."""
+        return [] if self.skipped else self.prompts
 
 
 @dataclass
@@ -74,12 +71,16 @@ class JudgeResult:
     """The samples of a request, in the order of its `orders`; empty if the request was skipped."""
 
     rendered: RenderedRequest
-    samples: list[Sample] = field(default_factory=list)
+    samples: list[SampleRow] = field(default_factory=list)
+
+    @property
+    def record(self) -> Record:
+        return self.rendered.request.record
 
     @property
     def prompt_tokens(self) -> int:
         """Total tokens of the prompts; a prompt shared by several samples counts once."""
-        return sum(len(prompt.tokens) for prompt in self.rendered.prompts) if self.samples else 0
+        return sum(len(prompt.token_ids) for prompt in self.rendered.prompts) if self.samples else 0
 
     def extended(self, later: JudgeResult) -> JudgeResult:
         """Append the samples of a later request for the same record."""
@@ -91,8 +92,8 @@ class JudgeResult:
             one.request.hinted,
             two.request.others,
         )
-        shifted = [replace(prompt, samples=[len(one.request.orders) + sample for sample in prompt.samples]) for prompt in two.prompts]
-        return JudgeResult(RenderedRequest(both, [*one.prompts, *shifted], one.skipped or two.skipped), [*self.samples, *later.samples])
+        rendered = RenderedRequest(both, [*one.prompts, *two.prompts], one.skipped or two.skipped)
+        return JudgeResult(rendered, [*self.samples, *later.samples])
 
     def row(self, text: bool = True) -> dict[str, Any]:
         """Return the row for a file: {id, source, samples, tokens (generated), prompt_tokens} and, for a skipped request, skipped (reason).
@@ -101,8 +102,8 @@ class JudgeResult:
             text: include the texts of the samples.
         """
         row = {
-            "id": self.rendered.request.record.id,
-            "source": self.rendered.request.record.source,
+            "id": self.record.id,
+            "source": self.record.source,
             "samples": [{name: value for name, value in sample.items() if text or name != "text"} for sample in self.samples],
             "tokens": sum(sample["tokens"] for sample in self.samples),
             "prompt_tokens": self.prompt_tokens,
@@ -113,67 +114,58 @@ class JudgeResult:
 def render_requests(requests: Iterable[JudgeRequest], prompter: Prompter, max_prompt_tokens: int) -> Iterator[RenderedRequest]:
     """Render the prompts of each request. Prompts are never truncated: a request with one over `max_prompt_tokens` is skipped."""
     for request in requests:
-        by_order: dict[tuple[int, ...], list[int]] = {}
-        for sample, order in enumerate(request.orders):
-            by_order.setdefault(tuple(order), []).append(sample)
+        seeds: dict[tuple[int, ...], list[int]] = {}
+        for order, seed in zip(request.orders, request.seeds, strict=True):
+            seeds.setdefault(tuple(order), []).append(seed)
         prompts = []
-        for order, samples in by_order.items():
+        for order, own in seeds.items():
             hints = [hint_for(request.record, order, prompter.score_format.single)] if request.hinted else []
             hints += [prompter.other_judgements(request.others)] if request.others else []
             text = prompter.render(request.record, order, "\n\n".join(hints))
-            prompts.append(Prompt(order, text, prompter.encode(text), samples))
-        longest = max(len(prompt.tokens) for prompt in prompts)
+            prompts.append(PromptItem(request.record, order, text, prompter.encode(text), own))
+        longest = max(len(prompt.token_ids) for prompt in prompts)
         too_long = f"its prompt has {longest} tokens, more than {max_prompt_tokens}" if longest > max_prompt_tokens else None
         yield RenderedRequest(request, prompts, too_long)
 
 
-def request_batch(batch: Sequence[RenderedRequest]) -> pa.RecordBatch:
-    """Return a record batch (schema REQUESTS) of all prompts that are not skipped, with groups numbered from 0."""
-    prompts = [(rendered.request, prompt) for rendered in batch if not rendered.skipped for prompt in rendered.prompts]
-    columns = {
-        "group": range(len(prompts)),
-        "prompt_tokens": [prompt.tokens for _, prompt in prompts],
-        "seeds": [[request.seeds[sample] for sample in prompt.samples] for request, prompt in prompts],
-    }
-    return pa.record_batch(columns, schema=REQUESTS)
-
-
 def collect_results(
-    batch: Sequence[RenderedRequest], samples: pa.RecordBatch, meta_rewards: Sequence[float] | None, prompter: Prompter
+    batch: Sequence[RenderedRequest], samples: pa.RecordBatch, meta_rewards: Sequence[float] | None, score_format: ScoreFormat
 ) -> list[JudgeResult]:
-    """Assign the samples generated for `request_batch(batch)` to their requests and extract the scores.
+    """Assign the samples of the prompts that `batch` asked, numbered from 0 in that order, and extract their scores.
 
     Args:
-        samples: SAMPLES schema, ordered by group and sample.
+        samples: SAMPLES.
         meta_rewards: the meta RM's logit for each sample.
+
+    Raises:
+        KeyError: a sample is missing.
     """
-    rows = iter(samples.select(["tokens", "logprobs", "text", "finish_reason", "certainty"]).to_pylist())
-    metas = iter(meta_rewards if meta_rewards is not None else [])
-    results = []
+    metas = [None] * samples.num_rows if meta_rewards is None else meta_rewards
+    found = {(row["group"], row["sample"]): (Sample(**row), meta) for row, meta in zip(samples.to_pylist(), metas, strict=True)}
+    results, group = [], 0
     for rendered in batch:
-        if rendered.skipped:
-            results.append(JudgeResult(rendered))
-            continue
-        found: list[Sample] = [{}] * len(rendered.request.orders)
-        for prompt in rendered.prompts:
-            for index in prompt.samples:
-                found[index] = _sample(next(rows), prompt.order, prompter.score_format)
-                if meta_rewards is not None:
-                    found[index]["meta_reward"] = next(metas)
-        results.append(JudgeResult(rendered, found))
+        groups = {tuple(prompt.order): group + i for i, prompt in enumerate(rendered.asked)}
+        group += len(groups)
+        taken: Counter[int] = Counter()
+        rows = []
+        for order in rendered.request.orders if groups else ():
+            own = groups[tuple(order)]
+            rows.append(_sample_row(*found[own, taken[own]], order, score_format))
+            taken[own] += 1
+        results.append(JudgeResult(rendered, rows))
     return results
 
 
-def _sample(row: dict[str, Any], order: Sequence[int], score_format: ScoreFormat) -> Sample:
-    truncated = row["finish_reason"] == "length"
-    scores, failure = score_format.extract(row["text"], len(order), truncated)
+def _sample_row(sample: Sample, meta_reward: float | None, order: Sequence[int], score_format: ScoreFormat) -> SampleRow:
+    scores, failure = score_format.extract(sample.text, len(order), sample.truncated)
     return {
         "order": list(order),
         "scores": None if scores is None else list(scores),
         **({"failure": failure} if failure else {}),
-        "logprob": sum(row["logprobs"]),
-        **({} if row["certainty"] is None else {"certainty": row["certainty"]}),
-        "tokens": len(row["tokens"]),
-        **({"truncated": True} if truncated else {}),
-        "text": row["text"],
+        "logprob": sum(sample.logprobs),
+        **({} if sample.certainty is None else {"certainty": sample.certainty}),
+        "tokens": len(sample.token_ids),
+        **({"truncated": True} if sample.truncated else {}),
+        "text": sample.text,
+        **({} if meta_reward is None else {"meta_reward": meta_reward}),
     }

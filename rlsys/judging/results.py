@@ -35,7 +35,7 @@ def result_row(result: JudgeResult, strategy: Strategy, options: Options, seed: 
         single: lowest and highest score of a single response.
         text: include the texts of the samples.
     """
-    record = result.rendered.request.record
+    record = result.record
     gold = None if not record.has_truth else int(record.rewards[0]) if record.n == 1 else record.best
     sampled = result.row(text)
     row: Row = {"id": record.id, "source": record.source, "n": record.n, "k": len(result.samples)}

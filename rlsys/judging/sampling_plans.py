@@ -37,7 +37,7 @@ def _adaptive(k: int, options: Options, seed: int) -> SamplingPlan:
 
 def _has_clear_winner(result: JudgeResult, options: Options) -> bool:
     table = SampleTable()
-    table.add({"id": result.rendered.request.record.id, "samples": result.samples})
+    table.add({"id": result.record.id, "samples": result.samples})
     ((_, samples),) = table.groups()
     return bool(is_decided(samples, options).all())
 

@@ -34,6 +34,7 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
+from rlsys.data.chain import LearnerBatch
 from rlsys.models.tree_layout import Layout, Node, build_layout
 
 DUMMY_TOKENS = 4
@@ -81,6 +82,7 @@ class MicroBatch:
 @dataclass(frozen=True)
 class _Row:
     index: int
+    group: int
     prompt: np.ndarray
     tokens: np.ndarray
     rollout_logprobs: np.ndarray
@@ -110,9 +112,9 @@ class _PackedGroup:
 
 
 def plan_micro_batches(
-    batch: pa.RecordBatch, world_size: int, token_budget: int, packing: bool = True, pad_token_id: int = 0, total_samples: int | None = None
+    batch: LearnerBatch, world_size: int, token_budget: int, packing: bool = True, pad_token_id: int = 0, total_samples: int | None = None
 ) -> list[list[MicroBatch]]:
-    """Split a batch (schema `trajectories.LEARNER`) into micro-batches: one list per rank, all of equal length.
+    """Split a batch into micro-batches: one list per rank, all of equal length.
 
     Deterministic, so each rank can compute all lists and take its own. Work is balanced across ranks by estimated cost. Ranks with
     fewer micro-batches get dummies (a few tokens to encode, none to score), because ranks must enter collectives together. A
@@ -123,8 +125,8 @@ def plan_micro_batches(
         total_samples: N in the weights 1 / (N * |o_i|), the number of samples that these rows were selected from. None: the number of rows.
 
     Raises:
-        ValueError: no rows, fewer samples than rows, an empty prompt or completion, different prompts within one group, or
-            log-probabilities that do not match the tokens; the message names the row.
+        ValueError: no rows, fewer samples than rows, a group without a prompt, an empty prompt or completion, or log-probabilities that do
+            not match the tokens; the message names the row.
     """
     if world_size < 1 or token_budget < 1:
         raise ValueError(f"world_size and token_budget must be at least 1, found {world_size} and {token_budget}.")
@@ -132,7 +134,7 @@ def plan_micro_batches(
     samples = len(rows) if total_samples is None else total_samples
     if samples < len(rows):
         raise ValueError(f"learner batch: {len(rows)} rows cannot come from {samples} samples.")
-    groups = _group(rows, batch.column("group").to_pylist()) if packing else [_PackedGroup(row.prompt, (row,)) for row in rows]
+    groups = _group(rows) if packing else [_PackedGroup(row.prompt, (row,)) for row in rows]
     ranks = []
     for share in _balance(groups, world_size):
         bins = _fill(share, token_budget, packing)
@@ -141,45 +143,41 @@ def plan_micro_batches(
     return [share + [dummy(packing, pad_token_id) for _ in range(longest - len(share))] for share in ranks]
 
 
-def _read(batch: pa.RecordBatch) -> list[_Row]:
+def _read(batch: LearnerBatch) -> list[_Row]:
     if batch.num_rows == 0:
         raise ValueError("learner batch: expected at least one row, found none.")
-    prompts, tokens, logprobs = (batch.column(name) for name in ("prompt_tokens", "tokens", "rollout_logprobs"))
-    advantages = batch.column("advantage").to_pylist()
+    prompts = dict(zip(batch.prompts["group"].to_pylist(), _arrays(batch.prompts["prompt_token_ids"], np.int64)))
+    completions = _arrays(batch.rows["token_ids"], np.int64)
+    logprobs = _arrays(batch.rows["rollout_logprobs"], np.float32)
+    columns = (batch.rows["group"].to_pylist(), completions, logprobs, batch.rows["advantage"].to_pylist())
     rows = []
-    for index in range(batch.num_rows):
-        prompt, completion = (_numbers(column, index, np.int64) for column in (prompts, tokens))
-        for name, values in (("prompt_tokens", prompt), ("tokens", completion)):
-            if len(values) == 0:
-                raise ValueError(f"learner batch, row {index}: {name} is empty; drop rows without a prompt or a completion.")
-        rollout = _numbers(logprobs, index, np.float32)
+    for index, (group, completion, rollout, advantage) in enumerate(zip(*columns, strict=True)):
+        where = f"learner batch, row {index} (group {group})"
+        if not len(prompts.get(group, ())):
+            raise ValueError(f"{where}: {'its prompt is empty' if group in prompts else 'no prompt has this group'}.")
+        if not len(completion):
+            raise ValueError(f"{where}: token_ids is empty; drop rows without a completion.")
         if len(rollout) == 0:
             rollout = np.full(len(completion), np.nan, dtype=np.float32)
         if len(rollout) != len(completion):
-            raise ValueError(
-                f"learner batch, row {index}: {len(completion)} tokens but {len(rollout)} rollout_logprobs; expected one each."
-            )
-        if advantages[index] is None:
-            raise ValueError(f"learner batch, row {index}: advantage is null; expected a number (1 for supervised rows).")
-        rows.append(_Row(index, prompt, completion, rollout, advantages[index]))
+            raise ValueError(f"{where}: {len(completion)} tokens but {len(rollout)} rollout_logprobs; expected one each.")
+        if advantage is None:
+            raise ValueError(f"{where}: advantage is null; expected a number (1 for supervised rows).")
+        rows.append(_Row(index, group, prompts[group], completion, rollout, advantage))
     return rows
 
 
-def _numbers(column: pa.ListArray, index: int, dtype: type) -> np.ndarray:
-    values = column[index].values
-    return np.empty(0, dtype) if values is None else values.to_numpy(zero_copy_only=False).astype(dtype)
+def _arrays(column: pa.ListArray, dtype: type) -> list[np.ndarray]:
+    """Return each list; a null one is empty."""
+    lists = (column[index].values for index in range(len(column)))
+    return [np.empty(0, dtype) if one is None else one.to_numpy(zero_copy_only=False).astype(dtype) for one in lists]
 
 
-def _group(rows: list[_Row], groups: list[int]) -> list[_PackedGroup]:
+def _group(rows: list[_Row]) -> list[_PackedGroup]:
     members: dict[int, list[_Row]] = {}
-    for row, group in zip(rows, groups, strict=True):
-        known = members.setdefault(group, [])
-        if known and not np.array_equal(known[0].prompt, row.prompt):
-            raise ValueError(
-                f"learner batch, row {row.index}: its prompt differs from that of row {known[0].index}, which is also in group {group}."
-            )
-        known.append(row)
-    return [_PackedGroup(members[group][0].prompt, tuple(members[group])) for group in members]
+    for row in rows:
+        members.setdefault(row.group, []).append(row)
+    return [_PackedGroup(found[0].prompt, tuple(found)) for found in members.values()]
 
 
 def _balance(groups: list[_PackedGroup], world_size: int) -> list[list[_PackedGroup]]:

@@ -15,14 +15,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import AutoModelForSequenceClassification, PreTrainedModel
 
 from rlsys.algorithms.grpo import Metrics
-from rlsys.data.trajectories import LEARNER
+from rlsys.data.chain import LearnerBatch, LearnerRow
 from rlsys.models.backbone import Attention, Backbone, Layers
 from rlsys.models.loading import ModelError, check_no_missing_weights, load_strictly
 from rlsys.models.packing import MicroBatch, plan_micro_batches
@@ -116,27 +115,26 @@ def load_scalar_model(
     return ScalarModel(load_classifier(path, dtype, seed), packing, layers, attention).train()
 
 
-def scalar_batch(groups: Sequence[Group], token_budget: int | None = None) -> pa.RecordBatch:
-    """Build rows for `rlsys.models.packing.plan_micro_batches` (LEARNER schema), group by group; `advantage` holds the label.
+def scalar_batch(groups: Sequence[Group], token_budget: int | None = None) -> LearnerBatch:
+    """Build a batch for `rlsys.models.packing.plan_micro_batches`, group by group; `advantage` holds the label.
 
     Args:
         token_budget: groups of more tokens are split to fit into micro-batches; None: never, as Bradley-Terry compares responses
             within one micro-batch.
     """
-    rows: list[tuple[int, np.ndarray, np.ndarray, float]] = []
-    number, room = -1, 0
+    prompts: list[np.ndarray] = []
+    rows: list[LearnerRow] = []
+    room = 0
     for group in groups:
         for i, (text, label) in enumerate(zip(group.texts, group.labels, strict=True)):
             if i == 0 or (token_budget is not None and len(text) > room):
-                number += 1
+                prompts.append(group.prompt)
                 room = (token_budget or 0) - len(group.prompt)
             room -= len(text)
             # `plan_micro_batches` does not encode a completion's last token, as it predicts nothing. This one is never seen: the score
             # is read where it would be predicted.
-            rows.append((number, group.prompt, np.append(text, np.int32(0)), label))
-    numbers, prompts, tokens, labels = zip(*rows)
-    columns = {"group": numbers, "prompt_tokens": prompts, "tokens": tokens, "rollout_logprobs": [None] * len(rows), "advantage": labels}
-    return pa.record_batch(columns, schema=LEARNER)
+            rows.append(LearnerRow(len(prompts) - 1, i, np.append(text, np.int32(0)), advantage=label))
+    return LearnerBatch.of(prompts, rows)
 
 
 def text_ends(micro_batch: MicroBatch) -> Tensor:
@@ -148,31 +146,24 @@ def text_ends(micro_batch: MicroBatch) -> Tensor:
 
 
 @torch.no_grad()
-def score_texts(
-    model: ScalarModel, prompts: Sequence[np.ndarray], texts: Sequence[np.ndarray], token_budget: int, device: torch.device | str = "cpu"
-) -> np.ndarray:
-    """Score texts[i] after prompts[i], both token ids; equal prompts are encoded once per micro-batch.
+def score_texts(model: ScalarModel, groups: Sequence[Group], token_budget: int, device: torch.device | str = "cpu") -> np.ndarray:
+    """Score the texts of all groups; a group's prompt is encoded once per micro-batch.
 
     Args:
         model: on `device`, in any mode.
         token_budget: tokens encoded at a time; a longer text gets a micro-batch of its own.
 
     Returns:
-        float32 [rows], logits.
+        float32 [texts], logits, group by group.
     """
-    members: dict[bytes, list[int]] = {}
-    for row, prompt in enumerate(prompts):
-        members.setdefault(prompt.tobytes(), []).append(row)
-    groups = [Group("", prompts[rows[0]], tuple(texts[row] for row in rows), (0.0,) * len(rows)) for rows in members.values()]
-    order = [row for rows in members.values() for row in rows]
-    scores = np.empty(len(order), np.float32)
+    scores = [np.empty(0, np.float32)]
     for start in range(0, len(groups), GROUPS_AT_ONCE):
         batch = scalar_batch(groups[start : start + GROUPS_AT_ONCE], token_budget)
-        rows, order = np.array(order[: batch.num_rows]), order[batch.num_rows :]
+        found = np.empty(batch.num_rows, np.float32)
         for part in plan_micro_batches(batch, 1, token_budget, model.packing, model.pad_token_id)[0]:
-            found = part.sample[text_ends(part)].numpy()
-            scores[rows[found]] = model(part.to(device)).cpu().numpy()
-    return scores
+            found[part.sample[text_ends(part)].numpy()] = model(part.to(device)).cpu().numpy()
+        scores.append(found)
+    return np.concatenate(scores)
 
 
 def bce_loss(score: Tensor, label: Tensor, count: int) -> tuple[Tensor, Metrics]:

@@ -21,12 +21,11 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, NamedTuple
 
-import pyarrow as pa
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from rlsys.data.trajectories import LEARNER
+from rlsys.data.chain import LearnerBatch, LearnerRow
 from rlsys.models.backbone import Attention, Backbone, Layers, RowTooLongError
 from rlsys.models.fused_layers import unfuse_layers, wide_dtype
 from rlsys.models.loading import ModelError
@@ -282,7 +281,7 @@ def _difference(result: SelfCheck) -> str:
     return text + "."
 
 
-def _rows(model: PreTrainedModel) -> pa.RecordBatch:
+def _rows(model: PreTrainedModel) -> LearnerBatch:
     """Build two rows of random tokens, none of them special tokens, after one prompt."""
     config = model.config.get_text_config()
     configured = [value for key, value in config.to_dict().items() if key.endswith("token_id") and value is not None]
@@ -298,12 +297,11 @@ def _rows(model: PreTrainedModel) -> pa.RecordBatch:
         return tokens
 
     prompt = sample(PROMPT + extra)
-    rows = [{"group": 0, "prompt_tokens": prompt, "tokens": sample(n), "rollout_logprobs": None, "advantage": 1.0} for n in COMPLETIONS]
-    return pa.RecordBatch.from_pylist(rows, schema=LEARNER)
+    return LearnerBatch.of([prompt], [LearnerRow(0, i, sample(n)) for i, n in enumerate(COMPLETIONS)])
 
 
 def _expected_logprobs(model: PreTrainedModel, row: dict[str, Any], temperature: float) -> Tensor:
-    prompt, tokens = row["prompt_tokens"], row["tokens"]
+    prompt, tokens = row["prompt_token_ids"], row["token_ids"]
     device = next(model.parameters()).device
     logits = model(input_ids=torch.tensor([prompt + tokens], device=device), use_cache=False).logits[0, len(prompt) - 1 : -1]
     full = torch.log_softmax(logits.to(wide_dtype(logits)) / temperature, dim=-1)
@@ -311,7 +309,7 @@ def _expected_logprobs(model: PreTrainedModel, row: dict[str, Any], temperature:
 
 
 def _expected_score(model: PreTrainedModel, row: dict[str, Any]) -> Tensor:
-    ids = torch.tensor([row["prompt_tokens"] + row["tokens"][:-1]], device=next(model.parameters()).device)
+    ids = torch.tensor([row["prompt_token_ids"] + row["token_ids"][:-1]], device=next(model.parameters()).device)
     logits = model(input_ids=ids, use_cache=False).logits[0]
     return logits.to(wide_dtype(logits))
 

@@ -8,12 +8,11 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 import numpy as np
-import pyarrow as pa
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from rlsys.data.trajectories import LEARNER
+from rlsys.data.chain import LearnerBatch, LearnerRow
 from rlsys.models.loading import ModelError
 from rlsys.models.packing import plan_micro_batches
 from rlsys.models.self_check import checked_policy
@@ -92,8 +91,8 @@ def measure(family: Family) -> FamilyResult:
     return FamilyResult(family.name, type(model).__name__, packed, plain)
 
 
-def rows() -> pa.RecordBatch:
-    """Build LEARNER rows of about 30 tokens: two groups and a single row, with a common prompt prefix and unequal completions."""
+def rows() -> LearnerBatch:
+    """Build rows of about 30 tokens: two groups and a single row, with a common prompt prefix and unequal completions."""
     generator = np.random.default_rng(0)
 
     def tokens(count: int) -> list[int]:
@@ -102,15 +101,15 @@ def rows() -> pa.RecordBatch:
 
     shared = tokens(11)
     groups = [(shared + tokens(9), (5, 14, 9)), (shared + tokens(3), (12, 7)), (shared + tokens(14), (10,))]
-    table = [
-        {"group": number, "prompt_tokens": prompt, "tokens": tokens(length), "rollout_logprobs": None, "advantage": generator.normal()}
-        for number, (prompt, lengths) in enumerate(groups)
-        for length in lengths
+    completions = [
+        LearnerRow(number, sample, tokens(length), advantage=generator.normal())
+        for number, (_, lengths) in enumerate(groups)
+        for sample, length in enumerate(lengths)
     ]
-    return pa.RecordBatch.from_pylist(table, schema=LEARNER)
+    return LearnerBatch.of([prompt for prompt, _ in groups], completions)
 
 
-def reference(model: PreTrainedModel, batch: pa.RecordBatch) -> tuple[list[Tensor], dict[str, Tensor]]:
+def reference(model: PreTrainedModel, batch: LearnerBatch) -> tuple[list[Tensor], dict[str, Tensor]]:
     """Compute log-probabilities of each row's completion by the model's own forward on that row alone.
 
     Returns:
@@ -119,8 +118,8 @@ def reference(model: PreTrainedModel, batch: pa.RecordBatch) -> tuple[list[Tenso
     found = []
     model.zero_grad()
     for row in batch.to_pylist():
-        prompt, completion = row["prompt_tokens"], torch.tensor(row["tokens"])
-        logits = model(input_ids=torch.tensor([prompt + row["tokens"]])[:, :-1], use_cache=False).logits[0, len(prompt) - 1 :]
+        prompt, completion = row["prompt_token_ids"], torch.tensor(row["token_ids"])
+        logits = model(input_ids=torch.tensor([prompt + row["token_ids"]])[:, :-1], use_cache=False).logits[0, len(prompt) - 1 :]
         logprobs = torch.log_softmax(logits.double() / TEMPERATURE, dim=-1)[torch.arange(len(completion)), completion]
         (row["advantage"] * logprobs.sum()).backward()
         found.append(logprobs.detach())

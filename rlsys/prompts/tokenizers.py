@@ -37,10 +37,8 @@ class Retokenizer:
     target: Any
 
     def prompts(self, prompts: Sequence[np.ndarray]) -> list[np.ndarray]:
-        """Convert prompts, int32 [tokens] each, keeping the text of special tokens. Each distinct prompt is encoded once."""
-        distinct = {prompt.tobytes(): prompt for prompt in prompts}
-        encoded = dict(zip(distinct, self._convert(list(distinct.values()), skip_special_tokens=False)))
-        return [encoded[prompt.tobytes()] for prompt in prompts]
+        """Convert prompts, int32 [tokens] each, keeping the text of special tokens."""
+        return self._convert(prompts, skip_special_tokens=False)
 
     def texts(self, texts: Sequence[np.ndarray]) -> list[np.ndarray]:
         """Convert sampled texts, int32 [tokens] each, without special tokens, as in trajectories."""

@@ -12,7 +12,7 @@ from actors.cluster.calls import Actors
 from actors.cluster.groups import place
 from actors.cluster.waiting import ActorFailed, Pending, wait
 from rlsys.config.files import load_config
-from rlsys.data.trajectories import REQUESTS, SAMPLES
+from rlsys.data.chain import PROMPTS, SAMPLES
 
 WAIT_S = 600
 
@@ -141,9 +141,9 @@ class Gate:
 
 
 def requests(groups, samples):
-    """REQUESTS of `groups` prompts with prompts of different lengths."""
-    rows = [{"group": 7 + g, "prompt_tokens": [g] * (5 + g), "seeds": list(range(samples))} for g in range(groups)]
-    return pa.RecordBatch.from_pylist(rows, schema=REQUESTS)
+    """PROMPTS of `groups` prompts with prompts of different lengths."""
+    rows = [{"group": 7 + g, "prompt_token_ids": [g] * (5 + g), "seeds": list(range(samples))} for g in range(groups)]
+    return pa.RecordBatch.from_pylist(rows, schema=PROMPTS)
 
 
 @contextmanager

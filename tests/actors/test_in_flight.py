@@ -19,7 +19,7 @@ from actors.rollout.rollout import RolloutActor
 from actors.weights.source import WeightSource
 from actors.weights.transfer import make_trainer
 from rlsys.config.schema import Rollout
-from rlsys.data.trajectories import REQUESTS
+from rlsys.data.chain import PROMPTS
 from rlsys.models.loading import build_tiny
 
 WAIT_S = 600
@@ -46,7 +46,7 @@ def prompt(tiny_model):
 
 
 def begin(actor, prompt, seeds, temperature, length):
-    batch = pa.RecordBatch.from_pylist([{"group": 0, "prompt_tokens": prompt, "seeds": seeds}], schema=REQUESTS)
+    batch = pa.RecordBatch.from_pylist([{"group": 0, "prompt_token_ids": prompt, "seeds": seeds}], schema=PROMPTS)
     return actor.generate.remote(batch, temperature, 1.0, length, length)
 
 
@@ -86,7 +86,7 @@ def test_another_family_takes_weights_in_place(engine, prompt):
         disturb(engine.model, version)
         trainer.send_weights(version, verify=True)
         row = ray.get(begin(engine.actor, prompt, [0], 0.0, 16), timeout=WAIT_S)
-        assert row["tokens"][0].as_py() == greedy(engine.model, prompt) and row["weight_version"].to_pylist() == [version]
+        assert row["token_ids"][0].as_py() == greedy(engine.model, prompt) and row["weight_version"].to_pylist() == [version]
     assert not ray.get(engine.actor.last_load.remote(), timeout=WAIT_S)[0]["layerwise"]
 
 
@@ -106,9 +106,9 @@ def test_samples_go_on_under_new_weights_and_say_how_old_they_are(engine, prompt
         of_version[version] = {name: tensor.clone() for name, tensor in engine.model.state_dict().items()}
         # Same prompt, new request: what older weights left in the prefix cache does not serve it.
         row = ray.get(begin(engine.actor, prompt, [0], 0.0, 16), timeout=WAIT_S)
-        assert row["tokens"][0].as_py() == greedy(engine.model, prompt) and row["weight_version"].to_pylist() == [version]
+        assert row["token_ids"][0].as_py() == greedy(engine.model, prompt) and row["weight_version"].to_pylist() == [version]
     answer = ray.get(running, timeout=WAIT_S)
-    rows = answer["tokens"].to_pylist()
+    rows = answer["token_ids"].to_pylist()
     assert [len(row) for row in rows] == [LENGTH] * SAMPLES
     sampled_at = torch.tensor(answer["logprobs"].to_pylist())
     fits = []

@@ -13,6 +13,7 @@ import pytest
 import ray
 import torch
 from deepspeed.utils import logger, safe_get_full_fp32_param, safe_get_full_grad
+from learner_batches import learner_batch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from actors.cluster.waiting import Pending, wait
@@ -21,7 +22,7 @@ from actors.learner.learner import LearnerActor
 from launch.console import exit_status
 from rlsys.algorithms.mismatch import MismatchError, MismatchGuard
 from rlsys.config.schema import Config, Learner, Rl
-from rlsys.data.trajectories import LEARNER
+from rlsys.data.chain import LearnerBatch
 from rlsys.models.loading import ModelError
 from rlsys.models.zoo import FAMILIES, build
 
@@ -87,7 +88,7 @@ def ranks(start_ranks, tiny_model, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def batch(tiny_model) -> pa.RecordBatch:
+def batch(tiny_model) -> LearnerBatch:
     """Three groups of four samples; the rollout engine's log-probabilities are the model's own with noise on them."""
     model = AutoModelForCausalLM.from_pretrained(tiny_model, dtype=torch.float32)
     generator = torch.Generator().manual_seed(1)
@@ -96,18 +97,18 @@ def batch(tiny_model) -> pa.RecordBatch:
         prompt = torch.randint(3, 500, (prompt_length,), generator=generator).tolist()
         for sample, length in enumerate(lengths):
             tokens = torch.randint(3, 500, (length,), generator=generator).tolist()
-            row = {"group": group, "prompt_tokens": prompt, "tokens": tokens, "advantage": [1.2, -0.9, 0.4, -0.7][sample]}
+            row = {"group": group, "prompt_token_ids": prompt, "token_ids": tokens, "advantage": [1.2, -0.9, 0.4, -0.7][sample]}
             own = plain_logprobs(model, row, TEMPERATURE).detach()
             row["rollout_logprobs"] = (own + 0.5 * torch.randn(length, generator=generator)).tolist()
             rows.append(row)
-    return pa.RecordBatch.from_pylist(rows, schema=LEARNER)
+    return learner_batch(rows)
 
 
 def plain_logprobs(model, row: dict[str, Any], temperature: float) -> torch.Tensor:
     """Log-probability of each completion token, from the full softmax over one whole sequence."""
-    ids = torch.tensor([row["prompt_tokens"] + row["tokens"]])
-    logits = model(input_ids=ids).logits[0, len(row["prompt_tokens"]) - 1 : -1]
-    return torch.log_softmax(logits / temperature, dim=-1).gather(1, torch.tensor(row["tokens"])[:, None])[:, 0]
+    ids = torch.tensor([row["prompt_token_ids"] + row["token_ids"]])
+    logits = model(input_ids=ids).logits[0, len(row["prompt_token_ids"]) - 1 : -1]
+    return torch.log_softmax(logits / temperature, dim=-1).gather(1, torch.tensor(row["token_ids"])[:, None])[:, 0]
 
 
 class PlainGrpo:
@@ -119,7 +120,7 @@ class PlainGrpo:
         self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=LR, betas=(0.9, 0.95), weight_decay=0.1)
         self.beta, self.clip, self.cap = beta, clip, cap
 
-    def step(self, batch: pa.RecordBatch, temperature: float, passes: int = 1) -> dict[str, float]:
+    def step(self, batch: LearnerBatch, temperature: float, passes: int = 1) -> dict[str, float]:
         rows = batch.to_pylist()
         old = [plain_logprobs(self.model, row, temperature).detach() for row in rows]
         losses, norms, kls, truncated = [], [], [], []
@@ -249,13 +250,13 @@ def test_nothing_that_is_not_finite_reaches_the_weights(ranks, batch, stage, wor
     """One poisoned sample on one rank: every rank skips, and the next step is as if nothing had happened."""
     learner = ranks[world_size]
 
-    def poisoned(column: str) -> pa.RecordBatch:
+    def poisoned(column: str) -> LearnerBatch:
         rows = batch.to_pylist()
         if column == "advantage":
             rows[-1]["advantage"] = float("nan")
         else:
             rows[0]["rollout_logprobs"][0] = float("nan")
-        return pa.RecordBatch.from_pylist(rows, schema=LEARNER)
+        return learner_batch(rows)
 
     learner("rebuild", {"zero_stage": stage}, {}, dtype)
     learner.first("train_grpo", batch, TEMPERATURE)
@@ -414,7 +415,7 @@ def test_the_guard_sees_corrupted_rollout_logprobs(ranks, batch, tiny_model):
         assert step == config.rl.mismatch_steps
 
 
-def with_logprobs(batch: pa.RecordBatch, model) -> pa.RecordBatch:
+def with_logprobs(batch: LearnerBatch, model) -> LearnerBatch:
     """Return the batch with the log-probabilities of an engine with this model's weights."""
     rows = [row | {"rollout_logprobs": plain_logprobs(model, row, TEMPERATURE).tolist()} for row in batch.to_pylist()]
-    return pa.RecordBatch.from_pylist(rows, schema=LEARNER)
+    return learner_batch(rows)

@@ -10,7 +10,8 @@ import torch
 
 from actors.reward import RewardActor
 from rlsys.algorithms.grpo import LossInputs, group_advantages, grpo_loss
-from rlsys.data.trajectories import GROUPS, LEARNER, SAMPLES, TRAJECTORIES
+from rlsys.data.chain import LEARNER_ROWS, PROMPTS, SAMPLES
+from rlsys.data.trajectories import TRAJECTORIES
 from rlsys.models.packing import plan_micro_batches
 from rlsys.rewards.extraction import ScoreFormat, extract, score_range
 from rlsys.rewards.rules import is_correct, unshuffle
@@ -20,10 +21,18 @@ def groups(*rows):
     """rows: (group, order, rewards)."""
     return pa.RecordBatch.from_pylist(
         [
-            {"group": g, "prompt_id": f"p{g}", "family": "f", "order": order, "rewards": rewards, "prompt": "Q", "prompt_tokens": [1, 2, g]}
+            {
+                "group": g,
+                "prompt_id": f"p{g}",
+                "family": "f",
+                "order": order,
+                "rewards": rewards,
+                "prompt": "Q",
+                "prompt_token_ids": [1, 2, g],
+            }
             for g, order, rewards in rows
         ],
-        schema=GROUPS,
+        schema=PROMPTS,
     )
 
 
@@ -34,7 +43,7 @@ def samples(*rows):
             {
                 "group": g,
                 "sample": s,
-                "tokens": [5, 6, 7],
+                "token_ids": [5, 6, 7],
                 "logprobs": [-1.0, -2.0, -3.0],
                 "text": text,
                 "finish_reason": "stop",
@@ -57,6 +66,9 @@ BATCH = (
 )
 
 
+TRAINED = {"trainer_logprob": [0.0], "reference_logprob": [0.0]}
+
+
 def test_rewards_advantages_and_counts():
     actor = RewardActor("reward")
     counts = actor.judge("k", 3, *BATCH)
@@ -64,10 +76,10 @@ def test_rewards_advantages_and_counts():
     assert counts["reward_sum"] == pytest.approx(1 - 1 - 1 - 1)
     assert counts["parse_failures"] == {"no_box": 1}
     assert (counts["groups"], counts["groups_unequal"], counts["oldest_version"]) == (2, 1, 4)
-    assert learner.schema == LEARNER and rows == 2
-    assert learner["group"].to_pylist() == [0, 0]  # group 1 is all wrong: it carries no advantage
-    assert np.sign(learner["advantage"].to_numpy()).tolist() == [1, -1]
-    assert learner["prompt_tokens"].to_pylist() == [[1, 2, 0]] * 2
+    assert learner.rows.schema == LEARNER_ROWS and rows == 2
+    assert learner.rows["group"].to_pylist() == [0, 0]  # group 1 is all wrong: it carries no advantage
+    assert np.sign(learner.rows["advantage"].to_numpy()).tolist() == [1, -1]
+    assert learner.prompts.to_pylist() == [{"group": 0, "prompt_token_ids": [1, 2, 0]}]
 
 
 def test_a_released_judges_decimals_are_paid_and_kept_and_integers_stay_integers(tmp_path):
@@ -99,7 +111,7 @@ def test_no_more_groups_than_wanted_reach_the_learner():
     counts = actor.judge("k", 0, rewards, answers, want=2)
     _, learner = actor.pop_learner_batch("k")
     assert (counts["groups_unequal"], counts["groups_trained"]) == (3, 2)
-    assert sorted(set(learner["group"].to_pylist())) == [0, 1]
+    assert sorted(set(learner.rows["group"].to_pylist())) == [0, 1]
 
 
 RIGHT, WRONG = r"\boxed{9, 1}", r"\boxed{1, 9}"
@@ -137,7 +149,7 @@ def test_the_gradient_beside_the_published_objectives(equal_groups, beta, scale)
     logprob, reference = -torch.rand(2, 5, 3, 3, dtype=torch.float64, generator=generator) - 0.1
 
     ours = torch.zeros_like(logprob)
-    rows = list(zip(learner["group"].to_pylist(), [row % 3 for row in range(learner.num_rows)]))  # groups are complete
+    rows = list(zip(learner.rows["group"].to_pylist(), learner.rows["sample"].to_pylist()))
     total_samples = None if equal_groups == "drop" else counts["samples"]
     for part in (part for rank in plan_micro_batches(learner, world_size=2, token_budget=16, total_samples=total_samples) for part in rank):
         of = [rows[row] for row in part.sample.tolist()]
@@ -168,7 +180,8 @@ def test_the_table_of_a_step_holds_every_sample_and_what_training_added(tmp_path
     actor = RewardActor("reward")
     actor.judge("step 3", 3, *BATCH)
     actor.judge("heldout", 0, *BATCH)  # another batch in between stays apart
-    trained = pa.table({"trainer_logprob": [-2.1, -2.2], "reference_logprob": [-2.3, -2.4]})
+    actor.pop_learner_batch("step 3")
+    trained = pa.table({"group": [0, 0], "sample": [1, 0], "trainer_logprob": [-2.2, -2.1], "reference_logprob": [-2.3, -2.4]})
     actor.write("step 3", str(tmp_path / "t.parquet"), trained)
     table = pq.read_table(tmp_path / "t.parquet")
     assert table.schema.names == TRAJECTORIES.names and table.num_rows == 4
@@ -193,7 +206,7 @@ def a_random_batch(rng, first_group=0, size=3):
                 "order": rng.sample(range(n), n),
                 "rewards": rewards,
                 "prompt": f"Q{group}",
-                "prompt_tokens": tokens,
+                "prompt_token_ids": tokens,
             }
         )
     answered = []
@@ -205,7 +218,7 @@ def a_random_batch(rng, first_group=0, size=3):
                 {
                     "group": row["group"],
                     "sample": sample,
-                    "tokens": [rng.randrange(99) for _ in range(length)],
+                    "token_ids": [rng.randrange(99) for _ in range(length)],
                     "logprobs": [-rng.random() for _ in range(length)],
                     "text": rng.choice([f"\\boxed{{{scores}}}", f"\\boxed{{{scores}}}", "nothing", f"\\boxed{{{scores}, x}}"]),
                     "finish_reason": rng.choice(["stop", "length"]),
@@ -223,7 +236,7 @@ def test_a_judged_batch_equals_what_one_gets_row_by_row(seed, tmp_path):
         asked, answered = a_random_batch(rng, first_group, size)
         schema = pa.RecordBatch.from_pylist(answered, schema=SAMPLES)
         parts = [schema.slice(0, 5), schema.slice(5, 9), schema.slice(14)]
-        totals.append(actor.judge("k", 4, pa.RecordBatch.from_pylist(asked, schema=GROUPS), *parts))
+        totals.append(actor.judge("k", 4, pa.RecordBatch.from_pylist(asked, schema=PROMPTS), *parts))
         of_group = {row["group"]: row for row in asked}
         rewards = []
         for row in answered:
@@ -245,8 +258,8 @@ def test_a_judged_batch_equals_what_one_gets_row_by_row(seed, tmp_path):
                     "parse_failure": failure,
                     "correct": correct,
                     "reward": rewards[-1],
-                    "prompt_token_count": len(truth["prompt_tokens"]),
-                    "token_count": len(row["tokens"]),
+                    "prompt_token_count": len(truth["prompt_token_ids"]),
+                    "token_count": len(row["token_ids"]),
                     "rollout_logprob": mean,
                     "trainer_logprob": None,
                     "reference_logprob": None,
@@ -257,22 +270,24 @@ def test_a_judged_batch_equals_what_one_gets_row_by_row(seed, tmp_path):
             wanted["advantage"] = advantage
             if advantage:
                 wanted["trainer_logprob"] = -0.5 * len(handed)
-                handed.append((row["group"], of_group[row["group"]]["prompt_tokens"], row["tokens"], advantage))
+                handed.append((row["group"], of_group[row["group"]]["prompt_token_ids"], row["token_ids"], advantage))
         assert totals[-1]["reward_sum"] == sum(rewards) and totals[-1]["samples"] == len(rewards)
         assert totals[-1]["truncated"] == sum(row["finish_reason"] == "length" for row in answered)
-        assert totals[-1]["tokens"] == sum(len(row["tokens"]) for row in answered)
+        assert totals[-1]["tokens"] == sum(len(row["token_ids"]) for row in answered)
         assert totals[-1]["oldest_version"] == min(row["weight_version"] for row in answered)
         found = [wanted["parse_failure"] for wanted in expected[-len(answered) :] if wanted["parse_failure"]]
         assert totals[-1]["parse_failures"] == {reason: found.count(reason) for reason in found}
 
     rows, learner = actor.pop_learner_batch("k")
     assert rows == len(handed)
-    columns = (learner[name].to_pylist() for name in ("group", "prompt_tokens", "tokens", "advantage"))
-    for (group, prompt, tokens, advantage), one in zip(handed, zip(*columns, strict=True), strict=True):
-        assert one[:3] == (group, prompt, tokens) and one[3] == pytest.approx(advantage)
-    trained = pa.table({"trainer_logprob": [-0.5 * i for i in range(rows)], "reference_logprob": pa.nulls(rows, pa.float32())})
-    actor.write("k", str(tmp_path / "t.parquet"), trained)
-    assert not actor.judged
+    for (group, prompt, tokens, advantage), one in zip(handed, learner.to_pylist(), strict=True):
+        assert (one["group"], one["prompt_token_ids"], one["token_ids"]) == (group, prompt, tokens)
+        assert one["advantage"] == pytest.approx(advantage)
+    assert learner.prompts["group"].to_pylist() == sorted({group for group, *_ in handed}), "each prompt once"
+    keys = {name: learner.rows[name] for name in ("group", "sample")}
+    trained = pa.table(keys | {"trainer_logprob": [-0.5 * i for i in range(rows)], "reference_logprob": pa.nulls(rows, pa.float32())})
+    actor.write("k", str(tmp_path / "t.parquet"), trained.take(pa.array(rng.sample(range(rows), rows), pa.int64())))
+    assert not actor.tables and not actor.popped
     for row, wanted in zip(pq.read_table(tmp_path / "t.parquet").to_pylist(), expected, strict=True):
         floats = {name: wanted.pop(name) for name in ("advantage", "rollout_logprob", "trainer_logprob")}
         assert {name: row.pop(name) for name in floats} == pytest.approx(floats)
@@ -281,7 +296,7 @@ def test_a_judged_batch_equals_what_one_gets_row_by_row(seed, tmp_path):
 
 def test_samples_that_are_not_those_of_the_groups_are_an_error():
     asked, answered = BATCH
-    for wrong in (answered.slice(0, 3), answered.take(pa.array([0, 2, 1, 3])), answered.slice(0, 0)):
+    for wrong in (answered.slice(0, 3), answered.take(pa.array([0, 1, 2, 2])), answered.slice(0, 0)):
         with pytest.raises(ValueError, match=r"reward: k: \d samples for 2 groups: expected the same number for every group"):
             RewardActor("reward").judge("k", 0, asked, wrong)
 
@@ -289,5 +304,25 @@ def test_samples_that_are_not_those_of_the_groups_are_an_error():
 def test_a_training_result_of_another_length_is_an_error(tmp_path):
     actor = RewardActor("reward")
     actor.judge("k", 0, *BATCH)
+    actor.pop_learner_batch("k")
     with pytest.raises(ValueError, match="1 trained rows, expected the 2 of the learner batch"):
-        actor.write("k", str(tmp_path / "t.parquet"), pa.table({"trainer_logprob": [0.0], "reference_logprob": [0.0]}))
+        actor.write("k", str(tmp_path / "t.parquet"), pa.table({"group": [0], "sample": [0], **TRAINED}))
+
+
+def test_a_trained_sample_that_was_not_judged_is_an_error(tmp_path):
+    actor = RewardActor("reward")
+    actor.judge("k", 0, *BATCH)
+    actor.pop_learner_batch("k")
+    both = {name: values * 2 for name, values in TRAINED.items()}
+    with pytest.raises(ValueError, match="sample 7 of group 1 was trained on, but not judged"):
+        actor.write("k", str(tmp_path / "t.parquet"), pa.table({"group": [0, 1], "sample": [0, 7], **both}))
+
+
+def test_samples_in_any_order_are_judged_by_their_key():
+    asked, answered = BATCH
+    tables = []
+    for order in ([0, 1, 2, 3], [3, 0, 2, 1]):
+        actor = RewardActor("reward")
+        actor.judge("k", 0, asked, answered.take(pa.array(order)))
+        tables.append((actor.tables["k"][0], actor.pop_learner_batch("k")[1].rows))
+    assert tables[0] == tables[1]

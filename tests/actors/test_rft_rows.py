@@ -68,8 +68,8 @@ def test_each_text_is_learned_after_the_prompt_of_its_own_row(tiny_model, tmp_pa
         decode = job.tokenizer.decode
         assert len(found) == 8, "of four rows one sample without a hint and one with"
         for row in found:
-            name = decode(row["tokens"]).split()[0]
-            assert name.startswith("query-") and name in decode(row["prompt_tokens"])
+            name = decode(row["token_ids"]).split()[0]
+            assert name.startswith("query-") and name in decode(row["prompt_token_ids"])
         written = pq.read_table(table, columns=["source", "prompt_id", "group"]).to_pylist()
         assert len({row["group"] for row in written}) == 4 and {(row["source"], row["prompt_id"]) for row in written} == set(KEYS[:4])
         (account,) = json.loads((folder.path / "data_report.json").read_text())["train"].values()

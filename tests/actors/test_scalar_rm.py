@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from actors.learner.scalar_learner import ScalarLearner
 from actors.scalar_scorer import ScalarScorer
 from rlsys.config.files import load_config
 from rlsys.config.schema import Learner
-from rlsys.data.trajectories import TOKENS
+from rlsys.data.chain import TOKENS
 from rlsys.models.scalar import Group, load_scalar_model, scalar_batch
 from rlsys.models.zoo import FAMILIES, build
 
@@ -186,6 +187,13 @@ def test_a_saved_model_loads_in_transformers_with_the_same_scores(trained, group
     assert AutoTokenizer.from_pretrained(folder).encode(text) == AutoTokenizer.from_pretrained(tiny_model).encode(text)
 
 
+def tables(prompts: Sequence[Any], texts: Sequence[Any]) -> tuple[pa.RecordBatch, pa.RecordBatch]:
+    """Return PROMPTS and SAMPLES, as far as a scorer reads them, with one text per prompt."""
+    asked = {"group": pa.array(range(len(prompts)), pa.int32()), "prompt_token_ids": pa.array(list(prompts), TOKENS)}
+    given = {"group": pa.array(range(len(texts)), pa.int32()), "token_ids": pa.array(list(texts), TOKENS)}
+    return pa.record_batch(asked), pa.record_batch(given)
+
+
 def test_the_scorer_gives_the_trained_models_scores(ray_session, trained, groups, tmp_path):
     folder, scores = trained
     scorer = ray.remote(ScalarScorer).options(num_cpus=0).remote("scorer-0", str(folder), "float32", 1, str(tmp_path), token_budget=32)
@@ -193,8 +201,7 @@ def test_the_scorer_gives_the_trained_models_scores(ray_session, trained, groups
     assert (description["name"], description["objective"], description["packing"]) == ("scorer-0", "bce", True)
 
     def score(prompts: list[Any], texts: list[Any]) -> list[float]:
-        batch = pa.record_batch({"prompt_tokens": pa.array(prompts, TOKENS), "tokens": pa.array(texts, TOKENS)})
-        return ray.get(scorer.score.remote(batch), timeout=WAIT_S)
+        return ray.get(scorer.score.remote(*tables(prompts, texts)), timeout=WAIT_S)
 
     rows = [(group.prompt, text) for group in groups for text in group.texts]
     order = np.random.default_rng(0).permutation(len(rows))
@@ -208,7 +215,7 @@ def test_the_scorer_gives_the_trained_models_scores(ray_session, trained, groups
     (nothing,), (end,) = score([rows[0][0]], [[]]), score([rows[0][0]], [[tokenizer.eos_token_id]])
     assert nothing == end
     assert score([], []) == []
-    with pytest.raises(ray.exceptions.RayTaskError, match="scorer-0: row 1: prompt_tokens is empty"):
+    with pytest.raises(ray.exceptions.RayTaskError, match="scorer-0: group 1: prompt_token_ids is empty"):
         score([[5], []], [[6], [7]])
     ray.kill(scorer)
 
@@ -218,9 +225,19 @@ def test_the_scorer_takes_part_of_a_table(trained, groups, tmp_path):
     folder, scores = trained
     scorer = ScalarScorer("scorer", str(folder), "float32", 1)
     rows = [(group.prompt, text) for group in groups for text in group.texts]
-    prompts, texts = (pa.array(list(column), TOKENS) for column in zip(*rows))
-    batch = pa.record_batch({"prompt_tokens": prompts, "tokens": texts})
-    assert scorer.score(batch.slice(3, 4)) == pytest.approx(scores[3:7], abs=1e-5)
+    prompts, samples = tables(*zip(*rows))
+    assert scorer.score(prompts.slice(3, 4), samples.slice(3, 4)) == pytest.approx(scores[3:7], abs=1e-5)
+
+
+def test_the_scorer_reads_samples_by_their_group(trained, groups):
+    folder, scores = trained
+    scorer = ScalarScorer("scorer", str(folder), "float32", 1)
+    texts = [(7 * place, text) for place, group in enumerate(groups) for text in group.texts]
+    prompts, _ = tables([group.prompt for group in groups], [])
+    prompts = prompts.set_column(0, "group", pa.array([7 * place for place in range(len(groups))], pa.int32()))
+    order = np.random.default_rng(1).permutation(len(texts))
+    columns = {"group": pa.array([texts[i][0] for i in order], pa.int32()), "token_ids": pa.array([texts[i][1] for i in order], TOKENS)}
+    assert scorer.score(prompts, pa.record_batch(columns)) == pytest.approx([scores[i] for i in order], abs=1e-5)
 
 
 def test_tokens_of_another_vocabulary_are_encoded_anew(tiny_model, tmp_path):
@@ -234,19 +251,16 @@ def test_tokens_of_another_vocabulary_are_encoded_anew(tiny_model, tmp_path):
     (tmp_path / "tokenizer.json").write_text(json.dumps(form))
     own = AutoTokenizer.from_pretrained(tmp_path)
 
-    def batch(tokenizer) -> pa.RecordBatch:
+    def batch(tokenizer) -> tuple[pa.RecordBatch, pa.RecordBatch]:
         columns = (["Is A or B better?", "B?"], ["A is. \\boxed{9, 3}", "AB"])
-        return pa.record_batch({
-            name: pa.array([tokenizer.encode(text, add_special_tokens=False) for text in column], TOKENS)
-            for name, column in zip(("prompt_tokens", "tokens"), columns)
-        })  # fmt: skip
+        return tables(*([tokenizer.encode(text, add_special_tokens=False) for text in column] for column in columns))
 
     scorer = ScalarScorer("scorer", str(tmp_path), "float32", 1, judge_path=str(tiny_model))
     assert "2 of the first have another id" in scorer.ready()["tokens_differ"]
     alike = ScalarScorer("scorer", str(tmp_path), "float32", 1)
     assert alike.ready()["tokens_differ"] is None
-    assert scorer.score(batch(judge)) == pytest.approx(alike.score(batch(own)), abs=1e-5)
-    assert scorer.score(batch(judge)) != pytest.approx(alike.score(batch(judge)), abs=1e-3)
+    assert scorer.score(*batch(judge)) == pytest.approx(alike.score(*batch(own)), abs=1e-5)
+    assert scorer.score(*batch(judge)) != pytest.approx(alike.score(*batch(judge)), abs=1e-3)
 
 
 def test_the_scorer_takes_a_model_that_was_trained_without_packing(groups, tiny_model, tmp_path):
@@ -259,10 +273,9 @@ def test_the_scorer_takes_a_model_that_was_trained_without_packing(groups, tiny_
     description = scorer.ready()
     assert description["packing"] is False and description["self_check"]["logprob_error"] < 1e-4
     rows = [(group.prompt, text) for group in groups for text in group.texts]
-    prompts, texts = (pa.array(list(column), TOKENS) for column in zip(*rows))
     model = AutoModelForSequenceClassification.from_pretrained(folder, dtype=torch.float32).eval()
     alone = [model(torch.tensor(np.concatenate(row)[None]).long()).logits.item() for row in rows]
-    assert scorer.score(pa.record_batch({"prompt_tokens": prompts, "tokens": texts})) == pytest.approx(alone, abs=1e-4)
+    assert scorer.score(*tables(*zip(*rows))) == pytest.approx(alone, abs=1e-4)
 
 
 def test_ranks_share_the_cores_or_have_a_card_each():

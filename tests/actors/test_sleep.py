@@ -24,7 +24,7 @@ from actors.weights.source import WeightSource
 from actors.weights.transfer import make_trainer
 from rlsys.config.files import load_config
 from rlsys.config.schema import ConfigError, Rollout
-from rlsys.data.trajectories import REQUESTS
+from rlsys.data.chain import PROMPTS
 
 WAIT_S = 600
 ONCE = ["asleep", "weights", "kv_cache"]
@@ -89,14 +89,14 @@ def prompt(tiny_model):
 
 
 def begin(actor, prompt, seeds=(0,), temperature=0.0, length=24):
-    batch = pa.RecordBatch.from_pylist([{"group": 0, "prompt_tokens": prompt, "seeds": list(seeds)}], schema=REQUESTS)
+    batch = pa.RecordBatch.from_pylist([{"group": 0, "prompt_token_ids": prompt, "seeds": list(seeds)}], schema=PROMPTS)
     return actor.generate.remote(batch, temperature, 1.0, length, length)
 
 
 def ask(actor, prompt):
     """(greedy tokens, weight version)."""
     answer = ray.get(begin(actor, prompt), timeout=WAIT_S)
-    return answer["tokens"][0].as_py(), answer["weight_version"][0].as_py()
+    return answer["token_ids"][0].as_py(), answer["weight_version"][0].as_py()
 
 
 def greedy(model, prompt):

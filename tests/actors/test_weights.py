@@ -21,7 +21,7 @@ from actors.weights.checks import checksum, compare
 from actors.weights.source import DeepSpeedSource, ParamMeta, WeightSource
 from actors.weights.transfer import CpuSender, RayClient, Trainer, WeightTransferError, make_trainer
 from rlsys.config.schema import Learner
-from rlsys.data.trajectories import REQUESTS
+from rlsys.data.chain import PROMPTS
 
 WAIT_S = 600
 PROMPT = "The prompt is long enough to fill some blocks of the prefix cache, before and after an update of the weights. " * 2
@@ -52,9 +52,9 @@ def greedy(model, prompt):
 
 def ask(engines, prompt):
     """(tokens, weight version) that each engine answers greedily."""
-    batch = pa.RecordBatch.from_pylist([{"group": 0, "prompt_tokens": prompt, "seeds": [0]}], schema=REQUESTS)
+    batch = pa.RecordBatch.from_pylist([{"group": 0, "prompt_token_ids": prompt, "seeds": [0]}], schema=PROMPTS)
     answers = ray.get([actor.generate.remote(batch, 0.0, 1.0, 24) for actor in engines.actors], timeout=WAIT_S)
-    return [(answer["tokens"][0].as_py(), answer["weight_version"][0].as_py()) for answer in answers]
+    return [(answer["token_ids"][0].as_py(), answer["weight_version"][0].as_py()) for answer in answers]
 
 
 def open_transfer(source, actors):
@@ -99,7 +99,7 @@ def test_the_tiny_model_is_plain(engines, model):
 def test_samples_under_way_finish_on_the_weights_they_began_with(engines, model, prompt):
     trainer = open_transfer(WeightSource(model), engines.actors)
     trainer.send_weights(10)
-    batch = pa.RecordBatch.from_pylist([{"group": 0, "prompt_tokens": prompt[:20], "seeds": list(range(64))}], schema=REQUESTS)
+    batch = pa.RecordBatch.from_pylist([{"group": 0, "prompt_token_ids": prompt[:20], "seeds": list(range(64))}], schema=PROMPTS)
     engine = engines.actors[0]
     expected = ray.get(engine.generate.remote(batch, 1.0, 1.0, 64), timeout=WAIT_S)
     running = engine.generate.remote(batch, 1.0, 1.0, 64)
@@ -109,7 +109,7 @@ def test_samples_under_way_finish_on_the_weights_they_began_with(engines, model,
     trainer.send_weights(11)
     assert ray.get(running, timeout=WAIT_S) == expected
     later = ray.get(engine.generate.remote(batch, 1.0, 1.0, 64), timeout=WAIT_S)
-    assert set(later["weight_version"].to_pylist()) == {11} and later["tokens"] != expected["tokens"]
+    assert set(later["weight_version"].to_pylist()) == {11} and later["token_ids"] != expected["token_ids"]
 
 
 def test_a_changed_value_is_found_and_named(engines, model):

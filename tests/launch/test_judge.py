@@ -9,7 +9,6 @@ from collections import Counter
 from functools import partial
 from pathlib import Path
 
-import pyarrow as pa
 import pytest
 import torch
 from commands import kill_rlsys_when, rlsys_here, run_rlsys
@@ -275,19 +274,3 @@ def test_the_command_says_what_cannot_be_done(judge_arguments, scorer, tmp_path)
     ended = run(*judge_arguments, *options, "--output", tmp_path / "out.jsonl", "--input", "nowhere.jsonl")
     assert ended.returncode == 2 and "nowhere.jsonl" in ended.stderr, ended.stderr
     assert list(tmp_path.iterdir()) == []
-
-
-def test_the_scorer_reads_samples_by_their_group():
-    from actors.scalar_scorer import ScalarScorer
-
-    class Recorder(ScalarScorer):
-        def __init__(self):
-            pass
-
-        def score(self, batch):
-            return batch.to_pylist()
-
-    requests = pa.record_batch({"prompt_tokens": [[1], [2, 2]]})
-    samples = pa.record_batch({"group": pa.array([1, 1, 0], pa.int32()), "tokens": [[7], [8], [9]]})
-    found = [(row["prompt_tokens"], row["tokens"]) for row in Recorder().score_samples(requests, samples)]
-    assert found == [([2, 2], [7]), ([2, 2], [8]), ([1], [9])]

@@ -20,7 +20,7 @@ from rlsys.config.files import load_config
 from rlsys.config.schema import Config, ConfigError
 from rlsys.data.trajectories import TRAJECTORIES
 from rlsys.io.metrics import MetricsLog
-from rlsys.models.scalar import load_scalar_model, score_texts
+from rlsys.models.scalar import Group, load_scalar_model, score_texts
 
 CONFIG = Path(__file__).resolve().parents[2] / "launch" / "configs" / "meta-rm-tiny.yaml"
 
@@ -155,7 +155,7 @@ def test_bradley_terry_on_generated_tasks_by_two_ranks(ray_session, tiny_model, 
     assert report.data.train.positive == 0.5
     model = load_scalar_model(config.run.dir / "model", torch.float32)
     assert model.model.config.rlsys_objective == "bt"
-    assert np.isfinite(score_texts(model, [np.array([5, 6], np.int32)], [np.array([7], np.int32)], 64)).all()
+    assert np.isfinite(score_texts(model, [Group("", np.array([5, 6], np.int32), (np.array([7], np.int32),), (0.0,))], 64)).all()
 
 
 def test_the_command_prints_one_json_document(straight_run, tmp_path):

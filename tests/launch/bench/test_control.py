@@ -18,10 +18,10 @@ def test_every_sample_passes_through_the_loop(bench, tiny_bench_model, tmp_path,
         assert fleet["driver_cpu_us"] > 0 and min(fleet["phase_us"].values()) >= 0
         # A step's phases are all there is of it; generating happens within the wait for samples.
         assert sum(fleet["phase_us"][phase] for phase in PHASES) <= fleet["wall_us"]
-        assert set(fleet["store_bytes"]) == {"groups", "requests", "samples", "learner", "trained"}
+        assert set(fleet["store_bytes"]) == {"prompts to engines", "prompts to reward actor", "samples", "learner", "trained"}
         # Tokens of 4 bytes, with a log-probability each; a slice that dragged its table along would show here.
         assert 500 < fleet["store_bytes"]["samples"] < 5000
-        assert fleet["store_bytes"]["requests"] < 2000
+        assert fleet["store_bytes"]["prompts to engines"] < 2000
     largest = document["fleets"][-1]
     assert [row["samples"] for row in largest["memory"]] == [160, 320, 480, 640]
     assert len(largest["driver_cpu_us_over_time"]) == 3

@@ -11,9 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rlsys.algorithms import rejection
+from rlsys.data.chain import PromptItem
 from rlsys.data.readers import DataError
 from rlsys.data.records import Record
-from rlsys.judging.requests import JudgeRequest, JudgeResult, Prompt, RenderedRequest
+from rlsys.judging.requests import JudgeRequest, JudgeResult, RenderedRequest
 from rlsys.rewards.extraction import ScoreFormat
 
 FAILURES = ("no_box", "wrong_count")
@@ -87,7 +88,7 @@ def test_a_single_response_is_judged_by_the_range_that_was_asked_for(score: int,
 def rendered_request(row: Record, orders: list[tuple[int, ...]], hinted: bool = False) -> RenderedRequest:
     different = list(dict.fromkeys(orders))
     prompts = [
-        Prompt(order, f"prompt {order}", [7] * (number + 3), [i for i, each in enumerate(orders) if each == order])
+        PromptItem(row, order, f"prompt {order}", [7] * (number + 3), [i for i, each in enumerate(orders) if each == order])
         for number, order in enumerate(different)
     ]
     return RenderedRequest(JudgeRequest(row, orders, list(range(len(orders))), hinted), prompts)

@@ -5,7 +5,8 @@ import json
 import pytest
 
 from rlsys.config.sources import Data
-from rlsys.data.batches import Feed, PromptItem, cold_start_rows, group_batch, heldout_rows, prompt_completion_rows, requests_for
+from rlsys.data.batches import Feed, cold_start_examples, heldout_rows, prompt_completion_examples
+from rlsys.data.chain import PromptItem, prompt_batch
 from rlsys.data.datasets import TaskRows, open_rows
 from rlsys.data.mixtures import single_source
 from rlsys.data.readers import DataError
@@ -37,15 +38,15 @@ def test_sampled_items_depend_on_seed_and_position_only(tokenizer):
 
 def test_long_rows_are_skipped_and_counted_never_truncated(tokenizer):
     everything = feed(tokenizer)
-    lengths = sorted(len(each.prompt_tokens) for each in everything.take(40, 1))
+    lengths = sorted(len(each.token_ids) for each in everything.take(40, 1))
     limit = lengths[20]
     some = feed(tokenizer, limit)
     taken = some.take(15, 1)
-    assert max(len(each.prompt_tokens) for each in taken) <= limit
+    assert max(len(each.token_ids) for each in taken) <= limit
     account = some.source.account
     assert account.aside["too long"] and account.rows == account.settled == 15 + account.aside["too long"]
     prompter = some.prompter
-    assert all(each.prompt_tokens == prompter.tokens(each.record, each.order) for each in taken)
+    assert all(each.token_ids == prompter.tokens(each.record, each.order) for each in taken)
 
 
 def test_error_names_the_key_if_every_row_is_too_long(tokenizer, tmp_path):
@@ -87,7 +88,7 @@ def test_heldout_length_is_measured_in_presentation_order(tokenizer):
     source = single_source(rows, 0)
     kept = heldout_rows(source, prompter, 40, limit)
     assert source.account.aside["too long"] and source.account.rows == source.account.settled
-    assert all(len(prompter.tokens(each.record, each.order)) == len(each.prompt_tokens) <= limit for each in kept)
+    assert all(len(prompter.tokens(each.record, each.order)) == len(each.token_ids) <= limit for each in kept)
 
 
 def test_heldout_tasks_are_the_same_for_every_seed():
@@ -98,8 +99,8 @@ def test_heldout_tasks_are_the_same_for_every_seed():
 def test_sample_seeds_are_distinct_and_independent_of_the_batch(tokenizer):
     source = feed(tokenizer)
     drawn = source.take(4, 1)
-    together = requests_for(group_batch(drawn), 3, "train", 1, 9)["seeds"].to_pylist()
-    alone = requests_for(group_batch(drawn[2:3]), 3, "train", 1, 9)["seeds"].to_pylist()
+    together = prompt_batch([item.seeded(3, "train", 1, 9) for item in drawn])["seeds"].to_pylist()
+    alone = prompt_batch([drawn[2].seeded(3, "train", 1, 9)], first_group=2)["seeds"].to_pylist()
     assert together[2] == alone[0]
     assert len({seed for row in together for seed in row}) == 12
 
@@ -107,27 +108,27 @@ def test_sample_seeds_are_distinct_and_independent_of_the_batch(tokenizer):
 def test_incorrect_teacher_trajectories_are_dropped(tokenizer):
     good = Record("a", "t", ({"role": "user", "content": "q"},), ("x", "y"), (1.0, 0.0), worked=TeacherJudgement("c", ("n", "m"), (9, 2)))
     wrong = Record("b", "t", ({"role": "user", "content": "q"},), ("x", "y"), (1.0, 0.0), worked=TeacherJudgement("c", ("n", "m"), (2, 9)))
-    rows, counts = cold_start_rows(
+    rows, counts = cold_start_examples(
         [PromptItem(good, [1, 0], "", [1, 2]), PromptItem(wrong, [0, 1], "", [1, 2])], Prompter(tokenizer, "compact")
     )
     assert counts == {"kept": 1, "dropped": 1}
-    text = tokenizer.decode(rows[0]["tokens"], skip_special_tokens=True)
+    text = tokenizer.decode(rows[0].token_ids, skip_special_tokens=True)
     assert judge(text, good.rewards, [1, 0]).correct
-    assert rows[0]["tokens"][-1] == tokenizer.eos_token_id
+    assert rows[0].token_ids[-1] == tokenizer.eos_token_id
 
 
 def test_record_without_teacher_judgement_is_an_error(tokenizer):
     bare = Record("a", "llmbar", ({"role": "user", "content": "q"},), ("x", "y"), (1.0, 0.0))
     with pytest.raises(ValueError, match="sft.rows=0"):
-        cold_start_rows([PromptItem(bare, [0, 1], "", [1, 2])], Prompter(tokenizer, "compact"))
+        cold_start_examples([PromptItem(bare, [0, 1], "", [1, 2])], Prompter(tokenizer, "compact"))
 
 
 def test_prompt_completion_file_names_its_bad_row(tokenizer, tmp_path):
     path = tmp_path / "sft.jsonl"
     path.write_text('{"prompt": "p", "completion": "c"}\n{"prompt": "p"}\nnot JSON\n')
     with pytest.raises(DataError, match=r"sft.jsonl, row 2"):
-        prompt_completion_rows(path, 10, Chat(tokenizer))
+        prompt_completion_examples(path, 10, Chat(tokenizer))
     # Rows after the last one needed are not read.
-    assert len(prompt_completion_rows(path, 1, Chat(tokenizer))) == 1
+    assert len(prompt_completion_examples(path, 1, Chat(tokenizer))) == 1
     path.write_text('{"prompt": "p", "completion": "c"}\nnot JSON\n')
-    assert len(prompt_completion_rows(path, 1, Chat(tokenizer))) == 1
+    assert len(prompt_completion_examples(path, 1, Chat(tokenizer))) == 1

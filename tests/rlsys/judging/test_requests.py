@@ -8,8 +8,8 @@ from chat_templates import STYLES, tokenizer_of
 from hypothesis import given
 from hypothesis import strategies as st
 
+from rlsys.data.chain import PROMPTS, SAMPLES, prompt_batch
 from rlsys.data.records import Record
-from rlsys.data.trajectories import REQUESTS, SAMPLES
 from rlsys.judging.requests import (
     JudgeRequest,
     JudgeResult,
@@ -17,11 +17,11 @@ from rlsys.judging.requests import (
     collect_results,
     judge_request,
     render_requests,
-    request_batch,
 )
 from rlsys.prompts.rendering import Prompter, hint_for
 
 PROMPTER = Prompter(tokenizer_of(STYLES["chatml"]), "compact")
+SCORES = PROMPTER.score_format
 ROOMY = 10_000
 
 
@@ -34,14 +34,18 @@ def samples_for(batch_of_requests: pa.RecordBatch, **more: object) -> pa.RecordB
     """Return SAMPLES for a batch of requests; each text contains its seed, and scores 1, 2, ... in the order shown."""
     rows = []
     for row in batch_of_requests.to_pylist():
-        shown = PROMPTER.tokenizer.decode(row["prompt_tokens"])
+        shown = PROMPTER.tokenizer.decode(row["prompt_token_ids"])
         n = sum(f"\n<{i}>" in shown for i in range(1, 10))
         box = "1" if n == 1 else ", ".join(str(i) for i in range(1, n + 1))
         for number, seed in enumerate(row["seeds"]):
-            one = {"group": row["group"], "sample": number, "tokens": [1, 2, 3], "logprobs": [-1.0, -0.5, -0.25]}
+            one = {"group": row["group"], "sample": number, "token_ids": [1, 2, 3], "logprobs": [-1.0, -0.5, -0.25]}
             one |= {"text": f"seed {seed}: {box_of(box)}", "finish_reason": "stop", "weight_version": 0, "certainty": None}
             rows.append(one | more)
     return pa.RecordBatch.from_pylist(rows, schema=SAMPLES)
+
+
+def sampled(batch: list[RenderedRequest]) -> pa.RecordBatch:
+    return prompt_batch([prompt for rendered in batch for prompt in rendered.asked])
 
 
 def box_of(scores: str) -> str:
@@ -77,10 +81,10 @@ def test_a_given_order_is_kept_and_seeds_still_differ() -> None:
 def test_one_prompt_for_each_order_and_every_sample_in_one(orders: list[list[int]]) -> None:
     (rendered,) = render_requests([JudgeRequest(record(3), orders, range(len(orders)))], PROMPTER, ROOMY)
     assert len(rendered.prompts) == len({tuple(order) for order in orders})
-    assert sorted(place for prompt in rendered.prompts for place in prompt.samples) == list(range(len(orders)))
+    assert sorted(seed for prompt in rendered.prompts for seed in prompt.seeds) == list(range(len(orders)))
     for prompt in rendered.prompts:
-        assert all(tuple(orders[place]) == tuple(prompt.order) for place in prompt.samples)
-        assert prompt.text == PROMPTER.render(record(3), prompt.order) and prompt.tokens == PROMPTER.encode(prompt.text)
+        assert all(tuple(orders[seed]) == tuple(prompt.order) for seed in prompt.seeds)
+        assert prompt.text == PROMPTER.render(record(3), prompt.order) and prompt.token_ids == PROMPTER.encode(prompt.text)
 
 
 def test_the_hint_and_then_other_judgements_end_the_prompt() -> None:
@@ -101,7 +105,7 @@ def test_the_hint_and_then_other_judgements_end_the_prompt() -> None:
 def test_a_prompt_at_the_token_limit_is_used_and_a_longer_one_is_skipped() -> None:
     short, long = record(2), record(2, query="Which of the two?")
     (rendered,) = render_requests([judge_request(long, 9, "k")], PROMPTER, ROOMY)
-    (length,) = {len(prompt.tokens) for prompt in rendered.prompts}
+    (length,) = {len(prompt.token_ids) for prompt in rendered.prompts}
     requests = [judge_request(long, 4, "k"), judge_request(short, 4, "k")]
     assert [each.skipped for each in render_requests(requests, PROMPTER, length)] == [None, None]
     first, second = render_requests(requests, PROMPTER, length - 1)
@@ -113,7 +117,7 @@ def test_the_longest_prompt_decides_whether_a_request_is_skipped() -> None:
     row = Record("r1", "s", ({"role": "user", "content": "?"},), tuple("abcdefghij"), (1.0, *[0.0] * 9))
     first, last = (0, *range(1, 10)), (*range(1, 10), 0)
     (rendered,) = render_requests([JudgeRequest(row, [first, last, first], [1, 2, 3], hinted=True)], PROMPTER, ROOMY)
-    lengths = [len(prompt.tokens) for prompt in rendered.prompts]
+    lengths = [len(prompt.token_ids) for prompt in rendered.prompts]
     assert lengths[1] == lengths[0] + 1
     (tight,) = render_requests([JudgeRequest(row, [first, last, first], [1, 2, 3], hinted=True)], PROMPTER, lengths[0])
     assert tight.skipped is not None
@@ -132,16 +136,16 @@ def test_samples_are_assigned_to_their_requests(rows: list[tuple[list[list[int]]
         RenderedRequest(each.request, each.prompts, "too long" if skip else None)
         for each, (_, skip) in zip(render_requests(requests, PROMPTER, ROOMY), rows)
     ]
-    batch_of_requests = request_batch(batch)
-    assert batch_of_requests.schema.equals(REQUESTS) and batch_of_requests["group"].to_pylist() == list(range(batch_of_requests.num_rows))
+    batch_of_requests = sampled(batch)
+    assert batch_of_requests.schema.equals(PROMPTS) and batch_of_requests["group"].to_pylist() == list(range(batch_of_requests.num_rows))
     seeds = [seed for seeds in batch_of_requests["seeds"].to_pylist() for seed in seeds]
     assert sorted(seeds) == [seed for each, (_, skip) in zip(requests, rows) if not skip for seed in each.seeds]
     metas = [seed / 2 for seed in seeds] if with_meta else None
-    found = collect_results(batch, samples_for(batch_of_requests), metas, PROMPTER)
+    found = collect_results(batch, samples_for(batch_of_requests), metas, SCORES)
     assert [result.rendered for result in found] == batch
     for result, (orders, skip) in zip(found, rows):
         assert (result.samples == []) == skip
-        assert result.prompt_tokens == (0 if skip else sum(len(prompt.tokens) for prompt in result.rendered.prompts))
+        assert result.prompt_tokens == (0 if skip else sum(len(prompt.token_ids) for prompt in result.rendered.prompts))
         for sample, order, seed in zip(result.samples, orders, result.rendered.request.seeds, strict=False):
             assert sample["text"].startswith(f"seed {seed}: ") and sample["order"] == list(order)
             assert sample["scores"] == list(range(1, len(order) + 1)) and "failure" not in sample
@@ -152,24 +156,22 @@ def test_samples_are_assigned_to_their_requests(rows: list[tuple[list[list[int]]
 def test_all_fields_of_a_sample() -> None:
     batch = list(render_requests([JudgeRequest(record(2), [(1, 0)], [5])], PROMPTER, ROOMY))
     plain = {"order": [1, 0], "scores": [1, 2], "logprob": -1.75, "tokens": 3, "text": "seed 5: \\boxed{1, 2}"}
-    ((one,),) = [result.samples for result in collect_results(batch, samples_for(request_batch(batch)), None, PROMPTER)]
+    ((one,),) = [result.samples for result in collect_results(batch, samples_for(sampled(batch)), None, SCORES)]
     assert one == plain
-    ((one,),) = [result.samples for result in collect_results(batch, samples_for(request_batch(batch), certainty=0.5), [2.0], PROMPTER)]
+    ((one,),) = [result.samples for result in collect_results(batch, samples_for(sampled(batch), certainty=0.5), [2.0], SCORES)]
     assert one == plain | {"certainty": 0.5, "meta_reward": 2.0}
-    ((cut,),) = [
-        result.samples for result in collect_results(batch, samples_for(request_batch(batch), finish_reason="length"), None, PROMPTER)
-    ]
+    ((cut,),) = [result.samples for result in collect_results(batch, samples_for(sampled(batch), finish_reason="length"), None, SCORES)]
     assert cut == plain | {"scores": None, "failure": "truncated", "truncated": True}
-    ((none,),) = [result.samples for result in collect_results(batch, samples_for(request_batch(batch), text="2 to 1"), None, PROMPTER)]
+    ((none,),) = [result.samples for result in collect_results(batch, samples_for(sampled(batch), text="2 to 1"), None, SCORES)]
     assert none == plain | {"scores": None, "failure": "no_box", "text": "2 to 1"}
-    nothing = samples_for(request_batch(batch), tokens=[], logprobs=[], text="")
-    ((empty,),) = [result.samples for result in collect_results(batch, nothing, None, PROMPTER)]
+    nothing = samples_for(sampled(batch), token_ids=[], logprobs=[], text="")
+    ((empty,),) = [result.samples for result in collect_results(batch, nothing, None, SCORES)]
     assert empty == {"order": [1, 0], "scores": None, "failure": "no_box", "logprob": 0, "tokens": 0, "text": ""}
 
 
 def answered(one: JudgeRequest) -> JudgeResult:
     batch = list(render_requests([one], PROMPTER, ROOMY))
-    (found,) = collect_results(batch, samples_for(request_batch(batch)), None, PROMPTER)
+    (found,) = collect_results(batch, samples_for(sampled(batch)), None, SCORES)
     return found
 
 
@@ -179,16 +181,14 @@ def test_an_extended_result_equals_the_result_of_one_request(n: int, first: int,
     both, whole = one.extended(two), answered(judge_request(record(n), first + second, "k"))
     assert both.samples == whole.samples and list(both.rendered.request.orders) == list(whole.rendered.request.orders)
     assert list(both.rendered.request.seeds) == list(whole.rendered.request.seeds)
-    for prompt in both.rendered.prompts:
-        assert all(both.samples[place]["order"] == list(prompt.order) for place in prompt.samples)
-    assert sorted(place for prompt in both.rendered.prompts for place in prompt.samples) == list(range(first + second))
+    assert sorted(seed for prompt in both.rendered.prompts for seed in prompt.seeds) == sorted(whole.rendered.request.seeds)
     assert both.prompt_tokens == one.prompt_tokens + two.prompt_tokens
     assert len(one.samples) == first and len(two.samples) == second  # neither of the two has changed
 
 
 def test_the_row_of_a_result() -> None:
     result = answered(judge_request(record(2), 3, "k", order=(0, 1)))
-    length = len(result.rendered.prompts[0].tokens)
+    length = len(result.rendered.prompts[0].token_ids)
     row = result.row()
     assert row == {"id": "r1", "source": "s", "samples": result.samples, "tokens": 9, "prompt_tokens": length}
     assert [set(one) ^ set(two) for one, two in zip(result.row(text=False)["samples"], result.samples)] == [{"text"}] * 3
@@ -199,5 +199,5 @@ def test_the_row_of_a_result() -> None:
 
 def test_too_few_samples_are_an_error() -> None:
     batch = list(render_requests([judge_request(record(2), 3, "k", order=(0, 1))], PROMPTER, ROOMY))
-    with pytest.raises(StopIteration):
-        collect_results(batch, samples_for(request_batch(batch)).slice(0, 2), None, PROMPTER)
+    with pytest.raises(KeyError):
+        collect_results(batch, samples_for(sampled(batch)).slice(0, 2), None, SCORES)

@@ -8,25 +8,26 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoModelForCausalLM
 
-from rlsys.data.trajectories import LEARNER
 from rlsys.models.flops import forward_flops, shape_of
 from rlsys.models.packing import plan_micro_batches
+from rlsys.data.chain import LearnerBatch
+from learner_batches import learner_batch
 
 PROMPT, OUTPUT = 24, 9
 
 
-def batch(samples: int) -> pa.RecordBatch:
+def batch(samples: int) -> LearnerBatch:
     rows = [
         {
             "group": 0,
-            "prompt_tokens": list(range(1, PROMPT + 1)),
-            "tokens": [(7 * i + 3 * sample) % 50 + 1 for i in range(OUTPUT)],
+            "prompt_token_ids": list(range(1, PROMPT + 1)),
+            "token_ids": [(7 * i + 3 * sample) % 50 + 1 for i in range(OUTPUT)],
             "rollout_logprobs": [-1.0] * OUTPUT,
             "advantage": 1.0,
         }
         for sample in range(samples)
     ]
-    return pa.RecordBatch.from_pylist(rows, schema=LEARNER)
+    return learner_batch(rows)
 
 
 def test_one_row_equals_torchs_count(tiny_model) -> None:

@@ -34,11 +34,12 @@ from transformers import (
 import rlsys.models.policy
 import rlsys.models.tree_layout
 from rlsys.algorithms.grpo import LossInputs, grpo_loss
-from rlsys.data.trajectories import LEARNER
 from rlsys.models import zoo
 from rlsys.models.loading import ModelError
 from rlsys.models.packing import plan_micro_batches
 from rlsys.models.policy import LogprobHead, OutputTransform, Policy, load_policy
+from rlsys.data.chain import LearnerBatch
+from learner_batches import learner_batch
 
 SIZES = {
     "vocab_size": 61,
@@ -77,7 +78,7 @@ def build(name: str, dtype: torch.dtype = torch.float64) -> PreTrainedModel:
     return model
 
 
-def make_batch(opening: int, shape: list[tuple[int, list[int]]], seed: int = 0) -> pa.RecordBatch:
+def make_batch(opening: int, shape: list[tuple[int, list[int]]], seed: int = 0) -> LearnerBatch:
     """Build rows of random tokens; `shape` has, per group, the prompt's length beyond the common prefix and its completions' lengths."""
     generator = torch.Generator().manual_seed(seed)
 
@@ -88,11 +89,11 @@ def make_batch(opening: int, shape: list[tuple[int, list[int]]], seed: int = 0) 
     for group, (rest, lengths) in enumerate(shape):
         prompt = start + draw(rest)
         for length in lengths:
-            row = {"group": group, "prompt_tokens": prompt, "tokens": draw(length)}
+            row = {"group": group, "prompt_token_ids": prompt, "token_ids": draw(length)}
             row["rollout_logprobs"] = (-3 - torch.rand(length, generator=generator)).tolist()
             row["advantage"] = torch.randn((), generator=generator).item()
             rows.append(row)
-    return pa.RecordBatch.from_pylist(rows, schema=LEARNER)
+    return learner_batch(rows)
 
 
 def objective(logprob: torch.Tensor, rollout: torch.Tensor, advantage: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
@@ -100,12 +101,12 @@ def objective(logprob: torch.Tensor, rollout: torch.Tensor, advantage: torch.Ten
     return grpo_loss(LossInputs(logprob, rollout, advantage, weight, reference_logprob=rollout - 0.3, beta=0.1))[0]
 
 
-def slow(model: PreTrainedModel, batch: pa.RecordBatch) -> tuple[list[torch.Tensor], list[torch.Tensor], float]:
+def slow(model: PreTrainedModel, batch: LearnerBatch) -> tuple[list[torch.Tensor], list[torch.Tensor], float]:
     """Return log-probabilities and entropies per row, and the loss; gradients are left on the model."""
     logprobs, entropies, total = [], [], 0.0
     for row in batch.to_pylist():
-        prompt, tokens = row["prompt_tokens"], torch.tensor(row["tokens"])
-        logits = model(input_ids=torch.tensor([prompt + row["tokens"]])).logits[0, len(prompt) - 1 : -1]
+        prompt, tokens = row["prompt_token_ids"], torch.tensor(row["token_ids"])
+        logits = model(input_ids=torch.tensor([prompt + row["token_ids"]])).logits[0, len(prompt) - 1 : -1]
         full = torch.log_softmax(logits / TEMPERATURE, dim=-1)
         logprob = full[torch.arange(len(tokens)), tokens]
         loss = objective(
@@ -119,7 +120,7 @@ def slow(model: PreTrainedModel, batch: pa.RecordBatch) -> tuple[list[torch.Tens
 
 
 def fast(
-    policy: Policy, batch: pa.RecordBatch, ranks: int = 1, budget: int = 10_000
+    policy: Policy, batch: LearnerBatch, ranks: int = 1, budget: int = 10_000
 ) -> tuple[list[torch.Tensor], list[torch.Tensor], float]:
     """Compute the same from micro-batches; the ranks take turns on one model, so their gradients add up as in an all-reduce."""
     logprobs = [torch.empty(0)] * batch.num_rows
@@ -139,7 +140,7 @@ def fast(
 
 def assert_equal_to_slow(
     name: str,
-    batch: pa.RecordBatch,
+    batch: LearnerBatch,
     packing: bool,
     checkpointing: bool = False,
     ranks: int = 1,

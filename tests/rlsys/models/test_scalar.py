@@ -42,13 +42,15 @@ def numbers(generator: np.random.Generator, length: int) -> np.ndarray:
     return generator.integers(3, 500, length).astype(np.int32)
 
 
-def rows(seed: int = 0) -> tuple[list[np.ndarray], list[np.ndarray]]:
-    """Build prompts with a common prefix, some repeated, out of order, and texts of 0 to 30 tokens."""
+def rows(seed: int = 0) -> tuple[list[Group], list[np.ndarray], list[np.ndarray]]:
+    """Build groups whose prompts have a common prefix, with texts of 0 to 30 tokens; and the prompt and text of each row."""
     generator = np.random.default_rng(seed)
     opening = numbers(generator, 11)
-    prompts = [np.concatenate([opening, numbers(generator, length)]) for length in (0, 4, 9)]
-    picked = generator.integers(0, len(prompts), 14)
-    return [prompts[i] for i in picked], [numbers(generator, length) for length in (0, 1, *generator.integers(1, 30, 12))]
+    groups = []
+    for length, own in ((0, (0, 1, 17, 3, 30)), (4, (8,)), (9, tuple(generator.integers(1, 30, 8)))):
+        texts = tuple(numbers(generator, size) for size in own)
+        groups.append(Group("", np.concatenate([opening, numbers(generator, length)]), texts, (0.0,) * len(own)))
+    return groups, [group.prompt for group in groups for _ in group.texts], [text for group in groups for text in group.texts]
 
 
 @torch.no_grad()
@@ -61,23 +63,23 @@ def plain_scores(folder, prompts, texts) -> list[float]:
 @pytest.mark.parametrize("token_budget", [8, 64, 4096])
 @pytest.mark.parametrize("packing", [True, False])
 def test_scores_are_those_of_transformers(classifier, packing, token_budget):
-    prompts, texts = rows()
+    groups, prompts, texts = rows()
     model = load_scalar_model(classifier, torch.float32, packing=packing)
-    scores = score_texts(model, prompts, texts, token_budget)
+    scores = score_texts(model, groups, token_budget)
     assert scores.tolist() == pytest.approx(plain_scores(classifier, prompts, texts), abs=2e-5)
     assert np.ptp(scores) > 0.1
 
 
 def test_transformers_reads_the_same_token_of_a_padded_batch(classifier):
     """Transformers' head reads the last token that is not padding, which is the last token of a text here."""
-    prompts, texts = rows()
+    groups, prompts, texts = rows()
     model = AutoModelForSequenceClassification.from_pretrained(classifier, dtype=torch.float32)
     whole = [torch.tensor(np.concatenate(row)).long() for row in zip(prompts, texts, strict=True)]
     ids = torch.nn.utils.rnn.pad_sequence(whole, batch_first=True, padding_value=model.config.pad_token_id)
     mask = torch.arange(ids.shape[1]) < torch.tensor([len(one) for one in whole])[:, None]
     with torch.no_grad():
         padded = model(input_ids=ids, attention_mask=mask).logits[:, 0].tolist()
-    assert score_texts(load_scalar_model(classifier, torch.float32), prompts, texts, 64).tolist() == pytest.approx(padded, abs=2e-5)
+    assert score_texts(load_scalar_model(classifier, torch.float32), groups, 64).tolist() == pytest.approx(padded, abs=2e-5)
 
 
 def test_a_prompt_is_encoded_once_for_all_of_its_texts():
@@ -93,7 +95,7 @@ def test_scores_are_finer_than_bfloat16(classifier):
     model = load_scalar_model(classifier, torch.bfloat16)
     generator = np.random.default_rng(1)
     prompt = numbers(generator, 20)
-    scores = score_texts(model, [prompt] * 256, [numbers(generator, 3) for _ in range(256)], 4096)
+    scores = score_texts(model, [Group("", prompt, tuple(numbers(generator, 3) for _ in range(256)), (0.0,) * 256)], 4096)
     assert len(set(scores.tolist())) == 256
     assert len(set(torch.tensor(scores).bfloat16().tolist())) < 256
 
@@ -116,7 +118,7 @@ def test_a_model_without_a_padding_token_pads_with_its_eos_token(tmp_path, eos, 
 
 def packed_gradient(model: ScalarModel, groups, objective: str, token_budget: int) -> dict[str, torch.Tensor]:
     batch = scalar_batch(groups, token_budget if objective == "bce" else None)
-    numbers_ = torch.tensor(batch["group"].to_pylist())
+    numbers_ = torch.tensor(batch.rows["group"].to_pylist())
     for part in plan_micro_batches(batch, 1, token_budget)[0]:
         at = text_ends(part)
         score, label = model(part), part.advantage[at]
@@ -205,12 +207,12 @@ def test_long_groups_are_split_without_loss(lengths, token_budget):
     ]
     batch = scalar_batch(groups, token_budget)
     flat = [n for own in lengths for n in own]
-    assert [len(tokens) - 1 for tokens in batch["tokens"].to_pylist()] == flat
-    assert batch["advantage"].to_pylist() == [n % 2 for n in flat]
+    assert [len(tokens) - 1 for tokens in batch.rows["token_ids"].to_pylist()] == flat
+    assert batch.rows["advantage"].to_pylist() == [n % 2 for n in flat]
     for micro in plan_micro_batches(batch, 1, token_budget)[0]:
         assert micro.tokens <= token_budget or len(text_ends(micro)) == 1
     whole = scalar_batch(groups)
-    assert [whole["group"].to_pylist().count(g) for g in range(len(lengths))] == [len(own) for own in lengths]
+    assert [whole.rows["group"].to_pylist().count(g) for g in range(len(lengths))] == [len(own) for own in lengths]
 
 
 SIZES = dict(vocab_size=512, hidden_size=64, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2, num_key_value_heads=1)
@@ -231,12 +233,12 @@ def build(family: str, **settings) -> torch.nn.Module:
     ],
 )
 def test_windowed_and_capped_attention_is_correct(family, settings, packing):
-    prompts, texts = rows()
+    groups, prompts, texts = rows()
     reference = build(family, **settings).eval()
     with torch.no_grad():
         whole = [torch.tensor(np.concatenate(row)[None]).long() for row in zip(prompts, texts)]
         expected = [reference(row).logits.item() for row in whole]
-    found = score_texts(ScalarModel(build(family, **settings), packing).eval(), prompts, texts, 64)
+    found = score_texts(ScalarModel(build(family, **settings), packing).eval(), groups, 64)
     assert found.tolist() == pytest.approx(expected, abs=2e-5)
 
 

@@ -10,9 +10,9 @@ import pytest
 from chat_templates import STYLES, tokenizer_of
 
 from rlsys.config.sources import Data
-from rlsys.data.batches import learner_row, prompt_completion_rows
+from rlsys.data.batches import completion, prompt_completion_examples
 from rlsys.data.datasets import open_rows
-from rlsys.data.instructions import instruction_rows
+from rlsys.data.instructions import instruction_examples
 from rlsys.data.mixtures import Mixture, MixturePart
 from rlsys.data.readers import DataError
 from rlsys.data.records import Record
@@ -96,11 +96,10 @@ def test_a_conversation_that_starts_with_the_assistant_is_rejected_if_unsupporte
 def test_the_end_of_turn_token_comes_from_the_template(chats, style: str) -> None:
     chat, known = chats[style], STYLES[style]
     assert chat.tokenizer.convert_ids_to_tokens(chat.end) == known.end
-    row = learner_row(0, [1], chat, "fine")
     # The first closes the thought that the template opens.
     openings = {"thinking": "\n</think>\n\n", "channels": "<|channel|>final<|message|>", "llama2": " ", "vicuna": " ", "deepseek": " "}
     opening = openings.get(style, "")
-    assert chat.tokenizer.decode(row["tokens"]) == f"{opening}fine{known.end}"
+    assert chat.tokenizer.decode(completion(chat, "fine")) == f"{opening}fine{known.end}"
 
 
 @pytest.mark.parametrize("style", STYLES)
@@ -176,12 +175,12 @@ def test_rows_with_a_system_turn_are_used_for_training_and_others_counted(tmp_pa
     refused = [{"role": "assistant", "content": "Hello."}, {"role": "user", "content": "Hi."}, {"role": "assistant", "content": "Yes?"}]
     path = tmp_path / "rows.jsonl"
     path.write_text("".join(json.dumps({"messages": messages}) + "\n" for messages in (good, refused, good)))
-    rows, counts = instruction_rows(path, 2, chat, Data(), 0, 500)
+    rows, counts = instruction_examples(path, 2, chat, Data(), 0, 500)
     assert counts == {"too_long": 0, "refused": 1} and len(rows) == 2
-    shown = chat.tokenizer.decode(rows[0]["prompt_tokens"] + rows[0]["tokens"])
+    shown = chat.tokenizer.decode(rows[0].prompt_token_ids + rows[0].token_ids)
     assert shown == "<bos><start_of_turn>user\nBe short.\n\nA bird?<end_of_turn>\n<start_of_turn>model\nOwl.<end_of_turn>"
     with pytest.raises(DataError, match="expected 3 conversations.*1 were refused: .*does not support conversations of assistant"):
-        instruction_rows(path, 3, chat, Data(), 0, 500)
+        instruction_examples(path, 3, chat, Data(), 0, 500)
 
 
 def test_preference_rows_with_a_system_turn_are_used_and_others_counted(tmp_path: Path) -> None:
@@ -204,5 +203,5 @@ def test_a_completion_ends_with_the_templates_end_of_turn(tmp_path: Path) -> Non
     path = tmp_path / "sft.jsonl"
     path.write_text('{"prompt": "A tree?", "completion": "Oak."}\n')
     chat = Chat(tokenizer_of(STYLES["phi3"]))
-    (row,) = prompt_completion_rows(path, 5, chat)
-    assert chat.tokenizer.decode(row["prompt_tokens"] + row["tokens"]) == "<|user|>\nA tree?<|end|>\n<|assistant|>\nOak.<|end|>"
+    (row,) = prompt_completion_examples(path, 5, chat)
+    assert chat.tokenizer.decode(row.prompt_token_ids + row.token_ids) == "<|user|>\nA tree?<|end|>\n<|assistant|>\nOak.<|end|>"

@@ -1,0 +1,130 @@
+"""Judge a batch of samples by the rules of the method (Eq. 10, Eq. 11): PROMPTS and SAMPLES in, TRAJECTORIES out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import torch
+
+from rlsys.algorithms.grpo import group_advantages
+from rlsys.data.chain import LEARNER_ROWS, LearnerBatch, sample_keys
+from rlsys.data.trajectories import TRAJECTORIES, with_scores_of
+from rlsys.rewards.extraction import ScoreFormat
+from rlsys.rewards.rules import GroundTruth
+
+
+@dataclass(frozen=True)
+class JudgedBatch:
+    """Judged samples of a batch, by (group, sample)."""
+
+    prompts: pa.RecordBatch
+    samples: pa.RecordBatch
+    table: pa.Table
+    """TRAJECTORIES; what only training knows is null."""
+    rewards: np.ndarray
+    """float32 [groups, samples of a group]."""
+    advantages: np.ndarray
+    """float32 [groups, samples of a group]."""
+
+    def learner_batch(self, chosen: np.ndarray) -> LearnerBatch:
+        """Return the prompts and samples of the groups `chosen` (bool [groups])."""
+        rows = pa.array(chosen.repeat(self.rewards.shape[1]))
+        picked = self.samples.filter(rows)
+        columns = {
+            "group": picked["group"],
+            "sample": picked["sample"],
+            "token_ids": picked["token_ids"],
+            "rollout_logprobs": picked["logprobs"],
+            "advantage": self.advantages[chosen].ravel(),
+        }
+        prompts = self.prompts.select(["group", "prompt_token_ids"]).filter(pa.array(chosen))
+        return LearnerBatch(prompts, pa.record_batch(columns, schema=LEARNER_ROWS))
+
+
+def judge_batch(prompts: pa.RecordBatch, samples: Sequence[pa.RecordBatch], score_format: ScoreFormat, step: int = 0) -> JudgedBatch:
+    """Score every sample of `prompts` (PROMPTS, groups ascending).
+
+    Args:
+        samples: parts (SAMPLES), together the same number of samples, 0 and up, for every group.
+
+    Raises:
+        ValueError: the samples are not those of `prompts`.
+    """
+    batch = pa.concat_batches(samples)
+    size, rest = divmod(batch.num_rows, prompts.num_rows)
+    keys, groups = np.asarray(sample_keys(batch)), np.asarray(prompts["group"]).astype(np.int64)
+    if (np.diff(keys) < 0).any():
+        batch, keys = batch.take(pa.array(np.argsort(keys))), np.sort(keys)
+    # Row of `prompts` that each sample belongs to.
+    origin = pa.array(np.arange(prompts.num_rows).repeat(size))
+    if rest or not size or not np.array_equal(keys, ((groups << 32)[:, None] + np.arange(size)).ravel()):
+        raise ValueError(
+            f"{batch.num_rows} samples for {prompts.num_rows} groups: expected the same number for every group, numbered from 0."
+        )
+    truths = [GroundTruth(*one, score_format) for one in zip(prompts["rewards"].to_pylist(), prompts["order"].to_pylist())]
+    cut_off = pc.equal(batch["finish_reason"], "length").to_pylist()
+    judgements = [truths[i].judge(*sample) for i, *sample in zip(origin.to_pylist(), batch["text"].to_pylist(), cut_off)]
+    scores, failures, correct, sample_rewards = zip(*judgements)
+    rewards = np.array(sample_rewards, dtype=np.float32).reshape(-1, size)
+    advantages = group_advantages(torch.from_numpy(rewards)).numpy()
+
+    shown = pa.Table.from_batches([prompts.select(["prompt_id", "source", "family", "order", "rewards", "prompt"])]).take(origin)
+    unknown = pa.nulls(batch.num_rows, pa.float32())
+    columns = {
+        "step": np.full(batch.num_rows, step),
+        "group": batch["group"],
+        "sample": batch["sample"],
+        **{"ground_truth" if name == "rewards" else name: shown[name] for name in shown.column_names},
+        "text": batch["text"],
+        "scores": scores,
+        "parse_failure": failures,
+        "correct": correct,
+        "reward": rewards.ravel(),
+        "advantage": advantages.ravel(),
+        "finish_reason": batch["finish_reason"],
+        "weight_version": batch["weight_version"],
+        "prompt_token_count": pc.list_value_length(prompts["prompt_token_ids"]).take(origin),
+        "token_count": pc.list_value_length(batch["token_ids"]),
+        "rollout_logprob": _means(batch["logprobs"]),
+        "trainer_logprob": unknown,
+        "reference_logprob": unknown,
+    }
+    table = pa.table(columns, schema=with_scores_of(TRAJECTORIES, score_format))
+    return JudgedBatch(prompts, batch, table, rewards, advantages)
+
+
+def add_trained(table: pa.Table, trained: pa.Table) -> pa.Table:
+    """Return TRAJECTORIES with the learner's columns filled in for the samples that it trained on.
+
+    Args:
+        trained: group, sample, trainer_logprob and reference_logprob (means per sample).
+
+    Raises:
+        ValueError: `trained` has a sample that is not in the table.
+    """
+    keys, trained_keys = sample_keys(table), sample_keys(trained)
+    missing = pc.invert(pc.is_in(trained_keys, keys))
+    if pc.any(missing).as_py():
+        group, sample = divmod(trained_keys.filter(missing)[0].as_py(), 1 << 32)
+        raise ValueError(f"sample {sample} of group {group} was trained on, but not judged.")
+    index = pc.index_in(keys, trained_keys)
+    for name in ("trainer_logprob", "reference_logprob"):
+        values = trained[name].combine_chunks().cast(pa.float32()).take(index)
+        table = table.set_column(table.schema.get_field_index(name), TRAJECTORIES.field(name), values)
+    return table
+
+
+def _means(rows: pa.ListArray) -> pa.Array:
+    """Mean of each list, float32; null for an empty one."""
+    lengths = pc.list_value_length(rows).to_numpy()
+    filled = lengths > 0
+    starts = (lengths.cumsum() - lengths)[filled]
+    means = np.zeros(len(lengths))
+    if filled.any():
+        # Empty lists hold no values, so each list ends where the next non-empty one starts.
+        means[filled] = np.add.reduceat(rows.flatten().to_numpy(), starts, dtype=np.float64) / lengths[filled]
+    return pa.array(means, pa.float32(), mask=~filled)
