@@ -103,7 +103,7 @@ def paths_of_one_machine(config: Config) -> list[str]:
     if not _is_anywhere(run := str(config.run.dir)):
         mistakes.append(f"run.dir={run} is relative: {why} run.dir=/shared/{run}.")
     model = config.model.path
-    local = is_built_on_demand(model) or Path(model).exists() or model.startswith((".", "~"))
+    local = is_built_on_demand(model) or Path(model).exists() or model.startswith(".")
     if local and not _is_anywhere(model):
         mistakes.append(f"model.path={model} is relative: {why} model.path=/shared/{model}, or a hub name.")
     return mistakes

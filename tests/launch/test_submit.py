@@ -44,7 +44,7 @@ def test_a_mistake_is_named_before_anything_is_uploaded(arguments: list[str], ex
         ("s3://bucket/run", "/shared/model", []),
         ("runs/x", "owner/name", ["run.dir"]),
         ("/shared/run", "./model", ["model.path"]),
-        ("runs/x", "~/tiny-random", ["run.dir", "model.path"]),
+        ("runs/x", "somewhere/tiny-random", ["run.dir", "model.path"]),
     ],
 )
 def test_paths_that_one_machine_has_are_named(run: str, model: str, refused: list[str]) -> None:
