@@ -16,6 +16,7 @@ from actors.rollout.rollout import RolloutActor
 from rlsys.config.schema import Config
 from rlsys.models.loading import ModelError
 from rlsys.rewards.extraction import DEFAULT_FORMAT, ScoreFormat
+from rlsys.system.devices import bucket_mib, concurrent_sequences
 from rlsys.system.placement import engines_sleep, place, place_learners, weight_backend
 
 if TYPE_CHECKING:
@@ -71,9 +72,8 @@ class ReservedActors(Actors):
     def __init__(self, config: Config, bundles: list[dict[str, float]]):
         self.config = config
         self.reservation = Reservation(bundles, config.run.actor_timeout_s)
-        super().__init__(
-            [], [], None, config.run.actor_timeout_s, config.rollout.max_num_seqs, config.weights.verify, bool(config.rollout.sleep)
-        )
+        sequences = concurrent_sequences(config.rollout, "cuda" if cluster_size().gpus else "cpu")
+        super().__init__([], [], None, config.run.actor_timeout_s, sequences, config.weights.verify, bool(config.rollout.sleep))
 
     def add_rollouts(
         self, model_path: str, max_model_len: int, backend: str, resources: dict[str, float], threads: int, logs: Path, first_bundle: int
@@ -165,7 +165,8 @@ class Cluster(ReservedActors):
         """
         ready = [Pending(actor.ready.remote(), name, "ready") for actor, name in zip(self.rollouts, self.rollout_names, strict=True)]
         descriptions = self.bring_up([*ready, *self.learners.join(), Pending(self.reward.ready.remote(), "reward", "ready")])
-        self.learners.connect_rollouts(self.rollouts, self.backend, self.config.weights.bucket_mib, self.timeout_s)
+        bucket = bucket_mib(self.config.weights.bucket_mib, self.backend)
+        self.learners.connect_rollouts(self.rollouts, self.backend, bucket, self.timeout_s)
         return dict(zip([*self.rollout_names, *self.learners.names, "reward"], descriptions, strict=True))
 
 

@@ -29,6 +29,7 @@ from rlsys.io.run_folder import learner_identity
 from rlsys.models.packing import MicroBatch, plan_micro_batches
 from rlsys.models.policy import Logprobs, Policy, load_causal_model, load_policy
 from rlsys.models.self_check import SelfCheck, checked_policy
+from rlsys.system.devices import attention
 from rlsys.system.processes import keep_freed_memory
 from rlsys.system.timing import PhaseTimer
 
@@ -72,7 +73,8 @@ class LearnerActor:
         """
         self.name = f"learner-{rank}"
         self.console = logs.redirect_output(Path(log_dir) / f"{self.name}.log")
-        keep_freed_memory()
+        if ds.device_type() == "cpu":
+            keep_freed_memory()
         torch.set_num_threads(threads)
         torch.manual_seed(seed + rank)
         self.rank, self.world_size = rank, world_size
@@ -131,15 +133,13 @@ class LearnerActor:
         self.engine.train()
 
     def _load(self, path: str) -> Policy:
-        return load_policy(path, self.dtype, self.learner.packing, self.learner.layers, self.learner.attention)
+        return load_policy(path, self.dtype, self.learner.packing, self.learner.layers, attention(self.learner, ds.device_type()))
 
     def _load_checked(self, path: str) -> tuple[Policy, SelfCheck]:
         # On the device, where the engine would move it next, and before anything is sharded.
         model = load_causal_model(path, self.dtype).to(ds.device())
-        ours = self.learner
-        return checked_policy(
-            model, ours.packing, ours.layers, ours.attention, self.temperature, ours.activation_checkpointing, longest=self.longest
-        )
+        ours, way = self.learner, attention(self.learner, ds.device_type())
+        return checked_policy(model, ours.packing, ours.layers, way, self.temperature, ours.activation_checkpointing, longest=self.longest)
 
     def shutdown(self) -> None:
         """Leave the process group."""

@@ -33,6 +33,7 @@ from actors.rollout import vllm_compat
 from actors.rollout.samples import Decoder, SampleLogprobs, sample_batch
 from actors.weights.buckets import Segment
 from rlsys.config.schema import Rollout
+from rlsys.system.devices import engine_sizes
 
 SLEEP_LEVEL = 2
 """Level 1 would copy the weights to host memory and back, only for the update to overwrite them; level 2 drops them. Both levels keep
@@ -123,7 +124,7 @@ class RolloutActor:
 
         if device == "cpu":
             await self._engine.collective_rpc("rlsys_take_over_sampling", args=(self._workers_keep_logprobs, self.rollout.self_certainty))
-            if self.rollout.enforce_eager:
+            if engine_sizes(self.rollout, device, self.max_model_len).eager:
                 await self._engine.collective_rpc("rlsys_use_fused_kernels")
         await self._engine.update_weight_version(str(self._version))
         self._decoder = Decoder(AutoTokenizer.from_pretrained(self.model_path), self.template_args)
@@ -148,7 +149,6 @@ class RolloutActor:
             max_model_len=self.max_model_len,
             seed=self.seed,
             tensor_parallel_size=self.rollout.tensor_parallel,
-            enforce_eager=self.rollout.enforce_eager,
             enable_prefix_caching=True,
             logprobs_mode="processed_logprobs",  # after temperature and top-p: of the distribution that is sampled from
             weight_transfer_config=WeightTransferConfig(backend=self.weight_backend),

@@ -74,6 +74,7 @@ def measure(work: Work) -> dict[str, Any]:
     from launch.bench.ceilings import memcpy_bytes_per_s
     from launch.bench.ours import local_cluster
     from rlsys.models.loading import ensure_model
+    from rlsys.system.devices import bucket_mib
 
     config = run_config(work)
     model = ensure_model(config.model.path)
@@ -96,7 +97,7 @@ def measure(work: Work) -> dict[str, Any]:
             "ranks": config.learner.ranks,
             "zero_stage": config.learner.zero_stage,
             "cores": work.cores,
-            "bucket_mib": config.weights.bucket_mib,
+            "bucket_mib": bucket_mib(config.weights.bucket_mib, cluster.backend),
             "verified": config.weights.verify,
             "backend": cluster.backend,
             "device": reports["rollout-0"]["device"],

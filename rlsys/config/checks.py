@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from rlsys.config.passthrough import deepspeed_option_mistakes, engine_option_mistakes
 from rlsys.config.schema import Config, ConfigError
 from rlsys.data.datasets import TASKS
 
 
 def find_conflicts(config: Config, command: str) -> list[str]:
     """Return a message for each conflict, including how to resolve it."""
-    return [message for violated, message in _rules(config, command) if violated]
+    options = deepspeed_option_mistakes(config.learner.deepspeed) + engine_option_mistakes(config.rollout.engine)
+    return [message for violated, message in _rules(config, command) if violated] + options
 
 
 def require_consistent_settings(config: Config, command: str) -> None:
