@@ -72,7 +72,7 @@ class ReservedActors(Actors):
     def __init__(self, config: Config, bundles: list[dict[str, float]]):
         self.config = config
         self.reservation = Reservation(bundles, config.run.actor_timeout_s)
-        sequences = concurrent_sequences(config.rollout, "cuda" if cluster_size().gpus else "cpu")
+        sequences = concurrent_sequences(config.rollout, "gpu" if cluster_size().gpus else "cpu")
         super().__init__([], [], None, config.run.actor_timeout_s, sequences, config.weights.verify, bool(config.rollout.sleep))
 
     def add_rollouts(

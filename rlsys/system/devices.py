@@ -1,6 +1,6 @@
 """Defaults that differ between CPUs and GPUs, as pure functions of the settings: engines, learners and plans of a run share them.
 
-`device` is "cpu" or the type of an accelerator, such as "cuda". The values for GPUs follow from reading the sources of vLLM 0.32, DeepSpeed
+`device` is "cpu", or anything else for an accelerator. The values for GPUs follow from reading the sources of vLLM 0.32, DeepSpeed
 0.19 and PyTorch 2.13; none of them was measured on one (docs/gpu.md).
 """
 
