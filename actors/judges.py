@@ -13,8 +13,9 @@ from typing import Any
 import pyarrow as pa
 import ray
 
-from actors.cluster.groups import ReservedActors, cluster_size, weight_backend
-from actors.cluster.waiting import Pending, fetch
+from actors.cluster.calls import end_actors
+from actors.cluster.groups import Reservation, bring_up, cluster_size, create_rollouts, weight_backend
+from actors.cluster.waiting import Pending, fetch, wait
 from rlsys.config.schema import Config
 from rlsys.data.chain import prompt_batch
 from rlsys.judging.requests import JudgeRequest, JudgeResult, RenderedRequest, collect_results, render_requests
@@ -46,7 +47,7 @@ class _Share:
     scoring: Pending | None = None
 
 
-class Judges(ReservedActors):
+class Judges:
     """Engines with the weights of `model_path`, and `scorers` scorers if there is a meta reward model.
 
     Without GPUs a scorer gets a quarter of a machine's cores, at least one, and the engines the rest.
@@ -66,16 +67,17 @@ class Judges(ReservedActors):
         # If there are more actors than cores, they share cores: a larger reservation would never be granted.
         scale = min(1.0, cpus / (engines * engine["CPU"] + scorers * scorer["CPU"]))
         engine, scorer = ({**each, "CPU": int(100 * scale * each["CPU"]) / 100} for each in (engine, scorer))
-        super().__init__(config, [engine] * engines + [scorer] * scorers)
+        reserved = self.reservation = Reservation([engine] * engines + [scorer] * scorers, config.run.actor_timeout_s)
         longest = config.prompt.max_tokens + config.rollout.max_tokens
         backend = weight_backend(config.weights.backend, gpus, colocated=True)
-        self.add_rollouts(model_path, longest, backend, engine, threads, logs, first_bundle=0)
+        sleeps = bool(config.rollout.sleep)
+        self.rollouts = create_rollouts(config, model_path, longest, backend, reserved, engine, threads, logs, 0, sleeps)
         from actors.scalar_scorer import ScalarScorer  # takes seconds, while the engines are already starting
 
         self.scorer_names = [f"scorer-{i}" for i in range(scorers)]
         self.scorers = [
             ray.remote(ScalarScorer)
-            .options(name=name, **self.reservation.options(scorer, engines + i))
+            .options(name=name, **reserved.options(scorer, engines + i))
             .remote(
                 name=name,
                 model_path=meta_rm,
@@ -89,14 +91,14 @@ class Judges(ReservedActors):
 
     def start(self) -> dict[str, Any]:
         """Start all actors concurrently; returns their self-descriptions, by name."""
-        named = [*zip(self.rollouts, self.rollout_names), *zip(self.scorers, self.scorer_names)]
-        descriptions = self.bring_up([Pending(actor.ready.remote(), name, "ready") for actor, name in named])
-        return {name: description for (_, name), description in zip(named, descriptions)}
+        scorers = [Pending(scorer.ready.remote(), name, "ready") for scorer, name in zip(self.scorers, self.scorer_names, strict=True)]
+        calls = [*self.rollouts.ready(), *scorers]
+        return {call.actor: found for call, found in zip(calls, bring_up(self.rollouts, calls), strict=True)}
 
     def close(self) -> None:
-        for scorer in self.scorers:
-            ray.kill(scorer)
-        super().close()
+        """Let the engines shut down in order, briefly; kill what does not answer."""
+        end_actors(self.rollouts.actors, self.scorers)
+        self.reservation.release()
 
     def answer(self, asks: Iterable[JudgeRequest], prompter: Prompter, sampling: Sampling, max_prompt_tokens: int) -> Iterator[JudgeResult]:
         """The answers to `asks`, in order, each as soon as it and all earlier ones are complete.
@@ -112,7 +114,9 @@ class Judges(ReservedActors):
                 yield shares[number].prompts
 
         oldest = 0
-        for number, samples in self.stream(admitted(), sampling.temperature, sampling.top_p, sampling.max_tokens, sampling.min_tokens):
+        for number, samples in self.rollouts.stream(
+            admitted(), sampling.temperature, sampling.top_p, sampling.max_tokens, sampling.min_tokens
+        ):
             share = shares[number]
             share.samples = samples
             if self.scorers:
@@ -133,15 +137,15 @@ class Judges(ReservedActors):
         for question in asked:
             batch.append(question)
             size += 0 if question.skipped else len(question.request.orders)
-            if 4 * size >= self.max_num_seqs:
+            if 4 * size >= self.rollouts.max_num_seqs:
                 yield batch
                 batch, size = [], 0
         if batch:
             yield batch
 
     def _answers(self, share: _Share, prompter: Prompter) -> list[JudgeResult]:
-        meta_rewards = self.finish(share.scoring) if share.scoring else None
-        samples = fetch(Pending(share.samples, "rollout", "sample"), self.timeout_s)
+        meta_rewards = wait([share.scoring], self.rollouts.timeout_s)[0] if share.scoring else None
+        samples = fetch(Pending(share.samples, "rollout", "sample"), self.rollouts.timeout_s)
         return collect_results(share.questions, samples, meta_rewards, prompter.score_format)
 
 
