@@ -55,7 +55,7 @@ def stage(folder, progress, total, before=0, killed_at=None, checkpoint=Checkpoi
         learners.weights += number
         with progress.phase("train it"):
             pass
-        loop.log({"stage": before, "weights": learners.weights})
+        loop.log({"round": before, "loss": learners.weights})
         loop.say(f"weights {learners.weights}")
         loop.save_if_due(note=f"after {number}")
 
@@ -73,7 +73,7 @@ def test_a_killed_stage_continues_after_its_last_checkpoint_and_keeps_the_metric
     assert again.state["note"] == "after 4" and again.state["step"] == 15
     rows = MetricsLog.read(folder.path)
     assert [row["step"] for row in rows] == list(range(1, 19))
-    assert [row["weights"] for row in rows] == [sum(range(1, n + 1)) for n in range(1, 12)] + [sum(range(1, n + 1)) for n in range(1, 8)]
+    assert [row["loss"] for row in rows] == [sum(range(1, n + 1)) for n in range(1, 12)] + [sum(range(1, n + 1)) for n in range(1, 8)]
     assert [path.name for path in folder.checkpoints()] == ["step_000015", "step_000017"]
     assert "resumed after round 11, batch 4 from" in (tmp_path / "lines").read_text()
 
