@@ -161,7 +161,8 @@ def test_nothing_to_suggest_for_what_fits() -> None:
 
 def test_more_machines_where_no_setting_helps() -> None:
     overrides = ("learner.ranks=8", "rollout.actors=1", "rollout.tensor_parallel=8", "learner.zero_stage=3", *CHECKPOINTING)
-    settings, model, machines = config(*overrides, "rollout.gpu_memory_utilization=0.6"), shape("Qwen3-32B"), Machines(gpus=8, memory_gib=40)
+    settings, model = config(*overrides, "rollout.gpu_memory_utilization=0.6"), shape("Qwen3-32B")
+    machines = Machines(gpus=8, memory_gib=40)
     assert suggest(settings, model, machines) == []
     found = fitting_nodes(settings, model, machines)
     assert found is not None
