@@ -70,7 +70,7 @@ def _changes(config: Config, machines: Machines) -> Iterator[Change]:
     """Yield changes, those that cost least first. None changes what is learned, except for the last ones, which shorten the texts."""
     learner, rollout = config.learner, config.rollout
     if machines.gpus:
-        if learner.attention != "flex":
+        if learner.attention == "blocks":
             yield ("learner.attention=flex",)
         if rollout.sleep is not True and config.rl.staleness == 0:
             yield ("rollout.sleep=true",)

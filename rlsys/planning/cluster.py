@@ -30,7 +30,7 @@ class Machines:
 
     @property
     def device(self) -> str:
-        return "cuda" if self.gpus else "cpu"
+        return "gpu" if self.gpus else "cpu"
 
     @property
     def devices(self) -> int:

@@ -16,9 +16,9 @@ from rlsys.planning.settings import Resolved
 from rlsys.planning.shape import ModelShape
 
 
-def token_bytes(shape: ModelShape, config: Config) -> float:
+def token_bytes(shape: ModelShape, config: Config, resolved: Resolved) -> float:
     """Return the cache's bytes per token on one GPU."""
-    return element_bytes(config) * shape.cached / config.rollout.tensor_parallel
+    return resolved.cache_width * shape.cached / config.rollout.tensor_parallel
 
 
 def engine_bytes(shape: ModelShape, config: Config, resolved: Resolved, machines: Machines) -> dict[str, float]:

@@ -10,7 +10,7 @@ Psi parameters on N ranks, in bytes (ZeRO: Rajbhandari et al., arXiv 1910.02054,
     reference       b Psi       b Psi               b Psi           b Psi / N       without beta: none
 
 The gradients of a micro-batch pass through a bucket before they are reduced. ZeRO-3 gathers the weights that a layer needs and keeps up
-to MAX_LIVE of them.
+to stage3_max_live_parameters of them, 1e9 by default.
 """
 
 from __future__ import annotations
@@ -20,11 +20,6 @@ from rlsys.planning.activations import activation_bytes, logits_bytes, softmax_e
 from rlsys.planning.batch import Step
 from rlsys.planning.settings import Resolved
 from rlsys.planning.shape import ModelShape
-
-MAX_LIVE = 10**9
-"""DeepSpeed's stage3_max_live_parameters."""
-PREFETCH = 5 * 10**7
-"""DeepSpeed's stage3_prefetch_bucket_size, elements."""
 
 
 def state_bytes(shape: ModelShape, config: Config, ranks: int) -> dict[str, float]:
@@ -52,7 +47,7 @@ def step_bytes(shape: ModelShape, config: Config, resolved: Resolved, ranks: int
         "logits chunk": logits_bytes(shape, resolved.chunk, width, step),
     }
     if learner.zero_stage == 3:
-        parts["gathered weights"] = gathered_bytes(shape, width)
+        parts["gathered weights"] = width * min(shape.parameters, resolved.max_live)
     return parts
 
 
@@ -68,11 +63,6 @@ def _bucket_bytes(shape: ModelShape, config: Config, resolved: Resolved) -> floa
     if not stage:
         return whole
     return whole + resolved.gradient_buckets * (4 if stage == 1 else width) * resolved.gradient_bucket
-
-
-def gathered_bytes(shape: ModelShape, width: int) -> float:
-    """Return the most that ZeRO-3 gathers at a time, in bytes."""
-    return width * min(shape.parameters, MAX_LIVE + PREFETCH)
 
 
 def element_bytes(config: Config) -> int:

@@ -68,7 +68,7 @@ def make_plan(config: Config, shape: ModelShape, machines: Machines) -> Plan:
         if any(kind)
     }
     cache = engine_bytes(shape, config, resolved, machines)["KV cache"]
-    cache_tokens = cache / token_bytes(shape, config) if shape.cached else float("inf")
+    cache_tokens = cache / token_bytes(shape, config, resolved) if shape.cached else float("inf")
     checkpoint = _checkpoint(shape, config)
     kept = config.checkpoint.keep + 1  # the best one in addition
     plan = Plan(

@@ -139,22 +139,22 @@ def shape_of(model: Any, name: str) -> ModelShape:
 
 
 def _elements(module: Any) -> int:
-    return sum(parameter.numel() for parameter in module.parameters())
+    return sum(int(parameter.numel()) for parameter in module.parameters())
 
 
 def _mlp_width(config: Any) -> int:
     dense = getattr(config, "intermediate_size", None) or 4 * config.hidden_size
-    dense = max(dense) if isinstance(dense, list) else dense  # one per layer
+    dense = int(max(dense) if isinstance(dense, list) else dense)  # one per layer
     experts = getattr(config, "num_experts_per_tok", None)
     if not experts:
         return dense
     width = getattr(config, "moe_intermediate_size", None) or dense
-    return width * (experts + (getattr(config, "n_shared_experts", None) or 0))
+    return int(width * (experts + (getattr(config, "n_shared_experts", None) or 0)))
 
 
 def _cached_layers(config: Any) -> int:
     kinds = getattr(config, "layer_types", None) or []
-    return config.num_hidden_layers - sum(kind in NO_CACHE for kind in kinds)
+    return int(config.num_hidden_layers) - sum(kind in NO_CACHE for kind in kinds)
 
 
 def _norms(layer: Any, query: int, key: int, heads: int, key_heads: int) -> list[Norm]:

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import pytest
 import ray
 import torch
@@ -23,7 +22,7 @@ from actors.learner.learner import LearnerActor
 from actors.rollout.rollout import RolloutActor
 from launch.bench.memory import resident_bytes
 from rlsys.config.schema import Config
-from rlsys.data.trajectories import LEARNER
+from rlsys.data.chain import LearnerBatch, LearnerRow
 from rlsys.planning.batch import step_of
 from rlsys.planning.cluster import Machines
 from rlsys.planning.engine import engine_bytes, token_bytes
@@ -86,7 +85,7 @@ class Probe(LearnerActor):
         reference = self.reference if self.reference is not None else torch.nn.Module()
         return {"weights": _held(self.engine.module), "optimizer": _size(masters) + _size(moments), "reference": _held(reference)}
 
-    def measured_step(self, batch: pa.RecordBatch) -> list[tuple[str, int, int]]:
+    def measured_step(self, batch: LearnerBatch) -> list[tuple[str, int, int]]:
         """Train; returns (phase, growth, peak) of every phase, in bytes."""
         self.phases = []
         metrics = self.train_grpo(batch, 1.0)["metrics"]
@@ -102,16 +101,15 @@ def _size(tensors: Any) -> int:
     return sum({tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes() for tensor in tensors}.values())
 
 
-def random_batch() -> pa.RecordBatch:
+def random_batch() -> LearnerBatch:
     random = np.random.default_rng(0)
-    rows = []
-    for group in range(GROUPS):
-        prompt = random.integers(3, 500, size=PROMPT).tolist()
-        for sample in range(SAMPLES):
-            tokens = random.integers(3, 500, size=COMPLETION).tolist()
-            row = {"group": group, "prompt_tokens": prompt, "tokens": tokens, "rollout_logprobs": [-8.0] * COMPLETION}
-            rows.append({**row, "advantage": 1.0 - 2 * (sample % 2)})
-    return pa.RecordBatch.from_pylist(rows, schema=LEARNER)
+    prompts = [random.integers(3, 500, size=PROMPT) for _ in range(GROUPS)]
+    rows = [
+        LearnerRow(group, sample, random.integers(3, 500, size=COMPLETION), [-8.0] * COMPLETION, 1.0 - 2 * (sample % 2))
+        for group in range(GROUPS)
+        for sample in range(SAMPLES)
+    ]
+    return LearnerBatch.of(prompts, rows)
 
 
 def measure_learner(model: Path, config: Config, start_ranks: Any, logs: Path) -> dict[str, float]:
@@ -207,7 +205,7 @@ def test_an_engine(models: dict[str, Path], ray_session: Any, tmp_path: Path) ->
         shape = read_shape(model)
         measured = measure_engine(model, config, tmp_path)
         planned = engine_bytes(shape, config, resolved, machines)
-        planned["cached tokens"] = planned["KV cache"] / token_bytes(shape, config)
+        planned["cached tokens"] = planned["KV cache"] / token_bytes(shape, config, resolved)
         difference = {"engine weights": measured.pop("resident") - base}
         if not base:
             base = difference["engine weights"] - planned["engine weights"]

@@ -5,13 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from rlsys.config.schema import Config, Learner
-from rlsys.data.trajectories import LEARNER
+from rlsys.data.chain import LearnerBatch, LearnerRow
 from rlsys.models import policy
 from rlsys.models.packing import MicroBatch, plan_micro_batches
 from rlsys.models.policy import Policy
@@ -40,10 +39,9 @@ def build(kind: str, layers: int, dtype: torch.dtype = torch.bfloat16, **setting
 
 def one_group(packing: bool = True) -> MicroBatch:
     random = np.random.default_rng(0)
-    prompt = random.integers(3, 500, size=PROMPT).tolist()
-    row = {"group": 0, "prompt_tokens": prompt, "rollout_logprobs": [-6.0] * COMPLETION, "advantage": 1.0}
-    rows = [{**row, "tokens": random.integers(3, 500, size=COMPLETION).tolist()} for _ in range(SAMPLES)]
-    ((part, *rest),) = plan_micro_batches(pa.RecordBatch.from_pylist(rows, schema=LEARNER), 1, 100_000, packing)
+    prompt = random.integers(3, 500, size=PROMPT)
+    rows = [LearnerRow(0, sample, random.integers(3, 500, size=COMPLETION), [-6.0] * COMPLETION, 1.0) for sample in range(SAMPLES)]
+    ((part, *rest),) = plan_micro_batches(LearnerBatch.of([prompt], rows), 1, 100_000, packing)
     assert not rest
     return part
 
@@ -128,7 +126,7 @@ def test_a_pass_allocates_that_much(checkpointing: bool) -> None:
     gradients = sum(parameter.grad.nbytes for parameter in ours.parameters())
     step, shape = step_of(config, 1), shape_of(ours.model, "")
     expected = activation_bytes(shape, config.learner, "blocks", 2, step, softmax_entries(PROMPT, SAMPLES, COMPLETION))
-    expected += logits_bytes(shape, policy.CHUNK, 2, step)
+    expected += logits_bytes(shape, policy.CPU_CHUNK, 2, step)
     assert expected * 0.85 < allocations.peak < expected * 1.15 + gradients
 
 
@@ -141,7 +139,7 @@ def test_the_output_layer(dtype: torch.dtype) -> None:
     with Allocations() as allocations:
         logprob, _ = head(hidden, torch.arange(tokens), 1.0, True)
         logprob.sum().backward()
-    expected = logits_bytes(shape_of(model, ""), policy.CHUNK, dtype.itemsize, step_of(config, 1))
+    expected = logits_bytes(shape_of(model, ""), policy.CPU_CHUNK, dtype.itemsize, step_of(config, 1))
     # The gradient of the output layer's weight is counted with the gradients.
     assert allocations.peak - head.weight.nbytes == pytest.approx(expected, rel=0.15)
 

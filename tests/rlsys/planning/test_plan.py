@@ -27,7 +27,7 @@ BILLION = 10**9
 
 
 def config(*overrides: str) -> Config:
-    return load_config(None, ["learner.attention=flex", *overrides])
+    return load_config(None, list(overrides))
 
 
 @cache
