@@ -25,10 +25,10 @@ from rlsys.evaluation import calibration
 from rlsys.io.metrics import MetricsLog
 from rlsys.io.run_folder import RunFolder, find_model, write_parquet
 from rlsys.models.scalar import Group, scalar_batch
+from rlsys.reporting.page.calibration import reliability
+from rlsys.reporting.page.drawing import render
 from rlsys.system.terminal import print_text, stderr
 
-EVENTS = {"bce": "the critique is correct", "bt": "the first response is the better one"}
-"""The event whose probability is sigmoid(score), or for bt the sigmoid of a difference of scores."""
 TITLES = {"bce": "Meta reward model on held-out critiques", "bt": "Bradley-Terry reward model on held-out pairs"}
 
 
@@ -56,7 +56,7 @@ def train_scalar(config: Config, console: Console | None = None) -> ScalarReport
                     job = ScalarJob(config, folder, progress, data, cluster.learners)
                     job.train()
                     report = job.report()
-            calibration.plot(report.heldout, folder.path / "calibration.png", TITLES[objective], EVENTS[objective])
+            render(reliability(report, TITLES[objective]).draw, "calibration", folder.path / "calibration.png")
             folder.write(report)
         console.print(calibration.table(report.heldout, TITLES[objective]))
         print_text(console, f"run folder: {folder.path}, the model in model/, the picture in calibration.png")
