@@ -1,4 +1,4 @@
-"""Judging many records with many samples each: engines sample and scorers score their samples concurrently, as one bounded stream.
+"""Judging many records with many samples each: engines sample and a scorer scores their samples concurrently, as one bounded stream.
 
 Only a window of rows is in memory at a time.
 """
@@ -22,7 +22,8 @@ from rlsys.judging.requests import JudgeRequest, JudgeResult, RenderedRequest, c
 from rlsys.prompts.rendering import Prompter
 
 AHEAD = 4
-"""Shares queued per scorer before the engines wait for it."""
+"""Shares queued for the scorer before the engines wait for it."""
+SCORER = "scorer-0"
 
 
 @dataclass(frozen=True)
@@ -48,18 +49,18 @@ class _Share:
 
 
 class Judges:
-    """Engines with the weights of `model_path`, and `scorers` scorers if there is a meta reward model.
+    """Engines with the weights of `model_path`, and a scorer if there is a meta reward model.
 
-    Without GPUs a scorer gets a quarter of a machine's cores, at least one, and the engines the rest.
+    Without GPUs the scorer gets a quarter of a machine's cores, at least one, and the engines the rest.
     """
 
-    def __init__(self, config: Config, model_path: str, logs: Path, meta_rm: str | None = None, scorers: int = 1):
+    def __init__(self, config: Config, model_path: str, logs: Path, meta_rm: str | None = None):
         cpus, gpus, nodes = cluster_size()
         engines = config.rollout.actors
         cores = max(1, cpus // nodes)
-        scorers = scorers if meta_rm else 0
+        scorers = int(meta_rm is not None)
         scorer_threads = max(1, cores // 4)
-        threads = config.rollout.cpus or max(1, (cores - min(scorers, 1) * scorer_threads) // -(-engines // nodes))
+        threads = config.rollout.cpus or max(1, (cores - scorers * scorer_threads) // -(-engines // nodes))
         share = 0.5 if gpus < engines * config.rollout.tensor_parallel + scorers else 1.0
         engine, scorer = ({"CPU": 1.0, "GPU": share} if gpus else {"CPU": float(each)} for each in (threads, scorer_threads))
         if gpus and config.rollout.tensor_parallel > 1:
@@ -72,32 +73,32 @@ class Judges:
         backend = weight_backend(config.weights.backend, gpus, colocated=True)
         sleeps = bool(config.rollout.sleep)
         self.rollouts = create_rollouts(config, model_path, longest, backend, reserved, engine, threads, logs, 0, sleeps)
-        from actors.scalar_scorer import ScalarScorer  # takes seconds, while the engines are already starting
+        self.scorer: Any = None
+        if meta_rm is not None:
+            from actors.scalar_scorer import ScalarScorer  # takes seconds, while the engines are already starting
 
-        self.scorer_names = [f"scorer-{i}" for i in range(scorers)]
-        self.scorers = [
-            ray.remote(ScalarScorer)
-            .options(name=name, **reserved.options(scorer, engines + i))
-            .remote(
-                name=name,
-                model_path=meta_rm,
-                dtype=config.model.dtype,
-                threads=scorer_threads,
-                log_dir=str(logs),
-                judge_path=model_path,
+            options = reserved.options(scorer, engines)
+            self.scorer = (
+                ray.remote(ScalarScorer)
+                .options(name=SCORER, **options)
+                .remote(
+                    name=SCORER,
+                    model_path=meta_rm,
+                    dtype=config.model.dtype,
+                    threads=scorer_threads,
+                    log_dir=str(logs),
+                    judge_path=model_path,
+                )
             )
-            for i, name in enumerate(self.scorer_names)
-        ]
 
     def start(self) -> dict[str, Any]:
         """Start all actors concurrently; returns their self-descriptions, by name."""
-        scorers = [Pending(scorer.ready.remote(), name, "ready") for scorer, name in zip(self.scorers, self.scorer_names, strict=True)]
-        calls = [*self.rollouts.ready(), *scorers]
+        calls = [*self.rollouts.ready(), *([Pending(self.scorer.ready.remote(), SCORER, "ready")] if self.scorer else [])]
         return {call.actor: found for call, found in zip(calls, bring_up(self.rollouts, calls), strict=True)}
 
     def close(self) -> None:
         """Let the engines shut down in order, briefly; kill what does not answer."""
-        end_actors(self.rollouts.actors, self.scorers)
+        end_actors(self.rollouts.actors, [self.scorer] if self.scorer else [])
         self.reservation.release()
 
     def answer(self, asks: Iterable[JudgeRequest], prompter: Prompter, sampling: Sampling, max_prompt_tokens: int) -> Iterator[JudgeResult]:
@@ -119,11 +120,9 @@ class Judges:
         ):
             share = shares[number]
             share.samples = samples
-            if self.scorers:
-                scorer = number % len(self.scorers)
-                call = self.scorers[scorer].score.remote(share.prompts, samples)
-                share.scoring = Pending(call, self.scorer_names[scorer], "score")
-            behind = sum(one.scoring is not None for one in shares.values()) - AHEAD * len(self.scorers)
+            if self.scorer:
+                share.scoring = Pending(self.scorer.score.remote(share.prompts, samples), SCORER, "score")
+            behind = sum(one.scoring is not None for one in shares.values()) - AHEAD
             while oldest in shares and shares[oldest].samples is not None and (behind > 0 or _is_scored(shares[oldest])):
                 yield from self._answers(shares.pop(oldest), prompter)
                 oldest, behind = oldest + 1, behind - 1

@@ -202,9 +202,9 @@ class RewardClient:
         self.finish(Pending(rows, "reward", "pop_learner_batch"))
         return batch
 
-    def write_trajectories(self, key: str, path: Path, trained: pa.Table | None = None) -> None:
+    def write_trajectories(self, key: str, path: Path) -> None:
         """Write what was judged under `key` as Parquet."""
-        self.finish(self.begin_writing(key, path, trained))
+        self.finish(self.begin_writing(key, path))
 
     def begin_writing(self, key: str, path: Path, trained: pa.Table | None = None) -> Pending:
         """Start `write_trajectories`; pass the result to `finish` later."""

@@ -157,17 +157,16 @@ class LearnerActor:
         """Decay this stage's learning rate linearly to zero over `steps` optimizer steps from its beginning."""
         self.decay_steps = steps
 
-    def snapshot_reference(self, folder: str | None = None) -> None:
-        """Freeze the current weights, or those of Hugging Face `folder`, as the KL reference. No effect with beta = 0."""
+    def snapshot_reference(self) -> None:
+        """Freeze the current weights as the KL reference. No effect with beta = 0."""
         if self.rl.beta == 0:
             return
-        policy = self._load(folder or self.model_path)
-        if folder is None:
-            target = dict(policy.named_parameters())
-            for name, whole in ds.full_weights(self.engine.module):
-                target[name].data.copy_(whole)
+        policy = self._load(self.model_path)
+        target = dict(policy.named_parameters())
+        for name, whole in ds.full_weights(self.engine.module):
+            target[name].data.copy_(whole)
         self.reference = ds.freeze(policy, self.learner, self.dtype)
-        self.reference_is_policy = folder is None
+        self.reference_is_policy = True
 
     def train_grpo(self, batch: LearnerBatch, temperature: float, total_samples: int | None = None) -> dict[str, Any]:
         """GRPO on one batch: `rl.updates_per_batch` passes over the batch, one optimizer step each.

@@ -36,7 +36,7 @@ REPORT_EVERY_S = 30.0
 
 @dataclass
 class Judge:
-    """Running engines (and scorers) and their request settings."""
+    """Running engines (and a scorer) and their request settings."""
 
     judges: Judges
     prompter: Prompter
@@ -118,7 +118,7 @@ def running_judge(config: Config, console: Console, meta_rm: str | None = None, 
             descriptions = judges.start()
             engines = f"{len(judges.rollouts.actors)} engine(s)"
             if meta_rm:
-                engines += f", {len(judges.scorers)} scorer(s) of the meta reward model"
+                engines += ", 1 scorer of the meta reward model"
             print_text(console, f"{engines} ready after {time.monotonic() - began:.0f} s")
             if unlike := next((one["tokens_differ"] for one in descriptions.values() if one.get("tokens_differ")), None):
                 print_text(
