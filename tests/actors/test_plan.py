@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import allocations
 import numpy as np
 import pytest
 import ray
@@ -30,7 +31,6 @@ from rlsys.planning.learner import state_bytes, step_bytes
 from rlsys.planning.plan import make_plan
 from rlsys.planning.settings import resolve
 from rlsys.planning.shape import ModelShape, read_shape
-from tests import allocations
 
 pytestmark = pytest.mark.nightly
 

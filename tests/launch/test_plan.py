@@ -7,10 +7,10 @@ import re
 from pathlib import Path
 
 import pytest
+from commands import ROOT, rlsys
 
 from rlsys.config.checks import find_conflicts
 from rlsys.config.files import load_config
-from tests.commands import ROOT, rlsys
 
 CONFIGS = sorted((ROOT / "launch" / "configs").glob("gpu-*.yaml"))
 EXAMPLE = re.compile(r"`rlsys plan (launch/configs/\S+) ([^`]+)`")

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from allocations import Allocations
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from rlsys.config.schema import Config, Learner
@@ -17,7 +18,6 @@ from rlsys.models.policy import Policy
 from rlsys.planning.activations import activation_bytes, logits_bytes, softmax_entries
 from rlsys.planning.batch import step_of
 from rlsys.planning.shape import shape_of
-from tests.allocations import Allocations
 
 PROMPT, SAMPLES, COMPLETION = 560, 3, 40
 SIZES = {
