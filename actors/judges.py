@@ -15,6 +15,7 @@ import ray
 
 from actors.cluster.calls import end_actors
 from actors.cluster.groups import Reservation, bring_up, cluster_size, create_rollouts, weight_backend
+from actors.cluster.machines import require_same_files
 from actors.cluster.waiting import Pending, fetch, wait
 from rlsys.config.schema import Config
 from rlsys.data.chain import prompt_batch
@@ -55,6 +56,8 @@ class Judges:
     """
 
     def __init__(self, config: Config, model_path: str, logs: Path, meta_rm: str | None = None):
+        for model in filter(None, (model_path, meta_rm)):
+            require_same_files(model, None, config.run.actor_timeout_s)
         cpus, gpus, nodes = cluster_size()
         engines = config.rollout.actors
         cores = max(1, cpus // nodes)

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import ray
 
 from rlsys.data.chain import LearnerBatch, sample_keys
 from rlsys.io.run_folder import write_parquet
@@ -33,10 +34,10 @@ class RewardActor:
         return self.name
 
     def ready(self) -> dict[str, Any]:
-        """Return the actor's name; answers once the process is up."""
+        """Return the actor's name and machine (its address); answers once the process is up."""
         # Garbage collections need not traverse the imported modules, which stay for good.
         gc.freeze()
-        return {"name": self.name}
+        return {"name": self.name, "machine": ray.util.get_node_ip_address()}
 
     def judge(
         self, key: str, step: int, prompts: pa.RecordBatch, *samples: pa.RecordBatch, want: int | None = None, equal: bool = False

@@ -10,6 +10,7 @@ from ray.util.placement_group import placement_group, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from actors.cluster.calls import Actors, LearnerGroup, RewardClient, RolloutGroup, end_actors, rollout_names
+from actors.cluster.machines import require_same_files
 from actors.cluster.waiting import ActorFailed, Pending, wait
 from actors.reward import RewardActor
 from actors.rollout.rollout import RolloutActor
@@ -143,6 +144,7 @@ class Cluster:
     """All actors of a training run. `close` ends them; every wait is bounded by `run.actor_timeout_s`."""
 
     def __init__(self, config: Config, model_path: str, max_model_len: int, logs: Path, score_format: ScoreFormat = DEFAULT_FORMAT):
+        require_same_files(model_path, logs, config.run.actor_timeout_s)
         size, self.config = cluster_size(), config
         placement = self.placement = place(config, *size)
         self.backend = weight_backend(config.weights.backend, size.gpus, placement.colocated)
@@ -193,6 +195,7 @@ class LearnerCluster:
     def __init__(self, config: Config, model_path: str, logs: Path, actor: type[LearnerActor] | None = None, **arguments: Any):
         from actors.learner.learner import LearnerActor
 
+        require_same_files(model_path, logs, config.run.actor_timeout_s)
         resources, threads = place_learners(config, *cluster_size())
         self.reservation = Reservation([resources] * config.learner.ranks, config.run.actor_timeout_s)
         self.learners = create_learners(config, model_path, self.reservation, resources, threads, logs, actor or LearnerActor, **arguments)

@@ -7,6 +7,7 @@ return the same result, so rank 0's is sufficient. A call is collective: it retu
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -30,6 +31,7 @@ from rlsys.models.packing import MicroBatch, plan_micro_batches
 from rlsys.models.policy import Logprobs, Policy, load_causal_model, load_policy
 from rlsys.models.self_check import SelfCheck, checked_policy
 from rlsys.system.devices import attention
+from rlsys.system.network import interface_of
 from rlsys.system.processes import keep_freed_memory
 from rlsys.system.timing import PhaseTimer
 
@@ -110,10 +112,17 @@ class LearnerActor:
         Raises:
             ModelError: the model cannot be trained with these settings; the message says what works instead.
         """
+        import ray
+
+        address = ray.util.get_node_ip_address()
+        if interface := interface_of(address):
+            # Gloo would take the address of the host name, which may be the loopback's.
+            os.environ.setdefault("GLOO_SOCKET_IFNAME", interface)
         ds.join_group(self.rank, self.world_size, host, port, self.store, self.timeout_s)
         self._build()
         return {
             "name": self.name,
+            "machine": address,
             "device": ds.device(),
             "backend": dist.get_backend(),
             "zero_stage": self.learner.zero_stage,

@@ -55,6 +55,8 @@ def train(config: Config, console: Console | None = None, stages: tuple[str, ...
             print_text(console, f"{folder.path} holds this run, complete; choose another run.dir for a new one.")
             return finished
         with ray_session(config.run), ProgressReporter(console, folder.path.name, folder.path) as progress:
+            if folder.restored:
+                progress.say(f"{folder.restored} files of this run came from {config.run.copy_to}")
             data = open_data(config, folder, progress)
             with running_actors(config, folder, progress, data) as actors:
                 job = Job(config, folder, progress, data, actors)
@@ -171,6 +173,7 @@ class Job:
         with self.progress.phase("checkpoint", "saving the cold start"):
             self.actors.learners.save(self.folder.cold_start)
             self.folder.write_json("cold_start.json", {**counts, "sampler": self.data.feed.source.state_dict(), "batches": curve})
+            self.folder.update_copy()
         self._send_weights()
 
     def _cold_start_examples(self) -> tuple[list[SupervisedExample], dict[str, Any]]:

@@ -71,6 +71,8 @@ class StageLoop:
             while self.step < total:
                 self.step += 1
                 step(self.step)
+                if logged:
+                    self.folder.update_copy()
 
     def log(self, metrics: dict[str, Any]) -> dict[str, Any]:
         """Write the step's metrics; returns them with the seconds since the last call, by phase.

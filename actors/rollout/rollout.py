@@ -100,7 +100,7 @@ class RolloutActor:
     # --- life cycle ----------------------------------------------------------------------------------------------------
 
     async def ready(self) -> dict[str, Any]:
-        """Start the engine; returns name, vllm version, device, cores, threads (of each worker), kv_blocks and seconds to start.
+        """Start the engine; returns name, machine (its address), vllm version, device, cores, threads (per worker), kv_blocks and seconds.
 
         Raises:
             RolloutError: the engine did not start, or cannot report self-certainty as configured.
@@ -130,6 +130,7 @@ class RolloutActor:
         self._decoder = Decoder(AutoTokenizer.from_pretrained(self.model_path), self.template_args)
         return {
             "name": self.name,
+            "machine": ray.util.get_node_ip_address(),
             "vllm": __version__,
             "device": device,
             "cores": self._cores.ids,

@@ -44,6 +44,10 @@ def _rules(config: Config, command: str) -> list[tuple[bool, str]]:
             "example to 1, or eval.samples=1.",
         ),
         (
+            config.run.copy_to is not None and command not in ("train", "sft"),
+            f"run.copy_to={config.run.copy_to}: only `rlsys train` and `rlsys sft` keep a copy. Remove the setting.",
+        ),
+        (
             command == "sft" and not config.sft.rows,
             "sft.rows=0: there is nothing to train on. Set sft.rows, for example to 512.",
         ),

@@ -19,11 +19,21 @@ Decay = Annotated[float, Field(ge=0, lt=1)]
 
 class Run(Section):
     dir: Path = Path("runs/latest")
-    """Run folder. `rlsys train` with a folder that holds a run resumes it."""
+    """Run folder. `rlsys train` with a folder that holds a run resumes it. On several machines: on storage that all of them share."""
+    copy_to: str | None = None
+    """URL of a copy of the run folder in an object store (s3://BUCKET/PATH, gs://, abfs://), kept up to date step by step. If run.dir holds
+    no run, the run in the copy is downloaded and resumed. null: no copy."""
     actor_timeout_s: PositiveFloat = 600.0
     """Timeout of any single remote call, in seconds. A call that exceeds it ends the job, and the error names the actor."""
     dashboard: bool = False
     """Start Ray's dashboard with a local run. A submitted job appears in the dashboard of its cluster."""
+
+    @field_validator("dir", mode="before")
+    @classmethod
+    def _check_dir(cls, value: Any) -> Any:
+        if isinstance(value, str) and "://" in value:
+            raise ValueError(f"{value} is a URL, expected a folder; for a copy of the folder in an object store, set run.copy_to={value}")
+        return value
 
 
 class Model(Section):
