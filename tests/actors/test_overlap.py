@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 from contextlib import closing
-from types import SimpleNamespace
 
 import pytest
 
@@ -92,23 +91,28 @@ def test_when_training_fails_what_runs_is_waited_for_and_nothing_more_begins():
     assert 2 in ended and set(ended) <= {1, 2, 3}
 
 
-def job(*overrides: str) -> tuple[Job, list[int]]:
-    """Return a job without actors, and the weight versions that it sends."""
-    sent: list[int] = []
-    learners = SimpleNamespace(send_weights=sent.append)
-    return Job(load_config(None, list(overrides)), None, None, None, SimpleNamespace(learners=learners)), sent
+class Weights:
+    """Stands in for the actors, and records the weight versions sent."""
+
+    def __init__(self):
+        self.sent = []
+
+    def send_weights(self, version: int) -> None:
+        self.sent.append(version)
 
 
 def test_weights_wait_for_the_batch_in_generation_unless_in_flight_updates_are_on():
-    drained, sent = job("rl.staleness=1")
+    drained = Job(load_config(None, ["rl.staleness=1"]), None, None)
+    drained._actors = Weights()
     with drained.engines:  # as while a batch is being generated
         sending = threading.Thread(target=drained._send_weights)
         sending.start()
-        assert sent == []
+        assert drained.cluster.sent == []
     sending.join(PATIENCE_S)
-    assert sent == [1]
+    assert drained.cluster.sent == [1]
 
-    in_flight, sent = job("rl.staleness=1", "rollout.in_flight_updates=true")
+    in_flight = Job(load_config(None, ["rl.staleness=1", "rollout.in_flight_updates=true"]), None, None)
+    in_flight._actors = Weights()
     with in_flight.engines:
         in_flight._send_weights()
-        assert sent == [1]
+        assert in_flight.cluster.sent == [1]
