@@ -1,4 +1,4 @@
-"""Judging many records with many samples each: engines sample and scorers score their samples concurrently, as one bounded stream.
+"""Judging many records with many samples each: engines sample and a scorer scores their samples concurrently, as one bounded stream.
 
 Only a window of rows is in memory at a time.
 """
@@ -13,15 +13,18 @@ from typing import Any
 import pyarrow as pa
 import ray
 
-from actors.cluster.groups import ReservedActors, cluster_size, weight_backend
-from actors.cluster.waiting import Pending, fetch
+from actors.cluster.calls import end_actors
+from actors.cluster.groups import Reservation, bring_up, cluster_size, create_rollouts, weight_backend
+from actors.cluster.machines import require_same_files
+from actors.cluster.waiting import Pending, fetch, wait
 from rlsys.config.schema import Config
 from rlsys.data.chain import prompt_batch
 from rlsys.judging.requests import JudgeRequest, JudgeResult, RenderedRequest, collect_results, render_requests
 from rlsys.prompts.rendering import Prompter
 
 AHEAD = 4
-"""Shares queued per scorer before the engines wait for it."""
+"""Shares queued for the scorer before the engines wait for it."""
+SCORER = "scorer-0"
 
 
 @dataclass(frozen=True)
@@ -46,19 +49,21 @@ class _Share:
     scoring: Pending | None = None
 
 
-class Judges(ReservedActors):
-    """Engines with the weights of `model_path`, and `scorers` scorers if there is a meta reward model.
+class Judges:
+    """Engines with the weights of `model_path`, and a scorer if there is a meta reward model.
 
-    Without GPUs a scorer gets a quarter of a machine's cores, at least one, and the engines the rest.
+    Without GPUs the scorer gets a quarter of a machine's cores, at least one, and the engines the rest.
     """
 
-    def __init__(self, config: Config, model_path: str, logs: Path, meta_rm: str | None = None, scorers: int = 1):
+    def __init__(self, config: Config, model_path: str, logs: Path, meta_rm: str | None = None):
+        for model in filter(None, (model_path, meta_rm)):
+            require_same_files(model, None, config.run.actor_timeout_s)
         cpus, gpus, nodes = cluster_size()
         engines = config.rollout.actors
         cores = max(1, cpus // nodes)
-        scorers = scorers if meta_rm else 0
+        scorers = int(meta_rm is not None)
         scorer_threads = max(1, cores // 4)
-        threads = config.rollout.cpus or max(1, (cores - min(scorers, 1) * scorer_threads) // -(-engines // nodes))
+        threads = config.rollout.cpus or max(1, (cores - scorers * scorer_threads) // -(-engines // nodes))
         share = 0.5 if gpus < engines * config.rollout.tensor_parallel + scorers else 1.0
         engine, scorer = ({"CPU": 1.0, "GPU": share} if gpus else {"CPU": float(each)} for each in (threads, scorer_threads))
         if gpus and config.rollout.tensor_parallel > 1:
@@ -66,37 +71,38 @@ class Judges(ReservedActors):
         # If there are more actors than cores, they share cores: a larger reservation would never be granted.
         scale = min(1.0, cpus / (engines * engine["CPU"] + scorers * scorer["CPU"]))
         engine, scorer = ({**each, "CPU": int(100 * scale * each["CPU"]) / 100} for each in (engine, scorer))
-        super().__init__(config, [engine] * engines + [scorer] * scorers)
+        reserved = self.reservation = Reservation([engine] * engines + [scorer] * scorers, config.run.actor_timeout_s)
         longest = config.prompt.max_tokens + config.rollout.max_tokens
         backend = weight_backend(config.weights.backend, gpus, colocated=True)
-        self.add_rollouts(model_path, longest, backend, engine, threads, logs, first_bundle=0)
-        from actors.scalar_scorer import ScalarScorer  # takes seconds, while the engines are already starting
+        sleeps = bool(config.rollout.sleep)
+        self.rollouts = create_rollouts(config, model_path, longest, backend, reserved, engine, threads, logs, 0, sleeps)
+        self.scorer: Any = None
+        if meta_rm is not None:
+            from actors.scalar_scorer import ScalarScorer  # takes seconds, while the engines are already starting
 
-        self.scorer_names = [f"scorer-{i}" for i in range(scorers)]
-        self.scorers = [
-            ray.remote(ScalarScorer)
-            .options(name=name, **self.reservation.options(scorer, engines + i))
-            .remote(
-                name=name,
-                model_path=meta_rm,
-                dtype=config.model.dtype,
-                threads=scorer_threads,
-                log_dir=str(logs),
-                judge_path=model_path,
+            options = reserved.options(scorer, engines)
+            self.scorer = (
+                ray.remote(ScalarScorer)
+                .options(name=SCORER, **options)
+                .remote(
+                    name=SCORER,
+                    model_path=meta_rm,
+                    dtype=config.model.dtype,
+                    threads=scorer_threads,
+                    log_dir=str(logs),
+                    judge_path=model_path,
+                )
             )
-            for i, name in enumerate(self.scorer_names)
-        ]
 
     def start(self) -> dict[str, Any]:
         """Start all actors concurrently; returns their self-descriptions, by name."""
-        named = [*zip(self.rollouts, self.rollout_names), *zip(self.scorers, self.scorer_names)]
-        descriptions = self.bring_up([Pending(actor.ready.remote(), name, "ready") for actor, name in named])
-        return {name: description for (_, name), description in zip(named, descriptions)}
+        calls = [*self.rollouts.ready(), *([Pending(self.scorer.ready.remote(), SCORER, "ready")] if self.scorer else [])]
+        return {call.actor: found for call, found in zip(calls, bring_up(self.rollouts, calls), strict=True)}
 
     def close(self) -> None:
-        for scorer in self.scorers:
-            ray.kill(scorer)
-        super().close()
+        """Let the engines shut down in order, briefly; kill what does not answer."""
+        end_actors(self.rollouts.actors, [self.scorer] if self.scorer else [])
+        self.reservation.release()
 
     def answer(self, asks: Iterable[JudgeRequest], prompter: Prompter, sampling: Sampling, max_prompt_tokens: int) -> Iterator[JudgeResult]:
         """The answers to `asks`, in order, each as soon as it and all earlier ones are complete.
@@ -112,14 +118,14 @@ class Judges(ReservedActors):
                 yield shares[number].prompts
 
         oldest = 0
-        for number, samples in self.stream(admitted(), sampling.temperature, sampling.top_p, sampling.max_tokens, sampling.min_tokens):
+        for number, samples in self.rollouts.stream(
+            admitted(), sampling.temperature, sampling.top_p, sampling.max_tokens, sampling.min_tokens
+        ):
             share = shares[number]
             share.samples = samples
-            if self.scorers:
-                scorer = number % len(self.scorers)
-                call = self.scorers[scorer].score.remote(share.prompts, samples)
-                share.scoring = Pending(call, self.scorer_names[scorer], "score")
-            behind = sum(one.scoring is not None for one in shares.values()) - AHEAD * len(self.scorers)
+            if self.scorer:
+                share.scoring = Pending(self.scorer.score.remote(share.prompts, samples), SCORER, "score")
+            behind = sum(one.scoring is not None for one in shares.values()) - AHEAD
             while oldest in shares and shares[oldest].samples is not None and (behind > 0 or _is_scored(shares[oldest])):
                 yield from self._answers(shares.pop(oldest), prompter)
                 oldest, behind = oldest + 1, behind - 1
@@ -133,15 +139,15 @@ class Judges(ReservedActors):
         for question in asked:
             batch.append(question)
             size += 0 if question.skipped else len(question.request.orders)
-            if 4 * size >= self.max_num_seqs:
+            if 4 * size >= self.rollouts.max_num_seqs:
                 yield batch
                 batch, size = [], 0
         if batch:
             yield batch
 
     def _answers(self, share: _Share, prompter: Prompter) -> list[JudgeResult]:
-        meta_rewards = self.finish(share.scoring) if share.scoring else None
-        samples = fetch(Pending(share.samples, "rollout", "sample"), self.timeout_s)
+        meta_rewards = wait([share.scoring], self.rollouts.timeout_s)[0] if share.scoring else None
+        samples = fetch(Pending(share.samples, "rollout", "sample"), self.rollouts.timeout_s)
         return collect_results(share.questions, samples, meta_rewards, prompter.score_format)
 
 

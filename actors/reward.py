@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import ray
 
-from rlsys.data.chain import LearnerBatch
+from rlsys.data.chain import LearnerBatch, sample_keys
 from rlsys.io.run_folder import write_parquet
 from rlsys.rewards.batch import add_trained, judge_batch
 from rlsys.rewards.extraction import DEFAULT_FORMAT, ScoreFormat
@@ -27,16 +28,16 @@ class RewardActor:
         self.name, self.score_format = name, score_format
         self.tables: dict[str, list[pa.Table]] = {}
         self.learner_batches: dict[str, list[LearnerBatch]] = {}
-        self.popped: dict[str, int] = {}
+        self.popped: dict[str, np.ndarray] = {}
 
     def __repr__(self) -> str:
         return self.name
 
     def ready(self) -> dict[str, Any]:
-        """Return the actor's name; answers once the process is up."""
+        """Return the actor's name and machine (its address); answers once the process is up."""
         # Garbage collections need not traverse the imported modules, which stay for good.
         gc.freeze()
-        return {"name": self.name}
+        return {"name": self.name, "machine": ray.util.get_node_ip_address()}
 
     def judge(
         self, key: str, step: int, prompts: pa.RecordBatch, *samples: pa.RecordBatch, want: int | None = None, equal: bool = False
@@ -86,7 +87,7 @@ class RewardActor:
         Groups of equal reward are left out unless they were judged with `equal`.
         """
         batch = LearnerBatch.concat(self.learner_batches.pop(key))
-        self.popped[key] = batch.num_rows
+        self.popped[key] = np.sort(sample_keys(batch.rows))
         return batch.num_rows, batch
 
     def write(self, key: str, path: str, trained: pa.Table | None = None) -> dict[str, Any]:
@@ -100,10 +101,10 @@ class RewardActor:
         """
         table = pa.concat_tables(self.tables.pop(key)).combine_chunks()
         self.learner_batches.pop(key, None)
-        rows = self.popped.pop(key, 0)
+        popped = self.popped.pop(key, np.empty(0))
         if trained is not None:
-            if trained.num_rows != rows:
-                raise ValueError(f"{self.name}: {key}: {trained.num_rows} trained rows, expected the {rows} of the learner batch.")
+            if not np.array_equal(np.sort(sample_keys(trained)), popped):
+                raise ValueError(f"{self.name}: {key}: {trained.num_rows} trained rows, expected the {len(popped)} of the learner batch.")
             table = add_trained(table, trained)
         write_parquet(table, Path(path))
         return {"rows": table.num_rows}

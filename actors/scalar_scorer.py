@@ -84,7 +84,7 @@ class ScalarScorer:
         Trailing special tokens of a text, such as the end of turn, are not scored.
 
         Raises:
-            ValueError: a prompt is empty.
+            ValueError: a prompt is empty, or missing.
         """
         prompt_ids = _arrays(prompts["prompt_token_ids"])
         texts = [self._without_end(text) for text in _arrays(samples["token_ids"])]
@@ -92,8 +92,10 @@ class ScalarScorer:
             raise ValueError(f"{self.name}: group {empty[0]}: prompt_token_ids is empty; expected the prompt that texts were sampled for.")
         if self.translation:
             prompt_ids, texts = self.translation.prompts(prompt_ids), self.translation.texts(texts)
-        owner = pc.index_in(samples["group"], prompts["group"]).to_numpy()
-        members = [np.flatnonzero(owner == place) for place in range(len(prompt_ids))]
+        owner = pc.index_in(samples["group"], prompts["group"])
+        if owner.null_count:
+            raise ValueError(f"{self.name}: {owner.null_count} samples have no prompt of their group.")
+        members = [np.flatnonzero(owner.to_numpy() == place) for place in range(len(prompt_ids))]
         groups = [
             Group("", prompt, tuple(texts[row] for row in rows), (0.0,) * len(rows))
             for prompt, rows in zip(prompt_ids, members)

@@ -15,6 +15,7 @@ from launch.commands.judge import judge
 from launch.commands.ladder import ladder
 from launch.commands.meta_rm import meta_rm
 from launch.commands.metrics import metrics
+from launch.commands.plan import plan
 from launch.commands.report import report
 from launch.commands.rft import filter_rows, rft
 from launch.commands.score import score
@@ -58,6 +59,7 @@ app.command("filter")(filter_rows)
 app.command("meta-rm")(meta_rm)
 app.command()(ladder)
 app.command()(submit)
+app.command()(plan)
 app.command()(judge)
 app.command("eval")(evaluate)
 app.command()(vote)

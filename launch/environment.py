@@ -22,6 +22,8 @@ SHM_GIB = 1.0
 """Needed by Ray's object store and the weight transfer; the default in many containers is 0.06 GiB."""
 MEMORY_GIB = 8.0
 SETUP = "run `bash launch/setup.sh`"
+DRIVER = 580
+"""Oldest series of NVIDIA's driver for CUDA 13, with which the pinned torch for GPUs is built."""
 
 
 class ReportProblem(Protocol):
@@ -90,13 +92,11 @@ def compare_packages(pins: dict[str, str], problem: ReportProblem) -> list[dict[
 
 
 def find_device(problem: ReportProblem) -> dict[str, Any]:
-    """Return {kind: "cpu" | "gpu", names: [GPU names], torch: the accelerator of torch, forced: RLSYS_DEVICE or None}."""
+    """Return {kind: "cpu" | "gpu", names: [GPU names], driver: its version or "", torch: the accelerator of torch, forced: RLSYS_DEVICE or
+    None}.
+    """
     forced = os.environ.get("RLSYS_DEVICE") or None
-    names: list[str] = []
-    if tool := shutil.which("nvidia-smi"):
-        query = [tool, "--query-gpu=name", "--format=csv,noheader"]
-        answer = subprocess.run(query, capture_output=True, text=True, timeout=60, check=False)
-        names = [line.strip() for line in answer.stdout.splitlines() if line.strip()] if answer.returncode == 0 else []
+    names, driver = _query_gpus()
     kind = "gpu" if names and forced in (None, "gpu") else "cpu"
     if forced == "gpu" and not names:
         problem("RLSYS_DEVICE=gpu, but nvidia-smi finds no GPU", "check the driver, or unset RLSYS_DEVICE", fatal=True)
@@ -106,15 +106,30 @@ def find_device(problem: ReportProblem) -> dict[str, Any]:
         import torch
     except ImportError as error:
         problem(f"torch cannot be imported: {error}", SETUP, fatal=True)
-        return {"kind": kind, "names": names, "torch": None, "forced": forced}
+        return {"kind": kind, "names": names, "driver": driver, "torch": None, "forced": forced}
     accelerator = torch.accelerator.current_accelerator(check_available=True)
-    if kind == "gpu" and accelerator is None:
-        problem(
-            "there is a GPU, but the installed torch cannot use it",
-            f"{SETUP} (it installs the GPU build where nvidia-smi works)",
-            fatal=True,
-        )
-    return {"kind": kind, "names": names, "torch": str(accelerator or "cpu"), "forced": forced}
+    too_old = bool(driver) and int(driver.partition(".")[0]) < DRIVER
+    if kind == "gpu" and too_old:
+        # Set-up cannot help, so it is not suggested.
+        problem(f"NVIDIA's driver is {driver}", f"the pinned torch needs {DRIVER} or newer: update the driver", fatal=True)
+    elif kind == "gpu" and accelerator is None:
+        built = torch.version.cuda
+        todo = "check that nvidia-smi and this process see the same GPUs (CUDA_VISIBLE_DEVICES, the container's runtime)"
+        todo = todo if built else f"{SETUP} (it installs the GPU build where nvidia-smi works)"
+        problem(f"there is a GPU, but the installed torch ({torch.__version__}) cannot use it", todo, fatal=True)
+    return {"kind": kind, "names": names, "driver": driver, "torch": str(accelerator or "cpu"), "forced": forced}
+
+
+def _query_gpus() -> tuple[list[str], str]:
+    """Return the names of this machine's GPUs and the version of the driver, as nvidia-smi reports them; no names and "" without it."""
+    tool = shutil.which("nvidia-smi")
+    if tool is None:
+        return [], ""
+    query = [tool, "--query-gpu=name,driver_version", "--format=csv,noheader"]
+    answer = subprocess.run(query, capture_output=True, text=True, timeout=60, check=False)
+    lines = [line.rpartition(",") for line in answer.stdout.splitlines() if line.strip()] if answer.returncode == 0 else []
+    driver = lines[0][2].strip() if lines else ""
+    return [name.strip() for name, _, _ in lines], driver if driver.partition(".")[0].isdecimal() else ""
 
 
 def find_machine(problem: ReportProblem) -> dict[str, Any]:

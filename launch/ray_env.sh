@@ -5,14 +5,19 @@
 #   ray job submit --working-dir . -- rlsys train launch/configs/quickstart.yaml
 #
 # It adds .venv/bin to PATH (a job must find `rlsys` on the PATH of the cluster's processes), enables token authentication,
-# and disables usage statistics. The token is created once, in ~/.ray/auth_token or $RAY_AUTH_TOKEN_PATH; copy that file to
-# the other machines.
+# disables usage statistics, and sets what matters between machines: how soon a lost one is noticed, and how long Ray waits for an
+# object. The token is created once, in ~/.ray/auth_token or $RAY_AUTH_TOKEN_PATH; copy that file to the other machines.
 _rlsys_root="$(cd "$(dirname "${BASH_SOURCE[0]:-$0}")/.." && pwd)"
 case ":$PATH:" in
     *":$_rlsys_root/.venv/bin:"*) ;;
     *) export PATH="$_rlsys_root/.venv/bin:$PATH" ;;
 esac
 export RAY_AUTH_MODE=token RAY_USAGE_STATS_ENABLED=0
+# For the head: a machine that misses three checks of its health is declared dead, within half a minute; Ray's own values take twice that.
+export RAY_health_check_timeout_ms="${RAY_health_check_timeout_ms:-5000}"
+export RAY_health_check_failure_threshold="${RAY_health_check_failure_threshold:-3}"
+# What takes longer than 10 s to arrive, Ray by itself asks for again, and over a slow wire every weight update would be sent twice.
+export RAY_object_manager_pull_timeout_ms="${RAY_object_manager_pull_timeout_ms:-120000}"
 _rlsys_token="${RAY_AUTH_TOKEN_PATH:-$HOME/.ray/auth_token}"
 if [ -z "${RAY_AUTH_TOKEN:-}" ] && [ ! -s "$_rlsys_token" ]; then
     # Like `ray get-auth-token --generate`, which supports only the default path.

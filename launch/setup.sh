@@ -24,6 +24,14 @@ case "$device" in
     *) fail "RLSYS_DEVICE=$device: expected cpu or gpu." ;;
 esac
 requirements="launch/requirements-$device.txt"
+if [ "$device" = gpu ]; then
+    # A note only: nothing that is installed can mend it, and the rest of the set-up is of use.
+    driver="$(nvidia-smi --query-gpu=driver_version --format=csv,noheader 2> /dev/null | head -n 1 || true)"
+    case "${driver%%.*}" in
+        "" | *[!0-9]*) ;;
+        *) [ "${driver%%.*}" -ge 580 ] || say "NVIDIA's driver is $driver; the pinned torch needs 580 or newer. Update the driver." ;;
+    esac
+fi
 
 # One set-up at a time: a second one waits here, then has nothing to do.
 exec 9< launch

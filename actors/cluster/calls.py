@@ -6,6 +6,7 @@ Batches stay in Ray's object store: the driver passes references on and waits on
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import Any, NamedTuple
@@ -40,10 +41,13 @@ class LearnerGroup:
     (where noted, `actors.learner.scalar_learner.ScalarLearner`), waits at most `timeout_s` seconds, and returns rank 0's answer.
 
     A large argument is best passed as an object reference, which is stored once for all ranks.
+
+    Args:
+        verify_weights: compare checksums of all sent tensors.
     """
 
-    def __init__(self, actors: Sequence[Any], timeout_s: float):
-        self.actors, self.timeout_s = list(actors), timeout_s
+    def __init__(self, actors: Sequence[Any], timeout_s: float, verify_weights: bool = False):
+        self.actors, self.timeout_s, self.verify_weights = list(actors), timeout_s, verify_weights
         self.names = [f"learner-{rank}" for rank in range(len(self.actors))]
 
     def join(self) -> list[Pending]:
@@ -51,8 +55,8 @@ class LearnerGroup:
         host, port = wait([Pending(self.actors[0].address.remote(), self.names[0], "address")], self.timeout_s)[0]
         return self._begin("setup", host, port)
 
-    def connect_rollouts(self, rollouts: Sequence[Any], backend: str, bucket_mib: int, timeout_s: float) -> None:
-        self.call("connect_rollouts", list(rollouts), backend, bucket_mib, timeout_s)
+    def connect_rollouts(self, rollouts: Sequence[Any], backend: str, bucket_mib: int) -> None:
+        self.call("connect_rollouts", list(rollouts), backend, bucket_mib, self.timeout_s)
 
     def start_stage(self, lr: float, warmup_steps: int) -> None:
         self.call("start_stage", lr, warmup_steps)
@@ -69,8 +73,9 @@ class LearnerGroup:
     def train_sft(self, batch: Any) -> dict[str, Any]:
         return self.call("train_sft", batch)
 
-    def send_weights(self, version: int, verify: bool) -> dict[str, Any]:
-        return self.call("send_weights", version, verify)
+    def send_weights(self, version: int) -> dict[str, Any]:
+        """Send the weights to every engine, asleep or awake; later samples carry `version`."""
+        return self.call("send_weights", version, self.verify_weights)
 
     def save(self, folder: Path) -> None:
         self.call("save", str(folder))
@@ -98,30 +103,27 @@ class LearnerGroup:
         return [Pending(getattr(actor, method).remote(*args), name, method) for actor, name in zip(self.actors, self.names, strict=True)]
 
 
-class Actors:
-    """Handles of a run's actors and the calls that the loop makes to them. Every wait is bounded by `timeout_s`, in seconds.
+class RolloutGroup:
+    """All rollout engines as one (`actors.rollout.rollout.RolloutActor`). Every wait is bounded by `timeout_s`, in seconds.
 
     Args:
-        reward: None where nothing is judged for training.
         max_num_seqs: sequences that one engine decodes concurrently.
         sleeps: engines release their memory while learners train.
     """
 
-    def __init__(
-        self,
-        rollouts: Sequence[Any],
-        learners: Sequence[Any],
-        reward: Any,
-        timeout_s: float,
-        max_num_seqs: int,
-        verify_weights: bool = False,
-        sleeps: bool = False,
-    ):
-        self.rollouts, self.rollout_names = list(rollouts), rollout_names(len(rollouts))
-        self.learners = LearnerGroup(learners, timeout_s)
-        self.reward = reward
-        self.timeout_s, self.max_num_seqs = timeout_s, max_num_seqs
-        self.verify_weights, self.sleeps = verify_weights, sleeps
+    def __init__(self, actors: Sequence[Any], timeout_s: float, max_num_seqs: int, sleeps: bool = False):
+        self.actors, self.names = list(actors), rollout_names(len(actors))
+        self.timeout_s, self.max_num_seqs, self.sleeps = timeout_s, max_num_seqs, sleeps
+
+    def ready(self) -> list[Pending]:
+        """Start the engines; returns the pending calls, which return their self-descriptions."""
+        return [Pending(actor.ready.remote(), name, "ready") for actor, name in zip(self.actors, self.names, strict=True)]
+
+    def sleep(self) -> None:
+        """Let every engine release its memory (if `sleeps`); call it before learners train. Sending weights wakes the engines."""
+        if self.sleeps:
+            calls = [Pending(actor.sleep.remote(), name, "sleep") for actor, name in zip(self.actors, self.names, strict=True)]
+            wait(calls, self.timeout_s)
 
     def sample(
         self, prompts: pa.RecordBatch, temperature: float, top_p: float, max_tokens: int, min_tokens: int = 0
@@ -145,15 +147,15 @@ class Actors:
         waiting = enumerate(shares)
         # A share counts until its last sample is done; twice the concurrent sequences keep an engine full meanwhile.
         room = 2 * self.max_num_seqs
-        load = [0] * len(self.rollouts)
+        load = [0] * len(self.actors)
         in_flight: dict[ray.ObjectRef, InFlightShare] = {}
         finished: SimpleQueue[ray.ObjectRef] = SimpleQueue()
         while True:
             while min(load) < room and (numbered := next(waiting, None)):
                 number, prompts = numbered
                 engine = load.index(min(load))
-                receipt, samples = self.rollouts[engine].sample.remote(prompts, temperature, top_p, max_tokens, min_tokens)
-                call = Pending(receipt, self.rollout_names[engine], "generate")
+                receipt, samples = self.actors[engine].sample.remote(prompts, temperature, top_p, max_tokens, min_tokens)
+                call = Pending(receipt, self.names[engine], "generate")
                 in_flight[receipt] = InFlightShare(call, engine, len(prompts["seeds"].flatten()), number, samples)
                 load[engine] += in_flight[receipt].samples
                 # A callback for each share: ray.wait would examine everything in flight each time.
@@ -173,46 +175,58 @@ class Actors:
 
     def _shares(self, prompts: pa.RecordBatch) -> list[pa.RecordBatch]:
         """Split prompts so that about four shares fill an engine and, with enough prompts, every engine gets one."""
-        engines, rows = len(self.rollouts), prompts.num_rows
+        engines, rows = len(self.actors), prompts.num_rows
         group_size = len(prompts["seeds"].flatten()) // rows
         size = rows if engines == 1 else min(max(1, self.max_num_seqs // (4 * group_size)), -(-rows // engines))
         # An Arrow slice is serialized with the whole table it was cut from; a copy of its rows is not.
         return [prompts.take(pa.array(np.arange(start, min(start + size, rows)))) for start in range(0, rows, size)]
 
+
+class RewardClient:
+    """The calls to the reward actor (`actors.reward.RewardActor`). Every wait is bounded by `timeout_s`, in seconds."""
+
+    def __init__(self, actor: Any, timeout_s: float):
+        self.actor, self.timeout_s = actor, timeout_s
+
+    def ready(self) -> Pending:
+        """Start the actor; returns the pending call, which returns its self-description."""
+        return Pending(self.actor.ready.remote(), "reward", "ready")
+
     def judge(self, key: str, step: int, prompts: pa.RecordBatch, samples: Sequence[ray.ObjectRef], **options: Any) -> dict[str, Any]:
-        """Score a batch in the parts that `sample` returned; returns its counts. `options`: `want` and `equal` of `RewardActor.judge`."""
-        return self.finish(Pending(self.reward.judge.remote(key, step, prompts, *samples, **options), "reward", "judge"))
+        """Score a batch in the parts that `RolloutGroup.sample` returned; returns its counts. `options`: see `RewardActor.judge`."""
+        return self.finish(Pending(self.actor.judge.remote(key, step, prompts, *samples, **options), "reward", "judge"))
 
     def pop_learner_batch(self, key: str) -> ray.ObjectRef:
         """Take the `LearnerBatch` of everything judged under `key` from the reward actor."""
-        rows, batch = self.reward.pop_learner_batch.options(num_returns=2).remote(key)
+        rows, batch = self.actor.pop_learner_batch.options(num_returns=2).remote(key)
         self.finish(Pending(rows, "reward", "pop_learner_batch"))
         return batch
 
-    def write_trajectories(self, key: str, path: Path, trained: pa.Table | None = None) -> None:
+    def write_trajectories(self, key: str, path: Path) -> None:
         """Write what was judged under `key` as Parquet."""
-        self.finish(self.begin_writing(key, path, trained))
+        self.finish(self.begin_writing(key, path))
 
     def begin_writing(self, key: str, path: Path, trained: pa.Table | None = None) -> Pending:
         """Start `write_trajectories`; pass the result to `finish` later."""
-        return Pending(self.reward.write.remote(key, str(path), trained), "reward", "write")
+        return Pending(self.actor.write.remote(key, str(path), trained), "reward", "write")
 
     def finish(self, call: Pending) -> Any:
         """Wait for one pending call and return its result."""
         return wait([call], self.timeout_s)[0]
 
-    def close(self) -> None:
-        """Let engines and learners shut down in order, briefly; kill what does not answer."""
-        calls = [actor.shutdown.remote() for actor in [*self.rollouts, *self.learners.actors]]
-        ray.wait(calls, num_returns=len(calls), timeout=SHUTDOWN_S)
-        for actor in [*self.rollouts, *self.learners.actors, *([self.reward] if self.reward else [])]:
-            ray.kill(actor)
 
-    def sleep(self) -> None:
-        """Let every engine release its memory (if `sleeps`); call it before learners train. `send_weights` wakes the engines."""
-        if self.sleeps:
-            wait([Pending(actor.sleep.remote(), name, "sleep") for actor, name in zip(self.rollouts, self.rollout_names)], self.timeout_s)
+@dataclass(frozen=True)
+class Actors:
+    """The actors that the RL loop calls."""
 
-    def send_weights(self, version: int) -> dict[str, Any]:
-        """Send the learners' weights to every engine, asleep or awake; later samples carry `version`."""
-        return self.learners.send_weights(version, self.verify_weights)
+    rollouts: RolloutGroup
+    learners: LearnerGroup
+    reward: RewardClient
+
+
+def end_actors(orderly: Sequence[Any], others: Sequence[Any] = ()) -> None:
+    """Let the `orderly` actors shut down, briefly, then kill whatever is left, and the `others`."""
+    calls = [actor.shutdown.remote() for actor in orderly]
+    ray.wait(calls, num_returns=len(calls), timeout=SHUTDOWN_S)
+    for actor in [*orderly, *others]:
+        ray.kill(actor)

@@ -9,13 +9,15 @@ import ray
 from ray.util.placement_group import placement_group, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
-from actors.cluster.calls import Actors, LearnerGroup, rollout_names
+from actors.cluster.calls import Actors, LearnerGroup, RewardClient, RolloutGroup, end_actors, rollout_names
+from actors.cluster.machines import require_same_files
 from actors.cluster.waiting import ActorFailed, Pending, wait
 from actors.reward import RewardActor
 from actors.rollout.rollout import RolloutActor
 from rlsys.config.schema import Config
 from rlsys.models.loading import ModelError
 from rlsys.rewards.extraction import DEFAULT_FORMAT, ScoreFormat
+from rlsys.system.devices import bucket_mib, concurrent_sequences
 from rlsys.system.placement import engines_sleep, place, place_learners, weight_backend
 
 if TYPE_CHECKING:
@@ -61,100 +63,105 @@ def cluster_size() -> ClusterSize:
     return ClusterSize(int(resources.get("CPU", 1)), int(resources.get("GPU", 0)), sum(node["Alive"] for node in ray.nodes()))
 
 
-class ReservedActors(Actors):
-    """Actors with a resource reservation, which `close` releases.
-
-    Args:
-        bundles: one for each actor that needs resources.
-    """
-
-    def __init__(self, config: Config, bundles: list[dict[str, float]]):
-        self.config = config
-        self.reservation = Reservation(bundles, config.run.actor_timeout_s)
-        super().__init__(
-            [], [], None, config.run.actor_timeout_s, config.rollout.max_num_seqs, config.weights.verify, bool(config.rollout.sleep)
+def create_rollouts(
+    config: Config,
+    model_path: str,
+    max_model_len: int,
+    backend: str,
+    reservation: Reservation,
+    resources: dict[str, float],
+    threads: int,
+    logs: Path,
+    first_bundle: int,
+    sleeps: bool = False,
+) -> RolloutGroup:
+    """Create the rollout actors, in bundles from `first_bundle` on."""
+    rollout = config.rollout.model_copy(update={"sleep": sleeps})
+    actors = [
+        ray.remote(RolloutActor)
+        .options(name=name, **reservation.options(resources, first_bundle + i))
+        .remote(
+            name=name,
+            model_path=model_path,
+            rollout=rollout,
+            dtype=config.model.dtype,
+            max_model_len=max_model_len,
+            seed=config.seed,
+            weight_backend=backend,
+            log_dir=str(logs),
+            threads=threads,
+            template_args=config.prompt.chat_template_args,
         )
-
-    def add_rollouts(
-        self, model_path: str, max_model_len: int, backend: str, resources: dict[str, float], threads: int, logs: Path, first_bundle: int
-    ) -> None:
-        """Create the rollout actors, in bundles from `first_bundle` on."""
-        config = self.config
-        self.rollout_names = rollout_names(config.rollout.actors)
-        self.rollouts = [
-            ray.remote(RolloutActor)
-            .options(name=name, **self.reservation.options(resources, first_bundle + i))
-            .remote(
-                name=name,
-                model_path=model_path,
-                rollout=config.rollout,
-                dtype=config.model.dtype,
-                max_model_len=max_model_len,
-                seed=config.seed,
-                weight_backend=backend,
-                log_dir=str(logs),
-                threads=threads,
-                template_args=config.prompt.chat_template_args,
-            )
-            for i, name in enumerate(self.rollout_names)
-        ]
-
-    def add_learners(
-        self, model_path: str, resources: dict[str, float], threads: int, logs: Path, actor: type[LearnerActor], **arguments: Any
-    ) -> None:
-        """Create the learner ranks, in the first bundles. `arguments`: further arguments of `actor`."""
-        config, ranks = self.config, self.config.learner.ranks
-        handles = [
-            ray.remote(actor)
-            .options(name=f"learner-{rank}", **self.reservation.options(resources, rank))
-            .remote(
-                rank=rank,
-                world_size=ranks,
-                model_path=model_path,
-                learner=config.learner,
-                dtype=config.model.dtype,
-                seed=config.seed,
-                log_dir=str(logs),
-                threads=threads,
-                timeout_s=self.timeout_s,
-                **arguments,
-            )
-            for rank in range(ranks)
-        ]
-        self.learners = LearnerGroup(handles, self.timeout_s)
-
-    def bring_up(self, calls: list[Pending]) -> list[Any]:
-        """Wait for the concurrent start-up `calls` and return their results; the first failure ends them all."""
-        try:
-            return wait(calls, self.timeout_s)
-        except (ActorFailed, ModelError):
-            for engine in self.rollouts:  # An engine that is still starting cannot handle a shutdown call.
-                ray.kill(engine)
-            raise
-
-    def close(self) -> None:
-        super().close()
-        self.reservation.release()
+        for i, name in enumerate(rollout_names(rollout.actors))
+    ]
+    sequences = concurrent_sequences(rollout, "gpu" if cluster_size().gpus else "cpu")
+    return RolloutGroup(actors, config.run.actor_timeout_s, sequences, sleeps)
 
 
-class Cluster(ReservedActors):
+def create_learners(
+    config: Config,
+    model_path: str,
+    reservation: Reservation,
+    resources: dict[str, float],
+    threads: int,
+    logs: Path,
+    actor: type[LearnerActor],
+    **arguments: Any,
+) -> LearnerGroup:
+    """Create the learner ranks, in the first bundles. `arguments`: further arguments of `actor`."""
+    ranks, timeout_s = config.learner.ranks, config.run.actor_timeout_s
+    actors = [
+        ray.remote(actor)
+        .options(name=f"learner-{rank}", **reservation.options(resources, rank))
+        .remote(
+            rank=rank,
+            world_size=ranks,
+            model_path=model_path,
+            learner=config.learner,
+            dtype=config.model.dtype,
+            seed=config.seed,
+            log_dir=str(logs),
+            threads=threads,
+            timeout_s=timeout_s,
+            **arguments,
+        )
+        for rank in range(ranks)
+    ]
+    return LearnerGroup(actors, timeout_s, config.weights.verify)
+
+
+def bring_up(rollouts: RolloutGroup, calls: list[Pending]) -> list[Any]:
+    """Wait for the concurrent start-up `calls` and return their results; the first failure ends them all."""
+    try:
+        return wait(calls, rollouts.timeout_s)
+    except (ActorFailed, ModelError):
+        for engine in rollouts.actors:  # An engine that is still starting cannot handle a shutdown call.
+            ray.kill(engine)
+        raise
+
+
+class Cluster:
     """All actors of a training run. `close` ends them; every wait is bounded by `run.actor_timeout_s`."""
 
     def __init__(self, config: Config, model_path: str, max_model_len: int, logs: Path, score_format: ScoreFormat = DEFAULT_FORMAT):
-        size = cluster_size()
+        require_same_files(model_path, logs, config.run.actor_timeout_s)
+        size, self.config = cluster_size(), config
         placement = self.placement = place(config, *size)
         self.backend = weight_backend(config.weights.backend, size.gpus, placement.colocated)
-        sleep = engines_sleep(config, size.gpus, placement.colocated)
-        config = config.model_copy(update={"rollout": config.rollout.model_copy(update={"sleep": sleep})})
+        sleeps = engines_sleep(config, size.gpus, placement.colocated)
         ranks, engines = config.learner.ranks, config.rollout.actors if placement.rollout["CPU"] else 0
-        super().__init__(config, [placement.learner] * ranks + [placement.rollout] * engines)
-        self.add_rollouts(model_path, max_model_len, self.backend, placement.rollout, placement.rollout_threads, logs, first_bundle=ranks)
+        bundles = [placement.learner] * ranks + [placement.rollout] * engines
+        reserved = self.reservation = Reservation(bundles, config.run.actor_timeout_s)
+        engine = placement.rollout, placement.rollout_threads
+        rollouts = create_rollouts(config, model_path, max_model_len, self.backend, reserved, *engine, logs, ranks, sleeps)
         from actors.learner.learner import LearnerActor  # takes seconds, while the engines are already starting
 
         # The engine chooses its positional encoding by the maximum length, not by the actual one: so must the trainer.
-        arguments = {"rl": config.rl, "temperature": config.rollout.temperature, "longest": max_model_len}
-        self.add_learners(model_path, placement.learner, placement.learner_threads, logs, LearnerActor, **arguments)
-        self.reward = ray.remote(RewardActor).options(name="reward", num_cpus=0).remote("reward", score_format)
+        arguments: dict[str, Any] = {"rl": config.rl, "temperature": config.rollout.temperature, "longest": max_model_len}
+        learner = placement.learner, placement.learner_threads
+        learners = create_learners(config, model_path, reserved, *learner, logs, LearnerActor, **arguments)
+        reward = ray.remote(RewardActor).options(name="reward", num_cpus=0).remote("reward", score_format)
+        self.actors = Actors(rollouts, learners, RewardClient(reward, config.run.actor_timeout_s))
 
     def start(self) -> dict[str, Any]:
         """Start all actors concurrently; returns their self-descriptions, by name.
@@ -163,13 +170,19 @@ class Cluster(ReservedActors):
             ModelError: the learners' self-check found that the model would be computed wrong.
             ActorFailed: an actor failed, died or did not answer in time.
         """
-        ready = [Pending(actor.ready.remote(), name, "ready") for actor, name in zip(self.rollouts, self.rollout_names, strict=True)]
-        descriptions = self.bring_up([*ready, *self.learners.join(), Pending(self.reward.ready.remote(), "reward", "ready")])
-        self.learners.connect_rollouts(self.rollouts, self.backend, self.config.weights.bucket_mib, self.timeout_s)
-        return dict(zip([*self.rollout_names, *self.learners.names, "reward"], descriptions, strict=True))
+        rollouts, learners, reward = self.actors.rollouts, self.actors.learners, self.actors.reward
+        calls = [*rollouts.ready(), *learners.join(), reward.ready()]
+        descriptions = bring_up(rollouts, calls)
+        learners.connect_rollouts(rollouts.actors, self.backend, bucket_mib(self.config.weights.bucket_mib, self.backend))
+        return {call.actor: description for call, description in zip(calls, descriptions, strict=True)}
+
+    def close(self) -> None:
+        """Let engines and learners shut down in order, briefly; kill what does not answer."""
+        end_actors([*self.actors.rollouts.actors, *self.actors.learners.actors], [self.actors.reward.actor])
+        self.reservation.release()
 
 
-class LearnerCluster(ReservedActors):
+class LearnerCluster:
     """Learner ranks without engines: one GPU each if there are GPUs, else an equal share of the cores.
 
     Args:
@@ -182,10 +195,16 @@ class LearnerCluster(ReservedActors):
     def __init__(self, config: Config, model_path: str, logs: Path, actor: type[LearnerActor] | None = None, **arguments: Any):
         from actors.learner.learner import LearnerActor
 
-        resources, self.threads = place_learners(config, *cluster_size())
-        super().__init__(config, [resources] * config.learner.ranks)
-        self.add_learners(model_path, resources, self.threads, logs, actor or LearnerActor, **arguments)
+        require_same_files(model_path, logs, config.run.actor_timeout_s)
+        resources, threads = place_learners(config, *cluster_size())
+        self.reservation = Reservation([resources] * config.learner.ranks, config.run.actor_timeout_s)
+        self.learners = create_learners(config, model_path, self.reservation, resources, threads, logs, actor or LearnerActor, **arguments)
 
     def start(self) -> list[dict[str, Any]]:
         """Start the ranks; returns their self-descriptions."""
-        return wait(self.learners.join(), self.timeout_s)
+        return wait(self.learners.join(), self.learners.timeout_s)
+
+    def close(self) -> None:
+        """Let the ranks shut down in order, briefly; kill what does not answer."""
+        end_actors(self.learners.actors)
+        self.reservation.release()

@@ -12,6 +12,9 @@ import ray
 from rlsys.models.loading import ModelError
 from rlsys.system.environment_errors import describe_environment_error
 
+GRACE_S = 10.0
+"""Seconds after a failure in which the death of a peer still counts as its cause."""
+
 
 class ActorFailed(RuntimeError):
     """A remote call failed, its actor died, or it timed out; the message names the actor and the call."""
@@ -44,8 +47,34 @@ def wait(calls: Sequence[Pending], timeout_s: float) -> list[Any]:
             late = ", ".join(f"{call.actor} ({call.call})" for call in open_calls.values())
             raise ActorFailed(f"no answer within {timeout_s:.0f} s from {late}. Raise run.actor_timeout_s if it is only slow.")
         call = open_calls.pop(done[0])
-        results[call.ref] = fetch(call, timeout_s)
+        try:
+            results[call.ref] = fetch(call, timeout_s)
+        except ActorFailed as error:
+            if death := _death_among(open_calls, error):
+                raise death from death.__cause__
+            raise
     return [results[call.ref] for call in calls]
+
+
+def _death_among(calls: dict[ray.ObjectRef, Pending], failure: ActorFailed) -> ActorFailed | None:
+    """Return the death of an actor among open `calls`, or None.
+
+    When a rank dies, its peers' collective fails first: their connection breaks at once, while Ray takes seconds to declare a death.
+    """
+    deadline = time.monotonic() + GRACE_S
+    open_calls = {} if isinstance(failure.__cause__, ray.exceptions.RayActorError) else dict(calls)
+    while open_calls:
+        done, _ = ray.wait(list(open_calls), num_returns=1, timeout=max(0.0, deadline - time.monotonic()))
+        if not done:
+            break
+        try:
+            fetch(open_calls.pop(done[0]), GRACE_S)
+        except ModelError:
+            pass
+        except ActorFailed as error:
+            if isinstance(error.__cause__, ray.exceptions.RayActorError):
+                return error
+    return None
 
 
 def fetch(call: Pending, timeout_s: float) -> Any:

@@ -17,6 +17,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from rlsys.config.schema import Learner
+from rlsys.system.devices import zero_defaults
 
 # DeepSpeed reads this when it is imported; otherwise it guesses from the installed packages.
 if not torch.accelerator.is_available():
@@ -27,9 +28,6 @@ from deepspeed.accelerator import get_accelerator
 
 Engine: TypeAlias = Any
 """A `deepspeed.DeepSpeedEngine`; DeepSpeed has no type annotations."""
-
-BUCKET = 1 << 25
-"""Elements of one gradient-reduction bucket. DeepSpeed's default (5e8) takes 2 GB in fp32."""
 
 
 class StepResult(NamedTuple):
@@ -64,26 +62,23 @@ def join_group(rank: int, world_size: int, host: str, port: int, store: dist.TCP
     deepspeed.init_distributed(backend, auto_mpi_discovery=False, timeout=timeout)
 
 
-def _settings(zero_stage: int, dtype: torch.dtype, max_grad_norm: float) -> dict[str, Any]:
+def _settings(learner: Learner, dtype: torch.dtype) -> dict[str, Any]:
+    """Return DeepSpeed's config: ours, with the entries of `learner.deepspeed` on top."""
     bf16 = dtype == torch.bfloat16
     settings: dict[str, Any] = {
         # Micro-batches vary in number and size: the boundary is set explicitly, and losses are already normalised.
         "train_micro_batch_size_per_gpu": 1,
         "gradient_accumulation_steps": 1,
-        "gradient_clipping": max_grad_norm,
+        "gradient_clipping": learner.max_grad_norm,
         "bf16": {"enabled": bf16, "check_grad_overflow": True},
-        "zero_optimization": {
-            "stage": zero_stage,
-            # DeepSpeed reduces whole buckets either way; True would only split and copy them once more.
-            "reduce_scatter": False,
-            "reduce_bucket_size": BUCKET,
-            "allgather_bucket_size": BUCKET,
-        },
+        "zero_optimization": {"stage": learner.zero_stage, **zero_defaults(device_type())},
         "steps_per_print": None,
     }
-    if zero_stage:
+    if learner.zero_stage:
         settings["data_types"] = {"grad_accum_dtype": "fp32"}
-    return settings
+    passed = dict(learner.deepspeed)
+    settings["zero_optimization"] |= passed.pop("zero_optimization", {})
+    return settings | passed
 
 
 def build_engine(module: nn.Module, learner: Learner, dtype: torch.dtype) -> Engine:
@@ -96,7 +91,7 @@ def build_engine(module: nn.Module, learner: Learner, dtype: torch.dtype) -> Eng
     def adamw(parameters: Any) -> torch.optim.Optimizer:
         return torch.optim.AdamW(parameters, lr=0.0, betas=learner.betas, weight_decay=learner.weight_decay, fused=True)
 
-    engine, *_ = deepspeed.initialize(model=module, optimizer=adamw, config=_settings(learner.zero_stage, dtype, learner.max_grad_norm))
+    engine, *_ = deepspeed.initialize(model=module, optimizer=adamw, config=_settings(learner, dtype))
     reset_moments(engine)
     return engine
 
@@ -106,7 +101,7 @@ def freeze(module: nn.Module, learner: Learner, dtype: torch.dtype) -> nn.Module
     module.requires_grad_(False).eval()
     if learner.zero_stage < 3:
         return module.to(get_accelerator().current_device_name())
-    engine, *_ = deepspeed.initialize(model=module, config=_settings(3, dtype, 0.0))
+    engine, *_ = deepspeed.initialize(model=module, config=_settings(learner, dtype))
     engine.eval()
     return engine
 
@@ -173,6 +168,11 @@ def from_all_ranks(value: Any) -> list[Any]:
 def device() -> str:
     """Return this rank's device."""
     return get_accelerator().current_device_name()
+
+
+def device_type() -> str:
+    """Return the type of this rank's device: "cpu", "cuda", ..."""
+    return get_accelerator().device_name()
 
 
 def empty_cache() -> None:

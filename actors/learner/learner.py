@@ -7,6 +7,7 @@ return the same result, so rank 0's is sufficient. A call is collective: it retu
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -29,6 +30,8 @@ from rlsys.io.run_folder import learner_identity
 from rlsys.models.packing import MicroBatch, plan_micro_batches
 from rlsys.models.policy import Logprobs, Policy, load_causal_model, load_policy
 from rlsys.models.self_check import SelfCheck, checked_policy
+from rlsys.system.devices import attention
+from rlsys.system.network import interface_of
 from rlsys.system.processes import keep_freed_memory
 from rlsys.system.timing import PhaseTimer
 
@@ -72,7 +75,8 @@ class LearnerActor:
         """
         self.name = f"learner-{rank}"
         self.console = logs.redirect_output(Path(log_dir) / f"{self.name}.log")
-        keep_freed_memory()
+        if ds.device_type() == "cpu":
+            keep_freed_memory()
         torch.set_num_threads(threads)
         torch.manual_seed(seed + rank)
         self.rank, self.world_size = rank, world_size
@@ -108,10 +112,17 @@ class LearnerActor:
         Raises:
             ModelError: the model cannot be trained with these settings; the message says what works instead.
         """
+        import ray
+
+        address = ray.util.get_node_ip_address()
+        if interface := interface_of(address):
+            # Gloo would take the address of the host name, which may be the loopback's.
+            os.environ.setdefault("GLOO_SOCKET_IFNAME", interface)
         ds.join_group(self.rank, self.world_size, host, port, self.store, self.timeout_s)
         self._build()
         return {
             "name": self.name,
+            "machine": address,
             "device": ds.device(),
             "backend": dist.get_backend(),
             "zero_stage": self.learner.zero_stage,
@@ -131,15 +142,13 @@ class LearnerActor:
         self.engine.train()
 
     def _load(self, path: str) -> Policy:
-        return load_policy(path, self.dtype, self.learner.packing, self.learner.layers, self.learner.attention)
+        return load_policy(path, self.dtype, self.learner.packing, self.learner.layers, attention(self.learner, ds.device_type()))
 
     def _load_checked(self, path: str) -> tuple[Policy, SelfCheck]:
         # On the device, where the engine would move it next, and before anything is sharded.
         model = load_causal_model(path, self.dtype).to(ds.device())
-        ours = self.learner
-        return checked_policy(
-            model, ours.packing, ours.layers, ours.attention, self.temperature, ours.activation_checkpointing, longest=self.longest
-        )
+        ours, way = self.learner, attention(self.learner, ds.device_type())
+        return checked_policy(model, ours.packing, ours.layers, way, self.temperature, ours.activation_checkpointing, longest=self.longest)
 
     def shutdown(self) -> None:
         """Leave the process group."""
@@ -157,17 +166,16 @@ class LearnerActor:
         """Decay this stage's learning rate linearly to zero over `steps` optimizer steps from its beginning."""
         self.decay_steps = steps
 
-    def snapshot_reference(self, folder: str | None = None) -> None:
-        """Freeze the current weights, or those of Hugging Face `folder`, as the KL reference. No effect with beta = 0."""
+    def snapshot_reference(self) -> None:
+        """Freeze the current weights as the KL reference. No effect with beta = 0."""
         if self.rl.beta == 0:
             return
-        policy = self._load(folder or self.model_path)
-        if folder is None:
-            target = dict(policy.named_parameters())
-            for name, whole in ds.full_weights(self.engine.module):
-                target[name].data.copy_(whole)
+        policy = self._load(self.model_path)
+        target = dict(policy.named_parameters())
+        for name, whole in ds.full_weights(self.engine.module):
+            target[name].data.copy_(whole)
         self.reference = ds.freeze(policy, self.learner, self.dtype)
-        self.reference_is_policy = folder is None
+        self.reference_is_policy = True
 
     def train_grpo(self, batch: LearnerBatch, temperature: float, total_samples: int | None = None) -> dict[str, Any]:
         """GRPO on one batch: `rl.updates_per_batch` passes over the batch, one optimizer step each.

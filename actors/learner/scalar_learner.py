@@ -17,6 +17,7 @@ from rlsys.data.chain import LearnerBatch
 from rlsys.models.packing import MicroBatch
 from rlsys.models.scalar import ScalarModel, bce_loss, bradley_terry_loss, load_classifier, load_scalar_model, text_ends
 from rlsys.models.self_check import SelfCheck, checked_scalar_model
+from rlsys.system.devices import attention
 
 
 class ScalarLearner(LearnerActor):
@@ -33,17 +34,15 @@ class ScalarLearner(LearnerActor):
         super().__init__(rl=config.Rl(beta=0.0), seed=seed, **rank)
 
     def _load(self, path: str) -> ScalarModel:
-        ours = self.learner
-        model = load_scalar_model(path, self.dtype, self.head_seed, ours.packing, ours.layers, ours.attention)
+        ours, way = self.learner, attention(self.learner, ds.device_type())
+        model = load_scalar_model(path, self.dtype, self.head_seed, ours.packing, ours.layers, way)
         model.model.config.rlsys_objective = self.objective
         return model
 
     def _load_checked(self, path: str) -> tuple[ScalarModel, SelfCheck]:
         classifier = load_classifier(path, self.dtype, self.head_seed).to(ds.device())
-        ours = self.learner
-        model, check = checked_scalar_model(
-            classifier, ours.packing, ours.layers, ours.attention, ours.activation_checkpointing, longest=self.longest
-        )
+        ours, way = self.learner, attention(self.learner, ds.device_type())
+        model, check = checked_scalar_model(classifier, ours.packing, ours.layers, way, ours.activation_checkpointing, longest=self.longest)
         model.model.config.rlsys_objective = self.objective
         return model, check
 

@@ -36,7 +36,7 @@ REPORT_EVERY_S = 30.0
 
 @dataclass
 class Judge:
-    """Running engines (and scorers) and their request settings."""
+    """Running engines (and a scorer) and their request settings."""
 
     judges: Judges
     prompter: Prompter
@@ -50,8 +50,8 @@ class Judge:
     def sample(self, prompts: pa.RecordBatch, temperature: float) -> list[pa.RecordBatch]:
         """Sample every seed of `prompts` (PROMPTS); returns SAMPLES in parts."""
         rollout = self.config.rollout
-        parts = self.judges.sample(prompts, temperature, rollout.top_p, rollout.max_tokens)
-        return [fetch(Pending(part, "rollout", "sample"), self.judges.timeout_s) for part in parts]
+        parts = self.judges.rollouts.sample(prompts, temperature, rollout.top_p, rollout.max_tokens)
+        return [fetch(Pending(part, "rollout", "sample"), self.judges.rollouts.timeout_s) for part in parts]
 
     def answer_by(self, plan: SamplingPlan, records: Iterable[Record], temperature: float) -> Iterator[JudgeResult]:
         """Yield the results of `records`, in order, each sampled until `plan` is satisfied. No engine waits for the end of a round."""
@@ -116,9 +116,9 @@ def running_judge(config: Config, console: Console, meta_rm: str | None = None, 
         print_text(console, "starting the engines …")
         with closing(Judges(config, model, logs or Path(scratch), meta_rm)) as judges:
             descriptions = judges.start()
-            engines = f"{len(judges.rollouts)} engine(s)"
+            engines = f"{len(judges.rollouts.actors)} engine(s)"
             if meta_rm:
-                engines += f", {len(judges.scorers)} scorer(s) of the meta reward model"
+                engines += ", 1 scorer of the meta reward model"
             print_text(console, f"{engines} ready after {time.monotonic() - began:.0f} s")
             if unlike := next((one["tokens_differ"] for one in descriptions.values() if one.get("tokens_differ")), None):
                 print_text(

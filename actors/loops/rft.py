@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
-import time
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import closing
 from itertools import islice
 from pathlib import Path
 
@@ -19,7 +19,8 @@ from actors.cluster.calls import LearnerGroup
 from actors.cluster.groups import LearnerCluster
 from actors.cluster.session import ray_session
 from actors.loops.judge import Judge, running_judge, write_rows
-from actors.loops.progress import ProgressReporter, eta
+from actors.loops.progress import ProgressReporter
+from actors.loops.stage import StageLoop
 from rlsys.algorithms.rejection import judged_rows, write_sampled
 from rlsys.config import schema as settings
 from rlsys.config.checks import require_consistent_settings
@@ -183,44 +184,31 @@ class RftJob:
         rows = self._learner_rows(number, table)
         batches = _batches(rows.num_rows, rft.batch_rows, rft.epochs, config.seed, number)
         longest = config.prompt.max_tokens + config.rollout.max_tokens
-        cluster = LearnerCluster(config, self.model, self.folder.logs, rl=settings.Rl(beta=0.0), longest=longest)
-        try:
+        with closing(LearnerCluster(config, self.model, self.folder.logs, rl=settings.Rl(beta=0.0), longest=longest)) as cluster:
+            learners = cluster.learners
+            earlier = sum(row["round"] < number for row in MetricsLog.read(self.folder.path))
+            loop = StageLoop(f"round {number}, batch", self.folder, self.progress, learners, config.checkpoint, earlier)
             with self.progress.phase("tune", "starting learners"):
                 cluster.start()
-                done = self._resume(cluster.learners, number)
-            log = MetricsLog(self.folder.path, done)
-            began, first = time.monotonic(), done
-            for step in range(done + 1, len(batches) + 1):
-                with self.progress.phase("tune", f"round {number}: batch {step} of {len(batches)}"):
-                    metrics = cluster.learners.train_sft(rows.take(np.sort(batches[step - 1])))
-                log.write(step, {"round": number, **metrics})
-                pace = (time.monotonic() - began) / (step - first)
-                if step % max(1, len(batches) // 10) == 0 or step == len(batches):
-                    self.progress.say(
-                        f"round {number}, batch {step}/{len(batches)}: {metrics['nll']:.3f} nats/token, ETA {eta(step, len(batches), pace)}"
-                    )
-                if config.checkpoint.every and step % config.checkpoint.every == 0 and step < len(batches):
-                    with self.progress.phase("checkpoint"):
-                        cluster.learners.save(self.folder.begin_checkpoint(step))
-                        self.folder.commit_checkpoint(step, {"round": number, "batch": step}, keep=1)
-            log.close()
-            with self.progress.phase("checkpoint", "saving the model"):
-                cluster.learners.save(place)
-        finally:
-            cluster.close()
+                if loop.resume() is None:
+                    self._start(learners)
 
-    def _resume(self, learners: LearnerGroup, number: int) -> int:
-        """Restore the latest state; returns the number of this round's batches that it includes."""
-        rft = self.config.rft
-        found = self.folder.latest_state()
-        if found is not None and found[1]["round"] == number:
-            learners.load(found[0])
-            self.progress.say(f"resumed after batch {found[1]['batch']} of round {number}")
-            return found[1]["batch"]
+            def step(batch: int) -> None:
+                with self.progress.phase("tune", f"round {number}: batch {batch} of {len(batches)}"):
+                    metrics = learners.train_sft(rows.take(np.sort(batches[batch - 1])))
+                loop.log({"round": number, **metrics})
+                loop.say(f"{metrics['nll']:.3f} nats/token")
+                loop.save_if_due()
+
+            loop.run(len(batches), step)
+            with self.progress.phase("checkpoint", "saving the model"):
+                learners.save(place)
+
+    def _start(self, learners: LearnerGroup) -> None:
+        """Begin a round, with the fp32 weights of the model's own training if they are there."""
         if has_compatible_optimizer_state(Path(self.model).parent, self.config.learner, self.config.model.dtype):
             learners.load(Path(self.model).parent)
-        learners.start_stage(rft.lr, self.config.learner.warmup_steps)
-        return 0
+        learners.start_stage(self.config.rft.lr, self.config.learner.warmup_steps)
 
     def _learner_rows(self, number: int, table: Path) -> LearnerBatch:
         """Return the kept samples, without hints, and the instruction data, ordered by group; a group is a prompt."""

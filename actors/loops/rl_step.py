@@ -29,12 +29,6 @@ class TrainingBatch:
         return self.counts["groups_trained"] > 0
 
 
-def phase_seconds(elapsed: float, phases: Counter[str]) -> dict[str, float]:
-    """Return the seconds of a step by phase; `other` is the time outside of every phase."""
-    named = {name.replace(" ", "_"): value for name, value in phases.items()}
-    return {**named, "other": elapsed - sum(named.values()), "step": elapsed}
-
-
 def add_counts(rounds: list[dict[str, Any]]) -> dict[str, Any]:
     """Combine the counts of a step's rounds (`RewardActor.judge`)."""
     separate = ("parse_failures", "oldest_version", "sources")
@@ -45,13 +39,12 @@ def add_counts(rounds: list[dict[str, Any]]) -> dict[str, Any]:
     return total
 
 
-def step_metrics(batch: TrainingBatch, update: dict[str, Any], seconds: dict[str, float]) -> dict[str, Any]:
-    """Combine the figures of a step's samples, update and phases.
+def step_metrics(batch: TrainingBatch, update: dict[str, Any]) -> dict[str, Any]:
+    """Combine the figures of a step's samples and update.
 
-    `seconds/step` is the sum of wait_for_samples, train, send_weights, write_trajectories, checkpoint, evaluate and other.
-    draw, generate and judge are the batch's own: they add up to the wait when nothing overlaps.
+    The seconds of draw, generate and judge are the batch's own: they add up to the step's wait_for_samples when nothing overlaps.
     """
-    counts, seconds = batch.counts, {**seconds, **batch.seconds}
+    counts = batch.counts
     reward = counts["reward_sum"] / counts["samples"]
     return {
         "reward": reward,
@@ -62,21 +55,20 @@ def step_metrics(batch: TrainingBatch, update: dict[str, Any], seconds: dict[str
         **{name: value for name, value in counts.items() if name not in ("parse_failures", "reward_sum", "sources")},
         **{f"parse_failures/{reason}": count for reason, count in counts["parse_failures"].items()},
         **update,
-        **{f"seconds/{name}": value for name, value in seconds.items()},
-        "generated_tokens_per_s": counts["tokens"] / seconds["generate"],
+        **{f"seconds/{name}": value for name, value in batch.seconds.items()},
+        "generated_tokens_per_s": counts["tokens"] / batch.seconds["generate"],
     }
 
 
-def step_line(batch: TrainingBatch, update: dict[str, Any], metrics: dict[str, Any], steps: int, eta: str) -> str:
-    """Format a step's line for the screen."""
+def step_line(batch: TrainingBatch, update: dict[str, Any], metrics: dict[str, Any]) -> str:
+    """Format a step's figures for the screen."""
     counts = batch.counts
     divergence = f"KL {update['kl']:.4f}, entropy {update['entropy']:.2f}, " if update.get("kl") is not None else ""
-    note = f" (update skipped: {update.get('skip_reason')})" if update.get("skipped") else ""
     return (
-        f"step {batch.step}/{steps}: reward {metrics['reward']:+.3f}, {divergence}"
+        f"reward {metrics['reward']:+.3f}, {divergence}"
         f"{counts['groups_unequal']}/{counts['groups']} groups unequal, {metrics['generated_tokens_per_s']:.0f} tokens/s, "
         f"generate {metrics['seconds/generate']:.1f} s, train {metrics['seconds/train']:.1f} s, "
-        f"send {metrics['seconds/send_weights']:.1f} s, ETA {eta}{note}"
+        f"send {metrics['seconds/send_weights']:.1f} s"
     )
 
 

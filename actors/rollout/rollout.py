@@ -33,6 +33,7 @@ from actors.rollout import vllm_compat
 from actors.rollout.samples import Decoder, SampleLogprobs, sample_batch
 from actors.weights.buckets import Segment
 from rlsys.config.schema import Rollout
+from rlsys.system.devices import engine_sizes
 
 SLEEP_LEVEL = 2
 """Level 1 would copy the weights to host memory and back, only for the update to overwrite them; level 2 drops them. Both levels keep
@@ -99,7 +100,7 @@ class RolloutActor:
     # --- life cycle ----------------------------------------------------------------------------------------------------
 
     async def ready(self) -> dict[str, Any]:
-        """Start the engine; returns name, vllm version, device, cores, threads (of each worker), kv_blocks and seconds to start.
+        """Start the engine; returns name, machine (its address), vllm version, device, cores, threads (per worker), kv_blocks and seconds.
 
         Raises:
             RolloutError: the engine did not start, or cannot report self-certainty as configured.
@@ -123,12 +124,13 @@ class RolloutActor:
 
         if device == "cpu":
             await self._engine.collective_rpc("rlsys_take_over_sampling", args=(self._workers_keep_logprobs, self.rollout.self_certainty))
-            if self.rollout.enforce_eager:
+            if engine_sizes(self.rollout, device, self.max_model_len).eager:
                 await self._engine.collective_rpc("rlsys_use_fused_kernels")
         await self._engine.update_weight_version(str(self._version))
         self._decoder = Decoder(AutoTokenizer.from_pretrained(self.model_path), self.template_args)
         return {
             "name": self.name,
+            "machine": ray.util.get_node_ip_address(),
             "vllm": __version__,
             "device": device,
             "cores": self._cores.ids,
@@ -148,7 +150,6 @@ class RolloutActor:
             max_model_len=self.max_model_len,
             seed=self.seed,
             tensor_parallel_size=self.rollout.tensor_parallel,
-            enforce_eager=self.rollout.enforce_eager,
             enable_prefix_caching=True,
             logprobs_mode="processed_logprobs",  # after temperature and top-p: of the distribution that is sampled from
             weight_transfer_config=WeightTransferConfig(backend=self.weight_backend),

@@ -19,6 +19,7 @@ from typing import Any
 import torch
 
 from rlsys.config.schema import Rollout
+from rlsys.system.devices import DECODE_GRAPHS, engine_sizes
 from rlsys.system.processes import die_with_parent, set_process_name
 
 BLOCK_TOKENS = 32
@@ -49,22 +50,32 @@ def device() -> str:
 
 
 def engine_arguments(rollout: Rollout, max_model_len: int) -> dict[str, Any]:
-    """Return the engine arguments that differ between devices."""
-    if device() != "cpu":
-        return {
-            "gpu_memory_utilization": rollout.gpu_memory_utilization,
-            "max_num_seqs": rollout.max_num_seqs,
-            "enable_sleep_mode": bool(rollout.sleep),
-        }
+    """Return the engine arguments that differ between devices, and those of `rollout.engine`, which override them."""
+    sizes = engine_sizes(rollout, device(), max_model_len)
+    arguments = {
+        "max_num_seqs": sizes.max_num_seqs,
+        "max_num_batched_tokens": sizes.max_num_batched_tokens,
+        # On a CPU, an explicit size and eager mode save the warm-up run.
+        "kv_cache_memory_bytes": sizes.kv_cache_bytes,
+        "enforce_eager": sizes.eager,
+    }
+    return arguments | (_cpu_arguments(rollout) if device() == "cpu" else _gpu_arguments(rollout, sizes.eager)) | rollout.engine
+
+
+def _gpu_arguments(rollout: Rollout, eager: bool) -> dict[str, Any]:
+    return {
+        "gpu_memory_utilization": rollout.gpu_memory_utilization,
+        "enable_sleep_mode": bool(rollout.sleep),
+        **({} if eager else {"compilation_config": dict(DECODE_GRAPHS)}),
+    }
+
+
+def _cpu_arguments(rollout: Rollout) -> dict[str, Any]:
     # On CPUs vLLM rejects the sleep-mode setting but accepts the calls: the engine goes through all states, its worker frees nothing.
     return {
-        "max_num_seqs": rollout.max_num_seqs,
         "block_size": BLOCK_TOKENS,
-        # With an explicit size and eager mode there is no warm-up run.
-        "kv_cache_memory_bytes": int(rollout.kv_cache_gib * 2**30),
         # A seeded request whose prompt is split crashes the engine ("CPU Generator does not use offset"), so prompts are never split.
         "enable_chunked_prefill": False,
-        "max_num_batched_tokens": max(max_model_len, 4096),
         # One process for scheduler and model: saves an import of vLLM, and an idle engine uses no CPU time
         # (a separate worker polls for work at 20% of a core).
         "distributed_executor_backend": "uni" if rollout.tensor_parallel == 1 else "mp",
@@ -83,7 +94,7 @@ def engine_environment(cores: list[int], threads: int, rollout: Rollout) -> Iter
     tensor_parallel = rollout.tensor_parallel
     # The engine's process starts the tensor-parallel workers when it already has threads, so it cannot fork them.
     settings = {"OMP_NUM_THREADS": str(max(1, threads // tensor_parallel)), "VLLM_WORKER_MULTIPROC_METHOD": "spawn"}
-    if rollout.enforce_eager:
+    if engine_sizes(rollout, "cpu", 0).eager:
         # vLLM would still compile one comparison in the sampler, which takes 12 s at its first use.
         settings["TORCHDYNAMO_DISABLE"] = "1"
     if tensor_parallel == 1:

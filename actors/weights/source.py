@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 
 class ParamMeta(NamedTuple):
-    """Name, transfer dtype, and full shape of one parameter."""
+    """Name, dtype, and full shape of one parameter."""
 
     name: str
     dtype: torch.dtype
@@ -30,23 +30,20 @@ class WeightSource:
     rank, ranks = 0, 1
     """This learner rank, and the number of ranks that send the same weights."""
 
-    def __init__(self, module: nn.Module, dtype: torch.dtype | None = None):
+    def __init__(self, module: nn.Module):
         """
         Args:
             module: a Hugging Face model, whose parameter names are those of its checkpoint.
-            dtype: dtype of the tensors sent, which is the engines'; None: each parameter's own.
         """
-        self.module, self.dtype = module, dtype
+        self.module = module
 
     def metadata(self) -> list[ParamMeta]:
         """Describe the tensors of an iteration, in the same order, without gathering anything."""
-        return [
-            ParamMeta(name, self.dtype or p.dtype, tuple(getattr(p, "ds_shape", p.shape))) for name, p in self.module.named_parameters()
-        ]
+        return [ParamMeta(name, p.dtype, tuple(getattr(p, "ds_shape", p.shape))) for name, p in self.module.named_parameters()]
 
     def __iter__(self) -> Iterator[tuple[str, Tensor]]:
         for name, parameter in self.module.named_parameters():
-            yield name, parameter.detach().to(self.dtype or parameter.dtype)
+            yield name, parameter.detach()
 
     def parts(self) -> Iterator[tuple[str, int, Tensor]]:
         """Yield this rank's part of each flattened parameter, in its own dtype: (name, index of the first element, elements).
@@ -66,14 +63,14 @@ class DeepSpeedSource(WeightSource):
     more than one full layer. Gathering is a collective: all ranks iterate in lockstep, and rank 0 keeps the data.
     """
 
-    def __init__(self, engine: Any, dtype: torch.dtype | None = None):
+    def __init__(self, engine: Any):
         """
         Args:
             engine: a DeepSpeed engine whose module is a Hugging Face model or has one as its attribute `model`.
         """
         module = getattr(engine, "module", engine)
         # A Hugging Face model has an attribute `model`, too; only the outer one has the checkpoint's names.
-        super().__init__(module if hasattr(module, "save_pretrained") else module.model, dtype)
+        super().__init__(module if hasattr(module, "save_pretrained") else module.model)
         self.rank, self.ranks = torch.distributed.get_rank(), torch.distributed.get_world_size()
 
     def __iter__(self) -> Iterator[tuple[str, Tensor | None]]:
@@ -87,7 +84,7 @@ class DeepSpeedSource(WeightSource):
             names, parameters = zip(*layer, strict=True)
             with deepspeed.zero.GatheredParameters(list(parameters)):
                 # Copied: gathered tensors are released after this block, and must not stay gathered while the consumer works.
-                tensors = [p.detach().to(self.dtype or p.dtype, copy=True) if keep else None for p in parameters]
+                tensors = [p.detach().clone() if keep else None for p in parameters]
             yield from zip(names, tensors, strict=True)
 
     def parts(self) -> Iterator[tuple[str, int, Tensor]]:

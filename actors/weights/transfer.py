@@ -23,7 +23,7 @@ from torch import Tensor
 
 from actors.weights.buckets import Segment, Table, attach, lay_out, one_thread, table_bytes, views
 from actors.weights.checks import Digest, compare
-from actors.weights.source import DeepSpeedSource, WeightSource
+from actors.weights.source import DeepSpeedSource, ParamMeta, WeightSource
 from rlsys.system.timing import PhaseTimer
 
 if TYPE_CHECKING:
@@ -310,13 +310,13 @@ def make_trainer(
 
     Args:
         backend: "cpu", "nccl" or "ipc", as the rollout actors' `weight_backend`.
-        bucket_mib: size of one packed bucket, MiB.
+        bucket_mib: size of one packed bucket, MiB; at least that of the largest tensor.
         timeout_s: maximum wait for one call to a rollout actor, in seconds.
     """
-    bucket_bytes = bucket_mib * 2**20
     client = RayClient(rollout_actors, timeout_s) if rank == 0 else None
     if backend == "cpu":
-        return Trainer(CpuSender(source, client, bucket_bytes), source, client)
+        return Trainer(CpuSender(source, client, bucket_mib * 2**20), source, client)
+    bucket_bytes = packed_bytes(source.metadata(), bucket_mib)
     from vllm.distributed.weight_transfer.factory import WeightTransferTrainerFactory
 
     if backend == "nccl":
@@ -334,6 +334,11 @@ def make_trainer(
     else:
         raise ValueError(f"weights.backend {backend!r}: expected cpu, nccl or ipc.")
     return Trainer(WeightTransferTrainerFactory.trainer_init(info, client=client, source=source), source, client)
+
+
+def packed_bytes(metadata: Sequence[ParamMeta], bucket_mib: int) -> int:
+    """Return the size of a bucket that fits every tensor: vLLM's ipc transfer refuses a tensor that is larger than its bucket."""
+    return max(bucket_mib * 2**20, *(torch.Size(shape).numel() * dtype.itemsize for _, dtype, shape in metadata))
 
 
 def _rendezvous() -> tuple[str, int]:

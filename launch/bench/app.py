@@ -19,8 +19,9 @@ from launch.bench.rollout import rollout
 from launch.bench.start import start
 from launch.bench.step import step
 from launch.bench.weights import weights
+from launch.bench.wire import wire
 
 bench_app = typer.Typer(name="bench", help="Measure speed on this machine.", no_args_is_help=True)
 
-for command in (step, reward, control, overlap, weights, learner, rollout, start, judge, growth, intervals, data):
+for command in (step, reward, control, overlap, weights, wire, learner, rollout, start, judge, growth, intervals, data):
     bench_app.command()(command)

@@ -82,7 +82,7 @@ def run_fleet(actors: Any, folder: Path, steps: int, step_prompts: int, group_si
     rest, counted = metrics[1:], each * (steps - 1)
     chunk = max(1, (steps - 1) // CHUNKS)
     return {
-        "engines": len(actors.rollouts),
+        "engines": len(actors.rollouts.actors),
         "processes": len(actors.hosts),
         "samples": counted,
         "judged": sum(row["samples"] for row in rest),

@@ -112,8 +112,8 @@ def measure(work: Work) -> dict[str, Any]:
     results = []
     first = number = 0
     with local_cluster(config, model, config.prompt.max_tokens + work.output_tokens, len(work.cores)) as (cluster, _, folder):
-        cluster.learners.snapshot_reference()
-        cluster.learners.start_stage(config.learner.lr, config.learner.warmup_steps)
+        cluster.actors.learners.snapshot_reference()
+        cluster.actors.learners.start_stage(config.learner.lr, config.learner.warmup_steps)
         # The first step of all is a warm-up.
         for shape, count in [(work.shapes[0], 1), *((shape, work.repeats) for shape in work.shapes)]:
             shaped = replace(work, prompts=shape["prompts"], samples=shape["samples"], prompt_tokens=shape["prompt_tokens"])
@@ -121,7 +121,7 @@ def measure(work: Work) -> dict[str, Any]:
             for _ in range(count):
                 texts = prompt_texts(tokenizer, first, shaped.prompts, shaped.prompt_tokens)
                 prompts = bench_prompts(tokenizer, texts, shaped.samples, config.seed, number)
-                steps.append(step(cluster, config, shaped, prompts, number, folder)["seconds"])
+                steps.append(step(cluster.actors, config, shaped, prompts, number, folder)["seconds"])
                 first, number = first + shaped.prompts, number + 1
             results.append({"shape": shape, "steps": steps})
     return {"system": "rlsys", "results": results[1:]}

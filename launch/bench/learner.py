@@ -7,7 +7,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import asdict, replace
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.text import Text
@@ -33,7 +33,11 @@ from launch.bench.work import (
 )
 from launch.console import report, to_stderr
 from launch.options import AsJson
+from rlsys.config.schema import Config
 from rlsys.system.terminal import Table
+
+if TYPE_CHECKING:
+    from actors.cluster.calls import LearnerGroup
 
 
 def learner(
@@ -86,25 +90,25 @@ def measure(work: Work) -> dict[str, Any]:
     batches = [random_batch(work, model, number) for number in range(work.steps)]
     dtype = getattr(torch, config.model.dtype)
     with local_ray(len(work.cores)), tempfile.TemporaryDirectory(prefix="rlsys-bench-") as folder:
-        actors = start_learners(config, model, len(work.cores), folder)
-        actors.learners.snapshot_reference()
-        actors.learners.start_stage(config.learner.lr, config.learner.warmup_steps)
-        before = sum(on_every_rank(actors, resident_bytes))
+        learners = start_learners(config, model, len(work.cores), folder)
+        learners.snapshot_reference()
+        learners.start_stage(config.learner.lr, config.learner.warmup_steps)
+        before = sum(on_every_rank(learners, resident_bytes))
         steps = []
         for batch in batches:
             began = time.perf_counter()
-            metrics = actors.learners.train_grpo(batch, config.rollout.temperature)["metrics"]
+            metrics = learners.train_grpo(batch, config.rollout.temperature)["metrics"]
             seconds = {"whole": time.perf_counter() - began}
             seconds |= {name: metrics.get(f"seconds/learner_{name}", 0.0) for name in TRAIN_PARTS}
             if metrics["skipped"]:
                 raise RuntimeError(f"an update was skipped ({metrics['skip_reason']}): its figures would be meaningless.")
             steps.append({"seconds": seconds, "encoded_tokens": metrics["encoded_tokens"], "grad_norm": metrics["grad_norm"]})
-        peak = sum(on_every_rank(actors, peak_bytes))
+        peak = sum(on_every_rank(learners, peak_bytes))
 
         def ceiling(_: Any) -> float:
             return matmul_flops(dtype)
 
-        ceilings = on_every_rank(actors, ceiling)
+        ceilings = on_every_rank(learners, ceiling)
     shape = shape_of(meta_model(model))
     useful = sum(forward_flops(shape, share) for share in plan_micro_batches(batches[0], 1, 2**60))
     return {
@@ -125,11 +129,11 @@ def measure(work: Work) -> dict[str, Any]:
     }
 
 
-def start_learners(config: Any, model: str, cores: int, folder: str) -> Any:
+def start_learners(config: Config, model: str, cores: int, folder: str) -> LearnerGroup:
     """Start the learner ranks of a run, without other actors, and wait until they are ready."""
     import ray
 
-    from actors.cluster.calls import Actors
+    from actors.cluster.calls import LearnerGroup
     from actors.cluster.waiting import wait
     from actors.learner.learner import LearnerActor
 
@@ -138,18 +142,17 @@ def start_learners(config: Any, model: str, cores: int, folder: str) -> Any:
     actor = ray.remote(LearnerActor).options(num_cpus=min(1.0, cores / ranks))
     threads = config.learner.cpus or max(1, cores // ranks)
     common = (model, config.learner, config.rl, config.model.dtype, config.seed, folder, threads)
-    learners = [actor.remote(rank, ranks, *common) for rank in range(ranks)]
-    actors = Actors([], learners, None, config.run.actor_timeout_s, 1)
-    wait(actors.learners.join(), actors.timeout_s)
-    return actors
+    learners = LearnerGroup([actor.remote(rank, ranks, *common) for rank in range(ranks)], config.run.actor_timeout_s)
+    wait(learners.join(), learners.timeout_s)
+    return learners
 
 
-def on_every_rank(actors: Any, function: Callable[[Any], float]) -> list[float]:
+def on_every_rank(learners: LearnerGroup, function: Callable[[Any], float]) -> list[float]:
     """Call `function` with the actor in every rank's process and return the results."""
     from actors.cluster.waiting import Pending, wait
 
-    ranks = zip(actors.learners.actors, actors.learners.names, strict=True)
-    return wait([Pending(actor.__ray_call__.remote(function), name, function.__name__) for actor, name in ranks], actors.timeout_s)
+    ranks = zip(learners.actors, learners.names, strict=True)
+    return wait([Pending(actor.__ray_call__.remote(function), name, function.__name__) for actor, name in ranks], learners.timeout_s)
 
 
 def random_batch(work: Work, model: str, number: int) -> Any:

@@ -12,10 +12,12 @@ from typing import Any
 import pyarrow as pa
 import ray
 
-from actors.cluster.calls import Actors
+from actors.cluster.calls import Actors, LearnerGroup, RewardClient, RolloutGroup
 from actors.cluster.waiting import Pending, wait
 from actors.loops.progress import ProgressReporter
-from actors.loops.rl import Job, TrainingBatch
+from actors.loops.rl import Job
+from actors.loops.rl_data import open_data
+from actors.loops.rl_step import TrainingBatch
 from actors.reward import RewardActor
 from launch.bench.memory import resident_bytes
 from launch.bench.stand_ins import EngineStandIn, LearnerStandIn, serialized_bytes
@@ -26,21 +28,36 @@ from rlsys.io.run_folder import RunFolder
 from rlsys.system.terminal import silent
 
 
-class StandIns(Actors):
-    """`engines` engines in `processes` processes, one learner, and the real reward actor."""
+class CountingReward(RewardClient):
+    """The real reward actor; counts the bytes of the prompts that it receives."""
+
+    prompt_bytes = 0
+
+    def judge(self, key: str, step: int, prompts: pa.RecordBatch, *rest: Any, **options: Any) -> dict[str, Any]:
+        self.prompt_bytes += serialized_bytes(prompts)
+        return super().judge(key, step, prompts, *rest, **options)
+
+
+class StandIns:
+    """`engines` engines in `processes` processes, one learner, and the real reward actor: the `actors` of a job."""
 
     def __init__(self, engines: int, processes: int, timeout_s: float = 120.0):
         host = ray.remote(num_cpus=0, max_concurrency=1000)(EngineStandIn)
         self.hosts = [host.remote(seed) for seed in range(processes)]
         learner = ray.remote(num_cpus=0)(LearnerStandIn).remote(self.hosts)
-        reward = ray.remote(num_cpus=0)(RewardActor).remote("reward")
-        self.prompt_bytes = 0
         self.processes = [f"engine process {seed}" for seed in range(processes)]
-        super().__init__([self.hosts[i % processes] for i in range(engines)], [learner], reward, timeout_s, max_num_seqs=128)
+        self.rollouts = RolloutGroup([self.hosts[i % processes] for i in range(engines)], timeout_s, max_num_seqs=128)
+        self.learners = LearnerGroup([learner], timeout_s)
+        self.reward = CountingReward(ray.remote(num_cpus=0)(RewardActor).remote("reward"), timeout_s)
+        self.timeout_s = timeout_s
+
+    @property
+    def actors(self) -> Actors:
+        return Actors(self.rollouts, self.learners, self.reward)
 
     def start(self) -> None:
         """Wait until all processes are ready."""
-        wait([Pending(self.reward.ready.remote(), "reward", "ready"), *self._sent_bytes()], self.timeout_s)
+        wait([self.reward.ready(), *self._sent_bytes()], self.timeout_s)
 
     def set_seconds(self, generate_s: float, train_s: float, send_s: float) -> None:
         """Set the durations of the stand-ins."""
@@ -50,13 +67,9 @@ class StandIns(Actors):
             self.timeout_s,
         )
 
-    def judge(self, key: str, step: int, prompts: pa.RecordBatch, *rest: Any, **options: Any) -> dict[str, Any]:
-        self.prompt_bytes += serialized_bytes(prompts)
-        return super().judge(key, step, prompts, *rest, **options)
-
     def sent_bytes(self) -> dict[str, int]:
         """Return the bytes put into the object store so far, by kind."""
-        total = {"prompts to reward actor": self.prompt_bytes}
+        total = {"prompts to reward actor": self.reward.prompt_bytes}
         for counts in wait(self._sent_bytes(), self.timeout_s):
             total |= {name: total.get(name, 0) + count for name, count in counts.items()}
         return total
@@ -66,44 +79,24 @@ class StandIns(Actors):
         return [Pending(actor.sent_bytes.remote(), name, "sent_bytes") for actor, name in named]
 
     def close(self) -> None:
-        for actor in [*self.hosts, *self.learners.actors, self.reward]:
+        """End all processes."""
+        for actor in [*self.hosts, *self.learners.actors, self.reward.actor]:
             ray.kill(actor)
 
 
 class TimedJob(Job):
     """The RL job on stand-ins; records after each step the CPU time and memory of the driver and the reward actor."""
 
-    def __enter__(self) -> TimedJob:
-        return self
-
-    def attach(self, actors: StandIns) -> None:
-        """Start the job as `start` does, but with existing actors, which are not closed with the job."""
-        self.prepare()
-        self.actors = actors
-        self._actors = actors
-        self.step = 0
-        self.usage: list[dict[str, float]] = []
-        self._log = MetricsLog(self.folder.path)
-
-    def __exit__(self, *error: object) -> None:
-        self._actors = None
-        super().__exit__(*error)
-
-    def record_usage(self) -> None:
-        """Record the current CPU time and memory."""
-        self.usage.append(
-            {
-                "cpu_s": time.process_time(),
-                "driver_bytes": resident_bytes(),
-                "reward_bytes": self.actors.finish(
-                    Pending(self.actors.reward.__ray_call__.remote(resident_bytes), "reward", "resident_bytes")
-                ),
-            }
-        )
+    def record_usage(self, usage: list[dict[str, float]]) -> None:
+        """Append the current CPU time and memory to `usage`, here and after every step."""
+        self.usage = usage
+        reward = self.actors.reward
+        memory = reward.finish(Pending(reward.actor.__ray_call__.remote(resident_bytes), "reward", "resident_bytes"))
+        usage.append({"cpu_s": time.process_time(), "driver_bytes": resident_bytes(), "reward_bytes": memory})
 
     def _checkpoint(self, batch: TrainingBatch) -> None:
         super()._checkpoint(batch)
-        self.record_usage()
+        self.record_usage(self.usage)
 
 
 def stand_in_config(folder: Path, *overrides: str) -> Config:
@@ -112,10 +105,11 @@ def stand_in_config(folder: Path, *overrides: str) -> Config:
     return load_config(None, [*fixed, *overrides])
 
 
-def reinforce(config: Config, actors: StandIns) -> tuple[list[dict[str, float]], list[dict[str, Any]]]:
+def reinforce(config: Config, stand_ins: StandIns) -> tuple[list[dict[str, float]], list[dict[str, Any]]]:
     """Run the whole loop; return the usage before the first and after each step, and the metrics of the steps."""
-    with RunFolder(config) as folder, ProgressReporter(silent(), "bench") as progress, TimedJob(config, folder, progress) as job:
-        job.attach(actors)
-        job.record_usage()
+    usage: list[dict[str, float]] = []
+    with RunFolder(config) as folder, ProgressReporter(silent(), "bench") as progress:
+        job = TimedJob(config, folder, progress, open_data(config, folder, progress), stand_ins.actors)
+        job.record_usage(usage)
         job.reinforce()
-        return job.usage, MetricsLog.read(folder.path)
+        return usage, MetricsLog.read(folder.path)

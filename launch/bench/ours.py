@@ -11,6 +11,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from actors.cluster.calls import Actors
 from actors.cluster.groups import Cluster
 from actors.cluster.waiting import Pending, wait
 from launch.bench.work import TRAIN_PARTS, StepClock, Work, local_ray, meta_model, prompt_texts, run_child, run_config
@@ -41,14 +42,15 @@ def measure(work: Work) -> dict[str, Any]:
     texts = prompt_texts(tokenizer, 0, work.steps * work.prompts, work.prompt_tokens)
     began = time.perf_counter()
     with local_cluster(config, model, work.prompt_tokens + work.output_tokens, len(work.cores)) as (cluster, reports, folder):
-        cluster.learners.snapshot_reference()
-        cluster.learners.start_stage(config.learner.lr, config.learner.warmup_steps)
+        actors = cluster.actors
+        actors.learners.snapshot_reference()
+        actors.learners.start_stage(config.learner.lr, config.learner.warmup_steps)
         start_s = time.perf_counter() - began
         steps = []
         for number in range(work.steps):
             own = texts[number * work.prompts : (number + 1) * work.prompts]
             prompts = bench_prompts(tokenizer, own, work.samples, config.seed, number)
-            steps.append(step(cluster, config, work, prompts, number, folder))
+            steps.append(step(actors, config, work, prompts, number, folder))
     return {
         "system": "rlsys",
         "start_s": start_s,
@@ -111,21 +113,23 @@ def bench_prompts(tokenizer: Any, texts: list[str], samples: int, *key: int) -> 
     return prompt_batch([item.seeded(samples, "bench", *key) for item in items])
 
 
-def step(cluster: Cluster, config: Config, work: Work, prompts: pa.RecordBatch, number: int, folder: Path) -> dict[str, Any]:
+def step(actors: Actors, config: Config, work: Work, prompts: pa.RecordBatch, number: int, folder: Path) -> dict[str, Any]:
     """Run one GRPO step as `actors.loops.rl` does."""
     clock = StepClock()
     key = f"step {number}"
     with clock.phase("generate"):
-        parts = cluster.sample(prompts, config.rollout.temperature, config.rollout.top_p, work.output_tokens, min_tokens=work.output_tokens)
+        parts = actors.rollouts.sample(
+            prompts, config.rollout.temperature, config.rollout.top_p, work.output_tokens, min_tokens=work.output_tokens
+        )
     with clock.phase("judge"):
-        cluster.judge(key, number, prompts, parts)
+        actors.reward.judge(key, number, prompts, parts)
     with clock.phase("train"):
-        samples = pa.concat_batches(wait([Pending(part, "rollout", "sample") for part in parts], cluster.timeout_s))
-        trained = cluster.learners.train_grpo(learner_batch(prompts, samples), config.rollout.temperature)["metrics"]
+        samples = pa.concat_batches(wait([Pending(part, "rollout", "sample") for part in parts], actors.rollouts.timeout_s))
+        trained = actors.learners.train_grpo(learner_batch(prompts, samples), config.rollout.temperature)["metrics"]
     with clock.phase("write trajectories"):
-        cluster.write_trajectories(key, folder / f"step_{number:06d}.parquet")
+        actors.reward.write_trajectories(key, folder / f"step_{number:06d}.parquet")
     with clock.phase("send weights"):
-        cluster.send_weights(number + 1)
+        actors.learners.send_weights(number + 1)
     seconds = clock.stop()
     if trained["skipped"]:
         raise RuntimeError(f"step {number + 1} was skipped ({trained['skip_reason']}): its figures would be meaningless.")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import tempfile
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -13,6 +13,9 @@ from launch.bench.work import Samples, StepClock, local_ray
 from launch.console import report, to_stderr
 from launch.options import AsJson
 from rlsys.system.terminal import Table, as_text
+
+if TYPE_CHECKING:
+    from actors.cluster.calls import RewardClient
 
 PHASES = ("judge", "hand over", "write")
 WAIT_S = 120
@@ -37,7 +40,7 @@ def measure(groups: int, samples: int, prompt_tokens: int, repeats: int) -> dict
     """Measure the seconds of each batch by phase, and of copying the batch and judging its texts alone on the same core."""
     import ray
 
-    from actors.cluster.calls import Actors
+    from actors.cluster.calls import RewardClient
     from actors.cluster.waiting import Pending
     from launch.bench.stand_ins import serialized_bytes
 
@@ -45,13 +48,13 @@ def measure(groups: int, samples: int, prompt_tokens: int, repeats: int) -> dict
     core = max(os.sched_getaffinity(0))
     with to_stderr().status(as_text("judging …")), tempfile.TemporaryDirectory(prefix="rlsys-bench-") as folder, local_ray():
         actor = ray.remote(num_cpus=0)(_pinned_reward()).remote("reward")
-        actors = Actors([], [], actor, WAIT_S, max_num_seqs=1)
-        actors.finish(Pending(actor.pin_to.remote(core), "reward", "pin_to"))
-        actors.finish(Pending(actor.ready.remote(), "reward", "ready"))
+        reward = RewardClient(actor, WAIT_S)
+        reward.finish(Pending(actor.pin_to.remote(core), "reward", "pin_to"))
+        reward.finish(reward.ready())
         references = ray.put(group_rows), ray.put(sample_rows)
-        batches = [judge_one(actors, *references, Path(folder) / f"{number}.parquet") for number in range(1 + repeats)]
-        ceiling = actors.finish(Pending(actor.ceilings.remote(*references), "reward", "ceilings"))
-        actors.close()
+        batches = [judge_one(reward, *references, Path(folder) / f"{number}.parquet") for number in range(1 + repeats)]
+        ceiling = reward.finish(Pending(actor.ceilings.remote(*references), "reward", "ceilings"))
+        ray.kill(actor)
     counts = batches[0]["counts"]
     median = {phase: sorted(one["seconds"][phase] for one in batches[1:])[repeats // 2] for phase in PHASES}
     count = groups * samples
@@ -106,15 +109,15 @@ def batch(groups: int, samples: int, prompt_tokens: int) -> tuple[Any, Any]:
     return pa.RecordBatch.from_pylist(rows, schema=PROMPTS), pa.record_batch(columns, schema=SAMPLES)
 
 
-def judge_one(actors: Any, groups: Any, samples: Any, path: Path) -> dict[str, Any]:
+def judge_one(reward: RewardClient, groups: Any, samples: Any, path: Path) -> dict[str, Any]:
     """Run one step of the actor with PROMPTS and SAMPLES in the object store; seconds as seen by the caller."""
     clock = StepClock()
     with clock.phase("judge"):
-        counts = actors.judge("bench", 1, groups, [samples])
+        counts = reward.judge("bench", 1, groups, [samples])
     with clock.phase("hand over"):
-        actors.pop_learner_batch("bench")
+        reward.pop_learner_batch("bench")
     with clock.phase("write"):
-        actors.write_trajectories("bench", path)
+        reward.write_trajectories("bench", path)
     return {"seconds": clock.stop(), "counts": counts, "file_bytes": path.stat().st_size}
 
 

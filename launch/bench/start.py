@@ -74,7 +74,8 @@ def measure(work: Work) -> dict[str, Any]:
             stages.end("engine, learner and reward actor ready")
             requests = pa.RecordBatch.from_pylist([{"group": 0, "prompt_token_ids": PROMPT, "seeds": [0]}], schema=PROMPTS)
             settings = (config.rollout.temperature, config.rollout.top_p, work.output_tokens, work.output_tokens)
-            wait([Pending(cluster.rollouts[0].generate.remote(requests, *settings), "rollout-0", "generate")], config.run.actor_timeout_s)
+            engine = cluster.actors.rollouts.actors[0]
+            wait([Pending(engine.generate.remote(requests, *settings), "rollout-0", "generate")], config.run.actor_timeout_s)
             stages.end("first sample")
         finally:
             cluster.close()

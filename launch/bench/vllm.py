@@ -25,7 +25,6 @@ def offline_engine(config: Config, model: str, length: int) -> tuple[Any, float]
         model=model,
         dtype=config.model.dtype,
         max_model_len=length,
-        enforce_eager=config.rollout.enforce_eager,
         **vllm_compat.engine_arguments(config.rollout, length),
     )
     return engine, time.perf_counter() - began

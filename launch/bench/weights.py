@@ -74,6 +74,7 @@ def measure(work: Work) -> dict[str, Any]:
     from launch.bench.ceilings import memcpy_bytes_per_s
     from launch.bench.ours import local_cluster
     from rlsys.models.loading import ensure_model
+    from rlsys.system.devices import bucket_mib
 
     config = run_config(work)
     model = ensure_model(config.model.path)
@@ -81,10 +82,13 @@ def measure(work: Work) -> dict[str, Any]:
     size = sum(parameter.numel() for parameter in meta_model(model).parameters()) * getattr(torch, config.model.dtype).itemsize
     updates = []
     with local_cluster(config, model, work.prompt_tokens + work.output_tokens, len(work.cores)) as (cluster, reports, _):
+        rollouts = cluster.actors.rollouts
         for version in range(1, work.steps + 1):
-            sent = cluster.send_weights(version)
-            engines = zip(cluster.rollouts, cluster.rollout_names, strict=True)
-            loads = wait([Pending(actor.last_load.remote(), name, "last_load") for actor, name in engines], cluster.timeout_s)
+            sent = cluster.actors.learners.send_weights(version)
+            calls = [
+                Pending(actor.last_load.remote(), name, "last_load") for actor, name in zip(rollouts.actors, rollouts.names, strict=True)
+            ]
+            loads = wait(calls, rollouts.timeout_s)
             updates.append({**sent, "engines": [worker for engine in loads for worker in engine]})
         memcpy = memcpy_bytes_per_s(size)
     return {
@@ -96,7 +100,7 @@ def measure(work: Work) -> dict[str, Any]:
             "ranks": config.learner.ranks,
             "zero_stage": config.learner.zero_stage,
             "cores": work.cores,
-            "bucket_mib": config.weights.bucket_mib,
+            "bucket_mib": bucket_mib(config.weights.bucket_mib, cluster.backend),
             "verified": config.weights.verify,
             "backend": cluster.backend,
             "device": reports["rollout-0"]["device"],

@@ -68,7 +68,9 @@ def _print(report: dict[str, Any]) -> None:
     device, machine, model, ray = (report[part] for part in ("device", "machine", "model", "ray"))
     memory = f"{machine['memory_gib']} GiB ({machine['available_gib']} available), shared memory {machine['shm_gib']} GiB"
     facts = {
-        "device": ": ".join([device["kind"], *([", ".join(device["names"])] if device["names"] else [])]) + f" (torch: {device['torch']})",
+        "device": ": ".join([device["kind"], *([", ".join(device["names"])] if device["names"] else [])])
+        + (f", driver {device['driver']}" if device["driver"] else "")
+        + f" (torch: {device['torch']})",
         "machine": f"{machine['system']}, {machine['cores']} cores",
         "memory": f"{memory}, disk free here {machine['disk_free_gib']} GiB",
         "C compiler": report["compiler"] or "none",

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from rlsys.config.passthrough import deepspeed_option_mistakes, engine_option_mistakes
 from rlsys.config.schema import Config, ConfigError
 from rlsys.data.datasets import TASKS
 
 
 def find_conflicts(config: Config, command: str) -> list[str]:
     """Return a message for each conflict, including how to resolve it."""
-    return [message for violated, message in _rules(config, command) if violated]
+    options = deepspeed_option_mistakes(config.learner.deepspeed) + engine_option_mistakes(config.rollout.engine)
+    return [message for violated, message in _rules(config, command) if violated] + options
 
 
 def require_consistent_settings(config: Config, command: str) -> None:
@@ -40,6 +42,10 @@ def _rules(config: Config, command: str) -> list[tuple[bool, str]]:
             evaluates and eval_.samples > 1 and eval_.temperature == 0,
             f"eval.samples={eval_.samples} with eval.temperature=0: greedy samples of a row are identical. Set eval.temperature, for "
             "example to 1, or eval.samples=1.",
+        ),
+        (
+            config.run.copy_to is not None and command not in ("train", "sft"),
+            f"run.copy_to={config.run.copy_to}: only `rlsys train` and `rlsys sft` keep a copy. Remove the setting.",
         ),
         (
             command == "sft" and not config.sft.rows,

@@ -19,11 +19,21 @@ Decay = Annotated[float, Field(ge=0, lt=1)]
 
 class Run(Section):
     dir: Path = Path("runs/latest")
-    """Run folder. `rlsys train` with a folder that holds a run resumes it."""
+    """Run folder. `rlsys train` with a folder that holds a run resumes it. On several machines: on storage that all of them share."""
+    copy_to: str | None = None
+    """URL of a copy of the run folder in an object store (s3://BUCKET/PATH, gs://, abfs://), kept up to date step by step. If run.dir holds
+    no run, the run in the copy is downloaded and resumed. null: no copy."""
     actor_timeout_s: PositiveFloat = 600.0
     """Timeout of any single remote call, in seconds. A call that exceeds it ends the job, and the error names the actor."""
     dashboard: bool = False
     """Start Ray's dashboard with a local run. A submitted job appears in the dashboard of its cluster."""
+
+    @field_validator("dir", mode="before")
+    @classmethod
+    def _check_dir(cls, value: Any) -> Any:
+        if isinstance(value, str) and "://" in value:
+            raise ValueError(f"{value} is a URL, expected a folder; for a copy of the folder in an object store, set run.copy_to={value}")
+        return value
 
 
 class Model(Section):
@@ -82,17 +92,18 @@ class Rollout(Section):
     """Nucleus sampling. Below 1 the importance correction is no longer exact, and a warning is logged."""
     max_tokens: PositiveInt = 128
     """Maximum length of a generation, in tokens."""
-    max_num_seqs: PositiveInt = 128
-    """Maximum number of sequences that an engine decodes concurrently."""
-    kv_cache_gib: PositiveFloat = 2.0
-    """CPU engines: size of the key-value cache, in GiB."""
+    max_num_seqs: PositiveInt | None = None
+    """Maximum number of sequences that an engine decodes concurrently. null: 128 on CPUs, 512 on GPUs."""
+    kv_cache_gib: PositiveFloat | None = None
+    """Size of an engine's key-value cache, in GiB. null: 2 on CPUs; on GPUs, what the weights leave of gpu_memory_utilization."""
     gpu_memory_utilization: float = Field(default=0.4, gt=0, lt=1)
     """GPU engines: fraction of GPU memory to use. A colocated learner uses the rest."""
     sleep: bool | None = None
     """Free the engines' memory (weights and key-value cache) while the learner trains, and restore it with the new weights. Requires
     rl.staleness=0. null: sleep if learner and engine share a GPU and take turns. CPU engines run the same steps but keep their memory."""
-    enforce_eager: bool = True
-    """Skip graph capture and compilation: faster startup, slower decoding."""
+    enforce_eager: bool | None = None
+    """Skip graph capture and compilation: faster startup, slower decoding. null: true on CPUs; on GPUs, decoding steps are captured in CUDA
+    graphs, without torch.compile. false: the same graphs on GPUs, compilation on CPUs."""
     self_certainty: bool = False
     """Record the self-certainty of each sample (arXiv 2502.18581), which the voting strategy `borda` requires. CPU only; costs a pass over
     the vocabulary per token."""
@@ -100,6 +111,9 @@ class Rollout(Section):
     """Update the engines' weights in the middle of generation instead of waiting for the longest sample. The weight version of a sample is
     then that of its oldest token (bounded by `rl.staleness`), and a sample can no longer be reproduced from its seed alone. No effect with
     rl.staleness=0, where nothing is sampled during a weight transfer."""
+    engine: dict[str, Any] = Field(default_factory=dict)
+    """Further engine arguments of vLLM, for example {kv_cache_dtype: fp8}. They override the defaults of rlsys; unknown ones, and those
+    that other keys set, are errors."""
 
 
 class Learner(Section):
@@ -135,9 +149,14 @@ class Learner(Section):
     beyond rounding error ends the run. false: skip the check."""
     packing: bool = True
     """Encode a prompt once for all samples of its group. false: plain padded rows, as a reference."""
-    attention: Literal["blocks", "flex"] = "blocks"
-    """Attention implementation for packed rows. blocks: matrix products over the samples of a prompt, the faster one on CPUs. flex: one
-    kernel compiled by PyTorch for the GPU (`flex_attention`); tested against blocks on CPUs, never run on a GPU."""
+    attention: Literal["auto", "blocks", "flex"] = "auto"
+    """Attention implementation for packed rows. blocks: matrix products over the samples of a prompt, the faster one on CPUs; it keeps
+    every softmax for the backward pass. flex: one kernel compiled by PyTorch for the GPU (`flex_attention`); tested against blocks on CPUs,
+    never run on a GPU. auto: blocks on CPUs, flex on GPUs."""
+
+    deepspeed: dict[str, Any] = Field(default_factory=dict)
+    """Further settings of DeepSpeed's config, for example {zero_optimization: {overlap_comm: true}}. They override the defaults of rlsys;
+    unknown ones, and those that other keys set, are errors."""
 
     @field_validator("layers")
     @classmethod
@@ -243,8 +262,9 @@ class Eval(Section):
 class Weights(Section):
     backend: Literal["auto", "cpu", "ipc", "nccl"] = "auto"
     """Weight transfer from learner to engines. auto: cpu without a GPU, ipc if learner and engine share a GPU, nccl otherwise."""
-    bucket_mib: PositiveInt = 64
-    """Bucket size, in MiB. The cpu backend holds twice this amount of memory during the whole run."""
+    bucket_mib: PositiveInt | None = None
+    """Bucket size, in MiB; a larger tensor gets a bucket of its own size. The cpu backend holds twice this amount of memory during the
+    whole run. null: 64 with the cpu backend, 512 on GPUs, where each bucket costs a barrier and a remote call."""
     verify: bool = False
     """Compare checksums of both sides after every transfer."""
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 from scipy.optimize import brentq
@@ -248,29 +247,3 @@ def table(report: Heldout, title: str) -> Table:
 
 def _format_interval(interval: Interval | None) -> str:
     return TOO_FEW if interval is None else f"{interval[0]:.3f} to {interval[1]:.3f}"
-
-
-def plot(report: Heldout, path: Path, title: str, event: str) -> None:
-    """Write the reliability diagram as PNG: observed fraction of `event` against predicted probability, with the texts per bin."""
-    from matplotlib.figure import Figure
-
-    filled = [entry for entry in report.table if entry.n]
-    predicted = [entry.predicted for entry in filled]
-    observed = np.array([entry.observed for entry in filled])
-    # Rounding can put an observed fraction slightly outside its interval.
-    bounds = [entry.ci95 or (o, o) for o, entry in zip(observed, filled)]
-    errors = np.maximum([[o - low, high - o] for o, (low, high) in zip(observed, bounds)], 0).T
-    figure = Figure(figsize=(6, 6.5), layout="constrained")
-    upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=[3, 1])
-    upper.plot([0, 1], [0, 1], "--", color="0.6", label="perfectly calibrated")
-    upper.axhline(report.base_rate, color="0.8", lw=1, label=f"base rate {report.base_rate:.2f}")
-    upper.errorbar(predicted, observed, yerr=errors, fmt="o-", color="C0", capsize=3, label="held-out, with 95% interval")
-    upper.set(ylabel=f"observed share: {event}", xlim=(0, 1), ylim=(0, 1))
-    shown = {"AUC": report.auc, "accuracy": report.pairwise_accuracy, "Brier": report.brier, "calibration error": report.ece}
-    figures = ", ".join(f"{name} {entry.value:.3f}" for name, entry in shown.items() if entry is not None)
-    upper.set_title(f"{title}\n{figures}", fontsize=11)
-    upper.legend(loc="upper left", frameon=False)
-    middles = [(entry.low + entry.high) / 2 for entry in report.table]
-    lower.bar(middles, [entry.n for entry in report.table], width=0.9 / BINS, color="C0", alpha=0.6)
-    lower.set(xlabel=f"predicted probability: {event}", ylabel="number in the bin")
-    figure.savefig(path, dpi=150)

@@ -17,6 +17,8 @@ import fcntl
 import json
 import os
 import shutil
+import tempfile
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +29,7 @@ from rlsys.config.files import load_config, save_config
 from rlsys.config.schema import Config, ConfigError, Learner
 from rlsys.documents.core import AnyResult, Result, read_document, write_document
 from rlsys.io.files import atomic_write, write_text_atomically
+from rlsys.io.remote_copy import RemoteCopy, RemoteCopyError
 from rlsys.models.loading import ensure_model
 
 MAY_CHANGE = {"run", "checkpoint", "rl.steps", "rl.eval_every"}
@@ -52,9 +55,11 @@ class RunFolder:
     """Open or create a run folder, and hold its lock until `close` or the end of the `with` block.
 
     `was_reset`: the folder held another config without completed work and has been cleared.
+    `restored`: number of files that came from `run.copy_to`, as the folder held no run.
 
     Raises:
-        ConfigError: another process holds the lock, or the folder holds completed work of a different config.
+        ConfigError: another process holds the lock, or the folder or its copy holds completed work of a different config.
+        RemoteCopyError: `run.copy_to` cannot be read.
         OSError: the folder cannot be created or written.
     """
 
@@ -64,6 +69,10 @@ class RunFolder:
         self._lock = (self.path / ".lock").open("w")
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            self._copy = RemoteCopy(config.run.copy_to, self.path) if config.run.copy_to else None
+            if self._copy:
+                _require_same_copy(config, self._copy)
+            self.restored = self._copy.restore() if self._copy else 0
             require_same_config(config)
             self.was_reset = bool(_changed(config))
             if self.was_reset:
@@ -74,18 +83,31 @@ class RunFolder:
         except BlockingIOError as error:
             self._lock.close()
             raise ConfigError(f"{self.path}: another process is writing this run; wait for it or choose another run.dir.") from error
-        except (OSError, ConfigError):
+        except (OSError, ConfigError, RemoteCopyError):
             self._lock.close()
             raise
 
     def __enter__(self) -> RunFolder:
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self.close()
+    def __exit__(self, _kind: object, error: BaseException | None, _traceback: object) -> None:
+        try:
+            self.close()
+        except RemoteCopyError as failed:
+            if error is None:
+                raise
+            error.add_note(str(failed))  # The first error is the one to report.
 
     def close(self) -> None:
-        self._lock.close()
+        try:
+            self.update_copy()
+        finally:
+            self._lock.close()
+
+    def update_copy(self) -> None:
+        """Bring `run.copy_to` up to date. Call it after each step; `close` does it, too."""
+        if self._copy:
+            self._copy.update()
 
     # --- results -------------------------------------------------------------------------------------------------
 
@@ -252,9 +274,22 @@ def require_same_config(config: Config) -> None:
         )
 
 
-def _changed(config: Config) -> list[str]:
-    """Describe differences from the saved config of the folder, except in `MAY_CHANGE`."""
-    saved = config.run.dir.absolute() / "config.yaml"
+def _require_same_copy(config: Config, copy: RemoteCopy) -> None:
+    """Check that `run.copy_to` does not hold completed work of another config, which would be overwritten."""
+    saved = copy.config()
+    if saved is None or not any(fnmatch(name, pattern) for name in copy.names for pattern in WORK_PATTERNS):
+        return
+    with tempfile.NamedTemporaryFile(suffix=".yaml") as file:
+        file.write(saved)
+        file.flush()
+        changed = _changed(config, Path(file.name))
+    if changed:
+        raise ConfigError(f"run.copy_to={config.run.copy_to}: holds a run with another config ({'; '.join(changed)}). Choose another URL.")
+
+
+def _changed(config: Config, saved: Path | None = None) -> list[str]:
+    """Describe differences from the `saved` config (None: that of the folder), except in `MAY_CHANGE`."""
+    saved = saved or config.run.dir.absolute() / "config.yaml"
     if not saved.exists():
         return []
     try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from pathlib import Path
@@ -12,6 +13,8 @@ from rlsys.models.loading import ModelError
 if TYPE_CHECKING:
     from rlsys.prompts.rendering import Prompter
 
+DIGESTED = 1 << 20
+"""Bytes at either end of a file that `file_digests` reads."""
 QUANTIZED = ("quantization_config", "compression_config")
 LONGEST = ("max_position_embeddings", "n_positions", "max_sequence_length", "max_seq_len")
 """Config keys for the maximum sequence length."""
@@ -54,6 +57,25 @@ def check_model_folder(model: str, tokens: int | None, trains: bool = False) -> 
             "prompt.max_tokens or rollout.max_tokens (meta_rm.max_tokens), or use another model."
         )
     return f"{model} ({kind})"
+
+
+def file_digests(folder: Path) -> dict[str, str]:
+    """Return a digest of each file of a model folder, by name: of its size, and its first and last MiB. Empty for a hub name."""
+    digests = {}
+    for path in sorted(folder.iterdir()) if folder.is_dir() else []:
+        if path.is_file():
+            size = path.stat().st_size
+            with path.open("rb") as file:
+                digest = hashlib.sha256(str(size).encode() + file.read(DIGESTED))
+                file.seek(max(0, size - DIGESTED))
+                digest.update(file.read())
+            digests[path.name] = digest.hexdigest()
+    return digests
+
+
+def differing_files(these: dict[str, str], those: dict[str, str]) -> list[str]:
+    """List the names of files that only one of two folders has, or that differ, from their `file_digests`."""
+    return sorted(name for name in these.keys() | those.keys() if these.get(name) != those.get(name))
 
 
 def check_vocabulary(model: str, prompter: Prompter) -> None:

@@ -16,8 +16,9 @@ from rlsys.models.fused_layers import wide_dtype
 from rlsys.models.loading import ModelError, check_no_missing_weights, load_strictly
 from rlsys.models.packing import MicroBatch
 
-CHUNK = 2**20
-"""Logits (tokens * vocabulary entries) computed at a time; small enough to stay close to the caches."""
+CPU_CHUNK, GPU_CHUNK = 2**20, 2**27
+"""Logits (tokens * vocabulary entries) computed at a time. On a CPU they stay close to the caches; on a GPU they are large enough that
+launching kernels takes no time: 1.5 GiB in bfloat16 and float32 together."""
 
 
 class Logprobs(NamedTuple):
@@ -84,8 +85,8 @@ class _ChosenLogprobs(torch.autograd.Function):
         zeros = torch.zeros(target.shape, dtype=wide_dtype(weight), device=hidden.device)
         logit, normaliser, expectation = zeros.clone(), zeros - torch.inf, zeros.clone()
         for part, logits, spare in _chunks(hidden, weight, bias, output, temperature):
-            rows, columns = _inside(target, part)
-            logit[rows] = logits[rows, columns]
+            inside, column = _inside(target, part)
+            logit = torch.where(inside, logits.gather(1, column)[:, 0], logit)
             # The chunk's logsumexp is its largest logit minus the log of that logit's probability, which is at least 1 / width.
             probability = torch.softmax(logits, dim=-1, out=spare)
             chunk_normaliser = logits.amax(dim=-1) - probability.amax(dim=-1).log()
@@ -113,8 +114,8 @@ class _ChosenLogprobs(torch.autograd.Function):
         for part, logits, spare in _chunks(hidden, weight, bias, output, temperature):
             slope = None if output.cap is None else (logits * (temperature / output.cap)).square_().neg_().add_(1)  # of the tanh
             d_logits = logits.sub_(normaliser[:, None]).exp_()
-            rows, columns = _inside(target, part)
-            d_logits[rows, columns] -= 1  # before rounding: 1 - p may be small
+            inside, column = _inside(target, part)
+            d_logits.scatter_add_(1, column, -inside.to(d_logits.dtype)[:, None])  # before rounding: 1 - p may be small
             if slope is not None:
                 d_logits.mul_(slope)
             if d_bias is not None:
@@ -129,12 +130,13 @@ class _ChosenLogprobs(torch.autograd.Function):
 def _chunks(
     hidden: Tensor, weight: Tensor, bias: Tensor | None, output: OutputTransform, temperature: float
 ) -> Iterator[tuple[slice, Tensor, Tensor]]:
-    """Yield (vocabulary slice, its logits / temperature in `wide_dtype` [M, width], scratch space of that shape) per CHUNK logits.
+    """Yield (vocabulary slice, its logits / temperature in `wide_dtype` [M, width], scratch space of that shape), chunk by chunk.
 
     Both tensors are reused for the next chunk: on a CPU, mapping freshly allocated memory took longer than the arithmetic.
     """
     count = len(hidden)
-    width = min(max(CHUNK // max(count, 1), 1), len(weight))
+    chunk = GPU_CHUNK if weight.is_cuda else CPU_CHUNK
+    width = min(max(chunk // max(count, 1), 1), len(weight))
     product = torch.empty(count * width, dtype=weight.dtype, device=hidden.device)
     wide = product if product.dtype == wide_dtype(weight) else torch.empty_like(product, dtype=wide_dtype(weight))
     spare = torch.empty_like(wide)
@@ -158,9 +160,12 @@ def _chunks(
 
 
 def _inside(target: Tensor, part: slice) -> tuple[Tensor, Tensor]:
-    """Return the tokens whose target lies in this slice of the vocabulary, and the targets' columns within it."""
-    rows = ((target >= part.start) & (target < part.stop)).nonzero()[:, 0]
-    return rows, target[rows] - part.start
+    """Return which targets lie in this slice of the vocabulary, bool [M], and the column of each within it, [M, 1] (any, if outside).
+
+    There is no `nonzero`, for whose result the host would wait at every chunk.
+    """
+    inside = (target >= part.start) & (target < part.stop)
+    return inside, (target - part.start).clamp(0, part.stop - part.start - 1)[:, None]
 
 
 class Policy(Backbone):

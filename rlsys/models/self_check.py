@@ -75,7 +75,6 @@ def checked_policy(
     attention: Attention = "blocks",
     temperature: float = 1.0,
     checkpointing: bool = False,
-    gradient: bool = True,
     longest: int = 0,
 ) -> tuple[Policy, SelfCheck]:
     """Build a policy from a causal language model, as `load_policy` does, and compare it with the reference implementation.
@@ -84,7 +83,6 @@ def checked_policy(
         model: as returned by `from_pretrained`, on the device to check on; the policy takes ownership.
         temperature: sampling temperature of the log-probabilities, as in training.
         checkpointing: enable activation checkpointing, and check with it.
-        gradient: also compare a gradient; without it the check costs a few short forward passes.
         longest: length in tokens of the longest row to expect; some models' positions are correct only up to a certain length.
 
     Raises:
@@ -98,7 +96,7 @@ def checked_policy(
         rows_of=lambda part: part.sample,
         longest=longest,
     )
-    return checker.run(_Setting(packing, layers, checkpointing), gradient)
+    return checker.run(_Setting(packing, layers, checkpointing))
 
 
 def checked_scalar_model(
@@ -110,7 +108,11 @@ def checked_scalar_model(
     gradient: bool = True,
     longest: int = 0,
 ) -> tuple[ScalarModel, SelfCheck]:
-    """Like `checked_policy`, for a sequence classifier with one output and the scores of a `ScalarModel`."""
+    """Like `checked_policy`, for a sequence classifier with one output and the scores of a `ScalarModel`.
+
+    Args:
+        gradient: also compare a gradient; without it the check costs a few short forward passes.
+    """
     checker = _Checker(
         model,
         build=lambda packing, layers: ScalarModel(model, packing, layers, attention),
@@ -169,7 +171,7 @@ class _Checker:
         self.name, self.batch = type(model).__name__, _rows(model)
         self.weights: list[nn.Parameter] = []
 
-    def run(self, setting: _Setting, gradient: bool) -> tuple[Any, SelfCheck]:
+    def run(self, setting: _Setting, gradient: bool = True) -> tuple[Any, SelfCheck]:
         timer = PhaseTimer()
         with timer.phase("check"):
             if self.model.dtype.itemsize < 4 and sum(weight.numel() for weight in self.model.parameters()) <= LARGE:

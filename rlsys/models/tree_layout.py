@@ -12,10 +12,14 @@ from dataclasses import dataclass, field, replace
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.nn.attention.flex_attention import BlockMask, create_block_mask
+from torch.nn.attention.flex_attention import BlockMask
 
 MAX_NODE = 512
 """Longer nodes are split into chains, so that few scores above the diagonal are computed."""
+BLOCK = 128
+"""Tokens of a block of flex attention's mask."""
+PAIRS = 1024
+"""Pairs of blocks that are examined at a time for a mask rule: 16 million pairs of tokens."""
 MIN_FILL = 0.7
 """Length of a block's shortest node, at least, as a fraction of its longest."""
 
@@ -87,13 +91,7 @@ class Layout:
         """Return the block mask for flex attention."""
         if sees is None and self._mask is not None:
             return self._mask
-        until, position = self.until, self.position
-
-        def within(batch: Tensor, head: Tensor, i: Tensor, j: Tensor) -> Tensor:
-            path = (j <= i) & (i < until[j])
-            return path if sees is None else path & sees(batch, head, position[i], position[j])
-
-        mask = create_block_mask(within, None, None, self.length, self.length, until.device)
+        mask = _block_mask(self.until, self.position, sees)
         if sees is None:
             self._mask = mask
         return mask
@@ -195,6 +193,53 @@ def build_layout(nodes: list[Node]) -> Layout:
         depths.append(0 if node.parent < 0 else depths[node.parent] + nodes[node.parent].length)
     first = torch.tensor([depth - node.start for depth, node in zip(depths, nodes, strict=True)])
     return Layout(blocks, total, torch.tensor(ends).repeat_interleave(lengths), torch.arange(total) + first.repeat_interleave(lengths))
+
+
+def _block_mask(until: Tensor, position: Tensor, sees: MaskRule | None) -> BlockMask:
+    """Build the mask of a packed row from its tree; memory grows with the number of blocks, not with the number of token pairs.
+
+    In depth-first order, a block of queries I sees something of an earlier block of keys J if the longest subtree that begins in J reaches
+    I, and all of it if every subtree does. Only with a rule, pairs of tokens are looked at, block by block.
+    """
+
+    def within(batch: Tensor, head: Tensor, i: Tensor, j: Tensor) -> Tensor:
+        path = (j <= i) & (i < until[j])
+        return path if sees is None else path & sees(batch, head, position[i], position[j])
+
+    length, device = len(until), until.device
+    count = -(-length // BLOCK)
+    first = torch.arange(count, device=device) * BLOCK
+    ends = F.pad(until, (0, count * BLOCK - length)).view(count, BLOCK)
+    before = first < first[:, None]
+    some = (before & (ends.amax(dim=1) > first[:, None])) | torch.eye(count, dtype=torch.bool, device=device)
+    # The last block of queries may be incomplete; flex attention then compares it token by token.
+    full = before & (ends.amin(dim=1) >= first[:, None] + BLOCK) & (first[:, None] + BLOCK <= length)
+    if sees is not None:
+        some, full = _visible(some, within, length)
+    partial = some & ~full
+    return BlockMask.from_kv_blocks(
+        *_ordered(partial), *_ordered(full), BLOCK_SIZE=BLOCK, mask_mod=within, seq_lengths=(length, length), compute_q_blocks=True
+    )
+
+
+def _visible(some: Tensor, within: MaskRule, length: int) -> tuple[Tensor, Tensor]:
+    """Return which of the pairs of blocks `some` see each other in part, and which in full, bool [blocks, blocks]."""
+    visible, full = torch.zeros_like(some), torch.zeros_like(some)
+    offset, zero = torch.arange(BLOCK, device=some.device), torch.zeros((), dtype=torch.long, device=some.device)
+    for pairs in some.nonzero().split(PAIRS):
+        i, j = (pairs[:, side, None] * BLOCK + offset for side in (0, 1))
+        real = (i < length)[:, :, None] & (j < length)[:, None]
+        # Indices beyond the end are clamped; `real` excludes them.
+        seen = within(zero, zero, i.clamp(max=length - 1)[:, :, None], j.clamp(max=length - 1)[:, None]) & real
+        visible[tuple(pairs.T)] = seen.any(dim=2).any(dim=1)
+        full[tuple(pairs.T)] = seen.all(dim=2).all(dim=1)
+    return visible, full
+
+
+def _ordered(blocks: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the number of key blocks per block of queries, int32 [1, 1, blocks], and their indices, those first, [1, 1, blocks, blocks]."""
+    order = torch.argsort(blocks.to(torch.int8), dim=1, descending=True, stable=True)
+    return blocks.sum(dim=1, dtype=torch.int32)[None, None], order.to(torch.int32)[None, None]
 
 
 def _buckets(siblings: list[Node]) -> list[list[Node]]:

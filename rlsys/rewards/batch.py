@@ -102,16 +102,8 @@ def add_trained(table: pa.Table, trained: pa.Table) -> pa.Table:
 
     Args:
         trained: group, sample, trainer_logprob and reference_logprob (means per sample).
-
-    Raises:
-        ValueError: `trained` has a sample that is not in the table.
     """
-    keys, trained_keys = sample_keys(table), sample_keys(trained)
-    missing = pc.invert(pc.is_in(trained_keys, keys))
-    if pc.any(missing).as_py():
-        group, sample = divmod(trained_keys.filter(missing)[0].as_py(), 1 << 32)
-        raise ValueError(f"sample {sample} of group {group} was trained on, but not judged.")
-    index = pc.index_in(keys, trained_keys)
+    index = pc.index_in(sample_keys(table), sample_keys(trained))
     for name in ("trainer_logprob", "reference_logprob"):
         values = trained[name].combine_chunks().cast(pa.float32()).take(index)
         table = table.set_column(table.schema.get_field_index(name), TRAJECTORIES.field(name), values)

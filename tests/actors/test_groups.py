@@ -8,7 +8,7 @@ import pyarrow as pa
 import pytest
 import ray
 
-from actors.cluster.calls import Actors
+from actors.cluster.calls import RolloutGroup
 from actors.cluster.groups import place
 from actors.cluster.waiting import ActorFailed, Pending, wait
 from rlsys.config.files import load_config
@@ -153,7 +153,7 @@ def fleet(*makers, timeout_s=WAIT_S, max_num_seqs=4):
         engines.append(maker(engines))
     ray.get([engine.__ray_ready__.remote() for engine in engines], timeout=WAIT_S)
     try:
-        yield Actors(engines, [], None, timeout_s, max_num_seqs)
+        yield RolloutGroup(engines, timeout_s, max_num_seqs)
     finally:
         for engine in engines:
             ray.kill(engine)
@@ -166,11 +166,11 @@ def recorder(others):
 @pytest.mark.parametrize(("engines", "groups"), [(1, 5), (3, 1), (2, 26)])
 def test_samples_stay_where_they_are_in_parts_that_have_the_order_of_the_requests(ray_session, engines, groups):
     asked = requests(groups, 3)
-    with fleet(*[recorder] * engines) as actors:
-        parts = actors.sample(asked, 1.0, 1.0, 8)
+    with fleet(*[recorder] * engines) as group:
+        parts = group.sample(asked, 1.0, 1.0, 8)
         assert all(isinstance(part, ray.ObjectRef) for part in parts)
         together = pa.concat_batches(ray.get(parts, timeout=WAIT_S))
-        seen = ray.get([engine.seen.remote() for engine in actors.rollouts], timeout=WAIT_S)
+        seen = ray.get([engine.seen.remote() for engine in group.actors], timeout=WAIT_S)
     assert together["group"].to_pylist() == [7 + g for g in range(groups) for _ in range(3)]
     assert together["sample"].to_pylist() == [0, 1, 2] * groups
     # Each prompt travelled once, and nothing of the table that it was cut from came with it.
@@ -182,23 +182,23 @@ def test_an_engine_that_is_held_up_gets_fewer_prompts_and_the_others_go_on(ray_s
         return ray.remote(num_cpus=0)(Recorder).remote(ray.remote(num_cpus=0)(Gate).remote(others, 21))
 
     # 24 shares of 3 samples each, of which an engine holds three at a time.
-    with fleet(recorder, recorder, held_up, max_num_seqs=4) as actors:
-        samples = pa.concat_batches(ray.get(actors.sample(requests(24, 3), 1.0, 1.0, 8), timeout=WAIT_S))
-        calls = [len(asked) for asked, _ in ray.get([engine.seen.remote() for engine in actors.rollouts], timeout=WAIT_S)]
+    with fleet(recorder, recorder, held_up, max_num_seqs=4) as group:
+        samples = pa.concat_batches(ray.get(group.sample(requests(24, 3), 1.0, 1.0, 8), timeout=WAIT_S))
+        calls = [len(asked) for asked, _ in ray.get([engine.seen.remote() for engine in group.actors], timeout=WAIT_S)]
     assert samples["group"].to_pylist() == [7 + g for g in range(24) for _ in range(3)]
     assert sum(calls) == 24 and calls[2] == 3
 
 
 def test_an_engine_that_fails_is_named(ray_session):
-    with fleet(recorder, lambda others: ray.remote(num_cpus=0)(Broken).remote()) as actors:
+    with fleet(recorder, lambda others: ray.remote(num_cpus=0)(Broken).remote()) as group:
         with pytest.raises(ActorFailed, match="rollout-1 failed in generate: out of blocks"):
-            actors.sample(requests(8, 2), 1.0, 1.0, 8)
+            group.sample(requests(8, 2), 1.0, 1.0, 8)
 
 
 def test_an_engine_that_does_not_answer_is_named(ray_session):
     def never(others):
         return ray.remote(num_cpus=0)(Recorder).remote(ray.remote(num_cpus=0)(Gate).remote(others, 10**9))
 
-    with fleet(recorder, never, timeout_s=3.0) as actors:
+    with fleet(recorder, never, timeout_s=3.0) as group:
         with pytest.raises(ActorFailed, match="no samples within 3 s from rollout-1"):
-            actors.sample(requests(8, 2), 1.0, 1.0, 8)
+            group.sample(requests(8, 2), 1.0, 1.0, 8)

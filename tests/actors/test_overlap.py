@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from contextlib import closing
+from types import SimpleNamespace
 
 import pytest
 
@@ -91,28 +92,23 @@ def test_when_training_fails_what_runs_is_waited_for_and_nothing_more_begins():
     assert 2 in ended and set(ended) <= {1, 2, 3}
 
 
-class Weights:
-    """Stands in for the actors, and records the weight versions sent."""
-
-    def __init__(self):
-        self.sent = []
-
-    def send_weights(self, version: int) -> None:
-        self.sent.append(version)
+def job(*overrides: str) -> tuple[Job, list[int]]:
+    """Return a job without actors, and the weight versions that it sends."""
+    sent: list[int] = []
+    learners = SimpleNamespace(send_weights=sent.append)
+    return Job(load_config(None, list(overrides)), None, None, None, SimpleNamespace(learners=learners)), sent
 
 
 def test_weights_wait_for_the_batch_in_generation_unless_in_flight_updates_are_on():
-    drained = Job(load_config(None, ["rl.staleness=1"]), None, None)
-    drained._actors = Weights()
+    drained, sent = job("rl.staleness=1")
     with drained.engines:  # as while a batch is being generated
         sending = threading.Thread(target=drained._send_weights)
         sending.start()
-        assert drained.cluster.sent == []
+        assert sent == []
     sending.join(PATIENCE_S)
-    assert drained.cluster.sent == [1]
+    assert sent == [1]
 
-    in_flight = Job(load_config(None, ["rl.staleness=1", "rollout.in_flight_updates=true"]), None, None)
-    in_flight._actors = Weights()
+    in_flight, sent = job("rl.staleness=1", "rollout.in_flight_updates=true")
     with in_flight.engines:
         in_flight._send_weights()
-        assert in_flight.cluster.sent == [1]
+        assert sent == [1]

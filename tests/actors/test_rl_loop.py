@@ -1,9 +1,8 @@
 """The RL loop on stand-ins for its actors, without Ray: when weights are sent, and under which version."""
 
-from types import SimpleNamespace
-
 from actors.loops.progress import ProgressReporter
 from actors.loops.rl import Job
+from actors.loops.rl_data import open_data
 from rlsys.config.files import load_config
 from rlsys.io.metrics import MetricsLog
 from rlsys.io.run_folder import RunFolder
@@ -11,13 +10,11 @@ from rlsys.system.terminal import silent
 
 
 class StandIns:
-    """Engines, learners and reward actor; `trained` is the number of groups that each step can train on."""
+    """Engines, learners and reward actor in one; `trained` is the number of groups that each step can train on."""
 
     def __init__(self, trained):
         self.trained, self.calls, self.version = iter(trained), [], 0
-        self.learners = SimpleNamespace(
-            snapshot_reference=self.ignore, start_stage=self.ignore, decay_over=self.ignore, save=self.ignore, train_grpo=self.train
-        )
+        self.rollouts = self.learners = self.reward = self
 
     def ignore(self, *_):
         return None
@@ -30,7 +27,7 @@ class StandIns:
         counts = {"samples": 4, "groups": 2, "groups_unequal": trained, "groups_trained": trained, "groups_all_right": 0, "tokens": 40}
         return counts | {"reward_sum": -4.0, "truncated": 0, "parse_failures": {}, "sources": sources, "oldest_version": self.version}
 
-    def train(self, *_):
+    def train_grpo(self, *_):
         self.calls.append("train")
         return {"metrics": {"skipped": 0}, "samples": None}
 
@@ -41,16 +38,15 @@ class StandIns:
     def sleep(self):
         self.calls.append("sleep")
 
-    pop_learner_batch = begin_writing = finish = close = ignore
+    pop_learner_batch = begin_writing = finish = snapshot_reference = start_stage = decay_over = save = ignore
 
 
 def test_a_step_that_trains_nothing_sends_no_weights(tiny_model, tmp_path):
     settings = ["rl.steps=4", "rl.prompts_per_step=2", "rl.group_size=2", "rl.refill=false", "data.responses=[2]", "data.heldout_rows=1"]
     config = load_config(None, [f"model.path={tiny_model}", f"run.dir={tmp_path / 'run'}", "checkpoint.every=1", *settings])
     actors = StandIns([0, 2, 0, 1])
-    with RunFolder(config) as folder, ProgressReporter(silent(), "test") as progress, Job(config, folder, progress) as job:
-        job.prepare()
-        job._actors, job._log = actors, MetricsLog(folder.path)
+    with RunFolder(config) as folder, ProgressReporter(silent(), "test") as progress:
+        job = Job(config, folder, progress, open_data(config, folder, progress), actors)
         job.reinforce()
         assert actors.calls == ["sleep", "train", "send 1", "sleep", "train", "send 2"]
         metrics = MetricsLog.read(folder.path)

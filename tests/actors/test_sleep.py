@@ -15,7 +15,7 @@ import ray
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from actors.cluster.calls import Actors
+from actors.cluster.calls import RolloutGroup
 from actors.cluster.groups import engines_sleep
 from actors.cluster.waiting import ActorFailed
 from actors.loops.rl import train
@@ -67,13 +67,13 @@ def test_sleep_beside_overlapping_phases_is_refused_before_anything_starts(tmp_p
 
 @pytest.fixture(scope="module")
 def sleeper(ray_session, tiny_model, tmp_path_factory):
-    """An fp32 engine that may sleep: its handle (`actor`), the one actor of `actors`, and its `log`."""
+    """An fp32 engine that may sleep: its handle (`actor`), the one actor of `group`, and its `log`."""
     logs = tmp_path_factory.mktemp("logs")
     rollout = Rollout(max_num_seqs=64, kv_cache_gib=0.25, sleep=True)
     actor = ray.remote(RolloutActor).options(num_cpus=0)
     actor = actor.remote("rollout-0", str(tiny_model), rollout, "float32", 256, 0, "cpu", str(logs), 1)
     ray.get(actor.ready.remote(), timeout=2 * WAIT_S)
-    yield SimpleNamespace(actor=actor, actors=Actors([actor], [], None, WAIT_S, 64, sleeps=True), log=logs / "rollout-0.log")
+    yield SimpleNamespace(actor=actor, group=RolloutGroup([actor], WAIT_S, 64, sleeps=True), log=logs / "rollout-0.log")
     ray.get(actor.shutdown.remote(), timeout=WAIT_S)
     ray.kill(actor)
 
@@ -112,7 +112,7 @@ def test_after_sleep_and_update_an_engine_answers_as_one_that_never_slept(sleepe
         with torch.no_grad():
             for parameter in model.parameters():
                 parameter += 0.05 * torch.randn(parameter.shape, generator=generator)
-        sleeper.actors.sleep()
+        sleeper.group.sleep()
         trainer.send_weights(version, verify=True)
         expected = greedy(model, prompt), version
         assert ask(sleeper.actor, prompt) == ask(never, prompt) == expected
@@ -122,7 +122,7 @@ def test_after_sleep_and_update_an_engine_answers_as_one_that_never_slept(sleepe
 
 def test_an_engine_that_is_asleep_refuses_to_sample_until_it_has_weights(sleeper, model, prompt):
     trainer = make_trainer("cpu", 0, WeightSource(model), [sleeper.actor], 1, WAIT_S)
-    sleeper.actors.sleep()
+    sleeper.group.sleep()
     with pytest.raises(ray.exceptions.RayTaskError, match="rollout-0: asleep, its weights are dropped; have the learners send"):
         ray.get(begin(sleeper.actor, prompt), timeout=WAIT_S)
     # In the middle of an update it is not refused any more: it waits for the end.
@@ -130,7 +130,7 @@ def test_an_engine_that_is_asleep_refuses_to_sample_until_it_has_weights(sleeper
     waiting = begin(sleeper.actor, prompt)
     assert ray.wait([waiting], timeout=0.5)[0] == []
     with pytest.raises(ActorFailed, match="cannot sleep with a weight update in progress"):
-        sleeper.actors.sleep()
+        sleeper.group.sleep()
     for bucket in range(len(trainer.sender.tables)):
         trainer.client.update_weights({"bucket": bucket})
     trainer.client.finish_weight_update("111")
@@ -144,7 +144,7 @@ def test_an_engine_refuses_to_sleep_on_samples_under_way(sleeper, prompt):
     while not ray.get(sleeper.actor.in_flight.remote(), timeout=WAIT_S):
         pass
     with pytest.raises(ActorFailed, match=r"cannot sleep with 64 sample\(s\) in progress"):
-        sleeper.actors.sleep()
+        sleeper.group.sleep()
     assert ray.get(running, timeout=WAIT_S).num_rows == 64
 
 

@@ -15,6 +15,7 @@ import pytest
 import yaml
 from commands import rlsys, rlsys_here, run_rlsys
 
+from launch.environment import find_device
 from rlsys.data.trajectories import TRAJECTORIES
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -371,3 +372,26 @@ def test_doctor_reports_problems_and_remedies(monkeypatch: pytest.MonkeyPatch) -
     assert result.returncode == 1
     assert "MISSING: RLSYS_DEVICE=abacus" in result.stdout and "expected cpu or gpu" in result.stdout
     assert "source launch/ray_env.sh" in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("driver", "what", "todo"),
+    [
+        ("535.183.01", "NVIDIA's driver is 535.183.01", "580 or newer: update the driver"),
+        ("580.65.06", "the installed torch", "run `bash launch/setup.sh`"),
+        ("[N/A]", "the installed torch", "run `bash launch/setup.sh`"),
+    ],
+)
+def test_doctor_on_a_gpu_that_torch_cannot_use(driver: str, what: str, todo: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An old driver is named instead of set-up, which would install the same packages again."""
+    tool = tmp_path / "nvidia-smi"
+    tool.write_text(f"#!/bin/sh\necho 'NVIDIA H100, 80GB, {driver}'\n")
+    tool.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    monkeypatch.delenv("RLSYS_DEVICE", raising=False)
+    found: list[tuple[str, str, bool]] = []
+    device = find_device(lambda what, todo, fatal=False: found.append((what, todo, fatal)))
+    assert (device["kind"], device["names"]) == ("gpu", ["NVIDIA H100, 80GB"])
+    (problem,) = found
+    assert what in problem[0] and todo in problem[1] and problem[2]
+    assert ("setup.sh" in problem[1]) == (not driver.startswith("535"))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from rlsys.documents.core import Estimate
-from rlsys.documents.scalar import ExpectedError
+from rlsys.documents.scalar import ExpectedError, ScalarReport
 from rlsys.reporting.page.collect import ScalarRun
 from rlsys.reporting.page.content import Cell, Section, Table
 from rlsys.reporting.page.plots import Reliability
@@ -35,23 +35,22 @@ def section(runs: Sequence[ScalarRun]) -> Section:
         cells: list[Cell | str] = [_measure(getattr(run.report.heldout, key)) for run in runs]
         if any(cells):
             rows.append([words, *cells])
-    kinds = [OBJECTIVES.get(run.report.objective, (run.report.objective, "label 1")) for run in runs]
-    columns = ["measure", *(f"{run.name}: {kind}" for run, (kind, _) in zip(runs, kinds))]
+    columns = ["measure", *(f"{run.name}: {_objective(run.report)[0]}" for run in runs)]
     tables = [Table("Measures on held-out rows, 95% intervals", columns, rows)] if runs else []
-    note = "On the diagonal, events predicted with probability 70% occur 70% of the time. Bars are 95% intervals."
-    plots = [
-        Reliability(
-            f"Calibration: {run.name}",
-            note,
-            True,
-            event,
-            [one.model_dump() for one in run.report.heldout.table],
-            run.report.heldout.base_rate,
-        )
-        for run, (_, event) in zip(runs, kinds)
-    ]
+    plots = [reliability(run.report, f"Calibration: {run.name}") for run in runs]
     lead = "How well the probabilities of the scalar reward models match observed frequencies." if runs else ""
     return Section("Calibration of the reward models", lead, tables, plots)
+
+
+def reliability(report: ScalarReport, title: str) -> Reliability:
+    """Return the reliability diagram of a scalar reward model's held-out probabilities."""
+    note = "On the diagonal, events predicted with probability 70% occur 70% of the time. Bars are 95% intervals."
+    bins = [one.model_dump() for one in report.heldout.table]
+    return Reliability(title, note, True, _objective(report)[1], bins, report.heldout.base_rate)
+
+
+def _objective(report: ScalarReport) -> tuple[str, str]:
+    return OBJECTIVES.get(report.objective, (report.objective, "label 1"))
 
 
 def _measure(found: Estimate | ExpectedError | float | None) -> Cell | str:

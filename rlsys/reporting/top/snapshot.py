@@ -224,7 +224,7 @@ def _actors(folder: Path, others: Sequence[Actor]) -> list[Actor]:
 
 def _actor(name: str, described: dict[str, Any], live: Actor | None, log: Path) -> Actor:
     parts = [str(described[key]) for key in ("device",) if key in described]
-    parts += [f"{key} {described[key]}" for key in ("vllm", "threads", "kv_blocks", "zero_stage") if key in described]
+    parts += [f"{key} {str(described[key]).strip('[]')}" for key in ("vllm", "threads", "kv_blocks", "zero_stage") if key in described]
     quiet = max(0.0, time.time() - log.stat().st_mtime) if log.is_file() else None
     about = ", ".join(parts) or (live.about if live else "")
     return Actor(printable(name), printable(about), live.state if live else "", live.calls if live else "", quiet)

@@ -194,6 +194,7 @@ def _sample(row: Row, number: int, prompts: Sequence[str]) -> dict[str, Any]:
         "scores": scores,
         "shown": [scores[response] for response in order] if scores and order else None,
         "failure": row.get("parse_failure") and printable(row["parse_failure"][:TEXT]),
+        "why": row.get("why") and printable(row["why"]),
         "cut_off": row.get("finish_reason") == "length",
         "prompt": prompts.index(row.get("prompt") or ""),
         "text": _text(row.get("text") or "", number, "text"),

@@ -331,3 +331,11 @@ def test_training_rows_can_be_a_mixture(tmp_path):
 def test_invalid_mixture_is_rejected(override, message):
     with pytest.raises(ConfigError, match=re.escape(message)):
         load_config(None, [override])
+
+
+def test_a_run_folder_is_not_a_url():
+    """A path would drop one of its slashes, and a folder called `s3:` would appear."""
+    with pytest.raises(
+        ConfigError, match=r"run\.dir: s3://bucket/run is a URL, expected a folder; for a copy .* set run.copy_to=s3://bucket/run"
+    ):
+        load_config(None, ["run.dir=s3://bucket/run"])

@@ -11,7 +11,7 @@ import pytest
 from transformers import AutoTokenizer
 
 from rlsys.config.schema import Config
-from rlsys.models.folder import check_model_folder, check_vocabulary
+from rlsys.models.folder import DIGESTED, check_model_folder, check_vocabulary, differing_files, file_digests
 from rlsys.models.loading import ModelError
 from rlsys.prompts.rendering import Prompter
 
@@ -56,3 +56,20 @@ def test_extra_tokens_of_a_tokenizer_are_refused_only_if_they_are_used(tiny_mode
     tokenizer.chat_template = tokenizer.chat_template.replace("<|im_end|>", "<end>")
     with pytest.raises(ModelError, match=r"token 513 \(<end>\), but there are 512 \(vocab_size\). Copy the matching tokenizer"):
         check_vocabulary(str(tiny_model), Prompter.from_config(tokenizer, Config().prompt))
+
+
+def test_copies_of_a_folder_have_equal_digests_and_a_changed_cut_or_missing_file_is_named(tmp_path: Path):
+    one, other = tmp_path / "one", tmp_path / "other"
+    one.mkdir()
+    for name in ("first", "last", "cut", "missing"):
+        (one / name).write_bytes(bytes(3 * DIGESTED))
+    shutil.copytree(one, other)
+    assert len(file_digests(one)) == 4 and differing_files(file_digests(one), file_digests(other)) == []
+    for name, changed in (("first", 0), ("last", -1)):
+        content = bytearray(3 * DIGESTED)
+        content[changed] = 1
+        (other / name).write_bytes(content)
+    (other / "cut").write_bytes(bytes(3 * DIGESTED - 1))
+    (other / "missing").unlink()
+    assert differing_files(file_digests(one), file_digests(other)) == ["cut", "first", "last", "missing"]
+    assert file_digests(Path("owner/name-on-the-hub")) == {}

@@ -221,7 +221,7 @@ def test_prompts_without_a_common_prefix() -> None:
 
 def test_long_nodes_cut_into_chains_and_many_chunks_of_logits(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rlsys.models.tree_layout, "MAX_NODE", 3)
-    monkeypatch.setattr(rlsys.models.policy, "CHUNK", 500)
+    monkeypatch.setattr(rlsys.models.policy, "CPU_CHUNK", 500)
     assert_equal_to_slow("llama", TREE, packing=True)
 
 
@@ -239,7 +239,7 @@ def test_a_dummy_gives_every_parameter_a_gradient_of_zero(packing: bool) -> None
 
 
 def test_full_logits_are_never_allocated(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rlsys.models.policy, "CHUNK", 8_000)
+    monkeypatch.setattr(rlsys.models.policy, "CPU_CHUNK", 8_000)
     torch.manual_seed(0)
     vocab = 5_000
     policy = Policy(LlamaForCausalLM(LlamaConfig(**SIZES | {"vocab_size": vocab}, pad_token_id=None)))
@@ -327,7 +327,7 @@ def test_activation_checkpointing_recomputes_layers(name: str) -> None:
     "output", [OutputTransform(), OutputTransform(scale=0.3), OutputTransform(cap=1.5), OutputTransform(inward=0.7, scale=2.5, cap=4.0)]
 )
 def test_scaled_capped_biased_logits_equal_the_formula(bias: bool, output: OutputTransform, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rlsys.models.policy, "CHUNK", 60)
+    monkeypatch.setattr(rlsys.models.policy, "CPU_CHUNK", 60)
     torch.manual_seed(0)
     head = nn.Linear(8, 37, bias=bias, dtype=torch.float64)
     hidden = torch.randn(11, 8, dtype=torch.float64, requires_grad=True)

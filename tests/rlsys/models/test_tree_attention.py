@@ -7,6 +7,7 @@ from collections.abc import Callable
 import pytest
 import torch
 from torch import Tensor
+from torch.nn.attention.flex_attention import create_block_mask
 from transformers.masking_utils import chunked_causal_mask_function, sliding_window_causal_mask_function
 
 import rlsys.models.tree_layout
@@ -105,3 +106,44 @@ def test_keys_far_outside_a_window_are_not_gathered() -> None:
 def test_noncausal_rules_are_refused() -> None:
     with pytest.raises(ValueError, match="not causal"):
         TreeMask(build_layout(NODES), lambda batch, head, i, j: (j - i) < 2).rows(4, 2, torch.float64)
+
+
+def random_tree(generator: torch.Generator, depth: int, parent: int, nodes: list[Node]) -> None:
+    """Append nodes below `parent`, depth first; some are longer than a block of the mask."""
+    for _ in range(int(torch.randint(1, 4, (), generator=generator))):
+        length = int(torch.randint(1, 300, (), generator=generator))
+        nodes.append(Node(sum(node.length for node in nodes), length, parent))
+        if depth:
+            random_tree(generator, depth - 1, len(nodes) - 1, nodes)
+
+
+@pytest.mark.parametrize("rule", ["everything", "window 4", "window 99", "chunks of 3"])
+@pytest.mark.parametrize("seed", range(4))
+def test_the_block_mask_equals_the_one_built_from_all_pairs(rule: str, seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rlsys.models.tree_layout, "PAIRS", 3)
+    nodes: list[Node] = []
+    random_tree(torch.Generator().manual_seed(seed), 2, -1, nodes)
+    layout, sees = build_layout(nodes), RULES[rule]
+    until, position = layout.until, layout.position
+
+    def within(batch: Tensor, head: Tensor, i: Tensor, j: Tensor) -> Tensor:
+        path = (j <= i) & (i < until[j])
+        return path if sees is None else path & sees(batch, head, position[i], position[j])
+
+    expected, found = create_block_mask(within, None, None, layout.length, layout.length, "cpu"), layout.mask(sees)
+    assert layout.length > 3 * 128
+    for name in ("kv_num_blocks", "full_kv_num_blocks", "q_num_blocks", "full_q_num_blocks"):
+        assert torch.equal(getattr(found, name), getattr(expected, name)), name
+    # Only the listed blocks of a row count.
+    for kind in ("", "full_"):
+        counts, ours, theirs = (getattr(mask, f"{kind}kv_{what}") for mask, what in ((found, "num_blocks"), (found, "indices"), (expected, "indices")))
+        for count, left, right in zip(counts.flatten().tolist(), ours[0, 0].tolist(), theirs[0, 0].tolist(), strict=True):
+            assert left[:count] == right[:count]
+    assert found.shape == expected.shape
+
+
+def test_a_row_of_a_quarter_of_a_million_tokens_has_a_small_mask() -> None:
+    """All pairs would take 64 GiB."""
+    layout = build_layout([Node(0, 2**17, -1), *(Node(2**17 + i * 2**14, 2**14, 0) for i in range(8))])
+    mask = layout.mask()
+    assert mask.shape[-1] == 2**18 and mask.kv_num_blocks.max() == 1 and mask.full_kv_num_blocks.max() == 2**10 + 2**7 - 1

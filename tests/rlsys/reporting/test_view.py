@@ -14,6 +14,7 @@ from commands import ROOT
 from page_folders import HOSTILE, write
 from view_folders import STEP, sample, serving, table
 
+from rlsys.algorithms.rejection import SAMPLED
 from rlsys.data.readers import DataError
 from rlsys.data.trajectories import TRAJECTORIES
 from rlsys.io.run_folder import write_parquet
@@ -165,6 +166,14 @@ def test_hostile_texts_are_bounded_and_sanitised(tmp_path) -> None:
     assert second["length"] == 1_000_000 and second["sent"] == len(second["parts"][0]["text"]) == viewing.TEXT
     pieces = [look.text(query | {"place": "1", "start": str(start)})["text"] for start in range(viewing.TEXT, 1_000_000, viewing.TEXT)]
     assert second["parts"][0]["text"] + "".join(pieces) == million
+
+
+def test_tables_of_rejective_fine_tuning_say_what_was_kept(tmp_path) -> None:
+    rows = [sample(0, 0, [2, 9], hinted=False, kept=True, why="kept"), sample(0, 1, [9, 2], hinted=True, kept=False, why="incorrect")]
+    (tmp_path / "trajectories").mkdir()
+    pq.write_table(pa.Table.from_pylist(rows, SAMPLED), tmp_path / "trajectories/rft_round_1.parquet")
+    shown = viewer(tmp_path).group({"run": "0", "table": "rft_round_1", "place": "0"})["samples"]
+    assert [(one["hinted"], one["kept"], one["why"]) for one in shown] == [(False, True, "kept"), (True, False, "incorrect")]
 
 
 def test_judged_lines_are_tables_too(tmp_path) -> None:

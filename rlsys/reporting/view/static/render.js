@@ -47,7 +47,7 @@ function facts(sample) {
     sample.token_count == null ? null : `${sample.token_count} tokens${sample.cut_off ? ", cut off" : ""}`,
     sample.weight_version == null ? null : `weights ${sample.weight_version}`,
     sample.hinted ? "hinted" : null,
-    sample.kept == null ? null : sample.kept ? "kept" : "rejected",
+    sample.kept == null ? null : sample.kept ? "kept" : `rejected: ${sample.why}`,
     logprobs ? `log-probability ${logprobs}` : null,
   ].filter(Boolean).join(" · ")
 }

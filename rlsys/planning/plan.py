@@ -1,0 +1,161 @@
+"""Plan a run before anything starts: what goes where, the memory of every device by part, transfers, checkpoints, host memory.
+
+Pure arithmetic; start at `make_plan`. `rlsys.planning.advice` finds settings that fit, `rlsys.planning.tables` prints a plan.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from rlsys.config.schema import Config
+from rlsys.planning.batch import Step, step_of
+from rlsys.planning.cluster import GIB, Device, Machines, lay_out
+from rlsys.planning.engine import engine_bytes, token_bytes
+from rlsys.planning.learner import element_bytes, state_bytes, step_bytes
+from rlsys.planning.settings import Resolved, resolve
+from rlsys.planning.shape import ModelShape
+from rlsys.planning.transfers import Transfer, bucket_bytes, transfers_of
+
+PHASES = ("sample", "train", "send weights")
+
+Parts = dict[str, float]
+"""Bytes by part."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a run needs of its machines."""
+
+    shape: ModelShape
+    machines: Machines
+    resolved: Resolved
+    step: Step
+    devices: list[Device]
+    memory: dict[tuple[int, int], dict[str, Parts]]
+    """By kind of device (`Device.kind`) and phase."""
+    cache_tokens: float
+    """That an engine's cache holds."""
+    transfers: list[Transfer]
+    checkpoint: Parts
+    """One checkpoint, by folder."""
+    disk: float
+    """All checkpoints that a run keeps, in bytes."""
+    host: Parts
+    """Of the machine that needs most, GPU memory excluded."""
+    misfits: list[str]
+    """What does not fit; empty: everything does."""
+
+    @property
+    def fits(self) -> bool:
+        return not self.misfits
+
+    def peak(self, kind: tuple[int, int]) -> tuple[str, float]:
+        """Return the phase in which devices of a kind need most, and how much, in bytes."""
+        return max(((phase, sum(parts.values())) for phase, parts in self.memory[kind].items()), key=lambda each: each[1])
+
+
+def make_plan(config: Config, shape: ModelShape, machines: Machines) -> Plan:
+    """Plan `config` for a model of `shape` on `machines`.
+
+    Raises:
+        ValueError: the actors cannot be placed there at all; the message says why.
+    """
+    devices, colocated = lay_out(config, machines)
+    resolved, step = resolve(config, machines, colocated), step_of(config, config.learner.ranks)
+    memory = {
+        kind: {phase: _device_parts(phase, kind, config, shape, machines, resolved, step) for phase in PHASES}
+        for kind in sorted({device.kind for device in devices}, reverse=True)
+        if any(kind)
+    }
+    cache = engine_bytes(shape, config, resolved, machines)["KV cache"]
+    cache_tokens = cache / token_bytes(shape, config, resolved) if shape.cached else float("inf")
+    checkpoint = _checkpoint(shape, config)
+    kept = config.checkpoint.keep + 1  # the best one in addition
+    plan = Plan(
+        shape=shape,
+        machines=machines,
+        resolved=resolved,
+        step=step,
+        devices=devices,
+        memory=memory,
+        cache_tokens=cache_tokens,
+        transfers=transfers_of(shape, config, resolved, machines, devices, step),
+        checkpoint=checkpoint,
+        disk=kept * sum(checkpoint.values()) + (checkpoint["model"] if config.sft.rows else 0),
+        host=_host_parts(shape, config, machines, devices),
+        misfits=[],
+    )
+    plan.misfits.extend(_misfits(plan))
+    return plan
+
+
+def _device_parts(
+    phase: str, kind: tuple[int, int], config: Config, shape: ModelShape, machines: Machines, resolved: Resolved, step: Step
+) -> Parts:
+    """Return what a device with `kind` = (ranks, engines) holds in a phase."""
+    ranks, engines = kind
+    awake = not (resolved.sleep and phase == "train" and ranks)
+    learner = state_bytes(shape, config, config.learner.ranks)
+    if phase == "train":
+        learner |= step_bytes(shape, config, resolved, config.learner.ranks, step)
+    engine = engine_bytes(shape, config, resolved, machines) if awake else {}
+    if phase == "send weights" and resolved.sleep:  # the cache wakes up after the transfer
+        del engine["KV cache"]
+    parts = {name: value * ranks for name, value in learner.items()} | {name: value * engines for name, value in engine.items()}
+    if phase == "send weights" or not machines.gpus:  # without GPUs, the machine's processes share them during the whole run
+        parts["transfer buckets"] = bucket_bytes(shape, config, resolved)
+    # An awake GPU engine's own reserve is part of its share of the memory.
+    inside = machines.gpus and awake
+    parts["reserve"] = machines.reserve_gib * GIB * (ranks + (0 if inside else engines))
+    return {name: value for name, value in parts.items() if value}
+
+
+def _checkpoint(shape: ModelShape, config: Config) -> Parts:
+    """Return the size of a checkpoint's folders. DeepSpeed stores the weights once more, next to master weights and moments, except for
+    ZeRO-3, whose master weights suffice.
+    """
+    width, stage = element_bytes(config), config.learner.zero_stage
+    optimizer = (8 if stage == 0 and width == 4 else 12) + (width if stage < 3 else 0)
+    return {"model": width * float(shape.parameters), "optimizer": optimizer * float(shape.parameters)}
+
+
+def _host_parts(shape: ModelShape, config: Config, machines: Machines, devices: list[Device]) -> Parts:
+    """Return the host memory of the first machine, on which rank 0 also assembles the model that it saves."""
+    first = [device for device in devices if device.node == 0]
+    ranks, engines = sum(len(device.ranks) for device in first), len({engine for device in first for engine in device.engines})
+    model = element_bytes(config) * float(shape.parameters)
+    parts = {
+        "weights while they load, every rank": model * ranks,
+        "model that rank 0 saves": model if ranks else 0.0,
+        "processes": machines.reserve_gib * GIB * (ranks + engines + 1),
+    }
+    return {name: value for name, value in parts.items() if value} if machines.gpus else {}
+
+
+def _misfits(plan: Plan) -> list[str]:
+    """Say which devices have too little memory, and whether the cache holds a sequence."""
+    found = []
+    limit = plan.machines.memory_gib
+    for kind in plan.memory:
+        phase, need = plan.peak(kind)
+        if need > limit * GIB:
+            largest = sorted(plan.memory[kind][phase].items(), key=lambda each: -each[1])[:3]
+            parts = ", ".join(f"{name} {value / GIB:.1f}" for name, value in largest)
+            found.append(f"{describe_kind(kind)}: {need / GIB:.1f} GiB to {phase}, {limit:g} GiB there (largest: {parts})")
+    if plan.cache_tokens < plan.step.longest:
+        tokens = f"{max(plan.cache_tokens, 0):,.0f} tokens"
+        found.append(f"the key-value cache of an engine holds {tokens}, and one sequence may have {plan.step.longest:,}")
+    host, known = sum(plan.host.values()), plan.machines.host_gib
+    if known is not None and host > known * GIB:
+        found.append(f"the first machine: {host / GIB:.0f} GiB of host memory, {known:g} GiB there")
+    if plan.shape.longest is not None and plan.step.longest > plan.shape.longest:
+        found.append(f"prompt and completion have up to {plan.step.longest:,} tokens, and the model takes {plan.shape.longest:,}")
+    return found
+
+
+def describe_kind(kind: tuple[int, int]) -> str:
+    """Name who is on a device: `learner rank and engine`."""
+    names = [
+        f"{count} {name}s" if count > 1 else name for count, name in zip(kind, ("learner rank", "rollout engine"), strict=True) if count
+    ]
+    return " + ".join(names)
