@@ -60,7 +60,7 @@ def run_checks(command: str, config: Config, problems: Sequence[str] = (), only_
     print_text(console, f"rlsys {command}: checking settings, data and model …")
     # In a cluster, this machine's cores and GPUs say nothing about the other machines.
     single_machine = "RAY_ADDRESS" not in os.environ
-    cpus, gpus = (len(os.sched_getaffinity(0)), _gpus()) if single_machine else (None, 0)
+    cpus, gpus = (len(os.sched_getaffinity(0)), count_gpus()) if single_machine else (None, 0)
     task = PreflightTask(command, config.model_dump(mode="json"), cpus=cpus, gpus=gpus, **more)
     report = _run_preflight(task)
     mistakes = list(dict.fromkeys([*problems, *report.mistakes]))
@@ -95,7 +95,7 @@ def _run_preflight(task: PreflightTask) -> PreflightReport:
     return PreflightReport(**json.loads(completed.stdout))
 
 
-def _gpus() -> int:
+def count_gpus() -> int:
     """Count the GPUs that this process may use, without importing torch."""
     if os.environ.get("RLSYS_DEVICE") == "cpu":
         return 0

@@ -155,8 +155,10 @@ class WorkerExtension:
         return self.rlsys_sampler.take(numbers, keep)
 
     def rlsys_last_load(self) -> dict[str, Any]:
-        """Describe the last update (backend "cpu" only): seconds and cpu_seconds of loading and packing; layerwise: by vLLM's reload."""
+        """Describe the last update: seconds and cpu_seconds of loading (0 unless by backend "cpu"); layerwise: by vLLM's reload."""
         engine = self.weight_transfer_engine
+        if not isinstance(engine, CpuWeightTransferEngine):
+            return {"seconds": 0.0, "cpu_seconds": 0.0, "layerwise": True}
         return {"seconds": engine.clock.seconds, "cpu_seconds": engine.clock.cpu_seconds, "layerwise": engine.plan is None}
 
     def rlsys_checksums(self) -> list[Digest]:

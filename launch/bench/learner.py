@@ -27,6 +27,7 @@ from launch.bench.work import (
     choose_cores,
     local_ray,
     meta_model,
+    one_gpu,
     run_child,
     run_config,
     shape_text,
@@ -139,7 +140,7 @@ def start_learners(config: Config, model: str, cores: int, folder: str) -> Learn
 
     ranks = config.learner.ranks
     # Several ranks on too few cores share them.
-    actor = ray.remote(LearnerActor).options(num_cpus=min(1.0, cores / ranks))
+    actor = ray.remote(LearnerActor).options(num_cpus=min(1.0, cores / ranks), **one_gpu())
     threads = config.learner.cpus or max(1, cores // ranks)
     common = (model, config.learner, config.rl, config.model.dtype, config.seed, folder, threads)
     learners = LearnerGroup([actor.remote(rank, ranks, *common) for rank in range(ranks)], config.run.actor_timeout_s)

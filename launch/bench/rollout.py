@@ -20,6 +20,7 @@ from launch.bench.work import (
     Work,
     choose_cores,
     local_ray,
+    one_gpu,
     prompt_texts,
     run_child,
     run_config,
@@ -89,7 +90,7 @@ def measure(work: Work) -> dict[str, Any]:
         backend = config.weights.backend if config.weights.backend != "auto" else "cpu"
         actor = (
             ray.remote(RolloutActor)
-            .options(num_cpus=0)
+            .options(num_cpus=0, **one_gpu())
             .remote("rollout-0", model, config.rollout, config.model.dtype, length, config.seed, backend, folder, len(work.cores))
         )
 

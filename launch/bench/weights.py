@@ -129,8 +129,9 @@ def summarise(result: dict[str, Any]) -> dict[str, Any]:
         "median": median,
         "bytes_per_s": size / seconds,
         "share_of_memcpy": size / seconds / memcpy,
-        "transport_bytes_per_s": size / fill,
-        "transport_share_of_memcpy": size / fill / memcpy,
+        # vLLM's own transfers do not report their stages.
+        "transport_bytes_per_s": size / fill if fill else 0.0,
+        "transport_share_of_memcpy": size / fill / memcpy if fill else 0.0,
     }
 
 

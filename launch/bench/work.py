@@ -146,6 +146,13 @@ def local_ray(cores: int | None = None) -> Iterator[None]:
         ray.shutdown()
 
 
+def one_gpu() -> dict[str, float]:
+    """Return the Ray option of an actor that needs a GPU: one if this Ray has any, and nothing otherwise."""
+    import ray
+
+    return {"num_gpus": 1} if ray.cluster_resources().get("GPU") else {}
+
+
 def meta_model(folder: str) -> Any:
     """Return the model on the meta device: modules and shapes without weights."""
     import torch
