@@ -136,10 +136,10 @@ def test_a_mistake_ends_the_job_at_once(slurm: Slurm) -> None:
 def test_an_interrupted_job_is_requeued_and_resumes(slurm: Slurm, tmp_path: Path) -> None:
     """USR1, as three minutes before the time limit; then the run goes on from its checkpoint, and nothing of Ray is left."""
     run = tmp_path / "run"
-    job = slurm.submit("train", "launch/configs/tiny.yaml", *settings(tmp_path, "rl.steps=4", "checkpoint.every=1"))
+    job = slurm.submit("train", "launch/configs/tiny.yaml", *settings(tmp_path, "sft.rows=80", "rl.steps=4", "checkpoint.every=1"))
     wait_until(lambda: any(run.glob("checkpoints/step_*/state.json")), JOB_S, lambda: slurm.log(job)[-5000:])
     slurm.run("scancel", "--batch", "--signal=USR1", job)
-    wait_until(lambda: "requeued" in slurm.log(job), 300, lambda: slurm.log(job)[-5000:])
+    wait_until(lambda: slurm.field(job, "JobState") == "PENDING", 300, lambda: slurm.log(job)[-5000:])
     slurm.run("scontrol", "update", f"JobId={job}", "StartTime=now")  # SLURM waits two minutes
     slurm.wait(job)
     log = slurm.log(job)
