@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import time
 from collections.abc import Callable
@@ -47,6 +48,7 @@ def connect(address: str) -> Client:
     """
     if not address.startswith(("http://", "https://")):
         raise SubmissionError(f"address {address!r}: expected the dashboard's, http://HEAD:8265, as `ray start --head` prints it.")
+    logging.getLogger(JobSubmissionClient.__module__).setLevel(logging.WARNING)  # It reports the end of every connection.
     os.environ["RAY_API_SERVER_ADDRESS"] = address  # Ray lets this variable override the argument, and RAY_ADDRESS otherwise.
     try:
         return Client(address)
