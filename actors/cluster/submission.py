@@ -21,6 +21,8 @@ LOST_S = 300.0
 """Seconds without any answer from the dashboard after which `follow` gives up."""
 RETRY_S = 1.0
 """Pause before a broken log is opened again."""
+TALKATIVE = ("ray.dashboard.modules.job.sdk", "ray.dashboard.modules.dashboard_sdk", "ray._private.runtime_env.packaging")
+"""Ray's loggers that report every ignore file and every end of a connection."""
 UNREACHABLE = (OSError, RuntimeError, LookupError, aiohttp.ClientError)
 """What Ray's client raises if the dashboard cannot be reached, or something else answers at its address."""
 
@@ -48,7 +50,8 @@ def connect(address: str) -> Client:
     """
     if not address.startswith(("http://", "https://")):
         raise SubmissionError(f"address {address!r}: expected the dashboard's, http://HEAD:8265, as `ray start --head` prints it.")
-    logging.getLogger(JobSubmissionClient.__module__).setLevel(logging.WARNING)  # It reports the end of every connection.
+    for name in TALKATIVE:
+        logging.getLogger(name).setLevel(logging.WARNING)
     os.environ["RAY_API_SERVER_ADDRESS"] = address  # Ray lets this variable override the argument, and RAY_ADDRESS otherwise.
     try:
         return Client(address)

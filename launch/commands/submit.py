@@ -85,6 +85,7 @@ def submit(
     from actors.cluster import submission
 
     client = submission.connect(address)
+    _say(f"uploading {working_dir.resolve()} …")
     job = submission.submit(client, entrypoint, environment, {"run.dir": str(settings.run.dir)})
     _say(f"{job}: {entrypoint}")
     if not follow:
