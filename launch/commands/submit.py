@@ -101,18 +101,13 @@ def paths_of_one_machine(config: Config) -> list[str]:
 
     why = "Ray's copy of the working directory belongs to one machine and one job. Expected storage that all machines see, for example"
     mistakes = []
-    if not _is_anywhere(run := str(config.run.dir)):
+    if not (run := config.run.dir).is_absolute():
         mistakes.append(f"run.dir={run} is relative: {why} run.dir=/shared/{run}.")
     model = config.model.path
     local = is_built_on_demand(model) or Path(model).exists() or model.startswith(".")
-    if local and not _is_anywhere(model):
+    if local and not Path(model).is_absolute():
         mistakes.append(f"model.path={model} is relative: {why} model.path=/shared/{model}, or a hub name.")
     return mistakes
-
-
-def _is_anywhere(path: str) -> bool:
-    """Return whether a path is absolute or a URL; pathlib shortens s3://bucket to s3:/bucket."""
-    return Path(path).is_absolute() or ":/" in path
 
 
 def _inside(config: Path, working_dir: Path) -> str:

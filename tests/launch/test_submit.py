@@ -41,7 +41,7 @@ def test_a_mistake_is_named_before_anything_is_uploaded(arguments: list[str], ex
     ("run", "model", "refused"),
     [
         ("/shared/run", "owner/name", []),
-        ("s3://bucket/run", "/shared/model", []),
+        ("/shared/run", "/shared/model", []),
         ("runs/x", "owner/name", ["run.dir"]),
         ("/shared/run", "./model", ["model.path"]),
         ("runs/x", "somewhere/tiny-random", ["run.dir", "model.path"]),
