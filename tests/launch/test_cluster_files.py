@@ -153,6 +153,13 @@ def test_the_dockerfile_is_clean() -> None:
     assert result.returncode == 0, result.stdout
 
 
+def test_the_image_has_the_settings_of_ray_env() -> None:
+    settings = r"\bRAY_(\w+)=(?:\"\$\{\w+:-)?(\w+)"
+    exports = [line for line in (ROOT / "launch/ray_env.sh").read_text().splitlines() if line.startswith("export RAY_")]
+    image = (FOLDER / "Dockerfile").read_text().partition("\nENV ")[2]
+    assert set(re.findall(settings, "\n".join(exports))) == set(re.findall(settings, image)) != set()
+
+
 FILES = sorted(path.name for path in FOLDER.iterdir())
 
 
