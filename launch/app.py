@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from launch.bench.app import bench_app
+from launch.commands.board import board
 from launch.commands.config import config_app
 from launch.commands.data import data_app
 from launch.commands.doctor import doctor
@@ -68,6 +69,7 @@ app.command()(show)
 app.command()(view)
 app.command()(metrics)
 app.command()(top)
+app.command()(board)
 app.command()(score)
 app.command()(doctor)
 app.add_typer(config_app)

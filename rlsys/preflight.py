@@ -23,6 +23,7 @@ from rlsys.config.schema import Config
 from rlsys.io.run_folder import require_same_config, resolve_model
 from rlsys.models.folder import check_model_folder, check_vocabulary
 from rlsys.models.loading import ModelError, ensure_model, is_built_on_demand
+from rlsys.monitoring.trackers import missing_libraries
 from rlsys.system.environment_errors import describe_environment_error
 from rlsys.system.placement import place, place_learners
 
@@ -82,6 +83,8 @@ def run_preflight(task: PreflightTask) -> PreflightReport:
     """Check everything about `task` that requires no engine, without leaving any files behind."""
     report, config = PreflightReport(), Config.model_validate(task.config)
     report.mistakes += find_conflicts(config, task.command)
+    if task.command in IN_RUN_DIR:
+        report.mistakes += missing_libraries(config.run.trackers)
     with report.collect_errors():
         _check_outputs(task, config)
     with report.collect_errors():

@@ -1,27 +1,24 @@
-"""Progress of a run: screen output, phase timers, and gauges for the Ray dashboard."""
+"""Progress of a run: screen output, phase timers, and metrics for the Ray dashboard."""
 
 from __future__ import annotations
 
-import math
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from ray.util.metrics import Gauge
 from rich.console import Console
 from rich.text import Text
 
-from rlsys.io.metrics import MetricValue
+from actors.cluster.metrics import RunMetrics
 from rlsys.io.progress import ProgressFile
-from rlsys.monitoring.definitions import find
 from rlsys.system.printable import printable
 from rlsys.system.terminal import as_text, print_text
 from rlsys.system.timing import PhaseTimer
 
 
 class ProgressReporter:
-    """Shows the current phase, accumulates the seconds of each, and exports figures to Ray's metrics.
+    """Shows the current phase, accumulates the seconds of each, and exports metrics to Ray.
 
     Args:
         run: name of the run.
@@ -35,16 +32,18 @@ class ProgressReporter:
         self._clock = PhaseTimer()
         self.seconds = self._clock.seconds
         self._status = console.status(as_text("starting …"))
-        self._gauges: dict[str, Gauge] = {}
+        self.metrics = RunMetrics(run)
         self._started = time.monotonic()
 
     def __enter__(self) -> ProgressReporter:
         self._status.start()
+        self.metrics.set("last_progress", time.time())
         return self
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         self._status.stop()
         self._file.end(error)
+        self.metrics.close()
 
     @contextmanager
     def phase(self, name: str, doing: str | None = None) -> Iterator[None]:
@@ -56,17 +55,8 @@ class ProgressReporter:
             with self._clock.phase(name):
                 yield
         finally:
-            self.gauges({f"seconds/{name.replace(' ', '_')}": self.seconds[name] - before})
-
-    def gauges(self, metrics: Mapping[str, MetricValue]) -> None:
-        """Set the gauge of every metric that is a finite number (`rlsys.monitoring.definitions`)."""
-        for name, value in metrics.items():
-            if isinstance(value, int | float) and math.isfinite(value):
-                metric, label = find(name)
-                if metric.name not in self._gauges:
-                    tags = ("run", *label)
-                    self._gauges[metric.name] = Gauge(metric.dashboard_name, f"{metric.meaning} {metric.unit}".strip(), tag_keys=tags)
-                self._gauges[metric.name].set(value, {"run": self.run, **label})
+            self.metrics.set(f"seconds/{name.replace(' ', '_')}", self.seconds[name] - before)
+            self.metrics.set("last_progress", time.time())
 
     def say(self, message: str, style: str = "") -> None:
         """Print one line with the time since the start."""

@@ -109,6 +109,7 @@ class Job:
         self.config, self.folder, self.progress, self.data, self.actors = config, folder, progress, data, actors
         self.loop = StageLoop("step", folder, progress, actors.learners, config.checkpoint)
         self.version = 0
+        self.collected = self.taken = 0  # steps whose batch was sampled, or given to the learners
         self.guard = MismatchGuard.from_config(config)
         # Engines generate one batch at a time; an evaluation counts as one.
         self.engines = Lock()
@@ -197,6 +198,7 @@ class Job:
             self.actors.learners.start_stage(config.learner.lr, config.learner.warmup_steps)
         if config.learner.lr_decay == "linear":
             self.actors.learners.decay_over(rl.steps * rl.updates_per_batch)
+        self.collected = self.taken = self.loop.step
         with closing(admit(self._collect, self.loop.step + 1, rl.steps, rl.staleness)) as batches:
             self.loop.run(rl.steps, lambda step: self._step(step, batches))
 
@@ -204,6 +206,8 @@ class Job:
         """Take the step's batch, train on it, send the weights, report, and save a checkpoint if one is due."""
         with self.progress.phase("wait for samples", f"step {step}: generating"):
             batch = next(batches)
+        self.taken = step
+        self._count_waiting()
         lag = self._checked_lag(batch)
         with self.progress.phase("train", f"step {step}: training"):
             update, writing = self._train(batch)
@@ -241,7 +245,12 @@ class Job:
         with clock.phase("judge"):
             learner = self.actors.reward.pop_learner_batch(key)
         self.folder.write_json("data_report.json", self.data.report())
+        self.collected = step
+        self._count_waiting()
         return TrainingBatch(step, learner, add_counts(rounds), self.data.feed.source.state_dict(), dict(clock.seconds))
+
+    def _count_waiting(self) -> None:
+        self.progress.metrics.set("batches_waiting", self.collected - self.taken)
 
     def _checked_lag(self, batch: TrainingBatch) -> int:
         """Return how many weight versions the oldest sample is behind. `admit` bounds that; this verifies the bound."""

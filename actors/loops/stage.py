@@ -23,7 +23,7 @@ PACE_STEPS = 10
 class StageLoop:
     """Runs the steps of one training stage; `run` calls the job's step function, which computes a step and then calls
 
-        log(metrics)    once: writes metrics.jsonl, TensorBoard and the dashboard, with the seconds of each phase
+        log(metrics)    once: writes metrics.jsonl, the trackers and the dashboard, with the seconds of each phase
         say(text)       prints the step's line, with its number and the ETA
         save(state)     writes a checkpoint, from which `resume` continues
 
@@ -66,7 +66,7 @@ class StageLoop:
         """Call `step(number)` for each of the steps up to `total` that are left. `logged`: whether `log` writes to the run's metrics."""
         self.total = total
         self._began, self._phases = time.monotonic(), Counter(self.progress.seconds)
-        self._log = MetricsLog(self.folder.path, self.before + self.step) if logged else None
+        self._log = MetricsLog(self.folder.path, self.before + self.step, self.folder.config) if logged else None
         with closing(self._log) if self._log is not None else nullcontext():
             while self.step < total:
                 self.step += 1
@@ -88,7 +88,7 @@ class StageLoop:
         self._skipped = f" (update skipped: {metrics['skip_reason']})" if metrics.get("skipped") else ""
         if self._log is not None:
             self._log.write(self.before + self.step, metrics)
-            self.progress.gauges(metrics)
+            self.progress.metrics.update(metrics)
         return metrics
 
     def say(self, text: str, note: str = "", always: bool = False) -> None:

@@ -28,6 +28,7 @@ import pyarrow as pa
 import ray
 
 from actors.cluster import logs
+from actors.cluster.metrics import RunMetrics
 from actors.cpu.sampler import request_id
 from actors.rollout import vllm_compat
 from actors.rollout.samples import Decoder, SampleLogprobs, sample_batch
@@ -93,6 +94,7 @@ class RolloutActor:
         self._admitting.set()
         self._asleep = False
         self._failure = ""
+        self._metrics = RunMetrics(self.log.parent.parent.name)
 
     def __repr__(self) -> str:
         return self.name
@@ -240,6 +242,7 @@ class RolloutActor:
                 tasks.append(task)
                 numbers.append(number)
         self._unread.update(numbers)
+        self._metrics.set(f"samples_in_flight/{self.name}", len(self._running))
         try:
             outputs = await asyncio.gather(*tasks)
             logprobs = await self._logprobs(numbers, outputs)
@@ -252,6 +255,8 @@ class RolloutActor:
             self._unread.difference_update(numbers)
             for task in tasks:
                 task.cancel()
+            self._metrics.set(f"samples_in_flight/{self.name}", len(self._running))
+        self._metrics.add(f"engine_tokens/{self.name}", sum(len(output.token_ids) for output in outputs))
         return sample_batch(keys, outputs, logprobs, self._decoder)
 
     @ray.method(num_returns=2)

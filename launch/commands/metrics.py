@@ -19,7 +19,7 @@ def metrics(
 
     Example: rlsys metrics
     """
-    from rlsys.monitoring.definitions import GROUPS, reference
+    from rlsys.monitoring.definitions import BY_SUBJECT, reference
 
     if markdown:
         print(reference(), end="")
@@ -28,12 +28,12 @@ def metrics(
         write_json(
             [
                 {"name": metric.name, "prometheus": metric.prometheus_name, "unit": metric.unit, "meaning": metric.meaning, "group": group}
-                for group, metrics in GROUPS.items()
+                for group, metrics in BY_SUBJECT.items()
                 for metric in metrics
             ]
         )
         if not as_json:
-            for group, metrics in GROUPS.items():
+            for group, metrics in BY_SUBJECT.items():
                 table = Table("metric", "unit", "meaning", title=group)
                 for metric in metrics:
                     table.add_row(metric.name, metric.unit, metric.meaning)

@@ -27,6 +27,8 @@ class Run(Section):
     """Timeout of any single remote call, in seconds. A call that exceeds it ends the job, and the error names the actor."""
     dashboard: bool = False
     """Start Ray's dashboard with a local run. A submitted job appears in the dashboard of its cluster."""
+    trackers: list[Literal["tensorboard", "wandb", "mlflow", "trackio"]] = ["tensorboard"]
+    """Where the metrics of each step go, besides metrics.jsonl (docs/watching.md). All but tensorboard need `rlsys[trackers]`."""
 
     @field_validator("dir", mode="before")
     @classmethod

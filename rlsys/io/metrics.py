@@ -1,4 +1,4 @@
-"""Metrics of a run: one JSON line per step in metrics.jsonl, and the same values in TensorBoard."""
+"""Metrics of a run: one JSON line per step in metrics.jsonl, and the same numbers wherever run.trackers says."""
 
 from __future__ import annotations
 
@@ -10,12 +10,11 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, NonNegativeInt, model_validator
 
+from rlsys.config.schema import Config
 from rlsys.data.readers.json_files import JsonLines
 from rlsys.io.files import write_text_atomically
-from rlsys.monitoring.definitions import find
-
-MetricValue = int | float | str | None
-"""A number, or a text such as a reason; None for a value that is not finite."""
+from rlsys.monitoring.definitions import MetricValue, of_a_step
+from rlsys.monitoring.trackers import TrackedRun, open_trackers
 
 
 class MetricsRow(BaseModel):
@@ -28,7 +27,8 @@ class MetricsRow(BaseModel):
     @model_validator(mode="after")
     def _defined(self) -> MetricsRow:
         for name in self.metrics:
-            find(name)
+            if not of_a_step(name):
+                raise ValueError(f"{name}: no figure of a step has this name; define it in rlsys/monitoring/definitions.py.")
         return self
 
     @property
@@ -40,21 +40,25 @@ class MetricsLog:
     """Append step metrics. On resume, metrics of steps that will be repeated are dropped first.
 
     Args:
-        folder: the run folder, which receives metrics.jsonl and tensorboard/.
+        folder: the run folder, which receives metrics.jsonl and what the trackers write.
         resume_step: last step whose metrics are kept (0 for a new run).
+        config: of the run; names the trackers.
+
+    Raises:
+        ConfigError: the library of a tracker is not installed.
     """
 
-    def __init__(self, folder: Path, resume_step: int = 0):
-        from torch.utils.tensorboard import SummaryWriter
-
+    def __init__(self, folder: Path, resume_step: int = 0, config: Config | None = None):
+        config = config or Config()
         self.path = folder / "metrics.jsonl"
         kept = [row for row in self.read(folder) if row["step"] <= resume_step]
         write_text_atomically(self.path, "".join(json.dumps(row) + "\n" for row in kept))
         self._file = self.path.open("a")
-        self._tensorboard = SummaryWriter(str(folder / "tensorboard"), purge_step=resume_step + 1)
+        run = TrackedRun(folder, config.model_dump(mode="json"), resume_step)
+        self._trackers = open_trackers(config.run.trackers, run)
 
     def write(self, step: int, metrics: Mapping[str, MetricValue]) -> None:
-        """Append one line, and log its numbers to TensorBoard. Non-finite values (of a skipped step) become null.
+        """Append one line, and pass its numbers to the trackers. Non-finite values (of a skipped step) become null.
 
         Raises:
             pydantic.ValidationError: a metric is not defined.
@@ -63,15 +67,15 @@ class MetricsLog:
         row = MetricsRow.model_validate({"step": step, **finite})
         self._file.write(json.dumps(row.model_dump(), allow_nan=False) + "\n")
         self._file.flush()
-        for name, value in row.metrics.items():
-            if isinstance(value, int | float):
-                self._tensorboard.add_scalar(name, value, step)
-        self._tensorboard.flush()
+        numbers = {name: value for name, value in row.metrics.items() if isinstance(value, int | float)}
+        for tracker in self._trackers:
+            tracker.write(step, numbers)
 
     def close(self) -> None:
-        """Close both logs."""
+        """Close the file and all trackers."""
         self._file.close()
-        self._tensorboard.close()
+        for tracker in self._trackers:
+            tracker.close()
 
     @staticmethod
     def read(folder: Path) -> list[dict[str, Any]]:

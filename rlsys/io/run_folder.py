@@ -64,7 +64,7 @@ class RunFolder:
     """
 
     def __init__(self, config: Config):
-        self.path = config.run.dir.absolute()
+        self.config, self.path = config, config.run.dir.absolute()
         self.path.mkdir(parents=True, exist_ok=True)
         self._lock = (self.path / ".lock").open("w")
         try:
@@ -305,9 +305,10 @@ def _changed(config: Config, saved: Path | None = None) -> list[str]:
 
 def _clear(folder: Path) -> None:
     """Remove leftovers of a run without completed work."""
-    for place in [folder / name for name in ("trajectories", "checkpoints", "logs", "tensorboard")] + list(folder.glob("round_*")):
+    trackers = ("tensorboard", "wandb", "trackio")
+    for place in [folder / name for name in ("trajectories", "checkpoints", "logs", *trackers)] + list(folder.glob("round_*")):
         shutil.rmtree(place, ignore_errors=True)
-    for name in ("progress.json", "actors.json", "data_report.json", "metrics.jsonl"):
+    for name in ("progress.json", "actors.json", "data_report.json", "metrics.jsonl", "trackers.json", "mlflow.db"):
         (folder / name).unlink(missing_ok=True)
 
 

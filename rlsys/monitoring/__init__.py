@@ -1,1 +1,9 @@
-"""What a run measures: every metric is defined once, in `definitions`."""
+"""What a run measures, and where it goes.
+
+definitions  every metric, defined once
+trackers     TensorBoard, wandb, MLflow, trackio
+queries      PromQL of metrics
+board        the Grafana board
+alerts       Prometheus' alert rules
+prometheus   a Prometheus configuration
+"""

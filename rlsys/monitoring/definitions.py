@@ -9,8 +9,12 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache, cached_property
+from typing import Literal
 
 PREFIX = "rlsys_"
+
+MetricValue = int | float | str | None
+"""A number, or a text such as a reason; None for a value that is not finite."""
 
 
 @dataclass(frozen=True)
@@ -22,6 +26,8 @@ class Metric:
     unit: str
     """Empty for counts, fractions and plain numbers."""
     meaning: str
+    kind: Literal["gauge", "counter"] = "gauge"
+    """A counter only grows while its process lives."""
 
     @cached_property
     def label(self) -> str | None:
@@ -37,7 +43,7 @@ class Metric:
     @property
     def prometheus_name(self) -> str:
         """Name at Ray's metrics endpoint and in Prometheus."""
-        return "ray_" + self.dashboard_name
+        return f"ray_{self.dashboard_name}" + ("_total" if self.kind == "counter" else "")
 
     @cached_property
     def _pattern(self) -> re.Pattern[str]:
@@ -101,13 +107,29 @@ GROUPS: dict[str, tuple[Metric, ...]] = {
         Metric("row_tokens", "tokens", "tokens of a scalar model's batch, with prompts repeated"),
     ),
 }
-"""By subject."""
+"""The figures of a step, by subject."""
+
+LIVE = (
+    Metric("last_progress", "seconds since 1970", "time at which the run last completed a phase"),
+    Metric("batches_waiting", "", "batches sampled and judged that wait for the learners; at most rl.staleness + 1"),
+    Metric("samples_in_flight/{engine}", "", "samples that an engine has been asked for and has not returned, by engine"),
+    Metric("engine_tokens/{engine}", "tokens", "tokens generated since the engine started, by engine", "counter"),
+)
+"""What is measured between steps, in Prometheus only."""
+
+
+BY_SUBJECT = {**GROUPS, "Between steps": LIVE}
 
 
 def all_metrics() -> Iterator[Metric]:
     """Yield every metric."""
-    for metrics in GROUPS.values():
+    for metrics in BY_SUBJECT.values():
         yield from metrics
+
+
+def of_a_step(name: str) -> bool:
+    """Return whether metrics.jsonl may hold a metric of this name."""
+    return any(metric.match(name) is not None for metrics in GROUPS.values() for metric in metrics)
 
 
 @cache
@@ -132,9 +154,9 @@ def reference() -> str:
         "",
         "The figures of a step are in `metrics.jsonl` and TensorBoard by the first name, and at the metrics endpoint of a Ray cluster by",
         "the second, with the label `run`. A name in braces is a label: there is a value for each. Where a step has no figure, it is",
-        "missing or null.",
+        "missing or null. Metrics between steps are in Prometheus only.",
     ]
-    for group, metrics in GROUPS.items():
+    for group, metrics in BY_SUBJECT.items():
         lines += ["", f"## {group}", "", "| metric | in Prometheus | unit | meaning |", "|---|---|---|---|"]
         lines += [f"| `{metric.name}` | `{metric.prometheus_name}` | {metric.unit} | {metric.meaning} |" for metric in metrics]
     return "\n".join(lines) + "\n"

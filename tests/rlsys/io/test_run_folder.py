@@ -119,7 +119,7 @@ def test_resume_drops_metrics_of_repeated_steps_and_an_incomplete_line(tmp_path)
 
 def test_a_metric_without_a_definition_is_refused(tmp_path):
     log = MetricsLog(tmp_path)
-    with pytest.raises(ValueError, match="rewrad: no metric has this name"):
+    with pytest.raises(ValueError, match="rewrad: no figure of a step has this name"):
         log.write(1, {"rewrad": 0.5})
     log.close()
     assert MetricsLog.read(tmp_path) == []
