@@ -8,36 +8,89 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import sys
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import nn
 from transformers import AutoTokenizer, PreTrainedModel
+from transformers.core_model_loading import revert_weight_conversion
+from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
 
 from actors.learner.deepspeed_engine import Engine, full_weights
+from actors.weights.source import layer_of
 from rlsys.prompts.chat import Chat
 
 TAG = "state"
 """DeepSpeed's name of the single state in a folder."""
 
 
+SHARD_BYTES = 2**30
+"""Smaller models are written as one file, by rank 0; of larger ones each rank writes a shard of at least this size."""
+
+
 def save_model(model: PreTrainedModel, tokenizer_from: str, folder: Path) -> None:
-    """Write a Hugging Face folder: safetensors in the model's dtype (gathered from all ranks under ZeRO 3), config, tokenizer."""
-    first = dist.get_rank() == 0
-    state = {}
-    for name, whole in full_weights(model):
-        if first:
-            state[name] = whole.to("cpu", copy=True)
-    if first:
-        temporary = _temporary(folder)
+    """Write a Hugging Face folder: safetensors in the model's dtype, config, tokenizer. Every rank writes a shard of a large model.
+
+    Under ZeRO 3 each parameter is gathered in turn, and the rank that writes it keeps it.
+    """
+    rank, temporary = dist.get_rank(), _temporary(folder)
+    if rank == 0:
         shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir(parents=True)
         tokenizer = AutoTokenizer.from_pretrained(tokenizer_from)
         add_end_of_turn(model, tokenizer)
-        model.save_pretrained(temporary, state_dict=state)
+    writers = writing_ranks(model, dist.get_world_size())
+    state = {name: whole.to("cpu", copy=True) for name, whole in full_weights(model) if writers[name] == rank}
+    dist.barrier()
+    if rank == 0:
+        # With the config. It does nothing on other ranks.
+        model.save_pretrained(temporary, state_dict=state, max_shard_size=sys.maxsize)
+    elif state:
+        # transformers may store a layer's weights under other names and in other shapes; a shard has whole layers.
+        save_file(revert_weight_conversion(model, state), temporary / f"{rank}.safetensors", metadata={"format": "pt"})
+    dist.barrier()
+    if rank == 0:
+        _name_shards(temporary, max(writers.values()) + 1)
         tokenizer.save_pretrained(temporary)
         _rename(temporary, folder)
     dist.barrier()
+
+
+def writing_ranks(model: nn.Module, world_size: int) -> dict[str, int]:
+    """Return the rank that writes each parameter: whole layers, in order, with about the same number of bytes for each rank."""
+    sizes = {name: getattr(p, "ds_numel", p.numel()) * p.element_size() for name, p in model.named_parameters()}
+    shards = max(1, min(world_size, sum(sizes.values()) // SHARD_BYTES))
+    share, before = sum(sizes.values()) / shards, 0
+    ranks: dict[str, int] = {}
+    for _, names in groupby(sizes, key=layer_of):
+        layer = list(names)
+        ranks |= dict.fromkeys(layer, min(int(before / share), shards - 1))
+        before += sum(sizes[name] for name in layer)
+    # A layer larger than a share leaves ranks without one.
+    used = sorted(set(ranks.values()))
+    return {name: used.index(rank) for name, rank in ranks.items()}
+
+
+def _name_shards(folder: Path, shards: int) -> None:
+    """Give the ranks' files the names of shards, and write the index that transformers and vLLM read."""
+    if shards == 1:
+        return
+    places: dict[str, str] = {}
+    size = 0
+    for rank in range(shards):
+        name = f"model-{rank + 1:05d}-of-{shards:05d}.safetensors"
+        os.rename(folder / (f"{rank}.safetensors" if rank else SAFE_WEIGHTS_NAME), folder / name)
+        with safe_open(folder / name, "pt") as file:
+            places |= dict.fromkeys(file.keys(), name)
+            size += sum(file.get_tensor(key).nbytes for key in file.keys())
+    index = {"metadata": {"total_size": size}, "weight_map": dict(sorted(places.items()))}
+    (folder / SAFE_WEIGHTS_INDEX_NAME).write_text(json.dumps(index, indent=2) + "\n")
 
 
 def add_end_of_turn(model: PreTrainedModel, tokenizer: Any) -> None:

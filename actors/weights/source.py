@@ -80,7 +80,7 @@ class DeepSpeedSource(WeightSource):
         import deepspeed
 
         keep = self.everywhere or self.rank == 0
-        for _, layer in groupby(self.module.named_parameters(), key=lambda item: _layer(item[0])):
+        for _, layer in groupby(self.module.named_parameters(), key=lambda item: layer_of(item[0])):
             names, parameters = zip(*layer, strict=True)
             with deepspeed.zero.GatheredParameters(list(parameters)):
                 # Copied: gathered tensors are released after this block, and must not stay gathered while the consumer works.
@@ -101,7 +101,7 @@ class DeepSpeedSource(WeightSource):
         return any(hasattr(parameter, "ds_id") for parameter in self.module.parameters())
 
 
-def _layer(name: str) -> str:
+def layer_of(name: str) -> str:
     """Return the layer of a parameter: `model.layers.3.mlp.up_proj.weight` -> `model.layers.3`; a name without a number is its own."""
     parts = name.split(".")
     index = next((i for i, part in enumerate(parts) if part.isdigit()), len(parts) - 1)
