@@ -86,7 +86,7 @@ function about(found) {
   const versions = found.versions && [...new Set(found.versions)].join(" to ")
   return [
     found.source, found.family, `group ${found.group}`, found.truth && `ground truth: ${found.truth}`, means,
-    order(found.order) ?? (found.truth ? "numbers in the file's order" : null), versions && `weights ${versions}`,
+    order(found.order) ?? (found.truth || means ? "numbers in the file's order" : null), versions && `weights ${versions}`,
     found.reward == null ? null : `mean reward ${signed(found.reward)}`, found.lead == null ? null : `lead ${signed(found.lead, 1)}`,
   ].filter(Boolean).join(" · ")
 }
