@@ -12,7 +12,9 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -60,6 +62,18 @@ class Head:
         submission = self.sourced(f"ray job submit --address {self.address()} --working-dir . -- {command}")
         return subprocess.run(submission, cwd=ROOT, env=self.environment, capture_output=True, text=True, timeout=SUBMIT_S)
 
+    def watch(self, run: Path, job: Future[Any]) -> Iterator[dict[str, Any]]:
+        """Yield what `rlsys top` shows of a run with its actors, once it has them."""
+        command = self.sourced(f"rlsys top {run} --address {self.address()} --json")
+        while not job.done():
+            if not (run / "actors.json").is_file():
+                time.sleep(0.2)
+                continue
+            result = subprocess.run(command, cwd=ROOT, env=self.environment, capture_output=True, text=True, timeout=SUBMIT_S)
+            assert result.returncode == 0, result.stderr
+            yield json.loads(result.stdout)
+            return
+
     def stop(self) -> None:
         """End this cluster and no other: `ray stop` would end every cluster of the machine."""
         self.process.terminate()  # `ray start --block` takes its processes with it
@@ -82,8 +96,8 @@ def head() -> Iterator[Head]:
 
 
 @pytest.fixture(scope="module")
-def submitted(head: Head, tmp_path_factory) -> tuple[str, Path]:
-    """(what a job printed that looked round and then trained, its run's folder)."""
+def submitted(head: Head, tmp_path_factory) -> tuple[str, Path, list[dict[str, Any]]]:
+    """(what a job printed that looked round and then trained, its run's folder, what `rlsys top` showed while it ran)."""
     folder = tmp_path_factory.mktemp("submitted")
     overrides = [
         f"run.dir={folder / 'run'}",
@@ -101,23 +115,34 @@ def submitted(head: Head, tmp_path_factory) -> tuple[str, Path]:
         "rl.prompts_per_step=2",
         "rl.group_size=2",
     ]
-    result = head.submit(f"sh -c 'rlsys doctor --json && rlsys train launch/configs/quickstart.yaml {' '.join(overrides)}'")
+    with ThreadPoolExecutor(1) as pool:
+        job = pool.submit(head.submit, f"sh -c 'rlsys doctor --json && rlsys train launch/configs/quickstart.yaml {' '.join(overrides)}'")
+        seen = list(head.watch(folder / "run", job))
+        result = job.result()
     assert result.returncode == 0, (result.stdout + result.stderr)[-8000:]
-    return result.stdout, folder / "run"
+    return result.stdout, folder / "run", seen
 
 
-def test_the_cluster_finds_the_command_and_runs_the_uploaded_code(head: Head, submitted: tuple[str, Path]) -> None:
-    printed, _ = submitted
+def test_the_cluster_finds_the_command_and_runs_the_uploaded_code(head: Head, submitted: tuple[str, Path, list[dict[str, Any]]]) -> None:
+    printed, _, _ = submitted
     report, _ = json.JSONDecoder().raw_decode(printed[printed.index("\n{") + 1 :])
     assert report["ok"] and report["ray"]["auth_mode"] == "token"
     assert report["python"]["executable"] == sys.executable
     assert Path(report["code"]).is_relative_to(head.folder / "ray")  # not the checkout that .venv was made from
 
 
-def test_a_submitted_run_leaves_its_summary(submitted: tuple[str, Path]) -> None:
-    _, run = submitted
+def test_a_submitted_run_leaves_its_summary(submitted: tuple[str, Path, list[dict[str, Any]]]) -> None:
+    _, run, _ = submitted
     summary = json.loads((run / "summary.json").read_text())
     assert set(summary["heldout"]) == {"base", "cold_start", "rl"}
+
+
+def test_the_terminal_view_shows_the_cluster_of_a_run(submitted: tuple[str, Path, list[dict[str, Any]]]) -> None:
+    _, _, seen = submitted
+    assert seen[0]["state"] == "running" and seen[0]["name"] == "run"
+    actors = {actor["name"]: actor for actor in seen[0]["actors"]}
+    assert {"rollout-0", "learner-0", "reward"} <= actors.keys()
+    assert actors["rollout-0"]["state"] == "alive" and actors["rollout-0"]["calls"].endswith("waiting")
 
 
 def test_without_the_token_nobody_gets_in(head: Head) -> None:
