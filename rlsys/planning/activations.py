@@ -9,7 +9,7 @@ A decoder layer keeps, per token, in elements of the model's dtype (b bytes):
 and for each norm of width w: b w + 4 bytes if it is fused (`rlsys.models.fused_layers`), (b + 4) w + 4 if it is transformers' own, and
 8 w + 4 if it multiplies in float32, as Gemma's do. `learner.attention=blocks` also keeps every softmax, b bytes for each head and pair of
 tokens that it computes; flex keeps attention's output once more, and 4 bytes per head and token. With activation checkpointing a layer
-keeps its input only (h), and one layer at a time is computed again. The gradients of one layer's values need as much again. The counting
+keeps its input only (h); one layer at a time is computed again, and the gradients of its values need as much again. The counting
 follows Korthikanti et al. (arXiv 2205.05198, section 4.1), with the tensors of these layers; `tests/rlsys/planning/test_activations.py`
 compares it with the tensors that autograd saves.
 """
@@ -52,7 +52,7 @@ def _chain(prefix: int, length: int) -> int:
 
 
 def activation_bytes(shape: ModelShape, learner: Learner, attention: str, width: int, step: Step, softmaxes: int) -> float:
-    """Return the peak of what is kept for the backward pass of the largest micro-batch, one layer's gradients included, in bytes.
+    """Return the peak of what is kept for the backward pass of the largest micro-batch, in bytes.
 
     Args:
         width: bytes of an element.
@@ -63,13 +63,15 @@ def activation_bytes(shape: ModelShape, learner: Learner, attention: str, width:
         layer += width * shape.heads * softmaxes
     if learner.activation_checkpointing:
         return shape.layers * step.micro_batch_tokens * width * shape.hidden + 2 * layer
-    return (shape.layers + 1) * layer
+    return shape.layers * layer  # each layer's are released before the gradients of the next one's values are there
 
 
 def logits_bytes(shape: ModelShape, chunk: int, width: int, step: Step) -> float:
-    """Return the scratch space of the output layer, in bytes: `chunk` logits in the model's dtype and twice in float32, and the hidden
-    states of the scored tokens with their gradients (`rlsys.models.policy`).
+    """Return the scratch space of the output layer, in bytes.
+
+    That is `chunk` logits in the model's dtype, and three times in float32 (logits, probabilities, their product for the entropy), and the
+    hidden states of the scored tokens with their gradients (`rlsys.models.policy`).
     """
     entries = min(max(chunk, step.scored_tokens), step.scored_tokens * shape.vocabulary)
-    wide = 4 * 2 + (width if width < 4 else 0)
+    wide = 4 * 3 + (width if width < 4 else 0)
     return entries * wide + step.scored_tokens * shape.hidden * (2 * width + 4)

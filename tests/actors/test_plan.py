@@ -81,9 +81,13 @@ class Probe(LearnerActor):
         """Return the bytes of this rank's tensors, by part."""
         optimizer = self.engine.basic_optimizer
         masters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+        masters = getattr(self.engine.optimizer, "fp32_partitioned_groups_flat", masters)  # ZeRO-3's
         moments = [value for state in optimizer.state.values() for value in state.values() if torch.is_tensor(value) and value.dim()]
         reference = self.reference if self.reference is not None else torch.nn.Module()
-        return {"weights": _held(self.engine.module), "optimizer": _size(masters) + _size(moments), "reference": _held(reference)}
+        states = {"weights": _held(self.engine.module), "optimizer": _size(masters) + _size(moments), "reference": _held(reference)}
+        if self.learner.zero_stage == 3:
+            states["gradients"] = self.engine.optimizer.grad_partitions_flat_buffer.nbytes
+        return states
 
     def measured_step(self, batch: LearnerBatch) -> list[tuple[str, int, int]]:
         """Train; returns (phase, growth, peak) of every phase, in bytes."""
@@ -141,14 +145,14 @@ def measure_learner(model: Path, config: Config, logs: Path) -> dict[str, float]
         measured: dict[str, float] = ranks("states")[0]
     forward = [(growth, peak) for phase, growth, peak in phases if phase == "forward"]
     growths = [growth for _, growth, _ in phases]
-    # From one micro-batch to the next, only gradients are kept.
-    first = [phase for phase, _, _ in phases].index("backward")
-    return measured | {
-        "activations": max(growth for growth, _ in forward),
-        "logits chunk": max(peak - growth for growth, peak in forward),
-        "gradients": sum(growths[: first + 1]),
-        "peak": max(sum(growths[:number]) + peak for number, (_, _, peak) in enumerate(phases)),
-    }
+    measured["peak"] = max(sum(growths[:number]) + peak for number, (_, _, peak) in enumerate(phases))
+    if config.learner.zero_stage < 3:  # its gathered weights come and go with the layers
+        measured["logits chunk"] = max(peak - growth for growth, peak in forward)
+        # From one micro-batch to the next, only gradients are kept.
+        measured["gradients"] = sum(growths[: [phase for phase, _, _ in phases].index("backward") + 1])
+        if not config.learner.activation_checkpointing:  # it computes a layer's again in the backward pass
+            measured["activations"] = max(growth for growth, _ in forward)
+    return measured
 
 
 def report(title: str, planned: dict[str, float], measured: dict[str, float]) -> None:
@@ -160,7 +164,10 @@ def report(title: str, planned: dict[str, float], measured: dict[str, float]) ->
 def planned_learner(shape: ModelShape, config: Config) -> dict[str, float]:
     machines, ranks = Machines(gpus=0), config.learner.ranks
     step = step_bytes(shape, config, resolve(config, machines, True), ranks, step_of(config, ranks))
-    return state_bytes(shape, config, ranks) | step | {"peak": sum(step.values())}
+    # ZeRO-3 allocates the buffers of gradients once, before the first step.
+    before = {"gradients", "gradient buckets"} if config.learner.zero_stage == 3 else set()
+    peak = sum(value for name, value in step.items() if name not in before)
+    return state_bytes(shape, config, ranks) | step | {"peak": peak}
 
 
 @pytest.mark.parametrize(

@@ -135,13 +135,11 @@ def test_the_output_layer(dtype: torch.dtype) -> None:
     config = settings()
     model = build("llama", 1, dtype, vocab_size=65_536)
     head, tokens = Policy(model).model.get_output_embeddings(), step_of(config, 1).scored_tokens
-    hidden = torch.randn(tokens, 128, dtype=dtype, requires_grad=True)
+    hidden = torch.randn(tokens, 128, dtype=dtype)
     with Allocations() as allocations:
-        logprob, _ = head(hidden, torch.arange(tokens), 1.0, True)
-        logprob.sum().backward()
+        head(hidden, torch.arange(tokens), 1.0, True)
     expected = logits_bytes(shape_of(model, ""), policy.CPU_CHUNK, dtype.itemsize, step_of(config, 1))
-    # The gradient of the output layer's weight is counted with the gradients.
-    assert allocations.peak - head.weight.nbytes == pytest.approx(expected, rel=0.15)
+    assert allocations.peak == pytest.approx(expected, rel=0.15)
 
 
 def test_padded_rows_are_counted_as_rows() -> None:
