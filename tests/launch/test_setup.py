@@ -129,5 +129,8 @@ def test_everything_that_the_project_names_is_pinned() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     extras = project["optional-dependencies"]
     for kind in ("cpu", "gpu"):
-        named = {re.split(r"[\[=<>]", name)[0] for name in [*project["dependencies"], *extras[kind], *extras["demo"], *extras["test"]]}
+        named = {
+            re.split(r"[\[=<>]", name)[0]
+            for name in [*project["dependencies"], *extras[kind], *extras["demo"], *extras["top"], *extras["test"]]
+        }
         assert named <= pins(kind).keys()
