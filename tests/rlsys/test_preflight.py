@@ -56,6 +56,13 @@ def test_valid_commands_have_no_mistakes_and_nothing_is_created(check, tmp_path,
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_tracker_that_is_not_installed_is_a_mistake_of_what_logs_steps(check, monkeypatch):
+    monkeypatch.setattr("rlsys.monitoring.trackers.importlib.util.find_spec", lambda name: None)
+    (mistake,) = check("run.trackers=[wandb]").mistakes
+    assert mistake.startswith("run.trackers: wandb is not installed")
+    assert check("run.trackers=[wandb]", command="judge").mistakes == []
+
+
 def test_all_mistakes_are_reported_together(check, tmp_path):
     (tmp_path / "file").write_text("")
     mistakes = check(

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import re
 
 import pytest
+from commands import rlsys
 
 from rlsys.algorithms.grpo import MEAN_OVER_TOKENS
 from rlsys.monitoring.definitions import all_metrics, find
@@ -40,3 +42,11 @@ def test_gauges_have_names_of_their_own_that_prometheus_accepts() -> None:
 
 def test_every_figure_of_the_loss_is_defined() -> None:
     assert {find(name)[0].name for name in MEAN_OVER_TOKENS} == set(MEAN_OVER_TOKENS)
+
+
+def test_the_command_lists_every_metric() -> None:
+    shown = rlsys("metrics")
+    listed = json.loads(rlsys("metrics", "--json").stdout)
+    assert [one["name"] for one in listed] == [metric.name for metric in all_metrics()]
+    assert all(one["prometheus"].startswith("ray_rlsys_") and one["meaning"] for one in listed)
+    assert shown.returncode == 0 and all(metric.name in shown.stdout for metric in all_metrics())
