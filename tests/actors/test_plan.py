@@ -145,11 +145,13 @@ def measure_learner(model: Path, config: Config, logs: Path) -> dict[str, float]
         measured: dict[str, float] = ranks("states")[0]
     forward = [(growth, peak) for phase, growth, peak in phases if phase == "forward"]
     growths = [growth for _, growth, _ in phases]
-    measured["peak"] = max(sum(growths[:number]) + peak for number, (_, _, peak) in enumerate(phases))
-    if config.learner.zero_stage < 3:  # its gathered weights come and go with the layers
-        measured["logits chunk"] = max(peak - growth for growth, peak in forward)
+    if config.learner.zero_stage > 1:  # the others keep some gradients from step to step, which hides what a step adds
+        measured["peak"] = max(sum(growths[:number]) + peak for number, (_, _, peak) in enumerate(phases))
+    if config.learner.zero_stage == 2:
         # From one micro-batch to the next, only gradients are kept.
         measured["gradients"] = sum(growths[: [phase for phase, _, _ in phases].index("backward") + 1])
+    if config.learner.zero_stage < 3:  # its gathered weights come and go with the layers
+        measured["logits chunk"] = max(peak - growth for growth, peak in forward)
         if not config.learner.activation_checkpointing:  # it computes a layer's again in the backward pass
             measured["activations"] = max(growth for growth, _ in forward)
     return measured
