@@ -13,10 +13,10 @@ case ":$PATH:" in
     *) export PATH="$_rlsys_root/.venv/bin:$PATH" ;;
 esac
 export RAY_AUTH_MODE=token RAY_USAGE_STATS_ENABLED=0
-# For the head: a machine that misses three checks of its health is declared dead, within half a minute; Ray's own values take twice that.
+# For the head: a machine that misses three checks of its health, each within 5 s, is declared dead; Ray's own values are five and 10 s.
 export RAY_health_check_timeout_ms="${RAY_health_check_timeout_ms:-5000}"
 export RAY_health_check_failure_threshold="${RAY_health_check_failure_threshold:-3}"
-# What takes longer than 10 s to arrive, Ray by itself asks for again, and over a slow wire every weight update would be sent twice.
+# Ray asks again for an object that has not arrived after 10 s, by default: too soon for buckets of weights over a slow wire.
 export RAY_object_manager_pull_timeout_ms="${RAY_object_manager_pull_timeout_ms:-120000}"
 _rlsys_token="${RAY_AUTH_TOKEN_PATH:-$HOME/.ray/auth_token}"
 if [ -z "${RAY_AUTH_TOKEN:-}" ] && [ ! -s "$_rlsys_token" ]; then
