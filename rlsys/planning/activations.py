@@ -51,19 +51,26 @@ def _chain(prefix: int, length: int) -> int:
     return total
 
 
+def _layer_bytes(shape: ModelShape, learner: Learner, attention: str, width: int, step: Step, softmaxes: int) -> float:
+    softmax = width * shape.heads * softmaxes if attention == "blocks" else 0
+    return step.micro_batch_tokens * layer_bytes_per_token(shape, learner, attention, width) + softmax
+
+
 def activation_bytes(shape: ModelShape, learner: Learner, attention: str, width: int, step: Step, softmaxes: int) -> float:
-    """Return the peak of what is kept for the backward pass of the largest micro-batch, in bytes.
+    """Return what is kept for the backward pass of the largest micro-batch, input and output of the last norm included, in bytes.
 
     Args:
         width: bytes of an element.
         softmaxes: pairs of tokens per head in it, if attention keeps them.
     """
-    layer = step.micro_batch_tokens * layer_bytes_per_token(shape, learner, attention, width)
-    if attention == "blocks":
-        layer += width * shape.heads * softmaxes
-    if learner.activation_checkpointing:
-        return shape.layers * step.micro_batch_tokens * width * shape.hidden + 2 * layer
-    return shape.layers * layer  # each layer's are released before the gradients of the next one's values are there
+    hidden = step.micro_batch_tokens * width * shape.hidden
+    layer = hidden if learner.activation_checkpointing else _layer_bytes(shape, learner, attention, width, step, softmaxes)
+    return shape.layers * layer + 2 * hidden
+
+
+def recomputed_bytes(shape: ModelShape, learner: Learner, attention: str, width: int, step: Step, softmaxes: int) -> float:
+    """Return what one layer needs to be computed again, with the gradients of its values, in bytes; 0 without activation checkpointing."""
+    return 2 * _layer_bytes(shape, learner, attention, width, step, softmaxes) if learner.activation_checkpointing else 0.0
 
 
 def logits_bytes(shape: ModelShape, chunk: int, width: int, step: Step) -> float:

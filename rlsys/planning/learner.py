@@ -16,7 +16,7 @@ to stage3_max_live_parameters of them, 1e9 by default.
 from __future__ import annotations
 
 from rlsys.config.schema import Config
-from rlsys.planning.activations import activation_bytes, logits_bytes, softmax_entries
+from rlsys.planning.activations import activation_bytes, logits_bytes, recomputed_bytes, softmax_entries
 from rlsys.planning.batch import Step
 from rlsys.planning.settings import Resolved
 from rlsys.planning.shape import ModelShape
@@ -40,11 +40,14 @@ def step_bytes(shape: ModelShape, config: Config, resolved: Resolved, ranks: int
     pairs = step.micro_batch_groups * softmax_entries(
         config.prompt.max_tokens, config.rl.group_size if learner.packing else 1, config.rollout.max_tokens
     )
+    chunk = logits_bytes(shape, resolved.chunk, width, step)
+    recomputed = recomputed_bytes(shape, learner, resolved.attention, width, step, pairs)
     parts = {
         "gradients": _gradient_bytes(shape, config, ranks),
         "gradient buckets": _bucket_bytes(shape, config, resolved),
         "activations": activation_bytes(shape, learner, resolved.attention, width, step, pairs),
-        "logits chunk": logits_bytes(shape, resolved.chunk, width, step),
+        "logits chunk": chunk,
+        "recomputed layer": max(recomputed - chunk, 0.0),  # beyond the chunk, whose place it takes
     }
     if learner.zero_stage == 3:
         parts["gathered weights"] = width * min(shape.parameters, resolved.max_live)
