@@ -14,13 +14,15 @@ import pyarrow as pa
 import ray
 
 from actors.cluster.calls import end_actors
-from actors.cluster.groups import Reservation, bring_up, cluster_size, create_rollouts, weight_backend
+from actors.cluster.groups import bring_up, create_rollouts
 from actors.cluster.machines import require_same_files
-from actors.cluster.waiting import Pending, fetch, wait
+from actors.cluster.reservation import Reservation, cluster_machines
+from actors.cluster.waiting import Pending, fetch, wait_for
 from rlsys.config.schema import Config
 from rlsys.data.chain import prompt_batch
 from rlsys.judging.requests import JudgeRequest, JudgeResult, RenderedRequest, collect_results, render_requests
 from rlsys.prompts.rendering import Prompter
+from rlsys.system.placement import place_judges, weight_backend
 
 AHEAD = 4
 """Shares queued for the scorer before the engines wait for it."""
@@ -50,54 +52,30 @@ class _Share:
 
 
 class Judges:
-    """Engines with the weights of `model_path`, and a scorer if there is a meta reward model.
-
-    Without GPUs the scorer gets a quarter of a machine's cores, at least one, and the engines the rest.
-    """
+    """Engines with the weights of `model_path`, and a scorer if there is a meta reward model (`rlsys.system.placement.place_judges`)."""
 
     def __init__(self, config: Config, model_path: str, logs: Path, meta_rm: str | None = None):
         for model in filter(None, (model_path, meta_rm)):
-            require_same_files(model, None, config.run.actor_timeout_s)
-        cpus, gpus, nodes = cluster_size()
-        engines = config.rollout.actors
-        cores = max(1, cpus // nodes)
-        scorers = int(meta_rm is not None)
-        scorer_threads = max(1, cores // 4)
-        threads = config.rollout.cpus or max(1, (cores - scorers * scorer_threads) // -(-engines // nodes))
-        share = 0.5 if gpus < engines * config.rollout.tensor_parallel + scorers else 1.0
-        engine, scorer = ({"CPU": 1.0, "GPU": share} if gpus else {"CPU": float(each)} for each in (threads, scorer_threads))
-        if gpus and config.rollout.tensor_parallel > 1:
-            engine["GPU"] = float(config.rollout.tensor_parallel)
-        # If there are more actors than cores, they share cores: a larger reservation would never be granted.
-        scale = min(1.0, cpus / (engines * engine["CPU"] + scorers * scorer["CPU"]))
-        engine, scorer = ({**each, "CPU": int(100 * scale * each["CPU"]) / 100} for each in (engine, scorer))
-        reserved = self.reservation = Reservation([engine] * engines + [scorer] * scorers, config.run.actor_timeout_s)
+            require_same_files(model, None, config.run.timeout_s("start"))
+        self.placement = place_judges(config, cluster_machines(), scorer=meta_rm is not None)
+        self.reservation = Reservation(self.placement, config.run.timeout_s("start"))
         longest = config.prompt.max_tokens + config.rollout.max_tokens
-        backend = weight_backend(config.weights.backend, gpus, colocated=True)
-        sleeps = bool(config.rollout.sleep)
-        self.rollouts = create_rollouts(config, model_path, longest, backend, reserved, engine, threads, logs, 0, sleeps)
+        backend = weight_backend("auto", self.placement.gpus, colocated=True)
+        self.rollouts = create_rollouts(config, model_path, longest, backend, self.reservation, logs, bool(config.rollout.sleep))
         self.scorer: Any = None
-        if meta_rm is not None:
-            from actors.scalar_scorer import ScalarScorer  # takes seconds, while the engines are already starting
-
-            options = reserved.options(scorer, engines)
-            self.scorer = (
-                ray.remote(ScalarScorer)
-                .options(name=SCORER, **options)
-                .remote(
-                    name=SCORER,
-                    model_path=meta_rm,
-                    dtype=config.model.dtype,
-                    threads=scorer_threads,
-                    log_dir=str(logs),
-                    judge_path=model_path,
-                )
-            )
+        self._scorer_arguments = {"model_path": meta_rm, "dtype": config.model.dtype, "log_dir": str(logs), "judge_path": model_path}
 
     def start(self) -> dict[str, Any]:
-        """Start all actors concurrently; returns their self-descriptions, by name."""
-        calls = [*self.rollouts.ready(), *([Pending(self.scorer.ready.remote(), SCORER, "ready")] if self.scorer else [])]
-        return {call.actor: found for call, found in zip(calls, bring_up(self.rollouts, calls), strict=True)}
+        """Start all actors; returns their self-descriptions, by name."""
+        calls = self.rollouts.ready()
+        # vLLM measures the free memory of a GPU while it starts, which the scorer may not change meanwhile.
+        found = bring_up(self.rollouts, calls) if self.placement.gpus else {}
+        if SCORER in self.placement.slots:
+            from actors.scalar_scorer import ScalarScorer  # takes seconds, while the engines are already starting
+
+            self.scorer = self.reservation.create(ScalarScorer, SCORER, name=SCORER, **self._scorer_arguments)
+            calls.append(Pending(self.scorer.ready.remote(), SCORER, "ready"))
+        return found | bring_up(self.rollouts, [call for call in calls if call.actor not in found])
 
     def close(self) -> None:
         """Let the engines shut down in order, briefly; kill what does not answer."""
@@ -146,8 +124,8 @@ class Judges:
             yield batch
 
     def _answers(self, share: _Share, prompter: Prompter) -> list[JudgeResult]:
-        meta_rewards = wait([share.scoring], self.rollouts.timeout_s)[0] if share.scoring else None
-        samples = fetch(Pending(share.samples, "rollout", "sample"), self.rollouts.timeout_s)
+        meta_rewards = wait_for("sample", [share.scoring], self.rollouts.run)[0] if share.scoring else None
+        samples = fetch(Pending(share.samples, "rollout", "sample"), self.rollouts.run.timeout_s("sample"))
         return collect_results(share.questions, samples, meta_rewards, prompter.score_format)
 
 

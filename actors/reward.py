@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import ray
 
+from actors.cluster.reservation import location
 from rlsys.data.chain import LearnerBatch, sample_keys
 from rlsys.io.run_folder import write_parquet
 from rlsys.rewards.batch import add_trained, judge_batch
@@ -34,10 +34,10 @@ class RewardActor:
         return self.name
 
     def ready(self) -> dict[str, Any]:
-        """Return the actor's name and machine (its address); answers once the process is up."""
+        """Return the actor's name and location; answers once the process is up."""
         # Garbage collections need not traverse the imported modules, which stay for good.
         gc.freeze()
-        return {"name": self.name, "machine": ray.util.get_node_ip_address()}
+        return {"name": self.name, **location()}
 
     def judge(
         self, key: str, step: int, prompts: pa.RecordBatch, *samples: pa.RecordBatch, want: int | None = None, equal: bool = False

@@ -25,7 +25,7 @@ from rlsys.models.folder import check_model_folder, check_vocabulary
 from rlsys.models.loading import ModelError, ensure_model, is_built_on_demand
 from rlsys.monitoring.trackers import missing_libraries
 from rlsys.system.environment_errors import describe_environment_error
-from rlsys.system.placement import place, place_learners
+from rlsys.system.placement import Machine, place, place_judges, place_learners
 
 if TYPE_CHECKING:
     from rlsys.data.records import Record
@@ -149,19 +149,18 @@ def _check_placement(task: PreflightTask, config: Config, report: PreflightRepor
     if task.cpus is None:
         report.facts["placement"] = "depends on the cluster of the job"
         return
-    cores = f"{task.cpus} core(s)"
+    cores, machines = f"{task.cpus} core(s)", [Machine("this machine", task.cpus, task.gpus)]
     if task.command == "meta-rm":
-        _, threads = place_learners(config, task.cpus, task.gpus, 1)
-        required, layout = config.learner.ranks * threads, f"{config.learner.ranks} rank(s) with {threads} thread(s)"
+        placements = [place_learners(config, machines)]
+    elif task.command == "rft":  # Either engines or learners run at a time.
+        placements = [place_judges(config, machines), place_learners(config, machines)]
     else:
-        placed = place(config, task.cpus, task.gpus, 1)
-        learners, engines = config.learner.ranks * placed.learner_threads, config.rollout.actors * placed.rollout_threads
-        required = max(learners, engines) if placed.colocated or task.gpus else learners + engines
-        layout = f"{config.rollout.actors} engine(s) with {placed.rollout_threads} thread(s)"
-        if task.command in TRAINING:
-            layout += f", {config.learner.ranks} learner rank(s) with {placed.learner_threads}"
+        placements = [place(config, machines) if task.command in TRAINING else place_judges(config, machines)]
+    threads = {name: slot.threads for placed in placements for name, slot in placed.slots.items()}
+    parts = {"rollout-0": f"{config.rollout.actors} engine(s)", "learner-0": f"{config.learner.ranks} learner rank(s)"}
+    layout = ", ".join(f"{part} with {threads[name]} thread(s)" for name, part in parts.items() if name in threads)
     report.facts["placement"] = f"{layout}; {cores}" + (f", {task.gpus} GPU(s)" if task.gpus else "")
-    if not task.gpus and required > task.cpus:
+    if not task.gpus and max(placed.concurrent_threads for placed in placements) > task.cpus:
         advice = "To avoid this, lower learner.ranks, learner.cpus, rollout.actors or rollout.cpus."
         report.notes.append(f"{layout} share {cores}, which will be slow. {advice}")
 

@@ -15,7 +15,8 @@ import numpy as np
 import pyarrow as pa
 import ray
 
-from actors.cluster.waiting import ActorFailed, Pending, fetch, wait
+from actors.cluster.waiting import ActorFailed, Pending, fetch, wait_for
+from rlsys.config.schema import CallKind, Run
 
 SHUTDOWN_S = 15
 """Seconds that engines and learners have to shut down in order before they are killed."""
@@ -38,7 +39,7 @@ def rollout_names(count: int) -> list[str]:
 
 class LearnerGroup:
     """All learner ranks as one. Each method calls the method of the same name of every rank's `actors.learner.learner.LearnerActor`
-    (where noted, `actors.learner.scalar_learner.ScalarLearner`), waits at most `timeout_s` seconds, and returns rank 0's answer.
+    (where noted, `actors.learner.scalar_learner.ScalarLearner`), waits as long as `run.timeouts_s` allows, and returns rank 0's answer.
 
     A large argument is best passed as an object reference, which is stored once for all ranks.
 
@@ -46,74 +47,74 @@ class LearnerGroup:
         verify_weights: compare checksums of all sent tensors.
     """
 
-    def __init__(self, actors: Sequence[Any], timeout_s: float, verify_weights: bool = False):
-        self.actors, self.timeout_s, self.verify_weights = list(actors), timeout_s, verify_weights
+    def __init__(self, actors: Sequence[Any], run: Run, verify_weights: bool = False):
+        self.actors, self.run, self.verify_weights = list(actors), run, verify_weights
         self.names = [f"learner-{rank}" for rank in range(len(self.actors))]
 
     def join(self) -> list[Pending]:
         """Let the ranks connect to each other and load the model; returns the pending `setup` calls, by rank."""
-        host, port = wait([Pending(self.actors[0].address.remote(), self.names[0], "address")], self.timeout_s)[0]
+        host, port = wait_for("start", [Pending(self.actors[0].address.remote(), self.names[0], "address")], self.run)[0]
         return self._begin("setup", host, port)
 
     def connect_rollouts(self, rollouts: Sequence[Any], backend: str, bucket_mib: int) -> None:
-        self.call("connect_rollouts", list(rollouts), backend, bucket_mib, self.timeout_s)
+        self.call("start", "connect_rollouts", list(rollouts), backend, bucket_mib, self.run.timeout_s("weights"))
 
     def start_stage(self, lr: float, warmup_steps: int) -> None:
-        self.call("start_stage", lr, warmup_steps)
+        self.call("train", "start_stage", lr, warmup_steps)
 
     def decay_over(self, steps: int) -> None:
-        self.call("decay_over", steps)
+        self.call("train", "decay_over", steps)
 
     def snapshot_reference(self) -> None:
-        self.call("snapshot_reference")
+        self.call("train", "snapshot_reference")
 
     def train_grpo(self, batch: Any, temperature: float, total_samples: int | None = None) -> dict[str, Any]:
-        return self.call("train_grpo", batch, temperature, total_samples)
+        return self.call("train", "train_grpo", batch, temperature, total_samples)
 
     def train_sft(self, batch: Any) -> dict[str, Any]:
-        return self.call("train_sft", batch)
+        return self.call("train", "train_sft", batch)
 
     def send_weights(self, version: int) -> dict[str, Any]:
         """Send the weights to every engine, asleep or awake; later samples carry `version`."""
-        return self.call("send_weights", version, self.verify_weights)
+        return self.call("weights", "send_weights", version, self.verify_weights)
 
     def save(self, folder: Path) -> None:
-        self.call("save", str(folder))
+        self.call("checkpoint", "save", str(folder))
 
     def load(self, folder: Path) -> None:
-        self.call("load", str(folder))
+        self.call("checkpoint", "load", str(folder))
 
     def train(self, batch: Any) -> dict[str, Any]:
         """ScalarLearner only."""
-        return self.call("train", batch)
+        return self.call("train", "train", batch)
 
     def score(self, batch: Any) -> list[float]:
         """ScalarLearner only."""
-        return self.call("score", batch)
+        return self.call("train", "score", batch)
 
     def save_model(self, folder: Path) -> None:
         """ScalarLearner only."""
-        self.call("save_model", str(folder))
+        self.call("checkpoint", "save_model", str(folder))
 
-    def call(self, method: str, *args: Any) -> Any:
+    def call(self, kind: CallKind, method: str, *args: Any) -> Any:
         """Call any `method` on every rank; returns rank 0's answer. The first failure ends the wait and names its rank."""
-        return wait(self._begin(method, *args), self.timeout_s)[0]
+        return wait_for(kind, self._begin(method, *args), self.run)[0]
 
     def _begin(self, method: str, *args: Any) -> list[Pending]:
         return [Pending(getattr(actor, method).remote(*args), name, method) for actor, name in zip(self.actors, self.names, strict=True)]
 
 
 class RolloutGroup:
-    """All rollout engines as one (`actors.rollout.rollout.RolloutActor`). Every wait is bounded by `timeout_s`, in seconds.
+    """All rollout engines as one (`actors.rollout.rollout.RolloutActor`). Every wait is bounded by `run.timeouts_s`.
 
     Args:
         max_num_seqs: sequences that one engine decodes concurrently.
         sleeps: engines release their memory while learners train.
     """
 
-    def __init__(self, actors: Sequence[Any], timeout_s: float, max_num_seqs: int, sleeps: bool = False):
+    def __init__(self, actors: Sequence[Any], run: Run, max_num_seqs: int, sleeps: bool = False):
         self.actors, self.names = list(actors), rollout_names(len(actors))
-        self.timeout_s, self.max_num_seqs, self.sleeps = timeout_s, max_num_seqs, sleeps
+        self.run, self.max_num_seqs, self.sleeps = run, max_num_seqs, sleeps
 
     def ready(self) -> list[Pending]:
         """Start the engines; returns the pending calls, which return their self-descriptions."""
@@ -123,7 +124,7 @@ class RolloutGroup:
         """Let every engine release its memory (if `sleeps`); call it before learners train. Sending weights wakes the engines."""
         if self.sleeps:
             calls = [Pending(actor.sleep.remote(), name, "sleep") for actor, name in zip(self.actors, self.names, strict=True)]
-            wait(calls, self.timeout_s)
+            wait_for("weights", calls, self.run)
 
     def sample(
         self, prompts: pa.RecordBatch, temperature: float, top_p: float, max_tokens: int, min_tokens: int = 0
@@ -150,6 +151,7 @@ class RolloutGroup:
         load = [0] * len(self.actors)
         in_flight: dict[ray.ObjectRef, InFlightShare] = {}
         finished: SimpleQueue[ray.ObjectRef] = SimpleQueue()
+        timeout_s = self.run.timeout_s("sample")
         while True:
             while min(load) < room and (numbered := next(waiting, None)):
                 number, prompts = numbered
@@ -163,13 +165,13 @@ class RolloutGroup:
             if not in_flight:
                 return
             try:
-                share = in_flight.pop(finished.get(timeout=self.timeout_s))
+                share = in_flight.pop(finished.get(timeout=timeout_s))
             except Empty:
                 late = ", ".join(sorted({share.call.actor for share in in_flight.values()}))
                 raise ActorFailed(
-                    f"no samples within {self.timeout_s:.0f} s from {late}. Raise run.actor_timeout_s if it is only slow."
+                    f"no samples within {timeout_s:.0f} s from {late}. Raise run.timeouts_s.sample if it is only slow."
                 ) from None
-            fetch(share.call, self.timeout_s)
+            fetch(share.call, timeout_s)
             load[share.engine] -= share.samples
             yield share.number, share.result
 
@@ -183,10 +185,10 @@ class RolloutGroup:
 
 
 class RewardClient:
-    """The calls to the reward actor (`actors.reward.RewardActor`). Every wait is bounded by `timeout_s`, in seconds."""
+    """The calls to the reward actor (`actors.reward.RewardActor`). Every wait is bounded by `run.timeouts_s`."""
 
-    def __init__(self, actor: Any, timeout_s: float):
-        self.actor, self.timeout_s = actor, timeout_s
+    def __init__(self, actor: Any, run: Run):
+        self.actor, self.run = actor, run
 
     def ready(self) -> Pending:
         """Start the actor; returns the pending call, which returns its self-description."""
@@ -212,7 +214,7 @@ class RewardClient:
 
     def finish(self, call: Pending) -> Any:
         """Wait for one pending call and return its result."""
-        return wait([call], self.timeout_s)[0]
+        return wait_for("judge", [call], self.run)[0]
 
 
 @dataclass(frozen=True)

@@ -7,10 +7,15 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import ray
 
 from rlsys.config.schema import Run
+
+PASSED_ON = ("NCCL_", "GLOO_", "HF_", "TRANSFORMERS_", "VLLM_", "TORCH_", "PYTORCH_")
+"""Variables of the driver that its actors on other machines get too, except tokens, which Ray's dashboard would show. CUDA_VISIBLE_DEVICES
+is not one of them: each raylet hands out the GPUs of its own machine that its own CUDA_VISIBLE_DEVICES names."""
 
 
 @contextmanager
@@ -24,8 +29,16 @@ def ray_session(run: Run) -> Iterator[None]:
     # A local Ray generates an authentication token; its message about that is of no use to the user.
     logging.getLogger("ray._private.authentication.authentication_token_setup").setLevel(logging.ERROR)
     # The cores available to this process, which may be fewer than the machine has.
-    local = {} if submitted else {"address": "local", "num_cpus": len(os.sched_getaffinity(0)), "include_dashboard": run.dashboard}
-    ray.init(log_to_driver=True, logging_level="warning", **local)
+    options: dict[str, Any] = {"address": "local", "num_cpus": len(os.sched_getaffinity(0)), "include_dashboard": run.dashboard}
+    if submitted:
+        # The processes of a local Ray inherit all variables of this one. Here the job may have set some, which have these same values.
+        os.environ["RAY_OVERRIDE_JOB_RUNTIME_ENV"] = "1"
+        options = {
+            "runtime_env": {
+                "env_vars": {name: value for name, value in os.environ.items() if name.startswith(PASSED_ON) and "TOKEN" not in name}
+            }
+        }
+    ray.init(log_to_driver=True, logging_level="warning", **options)
     if submitted and not run.dir.is_absolute():
         print(f"run.dir={run.dir} is relative: it is in this job's working folder, {Path.cwd()}. Give an absolute path to keep it.")
     try:

@@ -9,6 +9,7 @@ from typing import Any
 
 import ray
 
+from rlsys.config.schema import CallKind, Run
 from rlsys.models.loading import ModelError
 from rlsys.system.environment_errors import describe_environment_error
 
@@ -29,10 +30,13 @@ class Pending:
     call: str
 
 
-def wait(calls: Sequence[Pending], timeout_s: float) -> list[Any]:
+def wait(calls: Sequence[Pending], timeout_s: float, setting: str = "run.actor_timeout_s") -> list[Any]:
     """Return the results of `calls`, in order. Raises at the first failure, without waiting for the rest.
 
     A failed rank leaves its peers blocked in a collective, so results are checked as they arrive.
+
+    Args:
+        setting: key of the config to raise if the calls are only slow.
 
     Raises:
         ActorFailed: a call raised, its actor died, or not all were done after `timeout_s` seconds.
@@ -45,7 +49,7 @@ def wait(calls: Sequence[Pending], timeout_s: float) -> list[Any]:
         done, _ = ray.wait(list(open_calls), num_returns=1, timeout=max(0.0, deadline - time.monotonic()))
         if not done:
             late = ", ".join(f"{call.actor} ({call.call})" for call in open_calls.values())
-            raise ActorFailed(f"no answer within {timeout_s:.0f} s from {late}. Raise run.actor_timeout_s if it is only slow.")
+            raise ActorFailed(f"no answer within {timeout_s:.0f} s from {late}. Raise {setting} if it is only slow.")
         call = open_calls.pop(done[0])
         try:
             results[call.ref] = fetch(call, timeout_s)
@@ -75,6 +79,11 @@ def _death_among(calls: dict[ray.ObjectRef, Pending], failure: ActorFailed) -> A
             if isinstance(error.__cause__, ray.exceptions.RayActorError):
                 return error
     return None
+
+
+def wait_for(kind: CallKind, calls: Sequence[Pending], run: Run) -> list[Any]:
+    """`wait` as long as the config allows calls of this kind to take."""
+    return wait(calls, run.timeout_s(kind), f"run.timeouts_s.{kind}")
 
 
 def fetch(call: Pending, timeout_s: float) -> Any:

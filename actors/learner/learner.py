@@ -20,6 +20,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from actors.cluster import logs
+from actors.cluster.reservation import location
 from actors.learner import checkpoints as saving
 from actors.learner import deepspeed_engine as ds
 from actors.weights.transfer import DeepSpeedSource, make_trainer
@@ -122,7 +123,7 @@ class LearnerActor:
         self._build()
         return {
             "name": self.name,
-            "machine": address,
+            **location(),
             "device": ds.device(),
             "backend": dist.get_backend(),
             "zero_stage": self.learner.zero_stage,

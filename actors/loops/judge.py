@@ -51,7 +51,7 @@ class Judge:
         """Sample every seed of `prompts` (PROMPTS); returns SAMPLES in parts."""
         rollout = self.config.rollout
         parts = self.judges.rollouts.sample(prompts, temperature, rollout.top_p, rollout.max_tokens)
-        return [fetch(Pending(part, "rollout", "sample"), self.judges.rollouts.timeout_s) for part in parts]
+        return [fetch(Pending(part, "rollout", "sample"), self.judges.rollouts.run.timeout_s("sample")) for part in parts]
 
     def answer_by(self, plan: SamplingPlan, records: Iterable[Record], temperature: float) -> Iterator[JudgeResult]:
         """Yield the results of `records`, in order, each sampled until `plan` is satisfied. No engine waits for the end of a round."""

@@ -93,8 +93,8 @@ def running_actors(config: Config, folder: RunFolder, progress: ProgressReporter
             folder.write_json("actors.json", cluster.start())
         placement = cluster.placement
         progress.say(
-            f"{config.rollout.actors} rollout engine(s) with {placement.rollout_threads} thread(s), {config.learner.ranks} learner rank(s) "
-            f"with {placement.learner_threads}, ZeRO-{config.learner.zero_stage}, weights by {cluster.backend}; "
+            f"{config.rollout.actors} rollout engine(s) with {placement.threads('rollout-0')} thread(s), {config.learner.ranks} learner "
+            f"rank(s) with {placement.threads('learner-0')}, ZeRO-{config.learner.zero_stage}, weights by {cluster.backend}; "
             f"{'taking turns' if placement.colocated else 'side by side'}; ready after {progress.seconds['start']:.0f} s"
         )
         if config.rollout.top_p < 1:

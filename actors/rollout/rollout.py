@@ -29,6 +29,7 @@ import ray
 
 from actors.cluster import logs
 from actors.cluster.metrics import RunMetrics
+from actors.cluster.reservation import location
 from actors.cpu.sampler import request_id
 from actors.rollout import vllm_compat
 from actors.rollout.samples import Decoder, SampleLogprobs, sample_batch
@@ -66,6 +67,7 @@ class RolloutActor:
         log_dir: str,
         threads: int | None = None,
         template_args: dict[str, Any] | None = None,
+        gpus: list[str] | None = None,
     ):
         """
         Args:
@@ -78,7 +80,11 @@ class RolloutActor:
             log_dir: the engine's output goes to `log_dir/NAME.log`.
             threads: number of cores, shared with no other rollout actor of this machine; None: all of them.
             template_args: arguments of the chat template, which defines the end-of-turn token.
+            gpus: ids of the GPUs to use; None: those that Ray assigned.
         """
+        if gpus is not None:
+            os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(gpus)
+        self.location = location() | ({} if gpus is None else {"gpus": gpus})
         self.name, self.model_path, self.rollout, self.dtype = name, model_path, rollout, dtype
         self.max_model_len, self.seed, self.weight_backend = max_model_len, seed, weight_backend
         self.threads = threads or len(os.sched_getaffinity(0))
@@ -102,7 +108,11 @@ class RolloutActor:
     # --- life cycle ----------------------------------------------------------------------------------------------------
 
     async def ready(self) -> dict[str, Any]:
-        """Start the engine; returns name, machine (its address), vllm version, device, cores, threads (per worker), kv_blocks and seconds.
+        """Start the engine.
+
+        Returns:
+            name, its location (`actors.cluster.reservation.location`), vllm version, device, cores, threads (of each worker), kv_blocks and
+            seconds to start.
 
         Raises:
             RolloutError: the engine did not start, or cannot report self-certainty as configured.
@@ -132,7 +142,7 @@ class RolloutActor:
         self._decoder = Decoder(AutoTokenizer.from_pretrained(self.model_path), self.template_args)
         return {
             "name": self.name,
-            "machine": ray.util.get_node_ip_address(),
+            **self.location,
             "vllm": __version__,
             "device": device,
             "cores": self._cores.ids,

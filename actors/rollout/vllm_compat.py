@@ -58,8 +58,11 @@ def engine_arguments(rollout: Rollout, max_model_len: int) -> dict[str, Any]:
         # On a CPU, an explicit size and eager mode save the warm-up run.
         "kv_cache_memory_bytes": sizes.kv_cache_bytes,
         "enforce_eager": sizes.eager,
+        # "uni" has scheduler and model in one process, which saves an import of vLLM, and an idle engine uses no CPU time (a separate
+        # worker polls for work at 20% of a core). Inside a placement group vLLM would choose Ray, which refuses bundles of several GPUs.
+        "distributed_executor_backend": "uni" if rollout.tensor_parallel == 1 else "mp",
     }
-    return arguments | (_cpu_arguments(rollout) if device() == "cpu" else _gpu_arguments(rollout, sizes.eager)) | rollout.engine
+    return arguments | (_cpu_arguments() if device() == "cpu" else _gpu_arguments(rollout, sizes.eager)) | rollout.engine
 
 
 def _gpu_arguments(rollout: Rollout, eager: bool) -> dict[str, Any]:
@@ -70,15 +73,12 @@ def _gpu_arguments(rollout: Rollout, eager: bool) -> dict[str, Any]:
     }
 
 
-def _cpu_arguments(rollout: Rollout) -> dict[str, Any]:
+def _cpu_arguments() -> dict[str, Any]:
     # On CPUs vLLM rejects the sleep-mode setting but accepts the calls: the engine goes through all states, its worker frees nothing.
     return {
         "block_size": BLOCK_TOKENS,
         # A seeded request whose prompt is split crashes the engine ("CPU Generator does not use offset"), so prompts are never split.
         "enable_chunked_prefill": False,
-        # One process for scheduler and model: saves an import of vLLM, and an idle engine uses no CPU time
-        # (a separate worker polls for work at 20% of a core).
-        "distributed_executor_backend": "uni" if rollout.tensor_parallel == 1 else "mp",
     }
 
 

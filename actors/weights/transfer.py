@@ -23,6 +23,7 @@ from torch import Tensor
 
 from actors.weights.buckets import Segment, Table, attach, lay_out, one_thread, table_bytes, views
 from actors.weights.checks import Digest, compare
+from actors.weights.nccl import nccl_sender
 from actors.weights.source import DeepSpeedSource, ParamMeta, WeightSource
 from rlsys.system.timing import PhaseTimer
 
@@ -317,43 +318,24 @@ def make_trainer(
     if backend == "cpu":
         return Trainer(CpuSender(source, client, bucket_mib * 2**20), source, client)
     bucket_bytes = packed_bytes(source.metadata(), bucket_mib)
-    from vllm.distributed.weight_transfer.factory import WeightTransferTrainerFactory
-
     if backend == "nccl":
-        from vllm.distributed.weight_transfer.nccl_engine import NCCLTrainerInitInfo
-
-        # Ranks other than the sender never use the address.
-        host, port = _rendezvous() if client else ("", 0)
-        world_size = 1 + sum(client.world_sizes) if client else 0
-        info: Any = NCCLTrainerInitInfo(host, port, world_size, rank=rank, packed=True, packed_buffer_size_bytes=bucket_bytes)
-    elif backend == "ipc":
-        from vllm.distributed.weight_transfer.ipc_engine import IPCTrainerInitInfo
-
-        source.everywhere = True  # Each rank sends a handle to the memory of its own GPU.
-        info = IPCTrainerInitInfo(rank=rank, packed=True, packed_buffer_size_bytes=bucket_bytes)
-    else:
+        return Trainer(nccl_sender(client, source, bucket_bytes, _address()), source, client)
+    if backend != "ipc":
         raise ValueError(f"weights.backend {backend!r}: expected cpu, nccl or ipc.")
+    from vllm.distributed.weight_transfer.factory import WeightTransferTrainerFactory
+    from vllm.distributed.weight_transfer.ipc_engine import IPCTrainerInitInfo
+
+    source.everywhere = True  # Each rank sends a handle to the memory of its own GPU.
+    info = IPCTrainerInitInfo(rank=rank, packed=True, packed_buffer_size_bytes=bucket_bytes)
     return Trainer(WeightTransferTrainerFactory.trainer_init(info, client=client, source=source), source, client)
+
+
+def _address() -> str:
+    import ray
+
+    return ray.util.get_node_ip_address()
 
 
 def packed_bytes(metadata: Sequence[ParamMeta], bucket_mib: int) -> int:
     """Return the size of a bucket that fits every tensor: vLLM's ipc transfer refuses a tensor that is larger than its bucket."""
     return max(bucket_mib * 2**20, *(torch.Size(shape).numel() * dtype.itemsize for _, dtype, shape in metadata))
-
-
-def _rendezvous() -> tuple[str, int]:
-    """Return this node's address and a free port below the ephemeral range, which no outgoing connection can take meanwhile."""
-    import random
-    import socket
-
-    import ray
-
-    host = ray.util.get_node_ip_address()
-    for port in random.SystemRandom().sample(range(20000, 30000), 50):
-        with socket.socket() as probe:
-            try:
-                probe.bind((host, port))
-            except OSError:
-                continue
-            return host, port
-    raise WeightTransferError(f"no free port between 20000 and 30000 on {host} for the nccl rendezvous.")

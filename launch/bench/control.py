@@ -86,7 +86,7 @@ def run_fleet(actors: Any, folder: Path, steps: int, step_prompts: int, group_si
         "processes": len(actors.hosts),
         "samples": counted,
         "judged": sum(row["samples"] for row in rest),
-        "trained": actors.learners.call("trained_rows"),
+        "trained": actors.learners.call("train", "trained_rows"),
         "groups_trained": sum(row["groups_trained"] for row in metrics),
         "first_step_s": metrics[0]["seconds/step"],
         "wall_us": sum(row["seconds/step"] for row in rest) / counted * 1e6,

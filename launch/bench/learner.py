@@ -143,8 +143,8 @@ def start_learners(config: Config, model: str, cores: int, folder: str) -> Learn
     actor = ray.remote(LearnerActor).options(num_cpus=min(1.0, cores / ranks), **one_gpu())
     threads = config.learner.cpus or max(1, cores // ranks)
     common = (model, config.learner, config.rl, config.model.dtype, config.seed, folder, threads)
-    learners = LearnerGroup([actor.remote(rank, ranks, *common) for rank in range(ranks)], config.run.actor_timeout_s)
-    wait(learners.join(), learners.timeout_s)
+    learners = LearnerGroup([actor.remote(rank, ranks, *common) for rank in range(ranks)], config.run)
+    wait(learners.join(), config.run.timeout_s("start"))
     return learners
 
 
@@ -153,7 +153,9 @@ def on_every_rank(learners: LearnerGroup, function: Callable[[Any], float]) -> l
     from actors.cluster.waiting import Pending, wait
 
     ranks = zip(learners.actors, learners.names, strict=True)
-    return wait([Pending(actor.__ray_call__.remote(function), name, function.__name__) for actor, name in ranks], learners.timeout_s)
+    return wait(
+        [Pending(actor.__ray_call__.remote(function), name, function.__name__) for actor, name in ranks], learners.run.actor_timeout_s
+    )
 
 
 def random_batch(work: Work, model: str, number: int) -> Any:

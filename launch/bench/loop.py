@@ -22,7 +22,7 @@ from actors.reward import RewardActor
 from launch.bench.memory import resident_bytes
 from launch.bench.stand_ins import EngineStandIn, LearnerStandIn, serialized_bytes
 from rlsys.config.files import load_config
-from rlsys.config.schema import Config
+from rlsys.config.schema import Config, Run
 from rlsys.io.metrics import MetricsLog
 from rlsys.io.run_folder import RunFolder
 from rlsys.system.terminal import silent
@@ -42,13 +42,14 @@ class StandIns:
     """`engines` engines in `processes` processes, one learner, and the real reward actor: the `actors` of a job."""
 
     def __init__(self, engines: int, processes: int, timeout_s: float = 120.0):
+        run = Run(actor_timeout_s=timeout_s)
         host = ray.remote(num_cpus=0, max_concurrency=1000)(EngineStandIn)
         self.hosts = [host.remote(seed) for seed in range(processes)]
         learner = ray.remote(num_cpus=0)(LearnerStandIn).remote(self.hosts)
         self.processes = [f"engine process {seed}" for seed in range(processes)]
-        self.rollouts = RolloutGroup([self.hosts[i % processes] for i in range(engines)], timeout_s, max_num_seqs=128)
-        self.learners = LearnerGroup([learner], timeout_s)
-        self.reward = CountingReward(ray.remote(num_cpus=0)(RewardActor).remote("reward"), timeout_s)
+        self.rollouts = RolloutGroup([self.hosts[i % processes] for i in range(engines)], run, max_num_seqs=128)
+        self.learners = LearnerGroup([learner], run)
+        self.reward = CountingReward(ray.remote(num_cpus=0)(RewardActor).remote("reward"), run)
         self.timeout_s = timeout_s
 
     @property
@@ -61,7 +62,7 @@ class StandIns:
 
     def set_seconds(self, generate_s: float, train_s: float, send_s: float) -> None:
         """Set the durations of the stand-ins."""
-        self.learners.call("set_seconds", train_s, send_s)
+        self.learners.call("start", "set_seconds", train_s, send_s)
         wait(
             [Pending(host.set_seconds.remote(generate_s), name, "set_seconds") for host, name in zip(self.hosts, self.processes)],
             self.timeout_s,

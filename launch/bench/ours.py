@@ -124,7 +124,7 @@ def step(actors: Actors, config: Config, work: Work, prompts: pa.RecordBatch, nu
     with clock.phase("judge"):
         actors.reward.judge(key, number, prompts, parts)
     with clock.phase("train"):
-        samples = pa.concat_batches(wait([Pending(part, "rollout", "sample") for part in parts], actors.rollouts.timeout_s))
+        samples = pa.concat_batches(wait([Pending(part, "rollout", "sample") for part in parts], actors.rollouts.run.timeout_s("sample")))
         trained = actors.learners.train_grpo(learner_batch(prompts, samples), config.rollout.temperature)["metrics"]
     with clock.phase("write trajectories"):
         actors.reward.write_trajectories(key, folder / f"step_{number:06d}.parquet")

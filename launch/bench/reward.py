@@ -12,6 +12,7 @@ import typer
 from launch.bench.work import Samples, StepClock, local_ray
 from launch.console import report, to_stderr
 from launch.options import AsJson
+from rlsys.config.schema import Run
 from rlsys.system.terminal import Table, as_text
 
 if TYPE_CHECKING:
@@ -48,7 +49,7 @@ def measure(groups: int, samples: int, prompt_tokens: int, repeats: int) -> dict
     core = max(os.sched_getaffinity(0))
     with to_stderr().status(as_text("judging …")), tempfile.TemporaryDirectory(prefix="rlsys-bench-") as folder, local_ray():
         actor = ray.remote(num_cpus=0)(_pinned_reward()).remote("reward")
-        reward = RewardClient(actor, WAIT_S)
+        reward = RewardClient(actor, Run(actor_timeout_s=WAIT_S))
         reward.finish(Pending(actor.pin_to.remote(core), "reward", "pin_to"))
         reward.finish(reward.ready())
         references = ray.put(group_rows), ray.put(sample_rows)

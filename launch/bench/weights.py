@@ -88,7 +88,7 @@ def measure(work: Work) -> dict[str, Any]:
             calls = [
                 Pending(actor.last_load.remote(), name, "last_load") for actor, name in zip(rollouts.actors, rollouts.names, strict=True)
             ]
-            loads = wait(calls, rollouts.timeout_s)
+            loads = wait(calls, rollouts.run.actor_timeout_s)
             updates.append({**sent, "engines": [worker for engine in loads for worker in engine]})
         memcpy = memcpy_bytes_per_s(size)
     return {

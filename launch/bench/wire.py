@@ -123,13 +123,14 @@ def _at_rate(rate: str, learners: LearnerGroup, machines: dict[str, str], repeat
     """Limit all machines of actors to `rate`, then send the bytes by plain TCP and the weights `repeats` times."""
     import ray
 
+    timeout_s = learners.run.timeout_s("weights")
     sender, receiver = machines["learner-0"], machines["rollout-0"]
-    ray.get([_on(address, limit_sending).remote(rate) for address in set(machines.values())], timeout=learners.timeout_s)
+    ray.get([_on(address, limit_sending).remote(rate) for address in set(machines.values())], timeout=timeout_s)
     sink = _on(receiver, TcpSink).remote()
-    port = ray.get(sink.listen.remote(receiver), timeout=learners.timeout_s)
+    port = ray.get(sink.listen.remote(receiver), timeout=timeout_s)
     received = sink.receive.remote()
-    tcp_s = ray.get(_on(sender, send_bytes).remote(receiver, port, size), timeout=learners.timeout_s)
-    assert ray.get(received, timeout=learners.timeout_s) == size
+    tcp_s = ray.get(_on(sender, send_bytes).remote(receiver, port, size), timeout=timeout_s)
+    assert ray.get(received, timeout=timeout_s) == size
     ray.kill(sink)
     # The first update of all is a warm-up.
     first, count = number * (repeats + 1) + 1, repeats + (number == 0)

@@ -6,15 +6,32 @@ There is one section per component, and each component receives only its own sec
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, ValidationInfo, field_validator
 
 from rlsys.config.section import Section
 from rlsys.config.sources import Data
 
+CallKind = Literal["start", "sample", "judge", "train", "weights", "checkpoint"]
+"""Kinds of remote calls that have a timeout of their own."""
 Decay = Annotated[float, Field(ge=0, lt=1)]
 """Decay rate of a running mean."""
+
+
+class Timeouts(Section):
+    start: PositiveFloat | None = None
+    """Starting an actor: loading the model, its self-check, compilation, memory profiling."""
+    sample: PositiveFloat | None = None
+    """Until the next share of a batch's samples (or of their meta rewards) arrives."""
+    judge: PositiveFloat | None = None
+    """Judging a batch, and writing its trajectories."""
+    train: PositiveFloat | None = None
+    """One update of the learner, or scoring one batch. Also how long a rank waits for another one."""
+    weights: PositiveFloat | None = None
+    """Sending the weights to all engines; putting engines to sleep."""
+    checkpoint: PositiveFloat | None = None
+    """Writing or loading a checkpoint."""
 
 
 class Run(Section):
@@ -24,7 +41,9 @@ class Run(Section):
     """URL of a copy of the run folder in an object store (s3://BUCKET/PATH, gs://, abfs://), kept up to date step by step. If run.dir holds
     no run, the run in the copy is downloaded and resumed. null: no copy."""
     actor_timeout_s: PositiveFloat = 600.0
-    """Timeout of any single remote call, in seconds. A call that exceeds it ends the job, and the error names the actor."""
+    """Timeout of a single remote call, in seconds. A call that exceeds it ends the job, and the error names the actor."""
+    timeouts_s: Timeouts = Field(default_factory=Timeouts)
+    """Timeouts of single kinds of calls, in seconds. null: `run.actor_timeout_s`."""
     dashboard: bool = False
     """Start Ray's dashboard with a local run. A submitted job appears in the dashboard of its cluster."""
     trackers: list[Literal["tensorboard", "wandb", "mlflow", "trackio"]] = ["tensorboard"]
@@ -36,6 +55,16 @@ class Run(Section):
         if isinstance(value, str) and "://" in value:
             raise ValueError(f"{value} is a URL, expected a folder; for a copy of the folder in an object store, set run.copy_to={value}")
         return value
+
+    def timeout_s(self, kind: CallKind) -> float:
+        """Return the timeout of a kind of calls, in seconds."""
+        seconds: float | None = getattr(self.timeouts_s, kind)
+        return self.actor_timeout_s if seconds is None else seconds
+
+    @property
+    def longest_timeout_s(self) -> float:
+        """The longest timeout of any kind, in seconds."""
+        return max(self.timeout_s(kind) for kind in get_args(CallKind))
 
 
 class Model(Section):

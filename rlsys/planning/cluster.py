@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from rlsys.config.schema import Config
-from rlsys.system.placement import place
+from rlsys.system.placement import Machine, place
 
 GIB = 2**30
 
@@ -57,23 +57,16 @@ def lay_out(config: Config, machines: Machines) -> tuple[list[Device], bool]:
     """Return every device with its actors, and whether learners and engines share devices.
 
     Raises:
-        ValueError: too few GPUs; the message names what to change.
+        PlacementError: the job cannot be placed; the message names what to change.
     """
-    ranks, engines, width = config.learner.ranks, config.rollout.actors, config.rollout.tensor_parallel
-    colocated = place(config, 64 * machines.nodes, machines.nodes * machines.gpus, machines.nodes).colocated
-    if not machines.gpus:
-        of = [[number % machines.nodes for number in range(count)] for count in (ranks, engines)]
-        rows = [tuple(tuple(i for i, node in enumerate(nodes) if node == n) for nodes in of) for n in range(machines.nodes)]
-        return [Device(node, None, *row) for node, row in enumerate(rows)], True
-    # Engines on GPUs of their own take the last ones, so that few machines hold both.
-    first = 0 if colocated else machines.devices - engines * width
-    engine_of = {first + number: number // width for number in range(engines * width)}
+    placed = place(config, [Machine(f"node {node}", 64, machines.gpus) for node in range(machines.nodes)])
+    devices: dict[tuple[int, int | None], tuple[list[int], list[int]]] = {
+        (node, gpu): ([], []) for node in range(machines.nodes) for gpu in (range(machines.gpus) if machines.gpus else [None])
+    }
+    for name, slot in placed.slots.items():
+        kind, _, number = name.partition("-")
+        for place_of in [(slot.machine, placed.bundles[gpu].gpu) for gpu in slot.gpus] or [(slot.machine, None)]:
+            devices[place_of][kind == "rollout"].append(int(number))
     return [
-        Device(
-            number // machines.gpus,
-            number % machines.gpus,
-            (number,) if number < ranks else (),
-            (engine_of[number],) if number in engine_of else (),
-        )
-        for number in range(machines.devices)
-    ], colocated
+        Device(*where, tuple(ranks), tuple(engines)) for where, (ranks, engines) in devices.items()
+    ], placed.colocated or not machines.gpus

@@ -1,4 +1,4 @@
-"""Placement is arithmetic; waits are bounded, look at the first failure, and name who failed."""
+"""Waits are bounded, look at the first failure, and name who failed."""
 
 import time
 from contextlib import contextmanager
@@ -9,49 +9,11 @@ import pytest
 import ray
 
 from actors.cluster.calls import RolloutGroup
-from actors.cluster.groups import place
 from actors.cluster.waiting import ActorFailed, Pending, wait
-from rlsys.config.files import load_config
+from rlsys.config.schema import Run
 from rlsys.data.chain import PROMPTS, SAMPLES
 
 WAIT_S = 600
-
-
-def config(*overrides):
-    return load_config(None, list(overrides))
-
-
-def test_without_gpus_synchronous_phases_take_turns_on_all_cores():
-    placement = place(config("learner.ranks=2", "rollout.actors=1"), cpus=8, gpus=0, nodes=1)
-    assert placement.colocated
-    assert (placement.learner_threads, placement.rollout_threads) == (4, 8)
-    assert placement.rollout == {"CPU": 0.0}
-
-
-def test_without_gpus_overlapping_phases_share_the_cores_out():
-    placement = place(config("rl.staleness=1", "rollout.actors=2"), cpus=8, gpus=0, nodes=1)
-    assert not placement.colocated
-    assert (placement.learner_threads, placement.rollout_threads) == (4, 2)
-    assert placement.learner["CPU"] + 2 * placement.rollout["CPU"] <= 8
-
-
-@pytest.mark.parametrize(("ranks", "engines", "staleness"), [(2, 2, 1), (4, 1, 0), (3, 3, 1)])
-def test_more_actors_than_cores_still_find_room(ranks, engines, staleness):
-    placement = place(config(f"learner.ranks={ranks}", f"rollout.actors={engines}", f"rl.staleness={staleness}"), cpus=2, gpus=0, nodes=1)
-    assert 0 < placement.learner["CPU"] and ranks * placement.learner["CPU"] + engines * placement.rollout["CPU"] <= 2
-    assert placement.learner_threads == placement.rollout_threads == 1 or staleness == 0
-
-
-def test_gpus_are_owned_where_there_are_enough_and_shared_otherwise():
-    own = place(config("learner.ranks=2", "rollout.actors=2"), cpus=32, gpus=4, nodes=1)
-    assert not own.colocated and own.learner["GPU"] == own.rollout["GPU"] == 1.0
-    shared = place(config(), cpus=16, gpus=1, nodes=1)
-    assert shared.colocated and shared.learner["GPU"] + shared.rollout["GPU"] == 1.0
-
-
-def test_too_few_gpus_is_an_error_that_names_the_settings():
-    with pytest.raises(ValueError, match=r"the cluster has 1\. Lower learner.ranks or rollout.actors"):
-        place(config("learner.ranks=2"), cpus=16, gpus=1, nodes=1)
 
 
 class Sleeper:
@@ -153,7 +115,7 @@ def fleet(*makers, timeout_s=WAIT_S, max_num_seqs=4):
         engines.append(maker(engines))
     ray.get([engine.__ray_ready__.remote() for engine in engines], timeout=WAIT_S)
     try:
-        yield RolloutGroup(engines, timeout_s, max_num_seqs)
+        yield RolloutGroup(engines, Run(actor_timeout_s=timeout_s), max_num_seqs)
     finally:
         for engine in engines:
             ray.kill(engine)

@@ -15,11 +15,9 @@ import ray
 import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-from actors.cluster.groups import place_learners
 from actors.learner import deepspeed_engine as ds
 from actors.learner.scalar_learner import ScalarLearner
 from actors.scalar_scorer import ScalarScorer
-from rlsys.config.files import load_config
 from rlsys.config.schema import Learner
 from rlsys.data.chain import TOKENS
 from rlsys.models.scalar import Group, load_scalar_model, scalar_batch
@@ -276,14 +274,3 @@ def test_the_scorer_takes_a_model_that_was_trained_without_packing(groups, tiny_
     model = AutoModelForSequenceClassification.from_pretrained(folder, dtype=torch.float32).eval()
     alone = [model(torch.tensor(np.concatenate(row)[None]).long()).logits.item() for row in rows]
     assert scorer.score(*tables(*zip(*rows))) == pytest.approx(alone, abs=1e-4)
-
-
-def test_ranks_share_the_cores_or_have_a_card_each():
-    two = load_config(None, ["learner.ranks=2"])
-    assert place_learners(two, cpus=8, gpus=0, nodes=1) == ({"CPU": 4.0}, 4)
-    assert place_learners(two, cpus=8, gpus=0, nodes=2) == ({"CPU": 4.0}, 4)
-    resources, threads = place_learners(load_config(None, ["learner.ranks=3"]), cpus=2, gpus=0, nodes=1)
-    assert threads == 1 and 0 < 3 * resources["CPU"] <= 2
-    assert place_learners(two, cpus=8, gpus=2, nodes=1)[0] == {"CPU": 1.0, "GPU": 1.0}
-    with pytest.raises(ValueError, match="2 learner ranks require 2 GPUs; the cluster has 1"):
-        place_learners(two, cpus=8, gpus=1, nodes=1)

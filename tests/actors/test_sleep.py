@@ -16,15 +16,15 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from actors.cluster.calls import RolloutGroup
-from actors.cluster.groups import engines_sleep
 from actors.cluster.waiting import ActorFailed
 from actors.loops.rl import train
 from actors.rollout.rollout import RolloutActor
 from actors.weights.source import WeightSource
 from actors.weights.transfer import make_trainer
 from rlsys.config.files import load_config
-from rlsys.config.schema import ConfigError, Rollout
+from rlsys.config.schema import ConfigError, Rollout, Run
 from rlsys.data.chain import PROMPTS
+from rlsys.system.placement import engines_sleep
 
 WAIT_S = 600
 ONCE = ["asleep", "weights", "kv_cache"]
@@ -73,7 +73,9 @@ def sleeper(ray_session, tiny_model, tmp_path_factory):
     actor = ray.remote(RolloutActor).options(num_cpus=0)
     actor = actor.remote("rollout-0", str(tiny_model), rollout, "float32", 256, 0, "cpu", str(logs), 1)
     ray.get(actor.ready.remote(), timeout=2 * WAIT_S)
-    yield SimpleNamespace(actor=actor, group=RolloutGroup([actor], WAIT_S, 64, sleeps=True), log=logs / "rollout-0.log")
+    yield SimpleNamespace(
+        actor=actor, group=RolloutGroup([actor], Run(actor_timeout_s=WAIT_S), 64, sleeps=True), log=logs / "rollout-0.log"
+    )
     ray.get(actor.shutdown.remote(), timeout=WAIT_S)
     ray.kill(actor)
 
