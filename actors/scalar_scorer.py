@@ -13,7 +13,6 @@ import torch
 from transformers import AutoTokenizer
 
 from actors.cluster import logs
-from actors.cluster.reservation import location
 from rlsys.models.loading import ModelError
 from rlsys.models.scalar import Group, ScalarModel, load_classifier, score_texts
 from rlsys.models.self_check import SelfCheck, checked_scalar_model
@@ -67,12 +66,11 @@ class ScalarScorer:
         """Answer once the model is loaded.
 
         Returns:
-            name, location, device, training objective (None if unknown), tokens_differ (how the judge's tokenizer differs; None: it does
+            name, device, training objective (None if unknown), tokens_differ (how the judge's tokenizer differs; None: it does
             not), packing (a prompt is encoded once), and self_check: figures of `rlsys.models.self_check.SelfCheck`.
         """
         return {
             "name": self.name,
-            **location(),
             "device": str(self.device),
             "objective": getattr(self.model.model.config, "rlsys_objective", None),
             "tokens_differ": self.tokens_differ,
