@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 from datetime import timedelta
 from typing import Any, NamedTuple, TypeAlias
@@ -17,7 +17,8 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from rlsys.config.schema import Learner
-from rlsys.system.devices import zero_defaults
+from rlsys.models.streaming import streamed
+from rlsys.system.devices import reference_kind, zero_defaults
 
 # DeepSpeed reads this when it is imported; otherwise it guesses from the installed packages.
 if not torch.accelerator.is_available():
@@ -25,9 +26,14 @@ if not torch.accelerator.is_available():
 
 import deepspeed
 from deepspeed.accelerator import get_accelerator
+from deepspeed.runtime.zero.offload_config import OffloadStateTypeEnum
 
 Engine: TypeAlias = Any
 """A `deepspeed.DeepSpeedEngine`; DeepSpeed has no type annotations."""
+
+
+Weights: TypeAlias = Iterable[tuple[str, Tensor]]
+"""(name, full tensor) of a module's parameters, in its order."""
 
 
 class StepResult(NamedTuple):
@@ -76,6 +82,10 @@ def _settings(learner: Learner, dtype: torch.dtype) -> dict[str, Any]:
     }
     if learner.zero_stage:
         settings["data_types"] = {"grad_accum_dtype": "fp32"}
+    if learner.offload != "none":
+        host = {"device": "cpu", "pin_memory": device_type() != "cpu"}
+        settings["zero_optimization"] |= {"offload_optimizer": host} | ({"offload_param": host} if learner.offload == "all" else {})
+        settings["zero_force_ds_cpu_optimizer"] = False  # It would be compiled at its first use; torch's fused AdamW runs on hosts, too.
     passed = dict(learner.deepspeed)
     settings["zero_optimization"] |= passed.pop("zero_optimization", {})
     return settings | passed
@@ -87,6 +97,8 @@ def build_engine(module: nn.Module, learner: Learner, dtype: torch.dtype) -> Eng
     Gradients of micro-batches are accumulated in fp32, except for stage 0 with bf16 weights, where DeepSpeed supports bf16 only.
     torch's fused AdamW runs on every device without compilation.
     """
+    if learner.zero_stage == 3:
+        partition(module, learner, dtype)
 
     def adamw(parameters: Any) -> torch.optim.Optimizer:
         return torch.optim.AdamW(parameters, lr=0.0, betas=learner.betas, weight_decay=learner.weight_decay, fused=True)
@@ -96,14 +108,52 @@ def build_engine(module: nn.Module, learner: Learner, dtype: torch.dtype) -> Eng
     return engine
 
 
-def freeze(module: nn.Module, learner: Learner, dtype: torch.dtype) -> nn.Module:
-    """Prepare a module for inference only: partitioned over the ranks for ZeRO 3, otherwise a plain copy on the device."""
+def freeze(module: nn.Module, learner: Learner, dtype: torch.dtype, weights: Weights) -> nn.Module:
+    """Prepare a module with the values `weights` for inference only: sharded over the ranks, or whole, on the device or the host."""
     module.requires_grad_(False).eval()
-    if learner.zero_stage < 3:
-        return module.to(get_accelerator().current_device_name())
+    kind = reference_kind(learner)
+    if kind != "sharded":
+        module.to("cpu" if kind == "host" else device())
+        for parameter, (_, whole) in zip(module.parameters(), weights, strict=True):
+            parameter.data.copy_(whole)
+        return module
+    learner = learner.model_copy(update={"zero_stage": 3, "offload": "none"})
+    partition(module, learner, dtype, weights)
     engine, *_ = deepspeed.initialize(model=module, config=_settings(learner, dtype))
     engine.eval()
     return engine
+
+
+def partition(module: nn.Module, learner: Learner, dtype: torch.dtype, weights: Weights | None = None) -> None:
+    """Shard a module in host memory over the ranks, parameter by parameter: no device holds more than one of them whole. Collective.
+
+    Args:
+        weights: (name, full tensor) of every parameter, in the module's order, to shard in place of its own.
+    """
+    settings = _settings(learner, dtype)
+    source = iter(weights) if weights is not None else None
+    for name, parameter in module.named_parameters():
+        if source is not None:
+            theirs, whole = next(source)
+            assert theirs == name, f"{theirs} where {name} was expected"
+            parameter.data = whole.to(device(), parameter.dtype, copy=True)
+        deepspeed.zero.Init(module=nn.ParameterList([parameter]), config_dict_or_path=settings, dtype=dtype)
+    for buffer in module.buffers():
+        buffer.data = buffer.data.to(device())
+
+
+@contextmanager
+def computing(model: nn.Module, learner: Learner) -> Iterator[bool]:
+    """Within the block, `model` computes on this rank's device; yields whether it can compute gradients there.
+
+    For ZeRO 3 its weights stay in host memory, where ranks share the pages of a file mapped into memory; otherwise it moves for good.
+    """
+    if learner.zero_stage < 3 or device_type() == "cpu":
+        model.to(device())
+        yield True
+        return
+    with streamed(model, device()):
+        yield False
 
 
 def backward(engine: Engine, loss: Tensor, *, last: bool) -> None:
@@ -141,6 +191,54 @@ def reset_moments(engine: Engine) -> None:
         for value in state.values():
             if torch.is_tensor(value):
                 value.zero_()
+
+
+def release_states(engine: Engine, reference: nn.Module | None, learner: Learner) -> None:
+    """Make room for an engine on the same GPU: move master weights, moments, gradient buffers and a whole reference to host memory.
+
+    Args:
+        engine: of ZeRO stage 1 to 3.
+    """
+    if reference is not None and reference_kind(learner) == "whole":
+        reference.to("cpu")
+    stage, pinned = engine.zero_optimization_stage(), device_type() != "cpu"
+    if stage in (1, 2):
+        states = [OffloadStateTypeEnum.hp_params, OffloadStateTypeEnum.optim_states, OffloadStateTypeEnum.lp_grads]
+        engine.offload_states(include=states, pin_memory=pinned)
+    elif stage == 3:
+        # DeepSpeed moves the optimizer's part for its own FusedAdam only.
+        _move_states(engine, "cpu")
+        engine.offload_states(include=[OffloadStateTypeEnum.lp_grads, OffloadStateTypeEnum.contiguous_grad_buffer], pin_memory=pinned)
+    empty_cache()
+
+
+def reclaim_states(engine: Engine, reference: nn.Module | None, learner: Learner) -> None:
+    """Move everything that `release_states` moved back to the device."""
+    if reference is not None and reference_kind(learner) == "whole":
+        reference.to(device())
+    if engine.zero_optimization_stage() == 3:
+        _move_states(engine, device())
+    if engine.zero_optimization_stage():
+        engine.reload_states()
+
+
+def _move_states(engine: Engine, device: str) -> None:
+    optimizer = engine.basic_optimizer
+    weights = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    moments = [value for state in optimizer.state.values() for value in state.values() if torch.is_tensor(value)]
+    for tensor in (*weights, *moments):
+        tensor.data = tensor.data.to(device)
+
+
+@contextmanager
+def on_device(reference: nn.Module, learner: Learner) -> Iterator[None]:
+    """Within the block, a reference that is kept in host memory is on the device."""
+    moves = reference_kind(learner) == "host"
+    if moves:
+        reference.to(device())
+    yield
+    if moves:
+        reference.to("cpu")
 
 
 @contextmanager

@@ -18,6 +18,7 @@ import pyarrow as pa
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from transformers import PreTrainedModel
 
 from actors.cluster import logs
 from actors.cluster.reservation import location
@@ -28,10 +29,11 @@ from rlsys.algorithms.grpo import LossInputs, Metrics, finalise_metrics, grpo_lo
 from rlsys.config import schema as config
 from rlsys.data.chain import LearnerBatch
 from rlsys.io.run_folder import learner_identity
+from rlsys.models.backbone import Attention, Backbone
 from rlsys.models.packing import MicroBatch, plan_micro_batches
-from rlsys.models.policy import Logprobs, Policy, load_causal_model, load_policy
+from rlsys.models.policy import Logprobs, Policy, load_causal_model
 from rlsys.models.self_check import SelfCheck, checked_policy
-from rlsys.system.devices import attention
+from rlsys.system.devices import attention, can_release
 from rlsys.system.network import interface_of
 from rlsys.system.processes import keep_freed_memory
 from rlsys.system.timing import PhaseTimer
@@ -90,6 +92,7 @@ class LearnerActor:
         self.reference_is_policy = False  # until the first update
         self.clock = PhaseTimer()
         self.lr, self.warmup_steps, self.decay_steps, self.stage_step = learner.lr, learner.warmup_steps, 0, 0
+        self.releases = self.released = False
 
     def __repr__(self) -> str:
         return self.name
@@ -132,24 +135,35 @@ class LearnerActor:
         }
 
     def _build(self) -> None:
-        if self.learner.self_check:
-            policy, self.self_check = self._load_checked(self.model_path)
-        else:
-            policy = self._load(self.model_path)
-            if self.learner.activation_checkpointing:
-                policy.enable_activation_checkpointing()
+        model = self._load(self.model_path)
+        # Before anything is sharded.
+        with ds.computing(model, self.learner) as gradient:
+            if self.learner.self_check:
+                policy, self.self_check = self._check(model, gradient)
+            else:
+                policy = self._wrap(model)
+                if self.learner.activation_checkpointing:
+                    policy.enable_activation_checkpointing()
         self.pad_token_id = policy.pad_token_id
         self.engine = ds.build_engine(policy, self.learner, self.dtype)
         self.engine.train()
+        self.released = False
 
-    def _load(self, path: str) -> Policy:
-        return load_policy(path, self.dtype, self.learner.packing, self.learner.layers, attention(self.learner, ds.device_type()))
+    @property
+    def _attention(self) -> Attention:
+        return attention(self.learner, ds.device_type())
 
-    def _load_checked(self, path: str) -> tuple[Policy, SelfCheck]:
-        # On the device, where the engine would move it next, and before anything is sharded.
-        model = load_causal_model(path, self.dtype).to(ds.device())
-        ours, way = self.learner, attention(self.learner, ds.device_type())
-        return checked_policy(model, ours.packing, ours.layers, way, self.temperature, ours.activation_checkpointing, longest=self.longest)
+    def _load(self, path: str) -> PreTrainedModel:
+        return load_causal_model(path, self.dtype)
+
+    def _wrap(self, model: PreTrainedModel) -> Backbone:
+        return Policy(model, self.learner.packing, self.learner.layers, self._attention).train()
+
+    def _check(self, model: PreTrainedModel, gradient: bool) -> tuple[Backbone, SelfCheck]:
+        ours, way = self.learner, self._attention
+        return checked_policy(
+            model, ours.packing, ours.layers, way, self.temperature, ours.activation_checkpointing, gradient, self.longest
+        )
 
     def shutdown(self) -> None:
         """Leave the process group."""
@@ -161,6 +175,7 @@ class LearnerActor:
     def start_stage(self, lr: float, warmup_steps: int) -> None:
         """Begin a training stage: moments at zero, learning rate `lr` after a linear warm-up of `warmup_steps` optimizer steps."""
         self.lr, self.warmup_steps, self.decay_steps, self.stage_step = lr, warmup_steps, 0, 0
+        self._reclaim()
         ds.reset_moments(self.engine)
 
     def decay_over(self, steps: int) -> None:
@@ -171,11 +186,10 @@ class LearnerActor:
         """Freeze the current weights as the KL reference. No effect with beta = 0."""
         if self.rl.beta == 0:
             return
-        policy = self._load(self.model_path)
-        target = dict(policy.named_parameters())
-        for name, whole in ds.full_weights(self.engine.module):
-            target[name].data.copy_(whole)
-        self.reference = ds.freeze(policy, self.learner, self.dtype)
+        model = self._load(self.model_path)
+        with ds.computing(model, self.learner):
+            policy = self._wrap(model)
+        self.reference = ds.freeze(policy, self.learner, self.dtype, ds.full_weights(self.engine.module))
         self.reference_is_policy = True
 
     def train_grpo(self, batch: LearnerBatch, temperature: float, total_samples: int | None = None) -> dict[str, Any]:
@@ -196,13 +210,14 @@ class LearnerActor:
         """
         if self.rl.beta > 0 and self.reference is None:
             raise RuntimeError(f"rl.beta is {self.rl.beta}: call snapshot_reference() once before train_grpo().")
+        self._reclaim()
         self._start_clock("reference", "forward", "backward", "optimizer")
         share = self._share(batch, total_samples)
         old: list[Tensor] = []
         # As long as the reference is the policy itself, both have the same log-probabilities.
         reference = old if self.reference_is_policy else []
         if self.reference is not None and not self.reference_is_policy:
-            with self._timed("reference"), torch.no_grad():
+            with self._timed("reference"), torch.no_grad(), ds.on_device(self.reference, self.learner):
                 reference = [self.reference(part, temperature=temperature).logprob for part in share]
 
         def loss(i: int, part: MicroBatch, answer: Logprobs) -> tuple[Tensor, Metrics]:
@@ -263,6 +278,7 @@ class LearnerActor:
 
         `options`: arguments of the model besides the micro-batch.
         """
+        self._reclaim()
         sums: list[Metrics] = []
         norms: list[float] = []
         skipped = None
@@ -340,16 +356,29 @@ class LearnerActor:
     def connect_rollouts(self, actors: list[Any], backend: str, bucket_mib: int, timeout_s: float) -> None:
         """Open the weight transfer to the rollout actors (`actors.weights.transfer`)."""
         self.shares_gpu = backend == "ipc"
+        takes_turns = self.shares_gpu and self.rl.staleness == 0
+        self.releases = takes_turns and can_release(self.learner) if self.learner.release is None else self.learner.release
         self.trainer = make_trainer(backend, self.rank, DeepSpeedSource(self.engine), actors, bucket_mib, timeout_s)
 
     def send_weights(self, version: int, verify: bool = False) -> dict[str, Any]:
         """Send the current weights to every rollout actor as `version`; `verify` compares checksums of both sides."""
+        if self.releases and not self.released:
+            # Before the transfer, at whose end the engine takes back the memory of its cache.
+            ds.release_states(self.engine, self.reference, self.learner)
+            self.released = True
         if self.shares_gpu:
             ds.empty_cache()  # The engine wakes up and needs the memory.
         return self.trainer.send_weights(version, verify)
 
+    def _reclaim(self) -> None:
+        """Take back the states that were released while engines sampled."""
+        if self.released:
+            ds.reclaim_states(self.engine, self.reference, self.learner)
+            self.released = False
+
     def save(self, folder: str) -> None:
         """Write `folder`/model, which transformers and vLLM can load, and `folder`/optimizer, for `load`."""
+        self._reclaim()
         saving.save_model(self.engine.module.model, self.model_path, Path(folder) / "model")
         schedule = {name: getattr(self, name) for name in SCHEDULE}
         saving.save_optimizer(self.engine, Path(folder) / "optimizer", self._identity() | schedule)
@@ -360,6 +389,7 @@ class LearnerActor:
         Raises:
             ValueError: nothing was saved there, or with a different number of ranks, ZeRO stage or dtype.
         """
+        self._reclaim()
         saved = saving.load_optimizer(self.engine, Path(folder) / "optimizer", self._identity())
         for name in SCHEDULE:
             setattr(self, name, saved[name])

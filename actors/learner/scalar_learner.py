@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from transformers import PreTrainedModel
 
 from actors.learner import checkpoints as saving
 from actors.learner import deepspeed_engine as ds
@@ -14,10 +15,10 @@ from actors.learner.learner import LearnerActor
 from rlsys.algorithms.grpo import Metrics
 from rlsys.config import schema as config
 from rlsys.data.chain import LearnerBatch
+from rlsys.models.backbone import Backbone
 from rlsys.models.packing import MicroBatch
-from rlsys.models.scalar import ScalarModel, bce_loss, bradley_terry_loss, load_classifier, load_scalar_model, text_ends
+from rlsys.models.scalar import ScalarModel, bce_loss, bradley_terry_loss, load_classifier, text_ends
 from rlsys.models.self_check import SelfCheck, checked_scalar_model
-from rlsys.system.devices import attention
 
 
 class ScalarLearner(LearnerActor):
@@ -33,18 +34,17 @@ class ScalarLearner(LearnerActor):
         self.objective, self.head_seed = objective, seed
         super().__init__(rl=config.Rl(beta=0.0), seed=seed, **rank)
 
-    def _load(self, path: str) -> ScalarModel:
-        ours, way = self.learner, attention(self.learner, ds.device_type())
-        model = load_scalar_model(path, self.dtype, self.head_seed, ours.packing, ours.layers, way)
-        model.model.config.rlsys_objective = self.objective
-        return model
+    def _load(self, path: str) -> PreTrainedModel:
+        classifier = load_classifier(path, self.dtype, self.head_seed)
+        classifier.config.rlsys_objective = self.objective
+        return classifier
 
-    def _load_checked(self, path: str) -> tuple[ScalarModel, SelfCheck]:
-        classifier = load_classifier(path, self.dtype, self.head_seed).to(ds.device())
-        ours, way = self.learner, attention(self.learner, ds.device_type())
-        model, check = checked_scalar_model(classifier, ours.packing, ours.layers, way, ours.activation_checkpointing, longest=self.longest)
-        model.model.config.rlsys_objective = self.objective
-        return model, check
+    def _wrap(self, model: PreTrainedModel) -> Backbone:
+        return ScalarModel(model, self.learner.packing, self.learner.layers, self._attention).train()
+
+    def _check(self, model: PreTrainedModel, gradient: bool) -> tuple[Backbone, SelfCheck]:
+        ours, way = self.learner, self._attention
+        return checked_scalar_model(model, ours.packing, ours.layers, way, ours.activation_checkpointing, gradient, self.longest)
 
     def train(self, batch: LearnerBatch) -> dict[str, Any]:
         """Take one optimizer step on a `rlsys.models.scalar.scalar_batch`; for objective "bt" its groups must be complete.

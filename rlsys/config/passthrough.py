@@ -55,6 +55,10 @@ LEARNER_KEYS = {
     "scheduler": "learner.warmup_steps and learner.lr_decay",
     "activation_checkpointing": "learner.activation_checkpointing",
     "zero_optimization.stage": "learner.zero_stage",
+    "zero_optimization.offload_optimizer": "learner.offload",
+    "zero_optimization.offload_param": "learner.offload",
+    "zero_optimization.cpu_offload": "learner.offload",
+    "zero_optimization.cpu_offload_param": "learner.offload",
 }
 """DeepSpeed's settings that a key of ours sets."""
 LEARNER_FIXED = {

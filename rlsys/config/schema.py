@@ -185,6 +185,15 @@ class Learner(Section):
     every softmax for the backward pass. flex: one kernel compiled by PyTorch for the GPU (`flex_attention`); tested against blocks on CPUs,
     never run on a GPU. auto: blocks on CPUs, flex on GPUs."""
 
+    offload: Literal["none", "optimizer", "all"] = "none"
+    """Keep states in host memory instead of on the GPU: the optimizer's (which then steps on the host), or, with zero_stage 3, also the
+    weights. Slower; for models that do not fit otherwise."""
+    reference: Literal["auto", "whole", "sharded", "host"] = "auto"
+    """Place of the frozen reference model. whole: on every GPU; sharded: over all ranks, gathered layer by layer; host: in host memory,
+    moved to the GPU for each reference pass. auto: sharded with zero_stage 3, whole otherwise."""
+    release: bool | None = None
+    """Move master weights, optimizer state, gradient buffers and a whole reference to host memory while engines sample. null: if learner
+    and engine share a GPU and take turns. Requires zero_stage 1 to 3 and offload=none."""
     deepspeed: dict[str, Any] = Field(default_factory=dict)
     """Further settings of DeepSpeed's config, for example {zero_optimization: {overlap_comm: true}}. They override the defaults of rlsys;
     unknown ones, and those that other keys set, are errors."""
@@ -195,6 +204,23 @@ class Learner(Section):
         if layers == "compiled" and others.data.get("zero_stage") == 3:
             raise ValueError("compiled layers require learner.zero_stage 0, 1 or 2: ZeRO-3 gathers weights in hooks inside the layers")
         return layers
+
+    @field_validator("offload")
+    @classmethod
+    def _check_offload(cls, offload: str, others: ValidationInfo) -> str:
+        stage = others.data.get("zero_stage")
+        if (offload == "all" and stage != 3) or (offload == "optimizer" and stage == 0):
+            raise ValueError(
+                f"expected none, as weights are offloaded with learner.zero_stage 3 and the optimizer with 1 to 3, found {stage}"
+            )
+        return offload
+
+    @field_validator("release")
+    @classmethod
+    def _check_release(cls, release: bool | None, others: ValidationInfo) -> bool | None:
+        if release and (others.data.get("zero_stage") == 0 or others.data.get("offload") != "none"):
+            raise ValueError("expected null or false: states are released with learner.zero_stage 1 to 3 and learner.offload=none")
+        return release
 
 
 class Rl(Section):

@@ -75,6 +75,7 @@ def checked_policy(
     attention: Attention = "blocks",
     temperature: float = 1.0,
     checkpointing: bool = False,
+    gradient: bool = True,
     longest: int = 0,
 ) -> tuple[Policy, SelfCheck]:
     """Build a policy from a causal language model, as `load_policy` does, and compare it with the reference implementation.
@@ -83,6 +84,7 @@ def checked_policy(
         model: as returned by `from_pretrained`, on the device to check on; the policy takes ownership.
         temperature: sampling temperature of the log-probabilities, as in training.
         checkpointing: enable activation checkpointing, and check with it.
+        gradient: also compare a gradient; without it the check costs a few short forward passes.
         longest: length in tokens of the longest row to expect; some models' positions are correct only up to a certain length.
 
     Raises:
@@ -96,7 +98,7 @@ def checked_policy(
         rows_of=lambda part: part.sample,
         longest=longest,
     )
-    return checker.run(_Setting(packing, layers, checkpointing))
+    return checker.run(_Setting(packing, layers, checkpointing), gradient)
 
 
 def checked_scalar_model(

@@ -57,6 +57,18 @@ def attention(learner: Learner, device: str) -> Literal["blocks", "flex"]:
     return "blocks" if device == "cpu" else "flex"
 
 
+def reference_kind(learner: Learner) -> Literal["whole", "sharded", "host"]:
+    """Resolve `learner.reference`."""
+    if learner.reference != "auto":
+        return learner.reference
+    return "sharded" if learner.zero_stage == 3 else "whole"
+
+
+def can_release(learner: Learner) -> bool:
+    """Return whether the learner's states can be moved to host memory and back: with ZeRO 1 to 3, unless they are there already."""
+    return learner.zero_stage > 0 and learner.offload == "none"
+
+
 def bucket_mib(configured: int | None, backend: str) -> int:
     """Resolve `weights.bucket_mib`. On GPUs every bucket costs a barrier and a remote call, so they are large."""
     return configured or (64 if backend == "cpu" else 512)

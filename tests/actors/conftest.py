@@ -83,3 +83,11 @@ def start_ranks(ray_session):
         ranks("shutdown")
         for actor in ranks.actors:
             ray.kill(actor)
+
+
+@pytest.fixture(scope="module")
+def batch(tiny_model):
+    """Three groups of four samples."""
+    from plain_grpo import noisy_batch
+
+    return noisy_batch(tiny_model)
