@@ -117,6 +117,10 @@ class Cluster:
         found |= bring_up(rollouts, [*([] if found else engines), *learners.join(), reward.ready()])
         check_reported_gpus(self.placement, {name: (one["node"], one["gpus"]) for name, one in found.items()})
         learners.connect_rollouts(rollouts.actors, self.backend, bucket_mib(self.config.weights.bucket_mib, self.backend))
+        if rollouts.sleeps:
+            # The weights are still the same on both sides, so that the engines can compare their answers.
+            rollouts.sleep()
+            learners.send_weights(0)
         return {
             name: one | ({"placement": self.placement.describe(name)} if name in self.placement.slots else {})
             for name, one in found.items()

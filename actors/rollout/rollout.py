@@ -33,6 +33,7 @@ from actors.cluster.reservation import location
 from actors.cpu.sampler import request_id
 from actors.rollout import vllm_compat
 from actors.rollout.samples import Decoder, SampleLogprobs, sample_batch
+from actors.rollout.sleep_probe import SleepProbe
 from actors.weights.buckets import Segment
 from rlsys.config.schema import Rollout
 from rlsys.system.devices import engine_sizes
@@ -99,6 +100,7 @@ class RolloutActor:
         self._admitting = asyncio.Event()
         self._admitting.set()
         self._asleep = False
+        self._probe = SleepProbe()
         self._failure = ""
         self._metrics = RunMetrics(self.log.parent.parent.name)
 
@@ -316,6 +318,7 @@ class RolloutActor:
         if self._running or not self._admitting.is_set():
             busy = f"{len(self._running)} sample(s)" if self._running else "a weight update"
             raise RolloutError(f"{self.name}: cannot sleep with {busy} in progress; wait until that is done.")
+        await self._probe.remember(self.generate, self._version)
         self._asleep = True
         await self._or_mark_failed(self._engine.sleep(level=SLEEP_LEVEL), "it could not be put to sleep")
 
@@ -385,6 +388,9 @@ class RolloutActor:
         await self._engine.resume_generation()
         self._admitting.set()
         self._raise_if_failed()
+        if difference := await self._probe.difference(self.generate, version):
+            self._mark_failed(f"it computes something else since it slept: {difference}. Set rollout.sleep=false for this model")
+            self._raise_if_failed()
 
     async def last_load(self) -> list[dict[str, Any]]:
         """Return `actors.weights.engine.WorkerExtension.rlsys_last_load` of each engine worker."""

@@ -20,7 +20,7 @@ from actors.cluster.waiting import ActorFailed
 from actors.loops.rl import train
 from actors.rollout.rollout import RolloutActor
 from actors.weights.source import WeightSource
-from actors.weights.transfer import make_trainer
+from actors.weights.transfer import WeightTransferError, make_trainer
 from rlsys.config.files import load_config
 from rlsys.config.schema import ConfigError, Rollout, Run
 from rlsys.data.chain import PROMPTS
@@ -154,3 +154,21 @@ def test_an_engine_without_sleep_mode_says_so_and_goes_on(engines, prompt):
     with pytest.raises(ray.exceptions.RayTaskError, match="rollout-0: it was started with rollout.sleep off"):
         ray.get(engines.actors[0].sleep.remote(), timeout=WAIT_S)
     assert len(ask(engines.actors[0], prompt)[0]) == 24
+
+
+def test_an_engine_that_computes_something_else_after_it_slept_is_refused(sleeper, tiny_model, prompt):
+    """The other weights stand for buffers that did not come back. The last test here: the engine has failed afterwards."""
+    first = AutoModelForCausalLM.from_pretrained(tiny_model, dtype=torch.float32)
+    trainer = make_trainer("cpu", 0, WeightSource(first), [sleeper.actor], 1, WAIT_S)
+    # Version 0 is that of its first sleep.
+    sleeper.group.sleep()
+    trainer.send_weights(0)
+    assert ask(sleeper.actor, prompt) == (greedy(first, prompt), 0)
+    with torch.no_grad():
+        for parameter in first.parameters():
+            parameter += 0.1 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1))
+    sleeper.group.sleep()
+    with pytest.raises(WeightTransferError, match="rollout-0: it computes something else since it slept: token 1 .*rollout.sleep=false"):
+        trainer.send_weights(0)
+    with pytest.raises(ray.exceptions.RayTaskError, match="computes something else"):
+        ask(sleeper.actor, prompt)
