@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 import plain_grpo
-import pyarrow as pa
 import pytest
 import ray
 import torch
@@ -267,20 +266,18 @@ def test_a_model_that_would_be_computed_wrong_is_refused_in_one_line(ray_session
 
 
 def test_the_guard_sees_corrupted_rollout_logprobs(ranks, batch, tiny_model):
-    """A trainer and an engine that agree pass; an engine whose weights are off by a twentieth, or that tells its neighbour's, does not."""
+    """A trainer and an engine that agree pass; an engine whose weights are off by a twentieth, or whose values are shifted, does not."""
     honest = with_logprobs(batch, AutoModelForCausalLM.from_pretrained(tiny_model, dtype=torch.float32))
     perturbed = AutoModelForCausalLM.from_pretrained(tiny_model, dtype=torch.float32)
     with torch.no_grad():
         for parameter in perturbed.parameters():
             parameter += 0.05 * parameter.std() * torch.randn_like(parameter) if parameter.ndim > 1 else 0
-    shifted = honest.set_column(
-        honest.schema.get_field_index("rollout_logprobs"),
-        honest.schema.field("rollout_logprobs"),
-        pa.array([[*row[1:], row[0]] for row in honest["rollout_logprobs"].to_pylist()], honest.schema.field("rollout_logprobs").type),
+    shifted = learner_batch(
+        [row | {"rollout_logprobs": [*row["rollout_logprobs"][1:], row["rollout_logprobs"][0]]} for row in honest.to_pylist()]
     )
     config = Config.model_validate({"model": {"dtype": "float32"}})
 
-    def mismatch(rows: pa.RecordBatch) -> float:
+    def mismatch(rows: LearnerBatch) -> float:
         ranks[1]("rebuild", {"zero_stage": 2}, {"beta": 0.0})
         return ranks[1].first("train_grpo", rows, TEMPERATURE)["metrics"]["mismatch"]
 
