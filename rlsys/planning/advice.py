@@ -10,6 +10,7 @@ from rlsys.config.schema import Config
 from rlsys.planning.cluster import Machines
 from rlsys.planning.plan import Plan, make_plan
 from rlsys.planning.shape import ModelShape
+from rlsys.system.devices import reference_kind
 
 MOST = 3
 """Suggestions to return."""
@@ -86,11 +87,26 @@ def _changes(config: Config, machines: Machines) -> Iterator[Change]:
         budget //= 2
     if not learner.activation_checkpointing:
         yield ("learner.activation_checkpointing=true",)
+    if machines.gpus:
+        yield from _on_the_host(config)
     yield from _wider(config, machines)
     if not machines.gpus:
         yield from ((f"rollout.kv_cache_gib={gib}",) for gib in (4.0, 2.0, 1.0, 0.5, 0.25) if gib != rollout.kv_cache_gib)
     for share in (2, 4):
         yield (f"prompt.max_tokens={config.prompt.max_tokens // share}",)
+
+
+def _on_the_host(config: Config) -> Iterator[Change]:
+    """Yield what moves states off the GPU: a sharded reference first, then what costs time."""
+    learner = config.learner
+    if config.rl.beta and learner.ranks > 1 and reference_kind(learner) == "whole":
+        yield ("learner.reference=sharded",)
+    if config.rl.beta and reference_kind(learner) != "host":
+        yield ("learner.reference=host",)
+    if learner.offload == "none" and learner.zero_stage:
+        yield ("learner.offload=optimizer",)
+    if learner.offload != "all" and learner.zero_stage == 3:
+        yield ("learner.offload=all",)
 
 
 def _wider(config: Config, machines: Machines) -> Iterator[Change]:

@@ -9,8 +9,8 @@ Psi parameters on N ranks, in bytes (ZeRO: Rajbhandari et al., arXiv 1910.02054,
     optimizer       12 Psi      12 Psi / N          12 Psi / N      12 Psi / N      master weights and AdamW's two moments, fp32
     reference       b Psi       b Psi               b Psi           b Psi / N       without beta: none
 
-The gradients of a micro-batch pass through a bucket before they are reduced. ZeRO-3 gathers the weights that a layer needs and keeps up
-to stage3_max_live_parameters of them, 1e9 by default.
+`learner.reference` may shard the reference at every stage, or keep it on the host. The gradients of a micro-batch pass through a bucket
+before they are reduced. ZeRO-3 gathers the weights that a layer needs and keeps up to stage3_max_live_parameters of them, 1e9 by default.
 """
 
 from __future__ import annotations
@@ -20,18 +20,35 @@ from rlsys.planning.activations import activation_bytes, logits_bytes, recompute
 from rlsys.planning.batch import Step
 from rlsys.planning.settings import Resolved
 from rlsys.planning.shape import ModelShape
+from rlsys.system.devices import reference_kind
 
 
 def state_bytes(shape: ModelShape, config: Config, ranks: int) -> dict[str, float]:
-    """Return what a rank holds between steps."""
+    """Return a rank's states between steps, wherever they are."""
     size, stage, width = shape.parameters, config.learner.zero_stage, element_bytes(config)
     share = size / ranks
-    weights = width * (share if stage == 3 else size)
     plain = stage == 0 and width == 4  # torch's own AdamW on the weights
-    states = {"weights": weights, "optimizer": (8 if plain else 12) * (share if stage else size)}
+    states = {"weights": width * (share if stage == 3 else size), "optimizer": (8 if plain else 12) * (share if stage else size)}
     if config.rl.beta:
-        states["reference"] = weights
+        states["reference"] = width * (share if reference_kind(config.learner) == "sharded" else size)
     return states
+
+
+def states_on_host(config: Config, resolved: Resolved, phase: str) -> set[str]:
+    """Return which states are in host memory in a phase.
+
+    Those of `learner.offload` always are, a reference of kind `host` except in training, and what `learner.release` gives back while
+    engines wake up and sample.
+    """
+    learner = config.learner
+    found = {"optimizer", "gradients"} if learner.offload != "none" else set()
+    if learner.offload == "all":
+        found.add("weights")
+    if phase != "train" and reference_kind(learner) == "host":
+        found.add("reference")
+    if phase != "train" and resolved.releases:
+        found |= {"optimizer", "gradients"} | ({"reference"} if reference_kind(learner) == "whole" else set())
+    return found
 
 
 def step_bytes(shape: ModelShape, config: Config, resolved: Resolved, ranks: int, step: Step) -> dict[str, float]:
@@ -43,7 +60,7 @@ def step_bytes(shape: ModelShape, config: Config, resolved: Resolved, ranks: int
     chunk = logits_bytes(shape, resolved.chunk, width, step)
     recomputed = recomputed_bytes(shape, learner, resolved.attention, width, step, pairs)
     parts = {
-        "gradients": _gradient_bytes(shape, config, ranks),
+        "gradients": gradient_bytes(shape, config, ranks),
         "gradient buckets": _bucket_bytes(shape, config, resolved),
         "activations": activation_bytes(shape, learner, resolved.attention, width, step, pairs),
         "logits chunk": chunk,
@@ -54,7 +71,8 @@ def step_bytes(shape: ModelShape, config: Config, resolved: Resolved, ranks: int
     return parts
 
 
-def _gradient_bytes(shape: ModelShape, config: Config, ranks: int) -> float:
+def gradient_bytes(shape: ModelShape, config: Config, ranks: int) -> float:
+    """Return the size of the accumulated gradients of a rank, in bytes."""
     share, stage = shape.parameters / ranks, config.learner.zero_stage
     return (element_bytes(config) * shape.parameters, 4 * (shape.parameters + share), 4 * share, 4 * share)[stage]
 

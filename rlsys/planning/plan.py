@@ -11,7 +11,7 @@ from rlsys.config.schema import Config
 from rlsys.planning.batch import Step, step_of
 from rlsys.planning.cluster import GIB, Device, Machines, lay_out
 from rlsys.planning.engine import engine_bytes, token_bytes
-from rlsys.planning.learner import element_bytes, state_bytes, step_bytes
+from rlsys.planning.learner import element_bytes, gradient_bytes, state_bytes, states_on_host, step_bytes
 from rlsys.planning.settings import Resolved, resolve
 from rlsys.planning.shape import ModelShape
 from rlsys.planning.transfers import Transfer, bucket_bytes, transfers_of
@@ -82,7 +82,7 @@ def make_plan(config: Config, shape: ModelShape, machines: Machines) -> Plan:
         transfers=transfers_of(shape, config, resolved, machines, devices, step),
         checkpoint=checkpoint,
         disk=kept * sum(checkpoint.values()) + (checkpoint["model"] if config.sft.rows else 0),
-        host=_host_parts(shape, config, machines, devices),
+        host=_host_parts(shape, config, resolved, machines, devices, step),
         misfits=[],
     )
     plan.misfits.extend(_misfits(plan))
@@ -95,19 +95,30 @@ def _device_parts(
     """Return what a device with `kind` = (ranks, engines) holds in a phase."""
     ranks, engines = kind
     awake = not (resolved.sleep and phase == "train" and ranks)
-    learner = state_bytes(shape, config, config.learner.ranks)
-    if phase == "train":
-        learner |= step_bytes(shape, config, resolved, config.learner.ranks, step)
+    learner = _learner_parts(phase, config, shape, resolved, step)
     engine = engine_bytes(shape, config, resolved, machines) if awake else {}
     if phase == "send weights" and resolved.sleep:  # the cache wakes up after the transfer
         del engine["KV cache"]
-    parts = {name: value * ranks for name, value in learner.items()} | {name: value * engines for name, value in engine.items()}
+    elsewhere = states_on_host(config, resolved, phase) if machines.gpus else set()
+    parts = {name: value * ranks for name, value in learner.items() if name not in elsewhere} | {
+        name: value * engines for name, value in engine.items()
+    }
     if phase == "send weights" or not machines.gpus:  # without GPUs, the machine's processes share them during the whole run
         parts["transfer buckets"] = bucket_bytes(shape, config, resolved)
     # An awake GPU engine's own reserve is part of its share of the memory.
     inside = machines.gpus and awake
     parts["reserve"] = machines.reserve_gib * GIB * (ranks + (0 if inside else engines))
     return {name: value for name, value in parts.items() if value}
+
+
+def _learner_parts(phase: str, config: Config, shape: ModelShape, resolved: Resolved, step: Step) -> Parts:
+    """Return the states of a rank, wherever they are, and in training what a step needs."""
+    ranks = config.learner.ranks
+    states = state_bytes(shape, config, ranks)
+    if phase == "train":
+        return states | step_bytes(shape, config, resolved, ranks, step)
+    # ZeRO-3's buffer of gradients is permanent.
+    return states | ({"gradients": gradient_bytes(shape, config, ranks)} if config.learner.zero_stage == 3 else {})
 
 
 def _checkpoint(shape: ModelShape, config: Config) -> Parts:
@@ -119,16 +130,23 @@ def _checkpoint(shape: ModelShape, config: Config) -> Parts:
     return {"model": width * float(shape.parameters), "optimizer": optimizer * float(shape.parameters)}
 
 
-def _host_parts(shape: ModelShape, config: Config, machines: Machines, devices: list[Device]) -> Parts:
-    """Return the host memory of the first machine, on which rank 0 also assembles the model that it saves."""
-    first = [device for device in devices if device.node == 0]
-    ranks, engines = sum(len(device.ranks) for device in first), len({engine for device in first for engine in device.engines})
+def _on_host(phase: str, config: Config, shape: ModelShape, resolved: Resolved, step: Step) -> Parts:
+    """Return the states of a rank that are in host memory in a phase."""
+    places = states_on_host(config, resolved, phase)
+    return {name: value for name, value in _learner_parts(phase, config, shape, resolved, step).items() if name in places}
+
+
+def _host_parts(shape: ModelShape, config: Config, resolved: Resolved, machines: Machines, devices: list[Device], step: Step) -> Parts:
+    """Return the host memory of the machine with most ranks. With ZeRO-3, ranks share the pages of the model's files while they load."""
+    ranks = max(sum(len(device.ranks) for device in devices if device.node == node) for node in range(machines.nodes))
+    engines = max(len({engine for device in devices if device.node == node for engine in device.engines}) for node in range(machines.nodes))
     model = element_bytes(config) * float(shape.parameters)
+    kept = max((_on_host(phase, config, shape, resolved, step) for phase in PHASES), key=lambda parts: sum(parts.values()))
     parts = {
-        "weights while they load, every rank": model * ranks,
-        "model that rank 0 saves": model if ranks else 0.0,
+        "weights while they load": model * (1 if config.learner.zero_stage == 3 else ranks),
         "processes": machines.reserve_gib * GIB * (ranks + engines + 1),
     }
+    parts |= {f"{name} of every rank": value * ranks for name, value in kept.items()}
     return {name: value for name, value in parts.items() if value} if machines.gpus else {}
 
 
@@ -147,7 +165,7 @@ def _misfits(plan: Plan) -> list[str]:
         found.append(f"the key-value cache of an engine holds {tokens}, and one sequence may have {plan.step.longest:,}")
     host, known = sum(plan.host.values()), plan.machines.host_gib
     if known is not None and host > known * GIB:
-        found.append(f"the first machine: {host / GIB:.0f} GiB of host memory, {known:g} GiB there")
+        found.append(f"a machine: {host / GIB:.0f} GiB of host memory, {known:g} GiB there")
     if plan.shape.longest is not None and plan.step.longest > plan.shape.longest:
         found.append(f"prompt and completion have up to {plan.step.longest:,} tokens, and the model takes {plan.shape.longest:,}")
     return found

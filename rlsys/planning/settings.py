@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from rlsys.config.schema import Config
 from rlsys.models.policy import CPU_CHUNK, GPU_CHUNK
 from rlsys.planning.cluster import Machines
-from rlsys.system.devices import attention, bucket_mib, engine_sizes, zero_defaults
+from rlsys.system.devices import attention, bucket_mib, can_release, engine_sizes, zero_defaults
 from rlsys.system.placement import engines_sleep, weight_backend
 
 
@@ -18,6 +18,8 @@ class Resolved:
     colocated: bool
     """Learners and engines share devices."""
     sleep: bool
+    releases: bool
+    """Learners give states back while engines sample."""
     backend: str
     """Of the weight transfer."""
     bucket: int
@@ -48,6 +50,7 @@ def resolve(config: Config, machines: Machines, colocated: bool) -> Resolved:
     return Resolved(
         colocated=colocated,
         sleep=engines_sleep(config, machines.gpus, colocated),
+        releases=_releases(config, machines, colocated),
         backend=backend,
         bucket=bucket_mib(config.weights.bucket_mib, backend) * 2**20,
         attention=attention(config.learner, device),
@@ -60,3 +63,10 @@ def resolve(config: Config, machines: Machines, colocated: bool) -> Resolved:
         cache_width=1 if half else 2 if config.model.dtype == "bfloat16" else 4,
         kv_cache_bytes=engine.get("kv_cache_memory_bytes", sizes.kv_cache_bytes),
     )
+
+
+def _releases(config: Config, machines: Machines, colocated: bool) -> bool:
+    """Resolve `learner.release`; without GPUs nothing is freed."""
+    takes_turns = colocated and config.rl.staleness == 0
+    wanted = takes_turns and can_release(config.learner) if config.learner.release is None else config.learner.release
+    return wanted and machines.gpus > 0

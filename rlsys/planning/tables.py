@@ -106,7 +106,7 @@ def _transfers(plan: Plan) -> Table:
 def _storage(plan: Plan) -> Table:
     rows = [(f"checkpoint: {name}", f"{size / 1e9:,.1f} GB") for name, size in plan.checkpoint.items()]
     rows.append(("checkpoints on disk", f"{plan.disk / 1e9:,.1f} GB"))
-    rows += [(f"first machine's memory: {name}", f"{_gib(size)} GiB") for name, size in plan.host.items()]
+    rows += [(f"memory of a machine: {name}", f"{_gib(size)} GiB") for name, size in plan.host.items()]
     return _facts("Disk and host memory", rows)
 
 
