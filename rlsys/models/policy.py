@@ -53,7 +53,8 @@ class LogprobHead(nn.Linear):
         self.in_features, self.out_features = linear.in_features, linear.out_features
         self.weight, self.bias, self.output = linear.weight, linear.bias, output
 
-    def forward(self, hidden: Tensor, target: Tensor | None = None, temperature: float = 1.0, with_entropy: bool = False
+    def forward(
+        self, hidden: Tensor, target: Tensor | None = None, temperature: float = 1.0, with_entropy: bool = False
     ) -> Tensor | tuple[Tensor, Tensor | None]:
         """Map hidden [..., H] to logits [..., V] or, with target [M], hidden [M, H] to (logprob [M], entropy [M] or None)."""
         if target is None:

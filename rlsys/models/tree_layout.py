@@ -237,7 +237,11 @@ def _visible(some: Tensor, within: MaskRule, length: int) -> tuple[Tensor, Tenso
 
 
 def _ordered(blocks: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the number of key blocks per block of queries, int32 [1, 1, blocks], and their indices, those first, [1, 1, blocks, blocks]."""
+    """Return which key blocks each block of queries visits.
+
+    Returns:
+        their number, int32 [1, 1, blocks], and the indices of all blocks, those visited first, int32 [1, 1, blocks, blocks].
+    """
     order = torch.argsort(blocks.to(torch.int8), dim=1, descending=True, stable=True)
     return blocks.sum(dim=1, dtype=torch.int32)[None, None], order.to(torch.int32)[None, None]
 

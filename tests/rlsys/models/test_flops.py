@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import pyarrow as pa
 import pytest
 import torch
+from learner_batches import learner_batch
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoModelForCausalLM
 
+from rlsys.data.chain import LearnerBatch
 from rlsys.models.flops import forward_flops, shape_of
 from rlsys.models.packing import plan_micro_batches
-from rlsys.data.chain import LearnerBatch
-from learner_batches import learner_batch
 
 PROMPT, OUTPUT = 24, 9
 

@@ -5,16 +5,15 @@ from __future__ import annotations
 from dataclasses import replace
 from itertools import combinations
 
-import pyarrow as pa
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from learner_batches import learner_batch
 
+from rlsys.data.chain import LearnerBatch
 from rlsys.models.packing import MicroBatch, plan_micro_batches
 from rlsys.models.tree_layout import MAX_NODE, Node, build_layout
-from rlsys.data.chain import LearnerBatch
-from learner_batches import learner_batch
 
 token = st.integers(0, 3)
 

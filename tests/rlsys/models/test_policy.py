@@ -9,11 +9,11 @@ import copy
 import re
 from contextlib import nullcontext
 
-import pyarrow as pa
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from learner_batches import learner_batch
 from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import (
@@ -34,12 +34,11 @@ from transformers import (
 import rlsys.models.policy
 import rlsys.models.tree_layout
 from rlsys.algorithms.grpo import LossInputs, grpo_loss
+from rlsys.data.chain import LearnerBatch
 from rlsys.models import zoo
 from rlsys.models.loading import ModelError
 from rlsys.models.packing import plan_micro_batches
 from rlsys.models.policy import LogprobHead, OutputTransform, Policy, load_policy
-from rlsys.data.chain import LearnerBatch
-from learner_batches import learner_batch
 
 SIZES = {
     "vocab_size": 61,
@@ -119,9 +118,7 @@ def slow(model: PreTrainedModel, batch: LearnerBatch) -> tuple[list[torch.Tensor
     return logprobs, entropies, total
 
 
-def fast(
-    policy: Policy, batch: LearnerBatch, ranks: int = 1, budget: int = 10_000
-) -> tuple[list[torch.Tensor], list[torch.Tensor], float]:
+def fast(policy: Policy, batch: LearnerBatch, ranks: int = 1, budget: int = 10_000) -> tuple[list[torch.Tensor], list[torch.Tensor], float]:
     """Compute the same from micro-batches; the ranks take turns on one model, so their gradients add up as in an all-reduce."""
     logprobs = [torch.empty(0)] * batch.num_rows
     entropies = list(logprobs)

@@ -136,7 +136,9 @@ def test_the_block_mask_equals_the_one_built_from_all_pairs(rule: str, seed: int
         assert torch.equal(getattr(found, name), getattr(expected, name)), name
     # Only the listed blocks of a row count.
     for kind in ("", "full_"):
-        counts, ours, theirs = (getattr(mask, f"{kind}kv_{what}") for mask, what in ((found, "num_blocks"), (found, "indices"), (expected, "indices")))
+        counts, ours, theirs = (
+            getattr(mask, f"{kind}kv_{what}") for mask, what in ((found, "num_blocks"), (found, "indices"), (expected, "indices"))
+        )
         for count, left, right in zip(counts.flatten().tolist(), ours[0, 0].tolist(), theirs[0, 0].tolist(), strict=True):
             assert left[:count] == right[:count]
     assert found.shape == expected.shape

@@ -59,8 +59,8 @@ def test_texts_are_reencoded_with_the_other_tokenizer(judge):
     translation = Retokenizer(judge, other)
     chat = judge.apply_chat_template([{"role": "user", "content": "A or B? naïve 你好"}], add_generation_prompt=True, tokenize=False)
     prompt = np.array(judge.encode(chat, add_special_tokens=False), np.int32)
-    (once, again) = translation.prompts([prompt, prompt])
-    assert once is again and once.tolist() == other.encode(chat, add_special_tokens=False) != prompt.tolist()
+    (converted,) = translation.prompts([prompt])
+    assert converted.tolist() == other.encode(chat, add_special_tokens=False) != prompt.tolist()
     text = " B says \\boxed{9, 3} .\n"
     sampled = np.array([*judge.encode(text, add_special_tokens=False), judge.eos_token_id], np.int32)
     assert translation.texts([sampled])[0].tolist() == other.encode(text, add_special_tokens=False)
