@@ -34,5 +34,5 @@ def test_the_texts_are_long_and_malformed_in_every_way() -> None:
     assert {one.failure for one in judgements} == {None, *FAILURES} - {NOT_A_NUMBER, TRUNCATED}
     assert 0.05 < sum(one.failure is not None for one in judgements) / len(judgements) < 0.15
     assert 0.2 < sum(one.correct for one in judgements) / len(judgements) < 0.6
-    lengths = [len(tokens) for tokens in answered["tokens"].to_pylist()]
+    lengths = [len(tokens) for tokens in answered["token_ids"].to_pylist()]
     assert 60 < min(lengths) and max(lengths) < 350 and lengths == [len(row) for row in answered["logprobs"].to_pylist()]
