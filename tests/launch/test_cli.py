@@ -160,7 +160,7 @@ def test_config_show_keys_lists_every_setting() -> None:
     assert set(rows) == set(dotted_keys(settings))
     assert rows["rl.beta"]["value"] == 0.5 and "KL" in rows["rl.beta"]["help"]
     table = rlsys("config", "show", "--keys").stdout
-    assert all(key in table for key in dotted)
+    assert all(key in table for key in rows)
 
 
 # --- score ----------------------------------------------------------------------------------------------------------
