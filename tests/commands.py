@@ -17,6 +17,11 @@ ROOT = Path(__file__).resolve().parents[1]
 WIDTH = "120"
 
 
+def as_in_a_terminal() -> None:
+    """Restore SIGINT's default handler (`preexec_fn`): shells ignore it in background jobs, and children inherit that."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def run_rlsys(
     *arguments: object, cwd: Path = ROOT, timeout_s: float = 600, environment: dict[str, str] | None = None
 ) -> subprocess.CompletedProcess[str]:

@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import yaml
-from commands import rlsys, rlsys_here, run_rlsys
+from commands import as_in_a_terminal, rlsys, rlsys_here, run_rlsys
 
 from launch.environment import find_device
 from rlsys.data.trajectories import TRAJECTORIES
@@ -111,11 +111,6 @@ def test_ctrl_c_ends_with_130(tmp_path: Path) -> None:
     fifo = tmp_path / "texts.jsonl"
     os.mkfifo(fifo)
     command = [sys.executable, "-m", "launch.cli", "score", fifo]
-
-    def as_in_a_terminal() -> None:
-        """Restore the default handler: shells ignore SIGINT in background jobs, and children inherit that."""
-        signal.signal(signal.SIGINT, signal.SIG_DFL)
-
     process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True, preexec_fn=as_in_a_terminal)
     with fifo.open("w"):  # opens only once the command is reading: from then on it waits for rows
         process.send_signal(signal.SIGINT)

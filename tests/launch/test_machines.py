@@ -49,7 +49,9 @@ store = dist.TCPStore(host, int(port), 2, rank == 0, timedelta(seconds=90))
 dist.init_process_group("gloo", store=store, rank=rank, world_size=2, timeout=timedelta(seconds=90 if interface == "set" else 5))
 sent = torch.full([1000], float(rank + 1))
 dist.all_reduce(sent)
-print("sum", sent.sum().item())
+print("sum", sent.sum().item(), flush=True)
+store.set(f"done {rank}", "")  # A rank that leaves earlier closes connections that the other one may still need.
+store.wait(["done 0", "done 1"])
 """
 
 

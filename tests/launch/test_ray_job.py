@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
+from commands import as_in_a_terminal
 
 ROOT = Path(__file__).resolve().parents[2]
 START_S, SUBMIT_S, STOP_S = 600, 1200, 120
@@ -72,7 +73,9 @@ class Head:
     def start(self, command: str, log: Path) -> subprocess.Popen[bytes]:
         """Like `run`, without waiting; stdout goes to `log`."""
         with log.open("w") as output:
-            return subprocess.Popen(self.sourced(command), cwd=ROOT, env=self.environment, stdout=output, stderr=subprocess.PIPE)
+            return subprocess.Popen(
+                self.sourced(command), cwd=ROOT, env=self.environment, stdout=output, stderr=subprocess.PIPE, preexec_fn=as_in_a_terminal
+            )
 
     def watch(self, run: Path, process: subprocess.Popen[bytes]) -> dict[str, Any]:
         """Return what `rlsys top` shows of a run with its actors, once it has them."""

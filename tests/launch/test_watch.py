@@ -10,7 +10,7 @@ import sys
 import urllib.request
 
 import pytest
-from commands import ROOT, rlsys_here, run_rlsys
+from commands import ROOT, as_in_a_terminal, rlsys_here, run_rlsys
 
 from rlsys.io.metrics import MetricsLog
 from rlsys.reporting.top.snapshot import take
@@ -19,7 +19,7 @@ from rlsys.reporting.top.snapshot import take
 def test_the_viewer_serves_a_real_run(straight_run) -> None:
     config, _ = straight_run
     command = [sys.executable, "-u", "-m", "launch.cli", "view", str(config.run.dir), "--port", "0"]
-    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, preexec_fn=as_in_a_terminal) as process:
         try:
             address = process.stdout.readline().split()[0]
             with urllib.request.urlopen(
