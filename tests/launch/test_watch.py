@@ -12,6 +12,7 @@ import urllib.request
 import pytest
 from commands import ROOT, as_in_a_terminal, rlsys_here, run_rlsys
 
+from rlsys.documents.runs import RunSummary
 from rlsys.io.metrics import MetricsLog
 from rlsys.reporting.top.snapshot import take
 
@@ -29,7 +30,7 @@ def test_the_viewer_serves_a_real_run(straight_run) -> None:
         finally:
             process.send_signal(signal.SIGINT)
         assert process.wait(timeout=60) == 0 and process.stdout.read() == "stopped\n"
-    heldout = json.loads((config.run.dir / "summary.json").read_text())["heldout"]
+    heldout = RunSummary.model_validate_json((config.run.dir / "summary.json").read_text()).heldout
     assert document["total"] == heldout["base"].n and document["unmatched"] == 0
     for stage, groups in (("base", document["groups"]), ("rl", [group["other"] for group in document["groups"]])):
         outcomes = "".join(group["outcomes"] for group in groups)
