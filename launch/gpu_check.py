@@ -20,8 +20,9 @@ from typing import Annotated, Any
 
 import typer
 
+from launch.bench.runner import GRACE_S
 from launch.check import count_gpus
-from launch.console import ROOT, UserError, print_text, to_stderr
+from launch.console import ROOT, print_text, to_stderr
 from rlsys.io.files import write_text_atomically
 from rlsys.system.terminal import Table
 
@@ -109,22 +110,22 @@ def checks(tokens: tuple[int, int], quick: bool) -> list[Check]:
 
 
 def run(check: Check, model: str, timeout_s: float) -> Outcome:
-    """Run one check within its box."""
+    """Run one check, whose measuring processes take at most `timeout_s` seconds each."""
     cores = len(os.sched_getaffinity(0))
     options = [f"--cores={cores}", f"--model={model}", f"--timeout={timeout_s}", "--json"]
     command = [sys.executable, "-m", "launch.cli", "bench", *check.command, *options]
     outcome, began = Outcome(check.name, command[3:]), time.monotonic()
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))}
     try:
-        # The bench ends its processes itself; the margin is for those that do not.
-        done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=timeout_s + 60)
+        # The bench bounds and ends its processes itself, of at most two systems in turn; killed from here, it would leave them behind.
+        done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=2 * (timeout_s + GRACE_S) + 60)
         if done.returncode:
-            outcome.error = "\n".join(done.stderr.strip().splitlines()[-30:])
+            outcome.error = "\n".join(done.stderr.strip().splitlines()[-30:]) or f"exit status {done.returncode}, without a message"
         else:
             outcome.document = json.loads(done.stdout)
             outcome.figures = check.figures(outcome.document)
     except subprocess.TimeoutExpired:
-        outcome.error = f"no result within {timeout_s:.0f} s"
+        outcome.error = f"no result, though each system has {timeout_s:.0f} s"
     outcome.seconds = time.monotonic() - began
     return outcome
 
@@ -133,7 +134,7 @@ def main(
     model: Annotated[str, typer.Option(help="Hugging Face folder or hub name.")] = "models/smollm2-135m-instruct",
     out: Annotated[Path, typer.Option(help="File of the results, JSON.")] = Path("gpu_check.json"),
     only: Annotated[str, typer.Option(help="Run checks whose name contains this.")] = "",
-    timeout: Annotated[float, typer.Option(min=1, help="Time limit of one check, in seconds.")] = 300,
+    timeout: Annotated[float, typer.Option(min=1, help="Time limit of each system that a check measures, in seconds.")] = 300,
     prompt_tokens: Annotated[int, typer.Option(min=16, help="Length of every prompt.")] = 1024,
     output_tokens: Annotated[int, typer.Option(min=1, help="Length of every output.")] = 256,
     quick: Annotated[bool, typer.Option(help="Few samples: does everything run?")] = False,
@@ -142,7 +143,7 @@ def main(
     gpus, screen = count_gpus(), to_stderr()
     chosen = [check for check in checks((prompt_tokens, output_tokens), quick) if only in check.name and (gpus or not check.gpu_only)]
     if not chosen:
-        raise UserError(f"--only {only!r}: no check has such a name.")
+        raise typer.BadParameter("no check has such a name.", param_hint=f"--only {only!r}")
     document: Document = {"gpus": gpus, "gpu": _gpu_names(), "versions": _versions(), "model": model, "checks": []}
     outcomes = []
     for number, check in enumerate(chosen, start=1):

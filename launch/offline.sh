@@ -6,7 +6,7 @@
 #
 # Needs what launch/setup.sh needs. Packages that have no wheel (DeepSpeed) are built here. Models and data are not packed: copy their folders.
 #
-#   PIP_FIND_LINKS=FOLDER   folder of wheels that are on no index, as for launch/setup.sh
+#   PIP_FIND_LINKS=FOLDER   folder of wheels that are on no index, as for launch/setup.sh; with cpu, that of torch is one of them
 set -euo pipefail
 out="${1:?usage: bash launch/offline.sh OUT.tar [cpu|gpu]}"
 device="${2:-gpu}"

@@ -56,7 +56,7 @@ NOTES = [
 def run_ladder(config: Config, console: Console) -> None:
     """Train and judge all stages, then the ablations; ladder.json is rewritten after each ablation."""
     ladder = Ladder(config, console)
-    ladder.test_records()  # fail now rather than after hours of training if there are too few
+    ladder.read_test_rows()  # fail now rather than after hours of training if there are too few
     with ray_session(config.run):
         ladder.train()
         report = ladder.judge()
@@ -141,7 +141,7 @@ class Ladder:
     def judge(self) -> LadderReport:
         """Judge the test rows with all stages."""
         ladder, seed = self.config.ladder, self.config.seed
-        records = self.test_records()
+        records = self.read_test_rows()
         with atomic_output(self.tests) as path:
             path.write_text("".join(json.dumps(record.to_json()) + "\n" for record in records), encoding="utf-8")
         gold = self.gold = {item.id: item.record.best for item in load(BENCHMARK, self.tests).items}
@@ -175,7 +175,7 @@ class Ladder:
         rungs.append(rung("bt", "Bradley-Terry baseline", baseline, seed, previous, None))
         return LadderReport(benchmark="test rows", n=len(records), rungs=rungs, notes=NOTES)
 
-    def test_records(self) -> list[Record]:
+    def read_test_rows(self) -> list[Record]:
         """Read rows of two or more responses that come after those of the stages' own held-out evaluations.
 
         Raises:

@@ -8,7 +8,7 @@ import time
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
-from threading import Lock
+from threading import RLock
 from typing import Any
 
 from rlsys.documents.core import read_document, write_document
@@ -29,7 +29,7 @@ class ProgressFile:
         self._path = folder / Progress.FILE if folder is not None else None
         now = time.time()
         self._state = Progress(started=now, since=now, host=socket.gethostname(), pid=os.getpid())
-        self._lock = Lock()
+        self._lock = RLock()
 
     def enter(self, phase: str, doing: str, seconds: Mapping[str, float]) -> None:
         """Record that a phase begins. `seconds`: of all phases so far."""
@@ -38,7 +38,8 @@ class ProgressFile:
 
     def say(self, line: str) -> None:
         """Record a line of the screen."""
-        self._write(lines=[*self._state.lines, line][-LINES:])
+        with self._lock:
+            self._write(lines=[*self._state.lines, line][-LINES:])
 
     def end(self, error: BaseException | None) -> None:
         """Record that the run has ended."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from rlsys.monitoring.alerts import DIED
-from rlsys.monitoring.definitions import Metric
+from rlsys.monitoring.definitions import STEP_PHASES, Metric
 from rlsys.monitoring.queries import Query, metric_named, value_of
 
 UID = "rlsys"
@@ -22,7 +22,6 @@ NODES = 'SessionName=~"$SessionName"'
 WIDTH, HEIGHT = 8, 7
 """Size of a panel; Grafana's grid has 24 columns."""
 DEAD = "DEAD includes those that ended as planned."
-STEP_PHASES = "wait_for_samples|train|send_weights|write_trajectories|checkpoint|evaluate|other"
 BATCH_PHASES = "draw|generate|judge"
 LEARNER_PHASES = "learner_.*"
 UNITS = {"seconds": "s", "bytes": "bytes"}
@@ -75,7 +74,7 @@ def rows() -> dict[str, list[Panel]]:
 def _phases() -> list[Panel]:
     since = (Query(f"time() - {value_of('last_progress', RUN)}", "{{run}}"),)
     return [
-        metrics_panel("Phases of a step", "seconds/{phase}", stacked=True, phase=STEP_PHASES),
+        metrics_panel("Phases of a step", "seconds/{phase}", stacked=True, phase="|".join(STEP_PHASES)),
         metrics_panel("Phases of a batch", "seconds/{phase}", stacked=True, phase=BATCH_PHASES),
         metrics_panel("Phases of an update", "seconds/{phase}", stacked=True, phase=LEARNER_PHASES),
         metrics_panel("Weight transfer", "seconds/{phase}", phase="send_weights"),

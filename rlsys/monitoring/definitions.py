@@ -56,6 +56,9 @@ class Metric:
         return None if found is None else {self.label: found[1]} if self.label else {}
 
 
+STEP_PHASES = ("wait_for_samples", "train", "send_weights", "write_trajectories", "checkpoint", "evaluate", "other")
+"""Phases of an RL step; together they make up its wall time."""
+
 GROUPS: dict[str, tuple[Metric, ...]] = {
     "Reward": (
         Metric("reward", "", "mean reward of the step's samples, from -1 (all wrong) to +1"),

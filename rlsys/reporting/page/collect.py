@@ -115,7 +115,7 @@ def _marks(folder: Path) -> Iterator[Path]:
 
 def _training_run(folder: Path, name: str) -> TrainingRun:
     metrics = list(_metrics(folder / "metrics.jsonl"))
-    tables = _heldout_tables(folder / "trajectories")
+    tables = heldout_tables(folder / "trajectories")
     path = folder / RunSummary.FILE
     summary = read_document(path, RunSummary) if path.exists() else None
     if not (tables or summary or any("reward" in row for row in metrics)):
@@ -154,7 +154,7 @@ def _metrics(path: Path) -> Iterator[dict[str, Any]]:
         yield cleaned(row)
 
 
-def _heldout_tables(folder: Path) -> dict[str, Path]:
+def heldout_tables(folder: Path) -> dict[str, Path]:
     """Return stage -> file, in order of evaluation."""
     stages = {path.stem.removeprefix("heldout_"): path for path in folder.glob("heldout_*.parquet")}
     return {stage: stages[stage] for stage in in_order(stages)}

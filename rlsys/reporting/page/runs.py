@@ -10,6 +10,7 @@ from rlsys.documents.core import Interval
 from rlsys.documents.evaluation import Figures
 from rlsys.documents.runs import Family, RunBaselines
 from rlsys.evaluation.statistics import proportion_ci
+from rlsys.monitoring.definitions import STEP_PHASES
 from rlsys.reporting.page.collect import Evaluation, ScalarRun, TrainingRun, step_of
 from rlsys.reporting.page.content import Cell, Section, Table
 from rlsys.reporting.page.evaluations import benchmarks, metric_of
@@ -224,10 +225,6 @@ def seconds(runs: Sequence[TrainingRun | ScalarRun]) -> Section:
     return Section("Seconds by phase", "Wall time of each run by phase.", [table], [plot])
 
 
-PHASES = ("wait_for_samples", "train", "send_weights", "write_trajectories", "checkpoint", "evaluate", "other")
-"""Phases of a step; together they make up its wall time."""
-
-
 def _seconds(run: TrainingRun | ScalarRun) -> dict[str, float]:
     if isinstance(run, ScalarRun):
         return dict(run.report.seconds)
@@ -235,7 +232,7 @@ def _seconds(run: TrainingRun | ScalarRun) -> dict[str, float]:
         return dict(run.summary.seconds)
     totals: dict[str, float] = {}
     for row in run.metrics:
-        for phase in PHASES:
+        for phase in STEP_PHASES:
             value = row.get(f"seconds/{phase}")
             if value is not None and _is_number(value):
                 name = phase.replace("_", " ")

@@ -23,6 +23,8 @@ from rlsys.data.readers import DataError
 from rlsys.data.trajectories import HELDOUT_FILES
 from rlsys.documents.progress import Progress
 from rlsys.io.progress import read_progress
+from rlsys.monitoring.definitions import STEP_PHASES
+from rlsys.reporting.page.collect import heldout_tables
 from rlsys.system.printable import printable
 
 TAIL = 256_000
@@ -32,8 +34,6 @@ LOG_TAIL = 32_000
 ERRORS = 6
 """Errors shown, the newest."""
 ERROR = re.compile(r"\b(?:ERROR|CRITICAL)\b|^\w*(?:Error|Exception|ActorFailed)\b.*:|\b(?:OOM|[Oo]ut of memory|Killed)\b")
-PHASES = ("wait_for_samples", "train", "send_weights", "write_trajectories", "checkpoint", "evaluate", "other")
-"""Phases of a step; together they make up its wall time."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ class Snapshot:
     name: str
     model: str
     state: str
-    """complete, running, failed, killed, or unknown."""
+    """complete, running, ended, failed, killed, or unknown."""
     doing: str
     elapsed_s: float | None
     """Since the phase began, or since the run ended."""
@@ -95,7 +95,7 @@ class Snapshot:
     def phases(self) -> dict[str, float]:
         """Seconds of the last step by phase."""
         last = self.metrics[-1] if self.metrics else {}
-        return {name: last[f"seconds/{name}"] for name in PHASES if last.get(f"seconds/{name}") is not None}
+        return {name: last[f"seconds/{name}"] for name in STEP_PHASES if last.get(f"seconds/{name}") is not None}
 
     def series(self, name: str) -> list[float]:
         """Return a metric's values over the last steps, without the steps that lack it."""
@@ -114,8 +114,8 @@ def take(folder: Path, others: Sequence[Actor] = ()) -> Snapshot:
     if not (folder / "config.yaml").is_file():
         raise DataError(f"{folder}: not a run folder (no config.yaml in it); give the run.dir of `rlsys train`.")
     model, steps = _config(folder / "config.yaml", (folder / "config.yaml").stat().st_mtime_ns)
-    progress, complete = read_progress(folder), (folder / "summary.json").is_file()
-    state = "complete" if complete else _state(progress)
+    progress = read_progress(folder)
+    state = "complete" if _is_complete(folder / "summary.json", progress) else _state(progress)
     return Snapshot(
         name=printable(folder.resolve().name),
         model=printable(model),
@@ -186,14 +186,17 @@ def tail(path: Path, size: int) -> str:
         return ""
 
 
+def _is_complete(summary: Path, progress: Progress | None) -> bool:
+    """Whether the run has written its summary since its process began; an older one is that of a run with fewer steps."""
+    return summary.is_file() and (progress is None or summary.stat().st_mtime >= progress.started)
+
+
 # --- results, actors, errors ----------------------------------------------------------------------------------------
 
 
 def _heldout(folder: Path) -> list[Heldout]:
     """Return the held-out results in order of evaluation."""
-    found = []
-    for path in sorted(folder.glob(f"{HELDOUT_FILES}*.parquet"), key=lambda path: path.stat().st_mtime_ns):
-        found.append(_result(path, path.stat().st_mtime_ns))
+    found = [_result(path, path.stat().st_mtime_ns) for path in heldout_tables(folder).values()]
     return [result for result in found if result is not None]
 
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from rlsys.data.readers import DataError
 from rlsys.data.readers.json_files import JsonLines
 from rlsys.reporting.view.tables import Row
-from rlsys.rewards.rules import unshuffle
+from rlsys.rewards.rules import is_correct, unshuffle
 
 
 class JudgedLines:
@@ -45,19 +45,15 @@ def _samples(group: int, line: dict[str, Any], path: Path) -> Iterator[Row]:
     about = {"group": group, "prompt_id": str(line["id"]), "source": line.get("source"), "ground_truth": truth}
     for number, sample in enumerate(line["samples"] or [{"failure": line.get("skipped", "no samples")}]):
         shown, order = sample.get("scores"), sample.get("order")
+        scores = None if shown is None else unshuffle(shown, order)
         yield about | {
             "sample": number,
             "order": order,
-            "scores": None if shown is None else unshuffle(shown, order),
+            "scores": scores,
             "parse_failure": sample.get("failure"),
-            "correct": None if truth is None else shown is not None and _correct(shown, order.index(gold)),
+            "correct": None if truth is None else scores is not None and is_correct(scores, truth),
             "finish_reason": "length" if sample.get("truncated") else "stop",
             "token_count": sample.get("tokens"),
             "meta_reward": sample.get("meta_reward"),
             "text": sample.get("text"),
         }
-
-
-def _correct(shown: Sequence[float], best: int) -> bool:
-    """Return whether the best response, shown at place `best`, alone has the highest score (Eq. 10)."""
-    return shown[best] == max(shown) and list(shown).count(max(shown)) == 1
