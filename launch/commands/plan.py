@@ -48,7 +48,8 @@ def plan(
         planned = make_plan(settings, model, machines)
         changes = suggest(settings, model, machines)
         more = None if planned.fits or changes else fitting_nodes(settings, model, machines)
-        write_json(document(planned) | {"suggestions": [list(change) for change in changes]})
+        machines_that_fit = {"nodes": more[0], "change": list(more[1])} if more else None
+        write_json(document(planned) | {"suggestions": [list(change) for change in changes], "more_machines": machines_that_fit})
         if not as_json:
             console = to_stdout()
             for table in tables(planned):

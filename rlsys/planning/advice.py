@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 from rlsys.config.checks import require_consistent_settings
 from rlsys.config.files import load_config
 from rlsys.config.schema import Config
 from rlsys.planning.cluster import Machines
-from rlsys.planning.plan import Plan, make_plan
+from rlsys.planning.plan import make_plan
 from rlsys.planning.shape import ModelShape
 from rlsys.system.devices import reference_kind
 
@@ -25,8 +26,7 @@ def suggest(config: Config, shape: ModelShape, machines: Machines) -> list[Chang
     Single changes are tried first, then pairs, then all cheap ones in order until the plan fits. Empty: it fits already, or nothing tried
     makes it fit; then it takes more or larger GPUs (`fitting_nodes`).
     """
-    plan = _plan(config, (), shape, machines)
-    if plan is not None and plan.fits:
+    if _fits(config, (), shape, machines):
         return []
     single = list(_changes(config, machines))
     pairs = [first + second for i, first in enumerate(single) for second in single[i + 1 :] if not _keys(first) & _keys(second)]
@@ -43,7 +43,7 @@ def fitting_nodes(config: Config, shape: ModelShape, machines: Machines, most: i
     """
     nodes = machines.nodes * 2
     while nodes <= most:
-        more = Machines(**{**machines.__dict__, "nodes": nodes})
+        more = replace(machines, nodes=nodes)
         factor = nodes // machines.nodes
         change = (f"learner.ranks={config.learner.ranks * factor}", f"rollout.actors={config.rollout.actors * factor}")
         if _fits(config, change, shape, more):
@@ -53,18 +53,13 @@ def fitting_nodes(config: Config, shape: ModelShape, machines: Machines, most: i
 
 
 def _fits(config: Config, change: Change, shape: ModelShape, machines: Machines) -> bool:
-    plan = _plan(config, change, shape, machines)
-    return plan is not None and plan.fits
-
-
-def _plan(config: Config, change: Change, shape: ModelShape, machines: Machines) -> Plan | None:
-    """Return the plan with `change` applied; None: the settings contradict each other, or cannot be placed."""
+    """Return whether the run fits with `change` applied; not if the settings contradict each other or cannot be placed."""
     try:
         changed = load_config(None, list(change), start=config)
         require_consistent_settings(changed, "train")
-        return make_plan(changed, shape, machines)
+        return make_plan(changed, shape, machines).fits
     except ValueError:
-        return None
+        return False
 
 
 def _changes(config: Config, machines: Machines) -> Iterator[Change]:

@@ -3,8 +3,9 @@
 The cache keeps, per token and layer, keys and values of every key head: 2 x key heads x head dimension x bytes (vLLM's
 `FullAttentionSpec.page_size_bytes` divided by its block size); with latent attention one latent vector and one rotary key. Layers with a
 window are counted like the others: vLLM gives all layers pages of one size. A tensor-parallel engine divides weights and key heads by its
-GPUs. On a GPU the engine takes `rollout.gpu_memory_utilization` of the memory, and the cache gets what weights and the activations of
-its largest step leave; on a CPU the cache has a size of its own.
+GPUs; with fewer key heads than GPUs each GPU keeps one whole, and so it does with a latent vector. On a GPU the engine takes
+`rollout.gpu_memory_utilization` of the memory, and the cache gets what weights and the activations of its largest step leave; on a CPU
+the cache has a size of its own.
 """
 
 from __future__ import annotations
@@ -18,7 +19,8 @@ from rlsys.planning.shape import ModelShape
 
 def token_bytes(shape: ModelShape, config: Config, resolved: Resolved) -> float:
     """Return the cache's bytes per token on one GPU."""
-    return resolved.cache_width * shape.cached / config.rollout.tensor_parallel
+    heads = max(1, shape.cache_heads // config.rollout.tensor_parallel)  # replicated where there are fewer than GPUs
+    return resolved.cache_width * shape.cached * heads / shape.cache_heads
 
 
 def engine_bytes(shape: ModelShape, config: Config, resolved: Resolved, machines: Machines) -> dict[str, float]:

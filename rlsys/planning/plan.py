@@ -85,7 +85,7 @@ def make_plan(config: Config, shape: ModelShape, machines: Machines) -> Plan:
         host=_host_parts(shape, config, resolved, machines, devices, step),
         misfits=[],
     )
-    plan.misfits.extend(_misfits(plan))
+    plan.misfits.extend(_misfits(plan, config.rollout.tensor_parallel))
     return plan
 
 
@@ -150,9 +150,11 @@ def _host_parts(shape: ModelShape, config: Config, resolved: Resolved, machines:
     return {name: value for name, value in parts.items() if value} if machines.gpus else {}
 
 
-def _misfits(plan: Plan) -> list[str]:
-    """Say which devices have too little memory, and whether the cache holds a sequence."""
+def _misfits(plan: Plan, parallel: int) -> list[str]:
+    """Say which devices have too little memory, and whether the cache holds a sequence and `parallel` GPUs can divide the heads."""
     found = []
+    if plan.shape.heads % parallel:
+        found.append(f"rollout.tensor_parallel={parallel} does not divide the model's {plan.shape.heads} attention heads, as vLLM requires")
     limit = plan.machines.memory_gib
     for kind in plan.memory:
         phase, need = plan.peak(kind)

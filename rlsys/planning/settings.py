@@ -18,6 +18,7 @@ class Resolved:
     colocated: bool
     """Learners and engines share devices."""
     sleep: bool
+    """Engines free their memory while learners train; without GPUs they keep it."""
     releases: bool
     """Learners give states back while engines sample."""
     backend: str
@@ -45,11 +46,13 @@ def resolve(config: Config, machines: Machines, colocated: bool) -> Resolved:
     device, engine = machines.device, config.rollout.engine
     backend = weight_backend(config.weights.backend, machines.gpus, colocated)
     sizes = engine_sizes(config.rollout, device, config.prompt.max_tokens + config.rollout.max_tokens)
-    zero = zero_defaults(device) | config.learner.deepspeed.get("zero_optimization", {})
+    given = config.learner.deepspeed.get("zero_optimization", {})
+    # DeepSpeed takes both spellings of its ZeRO-3 options.
+    zero = zero_defaults(device) | {name.removeprefix("stage3_"): value for name, value in given.items()}
     half = str(engine.get("kv_cache_dtype", "auto")).startswith("fp8")
     return Resolved(
         colocated=colocated,
-        sleep=engines_sleep(config, machines.gpus, colocated),
+        sleep=machines.gpus > 0 and engines_sleep(config, machines.gpus, colocated),
         releases=_releases(config, machines, colocated),
         backend=backend,
         bucket=bucket_mib(config.weights.bucket_mib, backend) * 2**20,
@@ -57,11 +60,11 @@ def resolve(config: Config, machines: Machines, colocated: bool) -> Resolved:
         chunk=CPU_CHUNK if device == "cpu" else GPU_CHUNK,
         gradient_bucket=int(zero["reduce_bucket_size"]),
         gradient_buckets=2 if zero.get("overlap_comm") else 1,
-        max_live=int(zero.get("stage3_max_live_parameters", 10**9)) + int(zero.get("stage3_prefetch_bucket_size", 5 * 10**7)),
-        max_num_seqs=int(engine.get("max_num_seqs", sizes.max_num_seqs)),
+        max_live=int(zero.get("max_live_parameters", 10**9)) + int(zero.get("prefetch_bucket_size", 5 * 10**7)),
+        max_num_seqs=sizes.max_num_seqs,
         max_num_batched_tokens=int(engine.get("max_num_batched_tokens", sizes.max_num_batched_tokens)),
         cache_width=1 if half else 2 if config.model.dtype == "bfloat16" else 4,
-        kv_cache_bytes=engine.get("kv_cache_memory_bytes", sizes.kv_cache_bytes),
+        kv_cache_bytes=sizes.kv_cache_bytes,
     )
 
 

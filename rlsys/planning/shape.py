@@ -33,8 +33,8 @@ class ModelShape:
     parameters: int
     largest: int
     """The largest single weight."""
-    largest_layer: int
-    """The weights of the largest decoder layer."""
+    cache_heads: int
+    """Heads over which a tensor-parallel engine divides its cache; 1: a latent vector, which every GPU keeps whole."""
     tied: bool
     """The output layer is the embedding."""
     vocabulary: int
@@ -121,7 +121,7 @@ def shape_of(model: Any, name: str) -> ModelShape:
         name=name,
         parameters=_elements(model),
         largest=max(parameter.numel() for parameter in model.parameters()),
-        largest_layer=_elements(largest),
+        cache_heads=1 if latent else key_heads,
         tied=head is not None and head.weight is model.get_input_embeddings().weight,
         vocabulary=config.vocab_size,
         hidden=config.hidden_size,

@@ -2,8 +2,8 @@
 
 Volumes of the collectives are those of the ZeRO paper (arXiv 1910.02054, section 7): an all-reduce moves twice, an all-gather and a
 reduce-scatter once the size of the data times (N - 1) / N. ZeRO-2 and ZeRO-3 reduce in every micro-batch, ZeRO-3 gathers the weights
-for each pass; the others communicate once per optimizer step. Seconds are bytes divided by the stated bandwidth of the slowest wire
-involved: a lower bound, without latency, and without overlap with computation.
+for each pass; the others communicate once per optimizer step; a sharded reference is gathered for its own pass. Seconds are bytes
+divided by the stated bandwidth of the slowest wire involved: a lower bound, without latency, and without overlap with computation.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from rlsys.planning.cluster import Device, Machines
 from rlsys.planning.learner import element_bytes
 from rlsys.planning.settings import Resolved
 from rlsys.planning.shape import ModelShape
+from rlsys.system.devices import reference_kind
 
 
 @dataclass(frozen=True)
@@ -66,8 +67,9 @@ def _collective_bytes(shape: ModelShape, config: Config, step: Step) -> float:
     """Return the volume of a step's collectives, apart from the factor (N - 1) / N."""
     stage, model = config.learner.zero_stage, element_bytes(config) * float(shape.parameters)
     passes = config.rl.updates_per_batch
+    gathered = config.rl.beta > 0 and reference_kind(config.learner) == "sharded"
+    reference = step.micro_batches * model if gathered else 0.0
     if stage == 3:
-        references = 1 if config.rl.beta else 0
-        return step.micro_batches * model * (passes * 3 + references)
+        return step.micro_batches * model * passes * 3 + reference
     reduced = 2 * (4.0 * shape.parameters if stage == 1 else model)
-    return passes * (reduced * (step.micro_batches if stage == 2 else 1) + (model if stage else 0))
+    return passes * (reduced * (step.micro_batches if stage == 2 else 1) + (model if stage else 0)) + reference
