@@ -2,7 +2,8 @@
 #
 #   source launch/ray_env.sh
 #   ray start --head
-#   ray job submit --working-dir . -- rlsys train launch/configs/quickstart.yaml
+#   rlsys submit launch/configs/quickstart.yaml --address http://localhost:8265 \
+#       run.dir=/shared/runs/first model.path=/shared/models/smollm2-135m-instruct
 #
 # It adds .venv/bin to PATH (a job must find `rlsys` on the PATH of the cluster's processes), enables token authentication,
 # disables usage statistics, and sets what matters between machines: how soon a lost one is noticed, and how long Ray waits for an

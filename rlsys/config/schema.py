@@ -41,7 +41,8 @@ class Run(Section):
     """URL of a copy of the run folder in an object store (s3://BUCKET/PATH, gs://, abfs://), kept up to date step by step. If run.dir holds
     no run, the run in the copy is downloaded and resumed. null: no copy."""
     actor_timeout_s: PositiveFloat = 600.0
-    """Timeout of a single remote call, in seconds. A call that exceeds it ends the job, and the error names the actor."""
+    """Timeout of a single remote call, in seconds, of every kind for which run.timeouts_s is null. A call that exceeds it ends the job, and
+    the error names the actor."""
     timeouts_s: Timeouts = Field(default_factory=Timeouts)
     """Timeouts of single kinds of calls, in seconds. null: `run.actor_timeout_s`."""
     dashboard: bool = False

@@ -58,6 +58,36 @@ def test_7b_on_eight_shared_gpus() -> None:
     assert planned.resolved.sleep and "KV cache" not in phases["train"]
 
 
+def test_more_gpus_than_key_heads_replicate_the_cache() -> None:
+    """Qwen2.5-7B has 28 heads and 4 key heads: 4 GPUs divide the cache; vLLM refuses 8, which do not divide the heads."""
+    tokens = {}
+    for parallel in (1, 2, 4, 7):
+        placed = ("learner.ranks=1", "rollout.actors=1", f"rollout.tensor_parallel={parallel}", "rollout.kv_cache_gib=8")
+        planned = plan("Qwen2.5-7B-Instruct", Machines(gpus=8), *placed)
+        tokens[parallel] = planned.cache_tokens
+        assert not any("attention heads" in misfit for misfit in planned.misfits)
+    assert (tokens[2] / tokens[1], tokens[4] / tokens[1], tokens[7] / tokens[1]) == pytest.approx((2, 4, 4))
+    refused = plan("Qwen2.5-7B-Instruct", Machines(nodes=2, gpus=8), "learner.ranks=1", "rollout.actors=1", "rollout.tensor_parallel=8")
+    assert any("does not divide the model's 28 attention heads" in misfit for misfit in refused.misfits)
+
+
+def test_cpu_engines_keep_their_memory_while_they_sleep() -> None:
+    awake, asleep = (plan("Qwen3-0.6B", Machines(gpus=0), f"rollout.sleep={sleep}").memory for sleep in ("false", "true"))
+    assert awake == asleep
+
+
+def test_gathers_of_the_reference_follow_how_it_is_kept() -> None:
+    def volume(stage: int, kind: str) -> float:
+        settings = ("learner.ranks=8", "rollout.actors=8", f"learner.zero_stage={stage}", f"learner.reference={kind}")
+        planned = plan("Qwen2.5-7B-Instruct", Machines(gpus=8), *settings)
+        (found,) = (each.size for each in planned.transfers if each.name == "gradients and weights among the learners")
+        return found
+
+    for stage in (2, 3):
+        assert volume(stage, "sharded") > volume(stage, "host")
+    assert volume(3, "auto") == volume(3, "sharded") and volume(2, "auto") == volume(2, "host")
+
+
 def test_27b_on_four_machines() -> None:
     """By hand: 27.2e9 x (2 + 2 + 4 + 12) / 16 = 34 GB per rank; a model of 54 GB is written, and loaded once per machine."""
     planned = plan("gemma-2-27b-it", FOUR_BY_EIGHT, *SPLIT_27B)
