@@ -61,7 +61,7 @@ class Judges:
         self.reservation = Reservation(self.placement, config.run.timeout_s("start"))
         longest = config.prompt.max_tokens + config.rollout.max_tokens
         backend = weight_backend("auto", self.placement.gpus, colocated=True)
-        self.rollouts = create_rollouts(config, model_path, longest, backend, self.reservation, logs, bool(config.rollout.sleep))
+        self.rollouts = create_rollouts(config, model_path, longest, backend, self.reservation, logs)
         self.scorer: Any = None
         self._scorer_arguments = {"model_path": meta_rm, "dtype": config.model.dtype, "log_dir": str(logs), "judge_path": model_path}
 

@@ -47,7 +47,7 @@ def require_same_files(model: str, logs: Path | None, timeout_s: float) -> None:
             )
             for node in others
         ]
-        answers = wait(calls, timeout_s)
+        answers = wait(calls, timeout_s, "run.timeouts_s.start")
     problems = [f"{call.actor} {problem}" for call, found in zip(calls, answers, strict=True) for problem in found]
     if problems:
         raise MachineError("\n".join(problems))

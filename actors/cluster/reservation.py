@@ -53,7 +53,11 @@ class Reservation:
             if not self._group.wait(max(0.0, timeout_s - PROMPT_S)):
                 self.release()
                 raise ActorFailed(f"the cluster did not grant the job's resources within {timeout_s:.0f} s; {state}.")
-        self._gpus = self._gpu_ids()
+        try:
+            self._gpus = self._gpu_ids()
+        except ActorFailed:
+            self.release()
+            raise
 
     def create(self, actor: type, slot_name: str, **arguments: Any) -> Any:
         """Create the actor `slot_name` of the placement with `arguments` and its `threads`; returns its handle."""
@@ -81,7 +85,9 @@ class Reservation:
             strategy = PlacementGroupSchedulingStrategy(self._group, placement_group_bundle_index=bundle)
             call = ray.remote(location).options(num_cpus=0, num_gpus=1, scheduling_strategy=strategy).remote()
             calls.append(Pending(call, f"GPU bundle {bundle}", "location"))
-        return {bundle: found["gpus"][0] for bundle, found in zip(bundles, wait(calls, self.timeout_s), strict=True)}
+        return {
+            bundle: found["gpus"][0] for bundle, found in zip(bundles, wait(calls, self.timeout_s, "run.timeouts_s.start"), strict=True)
+        }
 
 
 def _cpus_and_gpus(resources: dict[str, float]) -> dict[str, float]:

@@ -223,10 +223,9 @@ def reclaim_states(engine: Engine, reference: nn.Module | None, learner: Learner
 
 
 def _move_states(engine: Engine, device: str) -> None:
-    optimizer = engine.basic_optimizer
-    weights = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    moments = [value for state in optimizer.state.values() for value in state.values() if torch.is_tensor(value)]
-    for tensor in (*weights, *moments):
+    moments = [value for state in engine.basic_optimizer.state.values() for value in state.values() if torch.is_tensor(value)]
+    # The master weights are not in the optimizer's groups, which DeepSpeed empties between steps.
+    for tensor in (*engine.optimizer.fp32_partitioned_groups_flat, *moments):
         tensor.data = tensor.data.to(device)
 
 

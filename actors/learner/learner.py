@@ -33,7 +33,7 @@ from rlsys.models.backbone import Attention, Backbone
 from rlsys.models.packing import MicroBatch, plan_micro_batches
 from rlsys.models.policy import Logprobs, Policy, load_causal_model
 from rlsys.models.self_check import SelfCheck, checked_policy
-from rlsys.system.devices import attention, can_release
+from rlsys.system.devices import attention, releases
 from rlsys.system.network import interface_of
 from rlsys.system.processes import keep_freed_memory
 from rlsys.system.timing import PhaseTimer
@@ -175,7 +175,6 @@ class LearnerActor:
     def start_stage(self, lr: float, warmup_steps: int) -> None:
         """Begin a training stage: moments at zero, learning rate `lr` after a linear warm-up of `warmup_steps` optimizer steps."""
         self.lr, self.warmup_steps, self.decay_steps, self.stage_step = lr, warmup_steps, 0, 0
-        self._reclaim()
         ds.reset_moments(self.engine)
 
     def decay_over(self, steps: int) -> None:
@@ -357,7 +356,7 @@ class LearnerActor:
         """Open the weight transfer to the rollout actors (`actors.weights.transfer`)."""
         self.shares_gpu = backend == "ipc"
         takes_turns = self.shares_gpu and self.rl.staleness == 0
-        self.releases = takes_turns and can_release(self.learner) if self.learner.release is None else self.learner.release
+        self.releases = releases(self.learner, takes_turns)
         self.trainer = make_trainer(backend, self.rank, DeepSpeedSource(self.engine), actors, bucket_mib, timeout_s)
 
     def send_weights(self, version: int, verify: bool = False) -> dict[str, Any]:
@@ -377,8 +376,7 @@ class LearnerActor:
             self.released = False
 
     def save(self, folder: str) -> None:
-        """Write `folder`/model, which transformers and vLLM can load, and `folder`/optimizer, for `load`."""
-        self._reclaim()
+        """Write `folder`/model, which transformers and vLLM can load, and `folder`/optimizer, for `load`. Released states stay released."""
         saving.save_model(self.engine.module.model, self.model_path, Path(folder) / "model")
         schedule = {name: getattr(self, name) for name in SCHEDULE}
         saving.save_optimizer(self.engine, Path(folder) / "optimizer", self._identity() | schedule)

@@ -114,7 +114,7 @@ def running_judge(config: Config, console: Console, meta_rm: str | None = None, 
     with tempfile.TemporaryDirectory(prefix="rlsys-logs-") as scratch, ray_session(config.run):
         began = time.monotonic()
         print_text(console, "starting the engines …")
-        with closing(Judges(config, model, logs or Path(scratch), meta_rm)) as judges:
+        with closing(Judges(config, model, logs or Path(scratch) / "logs", meta_rm)) as judges:
             descriptions = judges.start()
             engines = f"{len(judges.rollouts.actors)} engine(s)"
             if meta_rm:

@@ -196,6 +196,7 @@ class Ladder:
         guided = name == "rl"
         self.announce(f"{name}: judging the test rows")
         overrides = [f"run.actor_timeout_s={self.config.run.actor_timeout_s}", f"rollout.kv_cache_gib={self.config.rollout.kv_cache_gib}"]
+        overrides += [f"run.timeouts_s.{kind}={seconds}" for kind, seconds in self.config.run.timeouts_s if seconds is not None]
         config, _ = judge_config(model, self.config.seed, overrides)
         config.prompt.scores.single = config.prompt.scores.range
         benchmark = load(BENCHMARK, self.tests)

@@ -117,6 +117,8 @@ class Job:
     def resume(self) -> None:
         """Restore the latest state of an unfinished run; a new one continues from the fp32 weights of its base model, if any."""
         learners, folder, source = self.actors.learners, self.folder, self.data.feed.source
+        if folder.checkpoints() or folder.cold_start_state() is not None:
+            self.actors.rollouts.sleep()  # Learners take the memory; the weights sent below wake the engines.
         if folder.checkpoints():
             # The reference is the policy at the start of RL: the model the learners were just built from.
             learners.snapshot_reference()

@@ -52,9 +52,10 @@ class StageLoop:
 
     def resume(self) -> dict[str, Any] | None:
         """Load the stage's newest checkpoint into the learners and return its state; None if there is no checkpoint."""
-        path, state = self.folder.latest_state() or (None, {"step": 0})
-        if path is None or state["step"] <= self.before:
+        latest = self.folder.latest_state()
+        if latest is None or latest[1]["step"] <= self.before:
             return None
+        path, state = latest
         self.learners.load(path)
         self.step = state["step"] - self.before
         for name, seconds in state["seconds"].items():

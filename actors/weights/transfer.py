@@ -115,7 +115,7 @@ class RayClient:
         from actors.cluster.waiting import ActorFailed, wait
 
         try:
-            return wait(calls, self.timeout_s)
+            return wait(calls, self.timeout_s, "run.timeouts_s.weights")
         except ActorFailed as error:
             raise WeightTransferError(str(error)) from error
 

@@ -27,7 +27,7 @@ class Timeouts(Section):
     judge: PositiveFloat | None = None
     """Judging a batch, and writing its trajectories."""
     train: PositiveFloat | None = None
-    """One update of the learner, or scoring one batch. Also how long a rank waits for another one."""
+    """One update of the learner, or scoring one batch. A rank waits for another one as long as the longest of all timeouts."""
     weights: PositiveFloat | None = None
     """Sending the weights to all engines; putting engines to sleep."""
     checkpoint: PositiveFloat | None = None

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from rlsys.config.schema import Config
 from rlsys.models.policy import CPU_CHUNK, GPU_CHUNK
 from rlsys.planning.cluster import Machines
-from rlsys.system.devices import attention, bucket_mib, can_release, engine_sizes, zero_defaults
+from rlsys.system.devices import attention, bucket_mib, engine_sizes, releases, zero_defaults
 from rlsys.system.placement import engines_sleep, weight_backend
 
 
@@ -20,7 +20,7 @@ class Resolved:
     sleep: bool
     """Engines free their memory while learners train; without GPUs they keep it."""
     releases: bool
-    """Learners give states back while engines sample."""
+    """Learners give states back while engines sample; without GPUs nothing is freed."""
     backend: str
     """Of the weight transfer."""
     bucket: int
@@ -53,7 +53,7 @@ def resolve(config: Config, machines: Machines, colocated: bool) -> Resolved:
     return Resolved(
         colocated=colocated,
         sleep=machines.gpus > 0 and engines_sleep(config, machines.gpus, colocated),
-        releases=_releases(config, machines, colocated),
+        releases=machines.gpus > 0 and releases(config.learner, colocated and config.rl.staleness == 0),
         backend=backend,
         bucket=bucket_mib(config.weights.bucket_mib, backend) * 2**20,
         attention=attention(config.learner, device),
@@ -66,10 +66,3 @@ def resolve(config: Config, machines: Machines, colocated: bool) -> Resolved:
         cache_width=1 if half else 2 if config.model.dtype == "bfloat16" else 4,
         kv_cache_bytes=sizes.kv_cache_bytes,
     )
-
-
-def _releases(config: Config, machines: Machines, colocated: bool) -> bool:
-    """Resolve `learner.release`; without GPUs nothing is freed."""
-    takes_turns = colocated and config.rl.staleness == 0
-    wanted = takes_turns and can_release(config.learner) if config.learner.release is None else config.learner.release
-    return wanted and machines.gpus > 0

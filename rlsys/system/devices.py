@@ -64,9 +64,11 @@ def reference_kind(learner: Learner) -> Literal["whole", "sharded", "host"]:
     return "sharded" if learner.zero_stage == 3 else "whole"
 
 
-def can_release(learner: Learner) -> bool:
-    """Return whether the learner's states can be moved to host memory and back: with ZeRO 1 to 3, unless they are there already."""
-    return learner.zero_stage > 0 and learner.offload == "none"
+def releases(learner: Learner, takes_turns: bool) -> bool:
+    """Resolve `learner.release`: states can be moved to host memory and back with ZeRO 1 to 3, unless they are there already."""
+    if learner.release is not None:
+        return learner.release
+    return takes_turns and learner.zero_stage > 0 and learner.offload == "none"
 
 
 def bucket_mib(configured: int | None, backend: str) -> int:

@@ -15,20 +15,20 @@ COLUMNS = ["prompt_id", "order", "prompt", "group", "sample", "weight_version"]
 
 
 def test_engines_sleep_once_for_every_training_and_change_no_trajectory(straight_run, tiny, quiet, tiny_model, tmp_path):
-    """An engine's rounding depends on which requests happen to share a batch, so a sampled token may differ once in a blue moon."""
+    """An engine's rounding depends on which requests happen to share a batch, so a sampled token may differ now and then."""
     awake = straight_run[0].run.dir
     for steps in (1, 3):
         train(tiny(tmp_path, tiny_model, "checkpoint.every=1", "rollout.sleep=true", f"rl.steps={steps}", "rl.eval_every=1"), quiet)
-    # The engine's own log. On a card the memory comes and goes with these; on a CPU the states alone do.
+    # The engine's own log. On a GPU the memory comes and goes with these; on a CPU the states alone do.
     told = re.findall(r"seconds to (fall asleep|wake up tags \['\w+'\])", (tmp_path / "logs/rollout-0.log").read_text())
     trained = sum(row["groups_trained"] > 0 for row in MetricsLog.read(tmp_path))
     assert trained > 0
-    # Both starts sleep once, to compare answers.
-    assert told == (2 + 1 + trained) * ["fall asleep", "wake up tags ['weights']", "wake up tags ['kv_cache']"]
+    # Both starts sleep once, to compare answers, and the second one once more, to resume.
+    assert told == (2 + 1 + 1 + trained) * ["fall asleep", "wake up tags ['weights']", "wake up tags ['kv_cache']"]
     same_text: list[bool] = []
     for name in NAMES:
         if not all(same_text):
-            break  # What was drawn since then follows from the token that differs.
+            break  # What was sampled since then follows from the token that differs.
         one, other = (pq.read_table(folder / "trajectories" / f"{name}.parquet") for folder in (awake, tmp_path))
         assert one.select(COLUMNS) == other.select(COLUMNS)
         same_text += [mine == theirs for mine, theirs in zip(one["text"].to_pylist(), other["text"].to_pylist())]
