@@ -85,9 +85,8 @@ class Reservation:
             strategy = PlacementGroupSchedulingStrategy(self._group, placement_group_bundle_index=bundle)
             call = ray.remote(location).options(num_cpus=0, num_gpus=1, scheduling_strategy=strategy).remote()
             calls.append(Pending(call, f"GPU bundle {bundle}", "location"))
-        return {
-            bundle: found["gpus"][0] for bundle, found in zip(bundles, wait(calls, self.timeout_s, "run.timeouts_s.start"), strict=True)
-        }
+        places = wait(calls, self.timeout_s, "run.timeouts_s.start")
+        return {bundle: place["gpus"][0] for bundle, place in zip(bundles, places, strict=True)}
 
 
 def _cpus_and_gpus(resources: dict[str, float]) -> dict[str, float]:
