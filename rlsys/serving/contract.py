@@ -57,6 +57,8 @@ class ScoreRequest(_Model):
     """Seed of response orders, samples and tie-breaking. The same request with the same seed has the same answer."""
     temperature: Annotated[float, Field(ge=0, le=2)] | None = None
     """Sampling temperature; 0 is greedy. null: the service's default."""
+    max_tokens: Annotated[int, Field(ge=1)] | None = None
+    """Generated tokens per sample, at most the service's limit. null: that limit. A judgement that is cut off has no scores."""
     id: str | None = None
     """Returned with the answer. It also enters the seeds, like the id of a row in `rlsys judge`. null: derived from the content."""
 
@@ -87,6 +89,9 @@ class ScoreResponse(_Model):
     scores: list[float] | None
     """One per response, in the request's order: the mean score of the samples that the strategy uses, or, if it counts winners, each
     response's share of the samples. null if no sample parsed."""
+    score_range: tuple[float, float] | None = None
+    """Lowest and highest value that `scores` can have: those of the judge's score format, which differ for a single response, or 0 and 1 if
+    the strategy counts winners. null without scores."""
     best: int | None
     """Index of the best response; null if nothing parsed or the strategy abstained. Ties are broken at random, by the seed."""
     margin: float | None
