@@ -157,7 +157,8 @@ def _check_placement(task: PreflightTask, config: Config, report: PreflightRepor
     else:
         placements = [place(config, machines) if task.command in TRAINING else place_judges(config, machines)]
     threads = {name: slot.threads for placed in placements for name, slot in placed.slots.items()}
-    parts = {"rollout-0": f"{config.rollout.actors} engine(s)", "learner-0": f"{config.learner.ranks} learner rank(s)"}
+    counts = {kind: max(placed.count(kind) for placed in placements) for kind in ("rollout", "learner")}
+    parts = {"rollout-0": f"{counts['rollout']} engine(s)", "learner-0": f"{counts['learner']} learner rank(s)"}
     layout = ", ".join(f"{part} with {threads[name]} thread(s)" for name, part in parts.items() if name in threads)
     report.facts["placement"] = f"{layout}; {cores}" + (f", {task.gpus} GPU(s)" if task.gpus else "")
     if not task.gpus and max(placed.concurrent_threads for placed in placements) > task.cpus:

@@ -43,7 +43,7 @@ def create_rollouts(
             template_args=config.prompt.chat_template_args,
             gpus=reservation.gpu_ids(name),
         )
-        for name in rollout_names(rollout.actors)
+        for name in rollout_names(reservation.placement.count("rollout"))
     ]
     sequences = concurrent_sequences(rollout, "gpu" if reservation.placement.gpus else "cpu")
     return RolloutGroup(actors, config.run, sequences, sleeps)
@@ -53,7 +53,7 @@ def create_learners(
     config: Config, model_path: str, reservation: Reservation, logs: Path, actor: type[LearnerActor], **arguments: Any
 ) -> LearnerGroup:
     """Create the learner ranks in their places. `arguments`: further arguments of `actor`."""
-    ranks = config.learner.ranks
+    ranks = reservation.placement.count("learner")
     actors = [
         reservation.create(
             actor,

@@ -55,7 +55,7 @@ def rejective_fine_tuning(config: Config, console: Console | None = None) -> Run
         summary = folder.read(RunSummary)
         if summary is None:
             with ray_session(config.run), ProgressReporter(console, folder.path.name, folder.path) as progress:
-                job = RftJob(config, folder, progress)
+                job = RftJob(folder.config, folder, progress)
                 for number in range(1, config.rft.rounds + 1):
                     job.round(number)
                 job.finish()
@@ -206,7 +206,7 @@ class RftJob:
 
     def _start(self, learners: LearnerGroup) -> None:
         """Begin a round, with the fp32 weights of the model's own training if they are there."""
-        if has_compatible_optimizer_state(Path(self.model).parent, self.config.learner, self.config.model.dtype):
+        if has_compatible_optimizer_state(Path(self.model).parent, self.config, len(learners.actors)):
             learners.load(Path(self.model).parent)
         learners.start_stage(self.config.rft.lr, self.config.learner.warmup_steps)
 

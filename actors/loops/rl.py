@@ -49,6 +49,7 @@ def train(config: Config, console: Console | None = None, stages: tuple[str, ...
     console = console or stderr()
     require_consistent_settings(config, "train" if "rl" in stages else "sft")
     with RunFolder(config) as folder:
+        config = folder.config
         finished = folder.read(RunSummary)
         if finished is not None and finished.rl_steps >= (config.rl.steps if "rl" in stages else 0):
             console.print(summary_table(finished))
@@ -93,8 +94,9 @@ def running_actors(config: Config, folder: RunFolder, progress: ProgressReporter
             folder.write_json("actors.json", cluster.start())
         placement = cluster.placement
         progress.say(
-            f"{config.rollout.actors} rollout engine(s) with {placement.threads('rollout-0')} thread(s), {config.learner.ranks} learner "
-            f"rank(s) with {placement.threads('learner-0')}, ZeRO-{config.learner.zero_stage}, weights by {cluster.backend}; "
+            f"{placement.count('rollout')} rollout engine(s) with {placement.threads('rollout-0')} thread(s), "
+            f"{placement.count('learner')} learner rank(s) with {placement.threads('learner-0')}, "
+            f"ZeRO-{config.learner.zero_stage}, weights by {cluster.backend}; "
             f"{'taking turns' if placement.colocated else 'side by side'}; ready after {progress.seconds['start']:.0f} s"
         )
         if config.rollout.top_p < 1:
@@ -131,7 +133,7 @@ class Job:
             learners.load(folder.cold_start)
             source.load_state_dict(cold_started["sampler"])
             self._send_weights()
-        elif has_compatible_optimizer_state(Path(self.data.base).parent, self.config.learner, self.config.model.dtype):
+        elif has_compatible_optimizer_state(Path(self.data.base).parent, self.config, len(learners.actors)):
             learners.load(Path(self.data.base).parent)
             self.progress.say(f"continued from the fp32 weights next to {self.data.base}")
 

@@ -43,6 +43,7 @@ def train_scalar(config: Config, console: Console | None = None) -> ScalarReport
     objective = config.meta_rm.objective
     require_consistent_settings(config, "meta-rm")
     with RunFolder(config) as folder:
+        config = folder.config
         report = folder.read(ScalarReport)
         if report is not None:
             print_text(console, f"{folder.path} holds this run, complete; choose another run.dir for a new one.")

@@ -135,10 +135,12 @@ def start_learners(config: Config, model: str, cores: int, folder: str) -> Learn
     import ray
 
     from actors.cluster.calls import LearnerGroup
+    from actors.cluster.reservation import cluster_machines
     from actors.cluster.waiting import wait
     from actors.learner.learner import LearnerActor
+    from rlsys.system.placement import place_learners
 
-    ranks = config.learner.ranks
+    ranks = place_learners(config, cluster_machines()).count("learner")
     # Several ranks on too few cores share them.
     actor = ray.remote(LearnerActor).options(num_cpus=min(1.0, cores / ranks), **one_gpu())
     threads = config.learner.cpus or max(1, cores // ranks)

@@ -112,8 +112,8 @@ class Prompt(Section):
 
 
 class Rollout(Section):
-    actors: PositiveInt = 1
-    """Number of rollout actors, each with one vLLM engine."""
+    actors: PositiveInt | None = 1
+    """Number of rollout actors, each with one vLLM engine. null: as many as the GPUs hold beside the learner ranks; one without GPUs."""
     tensor_parallel: PositiveInt = 1
     """GPUs (or CPU workers) per engine."""
     cpus: PositiveInt | None = None
@@ -149,8 +149,9 @@ class Rollout(Section):
 
 
 class Learner(Section):
-    ranks: PositiveInt = 1
-    """Number of DeepSpeed ranks, one per actor."""
+    ranks: PositiveInt | None = 1
+    """Number of DeepSpeed ranks, one per actor. null: one per GPU that engines leave, or that they share in turns; two without GPUs. A
+    resumed run keeps its number."""
     cpus: PositiveInt | None = None
     """CPU threads per rank. null: the machine's cores divided by its number of ranks."""
     zero_stage: Literal[0, 1, 2, 3] = 2

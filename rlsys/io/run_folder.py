@@ -26,7 +26,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from rlsys.config.files import load_config, save_config
-from rlsys.config.schema import Config, ConfigError, Learner
+from rlsys.config.schema import Config, ConfigError
 from rlsys.documents.core import AnyResult, Result, read_document, write_document
 from rlsys.io.files import atomic_write, write_text_atomically
 from rlsys.io.remote_copy import RemoteCopy, RemoteCopyError
@@ -34,6 +34,9 @@ from rlsys.models.loading import ensure_model
 
 MAY_CHANGE = {"run", "checkpoint", "rl.steps", "rl.eval_every"}
 """Keys and sections that may change when a run is resumed."""
+
+LEARNER_STATE = "optimizer/learner.json"
+"""In a checkpoint: `learner_identity`, and the state of the learning-rate schedule."""
 
 WORK_PATTERNS = (
     "cold_start.json",
@@ -54,6 +57,7 @@ WORK_PATTERNS = (
 class RunFolder:
     """Open or create a run folder, and hold its lock until `close` or the end of the `with` block.
 
+    `config`: the given one; learner.ranks=null becomes the number of ranks whose optimizer state is here, as only as many can load it.
     `was_reset`: the folder held another config without completed work and has been cleared.
     `restored`: number of files that came from `run.copy_to`, as the folder held no run.
 
@@ -80,6 +84,7 @@ class RunFolder:
             for name in ("trajectories", "checkpoints", "logs"):
                 (self.path / name).mkdir(exist_ok=True)
             save_config(config, self.path / "config.yaml")
+            self.config = self._with_saved_ranks()
         except BlockingIOError as error:
             self._lock.close()
             raise ConfigError(f"{self.path}: another process is writing this run; wait for it or choose another run.dir.") from error
@@ -108,6 +113,14 @@ class RunFolder:
         """Bring `run.copy_to` up to date. Call it after each step; `close` does it, too."""
         if self._copy:
             self._copy.update()
+
+    def _with_saved_ranks(self) -> Config:
+        folders = [*self.checkpoints()[::-1], self.cold_start, *sorted(self.path.glob("round_*"), reverse=True)]
+        saved = next((folder / LEARNER_STATE for folder in folders if (folder / LEARNER_STATE).is_file()), None)
+        if self.config.learner.ranks is not None or saved is None:
+            return self.config
+        learner = self.config.learner.model_copy(update={"ranks": json.loads(saved.read_text())["learner.ranks"]})
+        return self.config.model_copy(update={"learner": learner})
 
     # --- results -------------------------------------------------------------------------------------------------
 
@@ -226,13 +239,13 @@ def learner_identity(ranks: int, zero_stage: int, dtype: str) -> dict[str, Any]:
     return {"learner.ranks": ranks, "learner.zero_stage": zero_stage, "model.dtype": dtype}
 
 
-def has_compatible_optimizer_state(folder: Path, learner: Learner, dtype: str) -> bool:
-    """Check whether `folder` has an optimizer state that such a learner can load.
+def has_compatible_optimizer_state(folder: Path, config: Config, ranks: int) -> bool:
+    """Check whether `folder` has an optimizer state that a learner of `ranks` ranks can load.
 
     Its fp32 master weights preserve updates that are too small for the bfloat16 weights of the saved model.
     """
-    identity_file = folder / "optimizer" / "learner.json"
-    required = learner_identity(learner.ranks, learner.zero_stage, dtype)
+    identity_file = folder / LEARNER_STATE
+    required = learner_identity(ranks, config.learner.zero_stage, config.model.dtype)
     return identity_file.is_file() and required.items() <= json.loads(identity_file.read_text()).items()
 
 

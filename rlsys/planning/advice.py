@@ -11,6 +11,7 @@ from rlsys.config.schema import Config
 from rlsys.planning.cluster import Machines
 from rlsys.planning.plan import make_plan
 from rlsys.planning.shape import ModelShape
+from rlsys.system.counts import Counts, training_counts
 from rlsys.system.devices import reference_kind
 
 MOST = 3
@@ -41,11 +42,11 @@ def fitting_nodes(config: Config, shape: ModelShape, machines: Machines, most: i
     """Return the smallest number of machines (a power of two times those given, up to `most`) on which the run fits with more learner
     ranks, and the settings for it; None: none.
     """
-    nodes = machines.nodes * 2
+    nodes, (ranks, engines) = machines.nodes * 2, _counts(config, machines)
     while nodes <= most:
         more = replace(machines, nodes=nodes)
         factor = nodes // machines.nodes
-        change = (f"learner.ranks={config.learner.ranks * factor}", f"rollout.actors={config.rollout.actors * factor}")
+        change = (f"learner.ranks={ranks * factor}", f"rollout.actors={engines * factor}")
         if _fits(config, change, shape, more):
             return nodes, change
         nodes *= 2
@@ -65,6 +66,7 @@ def _fits(config: Config, change: Change, shape: ModelShape, machines: Machines)
 def _changes(config: Config, machines: Machines) -> Iterator[Change]:
     """Yield changes, those that cost least first. None changes what is learned, except for the last ones, which shorten the texts."""
     learner, rollout = config.learner, config.rollout
+    ranks, _ = _counts(config, machines)
     if machines.gpus:
         if learner.attention == "blocks":
             yield ("learner.attention=flex",)
@@ -74,7 +76,7 @@ def _changes(config: Config, machines: Machines) -> Iterator[Change]:
             if share != rollout.gpu_memory_utilization:
                 yield (f"rollout.gpu_memory_utilization={share}",)
     for stage in range(learner.zero_stage + 1, 4):
-        if learner.ranks > 1 and not (stage == 3 and learner.layers == "compiled"):
+        if ranks > 1 and not (stage == 3 and learner.layers == "compiled"):
             yield (f"learner.zero_stage={stage}",)
     budget = learner.token_budget // 2
     while budget >= 1024:
@@ -83,7 +85,7 @@ def _changes(config: Config, machines: Machines) -> Iterator[Change]:
     if not learner.activation_checkpointing:
         yield ("learner.activation_checkpointing=true",)
     if machines.gpus:
-        yield from _on_the_host(config)
+        yield from _on_the_host(config, ranks)
     yield from _wider(config, machines)
     if not machines.gpus:
         yield from ((f"rollout.kv_cache_gib={gib}",) for gib in (4.0, 2.0, 1.0, 0.5, 0.25) if gib != rollout.kv_cache_gib)
@@ -91,10 +93,10 @@ def _changes(config: Config, machines: Machines) -> Iterator[Change]:
         yield (f"prompt.max_tokens={config.prompt.max_tokens // share}",)
 
 
-def _on_the_host(config: Config) -> Iterator[Change]:
+def _on_the_host(config: Config, ranks: int) -> Iterator[Change]:
     """Yield what moves states off the GPU: a sharded reference first, then what costs time."""
     learner = config.learner
-    if config.rl.beta and learner.ranks > 1 and reference_kind(learner) == "whole":
+    if config.rl.beta and ranks > 1 and reference_kind(learner) == "whole":
         yield ("learner.reference=sharded",)
     if config.rl.beta and reference_kind(learner) != "host":
         yield ("learner.reference=host",)
@@ -106,14 +108,20 @@ def _on_the_host(config: Config) -> Iterator[Change]:
 
 def _wider(config: Config, machines: Machines) -> Iterator[Change]:
     """Yield tensor parallelism over more GPUs, with as many engines fewer, and learners on more of the GPUs."""
-    parallel, engines = config.rollout.tensor_parallel, config.rollout.actors
+    parallel, (ranks, engines) = config.rollout.tensor_parallel, _counts(config, machines)
     for factor in (2, 4, 8):
         if parallel * factor <= machines.gpus and engines % factor == 0:
             yield f"rollout.tensor_parallel={parallel * factor}", f"rollout.actors={engines // factor}"
-    ranks = config.learner.ranks * 2
+    ranks *= 2
     while machines.gpus and ranks <= machines.devices:
         yield (f"learner.ranks={ranks}",)
         ranks *= 2
+
+
+def _counts(config: Config, machines: Machines) -> Counts:
+    """Return the number of ranks and engines, which the config may leave to the machines."""
+    listed = machines.listed()
+    return training_counts(config, sum(machine.cpus for machine in listed), [machine.gpus for machine in listed])
 
 
 def _accumulated(changes: list[Change]) -> Iterator[Change]:

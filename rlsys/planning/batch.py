@@ -11,6 +11,8 @@ from rlsys.config.schema import Config
 class Step:
     """One RL step."""
 
+    ranks: int
+    """Learner ranks that divide it."""
     samples: int
     """Of the first round; refill rounds add up to as many again, each."""
     sampled_tokens: int
@@ -40,6 +42,7 @@ def step_of(config: Config, ranks: int) -> Step:
     units = -(-(groups if packing else groups * size) // ranks)
     together = min(max(config.learner.token_budget // unit, 1), units)
     return Step(
+        ranks=ranks,
         samples=groups * size,
         sampled_tokens=groups * size * completion,
         prompt_tokens=groups * prompt,

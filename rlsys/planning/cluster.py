@@ -37,6 +37,10 @@ class Machines:
         """GPUs of the cluster; without any, each machine is one device."""
         return self.nodes * max(self.gpus, 1)
 
+    def listed(self) -> list[Machine]:
+        """Return them as the placement sees them."""
+        return [Machine(f"node {node}", 64, self.gpus) for node in range(self.nodes)]
+
 
 @dataclass(frozen=True)
 class Device:
@@ -59,7 +63,7 @@ def lay_out(config: Config, machines: Machines) -> tuple[list[Device], bool]:
     Raises:
         PlacementError: the job cannot be placed; the message names what to change.
     """
-    placed = place(config, [Machine(f"node {node}", 64, machines.gpus) for node in range(machines.nodes)])
+    placed = place(config, machines.listed())
     devices: dict[tuple[int, int | None], tuple[list[int], list[int]]] = {
         (node, gpu): ([], []) for node in range(machines.nodes) for gpu in (range(machines.gpus) if machines.gpus else [None])
     }

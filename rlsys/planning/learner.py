@@ -51,7 +51,7 @@ def states_on_host(config: Config, resolved: Resolved, phase: str) -> set[str]:
     return found
 
 
-def step_bytes(shape: ModelShape, config: Config, resolved: Resolved, ranks: int, step: Step) -> dict[str, float]:
+def step_bytes(shape: ModelShape, config: Config, resolved: Resolved, step: Step) -> dict[str, float]:
     """Return what a rank needs in addition while it trains."""
     learner, width = config.learner, element_bytes(config)
     pairs = step.micro_batch_groups * softmax_entries(
@@ -60,7 +60,7 @@ def step_bytes(shape: ModelShape, config: Config, resolved: Resolved, ranks: int
     chunk = logits_bytes(shape, resolved.chunk, width, step)
     recomputed = recomputed_bytes(shape, learner, resolved.attention, width, step, pairs)
     parts = {
-        "gradients": gradient_bytes(shape, config, ranks),
+        "gradients": gradient_bytes(shape, config, step.ranks),
         "gradient buckets": _bucket_bytes(shape, config, resolved),
         "activations": activation_bytes(shape, learner, resolved.attention, width, step, pairs),
         "logits chunk": chunk,

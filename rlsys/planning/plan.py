@@ -61,7 +61,7 @@ def make_plan(config: Config, shape: ModelShape, machines: Machines) -> Plan:
         ValueError: the actors cannot be placed there at all; the message says why.
     """
     devices, colocated = lay_out(config, machines)
-    resolved, step = resolve(config, machines, colocated), step_of(config, config.learner.ranks)
+    resolved, step = resolve(config, machines, colocated), step_of(config, sum(len(device.ranks) for device in devices))
     memory = {
         kind: {phase: _device_parts(phase, kind, config, shape, machines, resolved, step) for phase in PHASES}
         for kind in sorted({device.kind for device in devices}, reverse=True)
@@ -113,12 +113,11 @@ def _device_parts(
 
 def _learner_parts(phase: str, config: Config, shape: ModelShape, resolved: Resolved, step: Step) -> Parts:
     """Return the states of a rank, wherever they are, and in training what a step needs."""
-    ranks = config.learner.ranks
-    states = state_bytes(shape, config, ranks)
+    states = state_bytes(shape, config, step.ranks)
     if phase == "train":
-        return states | step_bytes(shape, config, resolved, ranks, step)
+        return states | step_bytes(shape, config, resolved, step)
     # ZeRO-3's buffer of gradients is permanent.
-    return states | ({"gradients": gradient_bytes(shape, config, ranks)} if config.learner.zero_stage == 3 else {})
+    return states | ({"gradients": gradient_bytes(shape, config, step.ranks)} if config.learner.zero_stage == 3 else {})
 
 
 def _checkpoint(shape: ModelShape, config: Config) -> Parts:

@@ -41,7 +41,7 @@ def transfers_of(
 ) -> list[Transfer]:
     """Return the traffic of one step."""
     nodes = {name: {device.node for device in devices if getattr(device, name)} for name in ("ranks", "engines")}
-    model, ranks = element_bytes(config) * float(shape.parameters), config.learner.ranks
+    model, ranks = element_bytes(config) * float(shape.parameters), step.ranks
     inner = _wire(len(nodes["ranks"]) > 1, machines)
     found = []
     if ranks > 1:

@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from rlsys.config.schema import Config
+from rlsys.system.counts import engine_count, rank_count, training_counts
 
 
 class PlacementError(ValueError):
@@ -81,6 +82,10 @@ class Placement:
         """Number of GPUs that the job uses."""
         return sum(bundle.gpu is not None for bundle in self.bundles)
 
+    def count(self, kind: str) -> int:
+        """Return the number of actors of a kind: "learner", "rollout" or "scorer"."""
+        return sum(name.startswith(f"{kind}-") for name in self.slots)
+
     def threads(self, actor: str) -> int:
         """CPU threads of an actor."""
         return self.slots[actor].threads
@@ -125,10 +130,11 @@ def place(config: Config, machines: Sequence[Machine]) -> Placement:
         PlacementError: the machines cannot hold the job.
     """
     machines = _usable(machines)
-    ranks, engines, width = config.learner.ranks, config.rollout.actors, config.rollout.tensor_parallel
-    total = sum(machine.gpus for machine in machines)
+    gpus, width = [machine.gpus for machine in machines], config.rollout.tensor_parallel
+    ranks, engines = training_counts(config, sum(_cores(machines)), gpus)
+    total = sum(gpus)
     if not total:
-        return _place_on_cores(config, machines)
+        return _place_on_cores(config, machines, ranks, engines)
     found = f"{total} ({', '.join(f'{machine.name}: {machine.gpus}' for machine in machines)})"
     least = max(ranks, engines * width)
     if total < least:
@@ -154,8 +160,9 @@ def place_learners(config: Config, machines: Sequence[Machine]) -> Placement:
     Raises:
         PlacementError: fewer GPUs than ranks.
     """
-    machines, ranks = _usable(machines), config.learner.ranks
+    machines = _usable(machines)
     total = sum(machine.gpus for machine in machines)
+    ranks = rank_count(config, sum(_cores(machines)), total)
     if not total:
         everywhere = list(range(len(machines)))
         return _on_cores(machines, [_Kind("learner", ranks, config.learner.cpus, everywhere, _cores(machines))], colocated=False)
@@ -173,8 +180,9 @@ def place_judges(config: Config, machines: Sequence[Machine], scorer: bool = Fal
     Raises:
         PlacementError: fewer GPUs than the engines need.
     """
-    machines, engines, width = _usable(machines), config.rollout.actors, config.rollout.tensor_parallel
-    total = sum(machine.gpus for machine in machines)
+    machines, width = _usable(machines), config.rollout.tensor_parallel
+    gpus = [machine.gpus for machine in machines]
+    total, engines = sum(gpus), engine_count(config, gpus)
     if not total:
         everywhere, cores = list(range(len(machines))), _cores(machines)
         quarters = [max(1, each // 4) for each in cores]
@@ -351,8 +359,8 @@ def _machines_of(count: int, machines: list[int]) -> list[int]:
     return [machines[i * len(machines) // count] for i in range(count)]
 
 
-def _place_on_cores(config: Config, machines: list[Machine]) -> Placement:
-    ranks, engines, colocated = config.learner.ranks, config.rollout.actors, config.rl.staleness == 0
+def _place_on_cores(config: Config, machines: list[Machine], ranks: int, engines: int) -> Placement:
+    colocated = config.rl.staleness == 0
     learners_on = engines_on = everywhere = list(range(len(machines)))
     cores = for_learners = for_engines = _cores(machines)
     if not colocated and len(machines) > 1:

@@ -164,7 +164,7 @@ def report(title: str, planned: dict[str, float], measured: dict[str, float]) ->
 
 def planned_learner(shape: ModelShape, config: Config) -> dict[str, float]:
     machines, ranks = Machines(gpus=0), config.learner.ranks
-    step = step_bytes(shape, config, resolve(config, machines, True), ranks, step_of(config, ranks))
+    step = step_bytes(shape, config, resolve(config, machines, True), step_of(config, ranks))
     # ZeRO-3 allocates the buffers of gradients once, before the first step.
     before = {"gradients", "gradient buckets"} if config.learner.zero_stage == 3 else set()
     peak = sum(value for name, value in step.items() if name not in before)

@@ -99,6 +99,7 @@ def test_the_jobs_command_fits_its_pool() -> None:
     command, sub, config, *overrides = shlex.split(ray_resource("rayjob.yaml")["spec"]["entrypoint"])
     assert (command, sub) == ("rlsys", "train")
     settings = load_config(ROOT / config.removeprefix(IMAGE_ROOT), overrides)
+    assert settings.learner.ranks is not None and settings.rollout.actors is not None
     (pool,) = cluster_spec("rayjob.yaml")["workerGroupSpecs"]
     machine = pool["template"]["spec"]["containers"][0]["resources"]["limits"]
     assert settings.learner.ranks + settings.rollout.actors == pool["replicas"] * int(machine["nvidia.com/gpu"])

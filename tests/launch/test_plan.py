@@ -11,6 +11,7 @@ from commands import ROOT, rlsys
 
 from rlsys.config.checks import find_conflicts
 from rlsys.config.files import load_config
+from rlsys.system.placement import Machine, place
 
 CONFIGS = sorted((ROOT / "launch" / "configs").glob("gpu-*.yaml"))
 EXAMPLE = re.compile(r"`rlsys plan (launch/configs/\S+) ([^`]+)`")
@@ -56,9 +57,19 @@ def test_json() -> None:
     assert answer.returncode == 1 and not document["fits"] and document["suggestions"]
 
 
-def test_the_default_config_on_a_laptop() -> None:
-    answer = rlsys("plan", "launch/configs/quickstart.yaml", "--gpus", 0, "--memory", 16)
-    assert answer.returncode == 0 and "rollout-0" in answer.stdout
+@pytest.mark.parametrize("config", sorted({*CONFIGS[0].parent.glob("*.yaml")} - {*CONFIGS}), ids=lambda path: path.stem)
+@pytest.mark.parametrize("gpus", [0, 1, 4])
+def test_every_other_config_can_be_placed_on_any_number_of_gpus(config: Path, gpus: int) -> None:
+    placed = place(load_config(config), [Machine("here", 2, gpus)])
+    assert placed.count("learner") >= 1 and placed.count("rollout") >= 1
+
+
+@pytest.mark.parametrize(("gpus", "memory", "ranks"), [(0, 16, 2), (1, 24, 1), (8, 24, 8)])
+def test_the_quickstart_fits_what_is_there(gpus: int, memory: int, ranks: int) -> None:
+    answer = rlsys("plan", "launch/configs/quickstart.yaml", "--gpus", gpus, "--memory", memory)
+    assert answer.returncode == 0, answer.stdout + answer.stderr
+    assert sorted(set(re.findall(r"learner-\d+", answer.stdout))) == [f"learner-{rank}" for rank in range(ranks)]
+    assert ("rollout-7" in answer.stdout) == (gpus == 8)
 
 
 def test_a_shape_of_its_own(tmp_path: Path) -> None:

@@ -152,3 +152,17 @@ def test_tables_and_json_leave_no_partial_files(tmp_path):
     assert json.loads((folder.path / "summary.json").read_text()) == {"a": 1}
     assert pq.read_table(folder.heldout_path("base")).num_rows == 1
     assert not list(folder.path.rglob("*.partial"))
+
+
+def test_a_resumed_run_keeps_the_ranks_that_wrote_its_optimizer_state(tmp_path):
+    with RunFolder(config(tmp_path, "learner.ranks=null")) as folder:
+        assert folder.config.learner.ranks is None
+        write(folder.cold_start / "optimizer/learner.json", '{"learner.ranks": 3}')
+    with RunFolder(config(tmp_path, "learner.ranks=null")) as folder:
+        assert folder.config.learner.ranks == 3
+        partial = folder.begin_checkpoint(1)
+        write(partial / "optimizer/learner.json", '{"learner.ranks": 4}')
+        folder.commit_checkpoint(1, {"step": 1}, keep=1)
+    with RunFolder(config(tmp_path, "learner.ranks=null")) as folder:
+        assert folder.config.learner.ranks == 4
+    assert load_config(tmp_path / "run/config.yaml").learner.ranks is None, "the next resume compares with what was given"

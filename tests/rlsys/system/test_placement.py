@@ -102,6 +102,30 @@ def test_engines_and_learners_are_on_different_machines_where_equal_machines_all
     assert apart == (not set(machines_of(placed, "learner")) & set(machines_of(placed, "rollout")))
 
 
+@given(GPU_MACHINES, st.sampled_from([1, 2, 4]), st.integers(0, 1))
+def test_null_fits_any_cluster_and_leaves_no_gpu_idle(found, width, staleness):
+    total, groups = sum(machine.gpus for machine in found), sum(machine.gpus // width for machine in found)
+    assume(groups)
+    placed = place(config("null", "null", width, staleness), found)
+    check_is_grantable(placed)
+    assert placed.colocated == (staleness == 0 or total == width)
+    assert placed.gpus == (groups * width if placed.colocated else total)
+
+
+@given(GPU_MACHINES, st.sampled_from(["learner.ranks", "rollout.actors"]), st.integers(1, 8), st.sampled_from([1, 2]), st.integers(0, 1))
+def test_null_beside_a_number_gets_the_gpus_that_are_left_or_shares(found, given_key, number, width, staleness):
+    total, groups = sum(machine.gpus for machine in found), sum(machine.gpus // width for machine in found)
+    engines_given = given_key == "rollout.actors"
+    assume(number <= groups if engines_given else number <= total and number % width == 0 and number // width <= groups)
+    counts = ("null", number) if engines_given else (number, "null")
+    placed = place(config(*counts, width, staleness), found)
+    used = number * width if engines_given else number
+    own = total - used if engines_given else min(groups, (total - used) // width) * width
+    assert placed.colocated == (own == 0)
+    assert placed.gpus == used + own
+    assert placed.count("rollout" if engines_given else "learner") == number
+
+
 def test_eight_gpus_shared_by_ranks_and_wide_engines_are_drawn_row_by_row():
     placed = place(config(8, 2, 4), machines((96, 8)))
     assert placed.colocated and placed.gpus == 8
@@ -208,6 +232,21 @@ def test_configured_threads_are_used_and_cores_are_scaled_to_what_there_is():
     check_is_grantable(placed)
     assert placed.threads("learner-0") == 6 and placed.threads("rollout-1") == 4
     assert placed.slots["learner-0"].cpus == 1.2 and placed.slots["rollout-0"].cpus == 0.8
+
+
+def test_null_without_gpus_is_one_engine_and_two_ranks():
+    placed = place(config("null", "null"), machines((2, 0)))
+    assert (placed.count("learner"), placed.count("rollout"), placed.threads("learner-0"), placed.threads("rollout-0")) == (2, 1, 1, 2)
+    assert place(config("null", "null"), machines((1, 0))).count("learner") == 1
+    assert place(config("null", "null"), machines((0, 0), (64, 0))).count("learner") == 2
+
+
+def test_null_alone_takes_every_gpu():
+    sizes = machines((8, 3), (8, 2))
+    assert place_learners(config("null"), sizes).gpus == 5
+    assert place_judges(config(1, "null", 2), sizes).gpus == 4
+    assert place_learners(config("null"), machines((8, 0))).count("learner") == 2
+    assert place_judges(config(1, "null"), machines((8, 0))).count("rollout") == 1
 
 
 def test_learner_ranks_alone_divide_cores_and_take_a_gpu_each():
