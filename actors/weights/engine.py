@@ -12,21 +12,15 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from vllm.config import set_current_vllm_config
 from vllm.distributed.weight_transfer.base import WeightTransferEngine, WeightTransferInitInfo, WeightTransferUpdateInfo
-from vllm.logger import init_logger
 from vllm.model_executor.layers.vocab_parallel_embedding import ParallelLMHead, VocabParallelEmbedding
 from vllm.model_executor.model_loader.reload import finalize_layerwise_reload, initialize_layerwise_reload
 
 from actors.cpu.kernels import use_fused_kernels
 from actors.cpu.sampler import CpuSampler, SampledTokens
-from actors.cpu.weight_loading import CopyPlan, NotCopyable, pack_again
 from actors.weights.buckets import Table, attach, one_thread, table_bytes, views
 from actors.weights.checks import Digest, checksum
 from rlsys.system.processes import keep_freed_memory
-
-# vLLM configures loggers below its own name only.
-logger = init_logger("vllm.rlsys.weights")
 
 
 @dataclass
@@ -39,8 +33,6 @@ class CpuInitInfo(WeightTransferInitInfo):
     slot_bytes: int
     tables: list[Table]
     """One per bucket of every update; bucket i uses slot i % `slots`."""
-    layerwise: bool = False
-    """Load through vLLM's layerwise reload even if copying into the live model would suffice."""
 
 
 @dataclass
@@ -65,7 +57,7 @@ class LoadClock:
 
 
 class CpuWeightTransferEngine(WeightTransferEngine[CpuInitInfo, CpuUpdateInfo]):
-    """Loads buckets from memory shared with the learner: by a `CopyPlan`, or, if the model does not allow that, by vLLM's reload."""
+    """Loads buckets from memory shared with the learner, through vLLM's layerwise reload."""
 
     init_info_cls = CpuInitInfo
     update_info_cls = CpuUpdateInfo
@@ -74,20 +66,12 @@ class CpuWeightTransferEngine(WeightTransferEngine[CpuInitInfo, CpuUpdateInfo]):
         self.slots = attach(init_info.path, init_info.slots * init_info.slot_bytes).split(init_info.slot_bytes)
         self.tables = init_info.tables
         self.clock = LoadClock()
-        self.plan: CopyPlan | None = None
-        if not init_info.layerwise:
-            try:
-                with set_current_vllm_config(self.vllm_config):
-                    self.plan = CopyPlan(self.model, self.tables)
-            except NotCopyable as reason:
-                logger.info("weights are loaded through vLLM's layerwise reload: %s", reason)
         # Every update frees and allocates every packed layer: page faults would take longer than packing.
         keep_freed_memory()
 
     def start_weight_update(self) -> None:
         self.clock = LoadClock()
-        if self.plan is None:
-            initialize_layerwise_reload(self.model)
+        initialize_layerwise_reload(self.model)
 
     def update_weights(self, update_info: dict[str, Any]) -> None:
         # The base class calls torch.accelerator.synchronize(), which fails on a machine without an accelerator.
@@ -97,19 +81,13 @@ class CpuWeightTransferEngine(WeightTransferEngine[CpuInitInfo, CpuUpdateInfo]):
         table = self.tables[update_info.bucket]
         bucket = self.slots[update_info.bucket % len(self.slots)][: table_bytes(table)]
         with self.clock, one_thread():
-            if self.plan is not None:
-                self.plan.load(update_info.bucket, bucket)
-            else:
-                # A copy, because a partially filled layer keeps views until the rest of it arrives.
-                self.model.load_weights(views(table, bucket.clone()))
+            # A copy, because a partially filled layer keeps views until the rest of it arrives.
+            self.model.load_weights(views(table, bucket.clone()))
 
     def finish_weight_update(self) -> None:
         with self.clock:
-            if self.plan is not None:
-                self.plan.finish()
-            else:
-                finalize_layerwise_reload(self.model, self.model_config)
-                _repack_tied(self.model)
+            finalize_layerwise_reload(self.model, self.model_config)
+            _repack_tied(self.model)
 
     def shutdown(self) -> None:
         pass
@@ -127,7 +105,9 @@ def _repack_tied(model: nn.Module) -> None:
         if not hasattr(module, "cpu_linear") or weight is None or weight.numel() == 0:
             continue
         if weight.data_ptr() in owners:
-            pack_again(module)
+            # Free the old copy first so that the new one reuses its memory: page faults would take longer than packing.
+            module.cpu_linear = None
+            module.quant_method.process_weights_after_loading(module)
         owners.add(weight.data_ptr())
 
 
@@ -155,11 +135,11 @@ class WorkerExtension:
         return self.rlsys_sampler.take(numbers, keep)
 
     def rlsys_last_load(self) -> dict[str, Any]:
-        """Describe the last update: seconds and cpu_seconds of loading (0 unless by backend "cpu"); layerwise: by vLLM's reload."""
+        """Return seconds and cpu_seconds of the last update's loading; 0 unless by backend "cpu"."""
         engine = self.weight_transfer_engine
         if not isinstance(engine, CpuWeightTransferEngine):
-            return {"seconds": 0.0, "cpu_seconds": 0.0, "layerwise": True}
-        return {"seconds": engine.clock.seconds, "cpu_seconds": engine.clock.cpu_seconds, "layerwise": engine.plan is None}
+            return {"seconds": 0.0, "cpu_seconds": 0.0}
+        return {"seconds": engine.clock.seconds, "cpu_seconds": engine.clock.cpu_seconds}
 
     def rlsys_checksums(self) -> list[Digest]:
         """Return checksums of the weights that this process computes with, under Hugging Face names, with fused layers split.

@@ -137,14 +137,13 @@ class CpuSender:
     would be slower, so there is one slot of twice the size, and they take turns.
     """
 
-    def __init__(self, source: WeightSource, client: RayClient | None, bucket_bytes: int, node: str | None = None, layerwise: bool = False):
+    def __init__(self, source: WeightSource, client: RayClient | None, bucket_bytes: int, node: str | None = None):
         """Collective.
 
         Args:
             client: None on ranks other than 0.
             bucket_bytes: size of one of two slots; a larger tensor enlarges the slots.
             node: Ray's node id of the learner's machine; None: look it up.
-            layerwise: load through vLLM's layerwise reload even if copying into the live model would suffice.
         """
         import ray
 
@@ -153,7 +152,7 @@ class CpuSender:
         self.fill_cpu_seconds = 0.0
         self.node = node or ray.get_runtime_context().get_node_id()
         self.together = len(set(self._from_all_ranks(self.node))) == 1
-        layout = self._open(client, bucket_bytes, layerwise) if client else None
+        layout = self._open(client, bucket_bytes) if client else None
         if self.together:
             layout = self._from_all_ranks(layout)[0]
         if layout:
@@ -161,7 +160,7 @@ class CpuSender:
             memory = self._segment.bytes if client else attach(layout["path"], layout["slots"] * layout["slot_bytes"])
             self.slots = memory.split(layout["slot_bytes"])
 
-    def _open(self, client: RayClient, bucket_bytes: int, layerwise: bool) -> dict[str, Any]:
+    def _open(self, client: RayClient, bucket_bytes: int) -> dict[str, Any]:
         """Lay out the buckets, open the slots on every machine, and initialise the engines. Returns the layout for the writing ranks."""
         threads, writers = torch.get_num_threads(), self.source.ranks if self.together else 1
         # An engine worker loads with one thread.
@@ -176,7 +175,7 @@ class CpuSender:
         self.keepers = {node: client.nodes.index(node) for node in client.nodes if node != self.node}
         opened = client.wait([client.begin_open_segment(keeper, slots * size) for keeper in self.keepers.values()])
         paths = {**dict(zip(self.keepers, opened, strict=True)), self.node: self._segment.path}
-        info = {"slots": slots, "slot_bytes": size, "tables": tables, "layerwise": layerwise}
+        info = {"slots": slots, "slot_bytes": size, "tables": tables}
         client.wait(client.begin_init_weight_transfer([{**info, "path": paths[node]} for node in client.nodes]))
         return {**info, "path": self._segment.path, "threads": threads if taking_turns else min(threads, max(1, left // writers))}
 

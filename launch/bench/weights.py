@@ -139,13 +139,11 @@ def render(document: dict[str, Any]) -> Table:
     """Render the stages of the first update and the medians of the later ones."""
     work, first, median = document["work"], document["updates"][0], document["median"]
     copy = document["bytes"] / document["memcpy_bytes_per_s"]
-    layerwise = any(engine["layerwise"] for engine in first["engines"])
     memcpy = f"memcpy: {document['memcpy_bytes_per_s'] / 1e9:.1f} GB/s, {1e3 * copy:.0f} ms"
-    method = "reload layer by layer" if layerwise else "copy into the live model"
     table = Table(
         title=f"One weight update: {document['bytes'] / 1e6:,.0f} MB from {work['ranks']} rank(s), ZeRO-{work['zero_stage']}, "
         f"to {work['engines']} engine(s), {cores_text(work['cores'])}",
-        caption=f"Milliseconds; later: the median of {len(document['updates']) - 1}. {memcpy}. Engines {method}. "
+        caption=f"Milliseconds; later: the median of {len(document['updates']) - 1}. {memcpy}. "
         "Stages overlap with the engines' work, and share a core with it if there is only one.",
     )
     for column in ("", "first", "later"):
