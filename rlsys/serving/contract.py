@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Annotated, Protocol
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 
 class ServingError(Exception):
@@ -29,29 +29,41 @@ class ServingError(Exception):
         return type(self), (str(self), self.status, self.retry_after_s)
 
 
+def _encodable(text: str) -> str:
+    # JSON's escapes can spell half a surrogate pair, which no tokenizer takes.
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError("expected text in valid Unicode, found a lone surrogate") from error
+    return text
+
+
+Text = Annotated[str, AfterValidator(_encodable)]
+
+
 class _Model(BaseModel):
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True)
 
 
 class Message(_Model):
-    role: str
-    content: str
+    role: Text
+    content: Text
 
 
 class ScoreRequest(_Model):
     """Responses to score."""
 
-    conversation: str | list[Message]
+    conversation: Text | list[Message]
     """The user's query, or messages of which the last one is the query or a tool result."""
-    responses: list[str] = Field(min_length=1)
+    responses: list[Text] = Field(min_length=1)
     """Candidate responses, judged together."""
     k: Annotated[int, Field(ge=1)] | None = None
     """Samples. null: the service's default."""
-    strategy: str | None = None
+    strategy: Text | None = None
     """Voting strategy (docs/voting.md). null: the service's default."""
     critiques: bool = False
     """Return the text of every sample."""
-    principles: str | None = None
+    principles: Text | None = None
     """Principles to judge by, instead of those that the judge would write."""
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     """Seed of response orders, samples and tie-breaking. The same request with the same seed has the same answer."""
@@ -59,7 +71,7 @@ class ScoreRequest(_Model):
     """Sampling temperature; 0 is greedy. null: the service's default."""
     max_tokens: Annotated[int, Field(ge=1)] | None = None
     """Generated tokens per sample, at most the service's limit. null: that limit. A judgement that is cut off has no scores."""
-    id: str | None = None
+    id: Text | None = None
     """Returned with the answer. It also enters the seeds, like the id of a row in `rlsys judge`. null: derived from the content."""
 
 

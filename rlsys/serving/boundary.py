@@ -1,0 +1,107 @@
+"""What happens to every HTTP request before and after its route: token, size, content type, one log line, metrics."""
+
+from __future__ import annotations
+
+import hmac
+import json
+import logging
+import time
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from rlsys.serving.contract import ServingError
+from rlsys.serving.errors import as_serving_error, error_response
+from rlsys.serving.limits import MIB, Limits
+from rlsys.serving.metrics import Metrics
+
+LOG = logging.getLogger("rlsys.serving.requests")
+PUBLIC = frozenset({"/healthz", "/readyz", "/"})
+"""Routes that need no token: what probes ask, and the page, which asks for the token itself."""
+BATCHES = frozenset({"/v1/score/batch"})
+"""Routes whose body is JSONL, with a size limit of its own."""
+_JSON = ("application/json",)
+_JSONL = ("application/jsonl", "application/x-ndjson", "application/json")
+
+
+class Boundary:
+    """ASGI middleware around all routes."""
+
+    def __init__(self, app: ASGIApp, limits: Limits, metrics: Metrics, token: str | None):
+        self._app, self._limits, self._metrics, self._token = app, limits, metrics, token
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            return await self._app(scope, receive, send)
+        began, status = time.monotonic(), 0
+
+        async def noting_status(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+            await send(message)
+
+        try:
+            await self._app(scope, await self._checked(scope, receive), noting_status)
+        except Exception as error:  # whatever went wrong, the client gets an answer
+            if status:
+                raise  # The answer has begun: closing the connection is all that tells the client.
+            await error_response(as_serving_error(error))(scope, receive, noting_status)
+        finally:
+            self._record(scope, status or 499, time.monotonic() - began)
+
+    async def _checked(self, scope: Scope, receive: Receive) -> Receive:
+        """Check the request's head and read its body; returns the `receive` for the route."""
+        headers = {name.lower(): value for name, value in scope["headers"]}
+        if scope["path"] not in PUBLIC:
+            self._check_token(headers.get(b"authorization", b""))
+        if scope["method"] not in ("POST", "PUT", "PATCH"):
+            return receive
+        types, limit = (_JSONL, "max_batch_mib") if scope["path"] in BATCHES else (_JSON, "max_body_mib")
+        _check_content_type(headers.get(b"content-type", b""), types)
+        announced = headers.get(b"content-length", b"")
+        self._check_size(int(announced) if announced.isdigit() else 0, limit)
+        return _replayed(await self._body(receive, limit), receive)
+
+    async def _body(self, receive: Receive, limit: str) -> bytes:
+        body, more = bytearray(), True
+        while more:
+            message = await receive()
+            body += message.get("body", b"")
+            self._check_size(len(body), limit)
+            more = message.get("more_body", False)
+        return bytes(body)
+
+    def _check_size(self, size: int, limit: str) -> None:
+        if size > getattr(self._limits, limit) * MIB:
+            raise self._limits.exceeded(f"the body has {size / MIB:.1f} MiB or more", limit, 413)
+
+    def _check_token(self, given: bytes) -> None:
+        if self._token is not None and not hmac.compare_digest(given, b"Bearer " + self._token.encode()):
+            found = "another one" if given else "none"
+            raise ServingError(f"expected the header Authorization: Bearer TOKEN with the service's token, found {found}.", 401)
+
+    def _record(self, scope: Scope, status: int, seconds: float) -> None:
+        route = getattr(scope.get("route"), "path", "other")  # a path made up by a client must not become a label
+        self._metrics.requests.labels(route, str(status)).inc()
+        self._metrics.latency.labels(route).observe(seconds)
+        client = (scope.get("client") or ("-",))[0]
+        # As JSON, so that nothing in a path can begin a line of its own.
+        LOG.info("%s %s %d %.3f s from %s", scope["method"], json.dumps(scope["path"][:200]), status, seconds, client)
+
+
+def _replayed(body: bytes, receive: Receive) -> Receive:
+    """Return a `receive` that first returns a body that was read already."""
+    waiting: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
+
+    async def replay() -> Message:
+        return waiting.pop() if waiting else await receive()
+
+    return replay
+
+
+def _check_content_type(given: bytes, expected: tuple[str, ...]) -> None:
+    # A page of another site may send other types to a local service without the browser asking first.
+    kind = given.decode("latin-1").partition(";")[0].strip().lower()
+    if kind not in expected:
+        found = json.dumps(kind[:80]) if kind else "none"
+        raise ServingError(f"expected the header Content-Type: {' or '.join(expected)}, found {found}.", 415)

@@ -1,0 +1,134 @@
+"""A judge behind limits: what every route calls, whatever its shape."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Awaitable, Iterator
+from contextlib import contextmanager
+from typing import TypeVar
+
+from rlsys.serving.contract import (
+    ChatRequest,
+    ChatResponse,
+    JudgeBackend,
+    SampleDone,
+    ScoreRequest,
+    ScoreResponse,
+    ServingError,
+    TextDelta,
+)
+from rlsys.serving.limits import Limits
+from rlsys.serving.metrics import Metrics
+
+T = TypeVar("T")
+DRAIN_RETRY_S = 10.0
+LONGEST_RETRY_S = 60.0
+
+
+class Guard(JudgeBackend):
+    """Passes requests on to a backend, within the limits; refuses them at once instead of queueing without end."""
+
+    def __init__(self, backend: JudgeBackend, limits: Limits, metrics: Metrics):
+        self._backend, self.limits, self.metrics = backend, limits, metrics
+        self.model, self.version = backend.model, backend.version
+        self._in_progress = 0
+        self._draining = False
+        self._usual_s = 1.0
+        self._batch_places = asyncio.Semaphore(max(1, limits.max_pending // 2))
+
+    @property
+    def in_progress(self) -> int:
+        """Number of judgements and chats that are not answered yet."""
+        return self._in_progress
+
+    @property
+    def draining(self) -> bool:
+        return self._draining
+
+    def drain(self) -> None:
+        """Refuse all further requests."""
+        self._draining = True
+
+    async def score(self, request: ScoreRequest) -> ScoreResponse:
+        self.limits.check_score(request)
+        with self._admitted():
+            return self._count(await self._in_time(self._backend.score(request)))
+
+    async def score_line(self, request: ScoreRequest) -> ScoreResponse:
+        """Score a request of a batch, which waits for its turn instead of being refused."""
+        self.limits.check_score(request)
+        async with self._batch_places:
+            with self._admitted(waited=True):
+                return self._count(await self._in_time(self._backend.score(request)))
+
+    async def stream(self, request: ScoreRequest) -> AsyncIterator[TextDelta | SampleDone | ScoreResponse]:
+        self.limits.check_score(request)
+        with self._admitted():
+            async for item in self._items_in_time(self._backend.stream(request)):
+                yield self._count(item) if isinstance(item, ScoreResponse) else item
+
+    async def chat(self, request: ChatRequest) -> ChatResponse:
+        self.limits.check_chat(request)
+        with self._admitted():
+            return self._count_chat(await self._in_time(self._backend.chat(request)))
+
+    async def stream_chat(self, request: ChatRequest) -> AsyncIterator[TextDelta | ChatResponse]:
+        self.limits.check_chat(request)
+        with self._admitted():
+            async for item in self._items_in_time(self._backend.stream_chat(request)):
+                yield self._count_chat(item) if isinstance(item, ChatResponse) else item
+
+    @contextmanager
+    def _admitted(self, waited: bool = False) -> Iterator[None]:
+        if self._draining:
+            raise ServingError("the service is shutting down; ask another one, or later.", 503, DRAIN_RETRY_S)
+        if not waited and self._in_progress >= self.limits.max_pending:
+            found = f"{self._in_progress} requests in progress"
+            raise self.limits.exceeded(found, "max_pending", 429, retry_after_s=min(LONGEST_RETRY_S, max(1.0, self._usual_s)))
+        began = time.monotonic()
+        self._in_progress += 1
+        self.metrics.in_progress.set(self._in_progress)
+        try:
+            yield
+            self._usual_s += 0.1 * (time.monotonic() - began - self._usual_s)
+        finally:
+            self._in_progress -= 1
+            self.metrics.in_progress.set(self._in_progress)
+
+    async def _in_time(self, answer: Awaitable[T]) -> T:
+        try:
+            async with asyncio.timeout(self.limits.max_seconds):
+                return await answer
+        except TimeoutError as error:
+            raise self._too_late() from error
+
+    async def _items_in_time(self, items: AsyncIterator[T]) -> AsyncIterator[T]:
+        deadline = asyncio.get_running_loop().time() + self.limits.max_seconds
+        try:
+            while True:
+                # Not around the whole loop: a time limit must not fire while the caller handles an item.
+                async with asyncio.timeout_at(deadline):
+                    try:
+                        item = await anext(items)
+                    except StopAsyncIteration:
+                        return
+                yield item
+        except TimeoutError as error:
+            raise self._too_late() from error
+        finally:
+            await items.aclose()  # type: ignore[attr-defined]  # backends' iterators are generators
+
+    def _too_late(self) -> ServingError:
+        return self.limits.exceeded(f"not finished after {self.limits.max_seconds} s", "max_seconds", 504)
+
+    def _count(self, response: ScoreResponse) -> ScoreResponse:
+        for sample in response.samples:
+            self.metrics.count_sample(sample)
+        self.metrics.tokens.labels("prompt").inc(response.prompt_tokens)
+        return response
+
+    def _count_chat(self, response: ChatResponse) -> ChatResponse:
+        self.metrics.tokens.labels("prompt").inc(response.prompt_tokens)
+        self.metrics.tokens.labels("generated").inc(sum(choice.tokens for choice in response.choices))
+        return response
