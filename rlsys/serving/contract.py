@@ -45,6 +45,10 @@ class _Model(BaseModel):
     model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True)
 
 
+class _Answer(BaseModel):
+    model_config = ConfigDict(extra="ignore")  # A newer service may send more.
+
+
 class Message(_Model):
     role: Text
     content: Text
@@ -75,7 +79,7 @@ class ScoreRequest(_Model):
     """Returned with the answer. It also enters the seeds, like the id of a row in `rlsys judge`. null: derived from the content."""
 
 
-class SampleResult(_Model):
+class SampleResult(_Answer):
     """One judgement."""
 
     scores: list[float] | None
@@ -94,7 +98,7 @@ class SampleResult(_Model):
     """Principles, critique and scores, if `critiques` asked for them."""
 
 
-class ScoreResponse(_Model):
+class ScoreResponse(_Answer):
     """The vote over all samples."""
 
     id: str

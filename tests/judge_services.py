@@ -1,0 +1,125 @@
+"""A judge without a model, and a small HTTP service over it, for tests of clients."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import uvicorn
+from pydantic import ValidationError
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from rlsys.serving.contract import SampleResult, ScoreRequest, ScoreResponse
+
+
+def digest(*key: object, below: int = 10) -> int:
+    return int.from_bytes(hashlib.blake2b(repr(key).encode(), digest_size=4).digest()) % below
+
+
+def fake_answer(request: ScoreRequest) -> ScoreResponse:
+    """Return scores 1 to 10 that depend on the whole request. Nothing parses if a response says "unparsable"."""
+    asked = request.model_dump_json()
+    n, k = len(request.responses), request.k or 4
+    parses = "unparsable" not in request.responses
+    samples = [
+        SampleResult(
+            scores=[1.0 + digest(asked, response, sample) for response in request.responses] if parses else None,
+            order=list(range(n)),
+            parse_failure=None if parses else "no_box",
+            tokens=5,
+            text=f"critique {sample} <b>" if request.critiques else None,
+        )
+        for sample in range(k)
+    ]
+    scores = [sum(sample.scores[i] for sample in samples) / k for i in range(n)] if parses else None
+    best = max(range(n), key=scores.__getitem__) if scores else None
+    return ScoreResponse(
+        id=request.id or "made-up",
+        scores=scores,
+        best=best,
+        margin=None if scores is None or n == 1 else sorted(scores)[-1] - sorted(scores)[-2],
+        tied=bool(scores) and scores.count(max(scores)) > 1,
+        abstained=False,
+        parsed=k if parses else 0,
+        samples=samples,
+        prompt_tokens=10,
+        generated_tokens=5 * k,
+        strategy=request.strategy or "vote",
+        model="fake <model>",
+        version="1",
+    )
+
+
+class FakeScorer:
+    """A judge in this process."""
+
+    def __init__(self, seconds: float = 0.0):
+        self.seconds, self.asked, self.cancelled, self.at_once, self.most_at_once, self.closed = seconds, [], 0, 0, 0, False
+
+    async def score(self, request: ScoreRequest) -> ScoreResponse:
+        self.asked.append(request)
+        self.at_once += 1
+        self.most_at_once = max(self.most_at_once, self.at_once)
+        try:
+            await asyncio.sleep(self.seconds)
+            return fake_answer(request)
+        except asyncio.CancelledError:
+            self.cancelled += 1
+            raise
+        finally:
+            self.at_once -= 1
+
+    async def close(self) -> None:
+        self.closed = True
+
+    def __repr__(self) -> str:
+        return "fake"
+
+
+Handler = Callable[[ScoreRequest, Request], Response | None]
+
+
+@contextmanager
+def fake_service(before: Handler = lambda request, http: None, seconds: float = 0.0) -> Iterator[tuple[str, FakeScorer]]:
+    """Serve POST /v1/score on a free port; `before` may answer in place of the judge. Yields the URL and the judge."""
+    scorer = FakeScorer(seconds)
+
+    async def score(http: Request) -> Response:
+        try:
+            request = ScoreRequest.model_validate_json(await http.body())
+        except ValidationError as error:
+            return JSONResponse({"error": {"message": str(error.errors()[0]["loc"])}}, 400)
+        task = asyncio.ensure_future(scorer.score(request))
+        while not task.done():
+            await asyncio.wait([task], timeout=0.05)
+            if await http.is_disconnected():
+                task.cancel()
+        return before(request, http) or JSONResponse((await task).model_dump())
+
+    with served(Starlette(routes=[Route("/v1/score", score, methods=["POST"])])) as url:
+        yield url, scorer
+
+
+@contextmanager
+def served(app: Starlette) -> Iterator[str]:
+    """Serve an ASGI application on a free port of this machine; yields its URL."""
+    server = uvicorn.Server(uvicorn.Config(app, host="127.0.0.1", port=0, log_level="error", timeout_graceful_shutdown=2))
+    thread = threading.Thread(target=server.run, daemon=True)
+    thread.start()
+    try:
+        for _ in range(600):
+            if server.started:
+                break
+            assert thread.is_alive()
+            thread.join(0.05)
+        yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
+    finally:
+        server.should_exit = True
+        thread.join(20)
+        assert not thread.is_alive()
