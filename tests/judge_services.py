@@ -1,20 +1,20 @@
-"""A judge without a model, and a small HTTP service over it, for tests of clients."""
+"""A judge without a model, and HTTP services over it, for tests of clients."""
 
 from __future__ import annotations
 
 import asyncio
 import hashlib
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 
 import uvicorn
-from pydantic import ValidationError
 from starlette.applications import Starlette
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 from starlette.routing import Route
 
+from rlsys.serving.app import Settings, create_app
 from rlsys.serving.contract import SampleResult, ScoreRequest, ScoreResponse
 
 
@@ -56,17 +56,26 @@ def fake_answer(request: ScoreRequest) -> ScoreResponse:
     )
 
 
-class FakeScorer:
-    """A judge in this process."""
+class FakeJudge:
+    """A judge in this process, for `GRM.over` and for the service's app.
 
-    def __init__(self, seconds: float = 0.0):
-        self.seconds, self.asked, self.cancelled, self.at_once, self.most_at_once, self.closed = seconds, [], 0, 0, 0, False
+    Args:
+        before: is called with each request, and may raise.
+        seconds: how long an answer takes.
+    """
+
+    model, version = "fake <model>", "1"
+
+    def __init__(self, before: Callable[[ScoreRequest], None] = lambda request: None, seconds: float = 0.0):
+        self.before, self.seconds = before, seconds
+        self.asked, self.cancelled, self.at_once, self.most_at_once, self.closed = [], 0, 0, 0, False
 
     async def score(self, request: ScoreRequest) -> ScoreResponse:
         self.asked.append(request)
         self.at_once += 1
         self.most_at_once = max(self.most_at_once, self.at_once)
         try:
+            self.before(request)
             await asyncio.sleep(self.seconds)
             return fake_answer(request)
         except asyncio.CancelledError:
@@ -82,28 +91,18 @@ class FakeScorer:
         return "fake"
 
 
-Handler = Callable[[ScoreRequest, Request], Response | None]
+@contextmanager
+def fake_service(judge: FakeJudge, token: str | None = None) -> Iterator[str]:
+    """Run the service's app over `judge` on a free port; yields its URL."""
+    with served(create_app(judge, Settings(token=token))) as url:
+        yield url
 
 
 @contextmanager
-def fake_service(before: Handler = lambda request, http: None, seconds: float = 0.0) -> Iterator[tuple[str, FakeScorer]]:
-    """Serve POST /v1/score on a free port; `before` may answer in place of the judge. Yields the URL and the judge."""
-    scorer = FakeScorer(seconds)
-
-    async def score(http: Request) -> Response:
-        try:
-            request = ScoreRequest.model_validate_json(await http.body())
-        except ValidationError as error:
-            return JSONResponse({"error": {"message": str(error.errors()[0]["loc"])}}, 400)
-        task = asyncio.ensure_future(scorer.score(request))
-        while not task.done():
-            await asyncio.wait([task], timeout=0.05)
-            if await http.is_disconnected():
-                task.cancel()
-        return before(request, http) or JSONResponse((await task).model_dump())
-
-    with served(Starlette(routes=[Route("/v1/score", score, methods=["POST"])])) as url:
-        yield url, scorer
+def odd_service(answer: Callable[[Request], Awaitable[Response]]) -> Iterator[str]:
+    """Serve POST /v1/score by `answer` on a free port; yields the URL."""
+    with served(Starlette(routes=[Route("/v1/score", answer, methods=["POST"])])) as url:
+        yield url
 
 
 @contextmanager

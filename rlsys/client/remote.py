@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 import time
 from typing import Any
@@ -67,8 +66,7 @@ class RemoteJudge:
         Raises:
             ServingError: it refused the request, did not answer within `timeout_s`, or cannot be reached.
         """
-        # As ASCII, since half of a character, which a tokenizer may leave at the end of a response, has no UTF-8.
-        reply = await self._post("/v1/score", json.dumps(request.model_dump(exclude_none=True)).encode())
+        reply = await self._post("/v1/score", request.model_dump(exclude_none=True))
         try:
             return ScoreResponse.model_validate_json(reply.content)
         except ValidationError as error:
@@ -79,36 +77,39 @@ class RemoteJudge:
     async def close(self) -> None:
         await self._client.aclose()
 
-    async def _post(self, route: str, body: bytes) -> httpx.Response:
-        deadline, wait, last = time.monotonic() + self.timeout_s, FIRST_WAIT_S, "no answer"
+    async def _post(self, route: str, body: dict[str, Any]) -> httpx.Response:
+        """Send until the service answers; what it is too busy for is sent again, within the time limit."""
+        deadline, wait, last = time.monotonic() + self.timeout_s, FIRST_WAIT_S, None
         while True:
             try:
                 async with asyncio.timeout(deadline - time.monotonic()):
-                    reply = await self._client.post(route, content=body, headers={"Content-Type": "application/json"})
+                    return await self._post_once(route, body)
             except TimeoutError:
                 raise self._too_late(route, last) from None
-            except httpx.TransportError as error:
-                last, asked = f"{type(error).__name__}: {error}", None
-                if not self._answered:
-                    raise ServingError(f"{self.url}: cannot be reached ({last}). Is `rlsys serve` running there?", 503) from error
-            else:
-                self._answered = True
-                if reply.status_code == 200:
-                    return reply
-                error_here = self._refusal(route, reply)
-                if reply.status_code not in RETRIED:
-                    raise error_here
-                last, asked = str(error_here), error_here.retry_after_s
-            pause = wait if asked is None else max(asked, FIRST_WAIT_S)
+            except ServingError as error:
+                if error.status not in RETRIED or not self._answered:
+                    raise
+                last = error
+            pause = max(last.retry_after_s or wait, FIRST_WAIT_S)
             if time.monotonic() + pause >= deadline:
                 raise self._too_late(route, last)
             await asyncio.sleep(pause)
             wait = min(2 * wait, LONGEST_WAIT_S)
 
-    def _too_late(self, route: str, last: str) -> ServingError:
-        limit = f"not answered within timeout_s={self.timeout_s:g}, with all tries"
-        advice = "Raise timeout_s, lower concurrency, or give the service more replicas"
-        return ServingError(f"{self.url}{route}: {limit} (last: {last}). {advice}.", 504)
+    async def _post_once(self, route: str, body: dict[str, Any]) -> httpx.Response:
+        try:
+            reply = await self._client.post(route, json=body)
+        except httpx.TransportError as error:
+            found = f"{type(error).__name__}: {error}"
+            raise ServingError(f"{self.url}: cannot be reached ({found}). Is `rlsys serve` running there?", 503) from error
+        self._answered = True
+        if reply.status_code != 200:
+            raise self._refusal(route, reply)
+        return reply
+
+    def _too_late(self, route: str, last: ServingError | None) -> ServingError:
+        limit = f"{self.url}{route}: not answered within timeout_s={self.timeout_s:g}, with all tries{f' (last: {last})' if last else ''}"
+        return ServingError(f"{limit}. Raise timeout_s, lower concurrency, or give the service more replicas.", 504)
 
     def _refusal(self, route: str, reply: httpx.Response) -> ServingError:
         status = reply.status_code
