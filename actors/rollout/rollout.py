@@ -140,6 +140,8 @@ class RolloutActor:
             await self._engine.collective_rpc("rlsys_take_over_sampling", args=(self._workers_keep_logprobs, self.rollout.self_certainty))
             if engine_sizes(self.rollout, device, self.max_model_len).eager:
                 await self._engine.collective_rpc("rlsys_use_fused_kernels")
+            # The C library keeps half the size of the weights, freed once they were packed for the kernels.
+            await self._engine.collective_rpc("rlsys_return_freed_memory")
         await self._engine.update_weight_version(str(self._version))
         self._decoder = Decoder(AutoTokenizer.from_pretrained(self.model_path), self.template_args)
         return {

@@ -20,7 +20,7 @@ from actors.cpu.kernels import use_fused_kernels
 from actors.cpu.sampler import CpuSampler, SampledTokens
 from actors.weights.buckets import Table, attach, one_thread, table_bytes, views
 from actors.weights.checks import Digest, checksum
-from rlsys.system.processes import keep_freed_memory
+from rlsys.system.processes import keep_freed_memory, return_freed_memory
 
 
 @dataclass
@@ -125,6 +125,10 @@ class WorkerExtension:
     def rlsys_use_fused_kernels(self) -> None:
         """Call `actors.cpu.kernels.use_fused_kernels` on the model."""
         use_fused_kernels(self.model_runner.get_model())
+
+    def rlsys_return_freed_memory(self) -> None:
+        """Call `rlsys.system.processes.return_freed_memory`."""
+        return_freed_memory()
 
     def rlsys_take_over_sampling(self, keep: bool, certainty: bool) -> None:
         """Sample tokens by `actors.cpu.sampler.CpuSampler` from now on."""

@@ -25,8 +25,10 @@ def token_bytes(shape: ModelShape, config: Config, resolved: Resolved) -> float:
 
 def engine_bytes(shape: ModelShape, config: Config, resolved: Resolved, machines: Machines) -> dict[str, float]:
     """Return what an awake engine holds on each of its GPUs; a negative cache means that the rest alone is too large."""
+    # Kernels for CPUs have a packed copy of a tied embedding, as the output layer.
+    copied = shape.hidden * shape.vocabulary if shape.tied and not machines.gpus else 0
     parts = {
-        "engine weights": element_bytes(config) * shape.parameters / config.rollout.tensor_parallel,
+        "engine weights": element_bytes(config) * (shape.parameters + copied) / config.rollout.tensor_parallel,
         "engine activations": _activation_bytes(shape, config, resolved),
     }
     budget = config.rollout.gpu_memory_utilization * machines.memory_gib * GIB

@@ -29,6 +29,13 @@ KEPT_BYTES = 2**30
 """Allocations up to this size stay on the heap when they are freed."""
 
 
+def return_freed_memory() -> None:
+    """Return the memory that this process has freed to the operating system. No effect without glibc."""
+    malloc_trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if malloc_trim is not None:
+        malloc_trim(0)
+
+
 def keep_freed_memory() -> None:
     """Have this process reuse freed memory instead of returning it to the operating system.
 

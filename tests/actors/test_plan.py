@@ -36,7 +36,7 @@ pytestmark = pytest.mark.nightly
 
 WAIT_S = 600
 WITHIN = 0.15
-SIZES = {"5M": (256, 5, 640), "20M": (448, 7, 1216), "80M": (768, 12, 2048)}
+SIZES = {"5M": (256, 5, 640), "20M": (448, 7, 1216), "80M": (768, 12, 2048), "160M": (1024, 12, 2816)}
 """Hidden width, layers and feed-forward width."""
 PROMPT, SAMPLES, COMPLETION, GROUPS = 300, 4, 64, 4
 MIB = 2**20
@@ -217,7 +217,7 @@ def measure_engine(model: Path, config: Config, logs: Path) -> dict[str, float]:
 
 
 def test_engines(models: dict[str, Path], ray_session: Any, tmp_path: Path) -> None:
-    """The cache is compared. The growth of resident memory with the model is only printed: it includes pages of the files."""
+    """Cache, and how the resident memory grows with the model: what the smallest engine holds besides its weights, all of them hold."""
     config, machines = settings(), Machines(gpus=0)
     resolved = resolve(config, machines, True)
     resident: list[tuple[float, float]] = []
@@ -230,8 +230,11 @@ def test_engines(models: dict[str, Path], ray_session: Any, tmp_path: Path) -> N
         report(f"engine, {shape.parameters / 1e6:.1f}M parameters", planned, measured)
         for name, value in measured.items():
             assert planned[name] == pytest.approx(value, rel=WITHIN), name
-    growth, measured_growth = (resident[-1][i] - resident[0][i] for i in (0, 1))
-    report("from the smallest engine to the largest", {"resident": growth}, {"resident": measured_growth})
+    (least, measured_least), *larger = resident
+    for (planned_bytes, measured_bytes), name in zip(larger, list(models)[1:], strict=True):
+        growth, measured_growth = planned_bytes - least, measured_bytes - measured_least
+        report(f"from the smallest engine to that of {name}", {"resident": growth}, {"resident": measured_growth})
+        assert growth == pytest.approx(measured_growth, rel=WITHIN), name
 
 
 def test_a_checkpoint(models: dict[str, Path], ray_session: Any, tmp_path: Path) -> None:
