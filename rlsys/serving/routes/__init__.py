@@ -11,6 +11,13 @@ from collections.abc import Callable
 from fastapi import APIRouter
 
 from rlsys.serving.guard import Guard
-from rlsys.serving.routes import score
+from rlsys.serving.routes import nemo_gym, openai, openrlhf, rerank, score, slime
 
-ROUTERS: tuple[Callable[[Guard], APIRouter], ...] = (score.router,)
+ROUTERS: tuple[Callable[[Guard], APIRouter], ...] = (
+    score.router,
+    openai.router,
+    rerank.router,
+    openrlhf.router,
+    slime.router,
+    nemo_gym.router,
+)
