@@ -35,6 +35,8 @@ class JudgeRequest:
     """Whether the prompt reveals the ground truth."""
     others: Sequence[str] = ()
     """Earlier judgements of the same responses in the same order, appended to the prompt."""
+    principles: str | None = None
+    """Principles to judge by; None: the judge writes its own."""
 
 
 def judge_request(
@@ -91,6 +93,7 @@ class JudgeResult:
             [*one.request.seeds, *two.request.seeds],
             one.request.hinted,
             two.request.others,
+            one.request.principles,
         )
         rendered = RenderedRequest(both, [*one.prompts, *two.prompts], one.skipped or two.skipped)
         return JudgeResult(rendered, [*self.samples, *later.samples])
@@ -117,14 +120,16 @@ def render_requests(requests: Iterable[JudgeRequest], prompter: Prompter, max_pr
         seeds: dict[tuple[int, ...], list[int]] = {}
         for order, seed in zip(request.orders, request.seeds, strict=True):
             seeds.setdefault(tuple(order), []).append(seed)
-        prompts = []
+        prompts: list[PromptItem] = []
+        too_long = None
         for order, own in seeds.items():
             hints = [hint_for(request.record, order, prompter.score_format.single)] if request.hinted else []
             hints += [prompter.other_judgements(request.others)] if request.others else []
-            text = prompter.render(request.record, order, "\n\n".join(hints))
+            text = prompter.render(request.record, order, "\n\n".join(hints), request.principles)
             prompts.append(PromptItem(request.record, order, text, prompter.encode(text), own))
-        longest = max(len(prompt.token_ids) for prompt in prompts)
-        too_long = f"its prompt has {longest} tokens, more than {max_prompt_tokens}" if longest > max_prompt_tokens else None
+            if (length := len(prompts[-1].token_ids)) > max_prompt_tokens:
+                too_long = f"its prompt has {length} tokens, more than {max_prompt_tokens}"
+                break
         yield RenderedRequest(request, prompts, too_long)
 
 

@@ -38,19 +38,20 @@ class Defuser:
     Args:
         marks: marks of the prompt template; `#` stands for any number.
         chat: its special tokens and turn marks are defused as well.
+        boxes: also defuse `\boxed`.
 
     Raises:
         ValueError: the marks contain every possible guard character.
     """
 
-    def __init__(self, marks: Sequence[str], chat: Chat) -> None:
+    def __init__(self, marks: Sequence[str], chat: Chat, boxes: bool = True) -> None:
         tokens, turns, lines = special_tokens(chat), turn_marks(chat), turn_lines(chat)
         # Use the first guard character that occurs in no mark.
         guard = next((guard for guard in GUARDS if not any(guard in text for text in (*marks, *turns, *lines, *tokens))), None)
         if guard is None:
             raise ValueError(f"its marks contain all of {GUARDS}; defusing needs one that they do not contain.")
         self.guard = guard
-        patterns = [rf"\\{_GAP}boxed", *map(mark_pattern, marks), *map(_turn_pattern, turns), *map(re.escape, tokens)]
+        patterns = [*([rf"\\{_GAP}boxed"] if boxes else []), *map(mark_pattern, marks), *map(_turn_pattern, turns), *map(re.escape, tokens)]
         patterns += [rf"(?-i:(?<![^\n]){re.escape(line)}(?=[ \t\r]*+(?:\n|\Z)))" for line in lines]
         self._pattern = re.compile("|".join(dict.fromkeys(patterns)), re.IGNORECASE)
 

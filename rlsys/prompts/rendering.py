@@ -107,14 +107,15 @@ class Prompter:
         """Create a prompter from a run's settings."""
         return cls(tokenizer, prompt.template, ScoreFormat(**prompt.scores.model_dump()), prompt.principles, prompt.chat_template_args)
 
-    def render(self, record: Record, order: Sequence[int], hint: str = "") -> str:
+    def render(self, record: Record, order: Sequence[int], hint: str = "", given: str | None = None) -> str:
         """Render the whole prompt as text, up to the start of the model's answer.
 
         Args:
             order: order[p] is the index of the response shown at place p.
             hint: text appended to the user turn (`hint_for`, `other_judgements`).
+            given: principles to judge by, instead of asking for criteria.
         """
-        return self.chat.render([{"role": "user", "content": self.user_turn(record, order) + (f"\n\n{hint}" if hint else "")}])
+        return self.chat.render([{"role": "user", "content": self.user_turn(record, order, given) + (f"\n\n{hint}" if hint else "")}])
 
     def tokens(self, record: Record, order: Sequence[int]) -> list[int]:
         """Render the whole prompt as token ids."""
@@ -124,15 +125,17 @@ class Prompter:
         """Encode a rendered prompt. No special tokens are added, as the chat template wrote all that are needed."""
         return self.chat.encode(prompt)
 
-    def user_turn(self, record: Record, order: Sequence[int]) -> str:
-        """Render the template with defused content, without the chat template around it.
+    def user_turn(self, record: Record, order: Sequence[int], given: str | None = None) -> str:
+        """Render the template with defused content, without the chat template around it. `given` principles follow it, defused.
 
         Raises:
             ValueError: `order` is not a permutation of the record's responses.
         """
         check_order(order, record.n)
         messages = [{"role": self._role(message["role"]), "content": self.defuse(message["content"])} for message in record.context]
-        return str(self._module(messages, [self.defuse(record.responses[original]) for original in order])).strip("\n")
+        responses = [self.defuse(record.responses[original]) for original in order]
+        text = str(self._module(messages, responses, self.principles and given is None)).strip("\n")
+        return text if given is None else f"{text}\n\nJudge by these principles:\n{self.defuse(given)}"
 
     def other_judgements(self, judgements: Sequence[str]) -> str:
         """Format earlier judgements of the same responses in the same order, defused, to append to a prompt that asks for another one."""
@@ -143,7 +146,7 @@ class Prompter:
         """Defuse a role, so that the character that a template writes right after it cannot complete a mark."""
         return self.defuse(text) + ("" if re.fullmatch(r"[\w ]*", text) else self.defuse.guard)
 
-    def _module(self, messages: list[dict[str, str]], responses: list[str]) -> Any:
+    def _module(self, messages: list[dict[str, str]], responses: list[str], principles: bool | None = None) -> Any:
         low, high = self.score_format.limits(len(responses))
         variables = {
             "messages": messages,
@@ -151,7 +154,7 @@ class Prompter:
             "n": len(responses),
             "low": low,
             "high": high,
-            "principles": self.principles,
+            "principles": self.principles if principles is None else principles,
         }
         try:
             return self._template.make_module(variables)
