@@ -47,11 +47,11 @@ def check(
 
     Select one of several splits after a colon: FOLDER:train, FILE.json:train, owner/name:train or owner/name:config:train.
 
-    Formats: rlsys (this project's own records), responses (no ground truth; for `rlsys judge` only), trl_preference, trl_unpaired,
-    hh_rlhf, ultrafeedback, ultrafeedback_binarized, helpsteer2, helpsteer3, offsetbias, llmbar, skywork, rewardbench, rewardbench2,
-    rmb_pair, rmb_bon, ppe_preference, ppe_best_of_k, judgebench, realmistake, pandalm, sharegpt, kto, arena, arena_votes, auto_j,
-    alpaca_eval, shp, pku_saferlhf, pku_saferlhf_safer, summarize_from_feedback, webgpt, nectar, prometheus, biggen, evalbiasbench,
-    rm_bench, hhh_alignment.
+    Formats: rlsys (this project's own records), responses (no ground truth; for `rlsys judge` only), prompts (no responses to judge),
+    trl_preference, trl_unpaired, hh_rlhf, ultrafeedback, ultrafeedback_binarized, helpsteer2, helpsteer3, offsetbias, llmbar, skywork,
+    rewardbench, rewardbench2, rmb_pair, rmb_bon, ppe_preference, ppe_best_of_k, judgebench, realmistake, pandalm, sharegpt, kto, arena,
+    arena_votes, auto_j, alpaca_eval, shp, pku_saferlhf, pku_saferlhf_safer, summarize_from_feedback, webgpt, nectar, prometheus,
+    biggen, evalbiasbench, rm_bench, hhh_alignment.
 
     Example: rlsys data check pairs.jsonl --format trl_preference --columns prompt=question
     """

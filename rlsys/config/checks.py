@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from rlsys.config.passthrough import deepspeed_option_mistakes, engine_option_mistakes
 from rlsys.config.schema import Config, ConfigError
-from rlsys.data.datasets import TASKS
+from rlsys.data.datasets import GENERATED
 
 
 def find_conflicts(config: Config, command: str) -> list[str]:
@@ -26,7 +26,7 @@ def require_consistent_settings(config: Config, command: str) -> None:
 def _rules(config: Config, command: str) -> list[tuple[bool, str]]:
     rl, rollout, learner, eval_, meta, rft = config.rl, config.rollout, config.learner, config.eval, config.meta_rm, config.rft
     trains, evaluates = command in ("train", "ladder"), command in ("train", "sft", "ladder")
-    unbounded = [str(source.path) for source in config.data.sources("train") if str(source.path).startswith(TASKS)]
+    unbounded = [str(source.path) for source in config.data.sources("train") if str(source.path).startswith(GENERATED)]
     return [
         (
             trains and rl.group_size == 1,

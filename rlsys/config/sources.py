@@ -16,7 +16,7 @@ class Source(Section):
     """One source of rows. A path alone is enough."""
 
     path: Path
-    """File, or `tasks:NAME`."""
+    """File, or `tasks:NAME` or `writing:NAME`."""
     format: str | None = None
     """Name of the reader. null: `data.format`."""
     columns: dict[str, str] | None = None
@@ -44,7 +44,8 @@ Sources = Annotated[
 
 class Data(Section):
     train: Sources = Path("tasks:train")
-    """Training rows: a file, or `tasks:NAME` for generated tasks of that split (`data.families`), or a mixture, as a list of
+    """Training rows: a file, or `tasks:NAME` for generated tasks of that split (`data.families`), `writing:NAME` for writing tasks only,
+    whose answers a program can check, or a mixture, as a list of
     {path, format, columns, weight, name}, for example [{path: a.jsonl, weight: 2}, b.parquet]. A single entry needs no list."""
     heldout: Sources = Path("tasks:heldout")
     """Held-out rows: a file, or `tasks:NAME`, or a list of {path, format, columns, name}, which are read in turn. The rows do not depend
@@ -62,7 +63,7 @@ class Data(Section):
     heldout_rows: PositiveInt = 256
     """Maximum number of rows of `heldout` per evaluation."""
     families: tuple[str, ...] = ()
-    """Families of generated tasks. Empty: all."""
+    """Families of generated tasks. Empty: all, or all writing tasks of `writing:NAME`."""
     level: PositiveInt = 1
     """Highest difficulty level of generated tasks, 1 to 3."""
     responses: tuple[int, ...] = (1, 2, 4)

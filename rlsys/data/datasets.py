@@ -12,7 +12,9 @@ from rlsys.data.accounts import RowCounts
 from rlsys.data.records import Record
 from rlsys.data.sampler import Sampler
 
-TASKS = "tasks:"
+TASKS, WRITING = "tasks:", "writing:"
+GENERATED = (TASKS, WRITING)
+"""How the names of generated sources begin; for `str.startswith`."""
 TASK_ROWS = {"train": 1_000_000, "heldout": 4096}
 """Nominal size of the generated splits; rows are generated on demand."""
 TASK_SEEDS = {"heldout": 20_250_403}
@@ -78,13 +80,27 @@ def sample_records(rows: Rows, sampler: Sampler, count: int) -> list[tuple[int, 
 
 
 class TaskRows:
-    """A split of the generated tasks as a sequence: row i depends only on (split, seed, i)."""
+    """A split of the generated tasks as a sequence: row i depends only on (split, seed, i).
 
-    def __init__(self, split: str, data: Data, seed: int):
+    Args:
+        name: `tasks:SPLIT`, or `writing:SPLIT` for the families whose records carry checks only.
+
+    Raises:
+        ValueError: there is no such split, or `data.families` of `writing:` has a family without checks.
+    """
+
+    def __init__(self, name: str, data: Data, seed: int):
+        kind, _, split = name.partition(":")
         if split not in TASK_ROWS:
             raise ValueError(
-                f"data: {TASKS}{split} is not a generated split; expected one of {', '.join(TASKS + name for name in TASK_ROWS)}."
+                f"data: {name} is not a generated split; expected one of {', '.join(f'{kind}:{known}' for known in TASK_ROWS)}."
             )
+        if name.startswith(WRITING):
+            from rlsys.data.tasks import CHECKED
+
+            if unknown := [family for family in data.families if family not in CHECKED]:
+                raise ValueError(f"data.families: {name} has no {', '.join(unknown)}; expected some of {', '.join(CHECKED)}.")
+            data = data.model_copy(update={"families": data.families or CHECKED})
         self.split, self.data, self.seed = split, data, TASK_SEEDS.get(split, seed)
 
     def __len__(self) -> int:
@@ -120,15 +136,15 @@ class TaskRows:
 
 
 def open_rows(source: Path, data: Data, seed: int) -> Rows:
-    """Open the rows of one `source`: a file in `data.format`, or `tasks:SPLIT`.
+    """Open the rows of one `source`: a file in `data.format`, or `tasks:SPLIT` or `writing:SPLIT`.
 
     Raises:
         rlsys.data.readers.DataError: the file is missing, unreadable, has no usable row or (with data.strict) has a malformed one.
         ValueError: there is no such split.
     """
     name = str(source)
-    if name.startswith(TASKS):
-        return TaskRows(name.removeprefix(TASKS), data, seed)
+    if name.startswith(GENERATED):
+        return TaskRows(name, data, seed)
     from rlsys.data.readers import RecordFile
 
     return RecordFile(source, data.format, data.strict, data.columns, data.max_unusable)

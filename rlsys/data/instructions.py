@@ -9,7 +9,7 @@ from typing import Any
 from rlsys.config.sources import Data
 from rlsys.data.batches import completion
 from rlsys.data.chain import SupervisedExample
-from rlsys.data.datasets import TASKS, open_rows
+from rlsys.data.datasets import GENERATED, open_rows
 from rlsys.data.readers import DataError, strict_rows
 from rlsys.data.readers.fields import text
 from rlsys.data.readers.messages import as_messages
@@ -59,7 +59,7 @@ def instruction_examples(
 
 
 def _conversations(source: Path, data: Data, seed: int) -> Iterator[list[dict[str, str]]]:
-    if str(source).startswith(TASKS):
+    if str(source).startswith(GENERATED):
         for record in open_rows(source, data, seed + 1):
             if record.n > 1:
                 yield [*record.context, {"role": "assistant", "content": record.responses[record.best]}]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -53,6 +54,8 @@ class Record:
     """Subset or task family, by which results are broken down."""
     worked: TeacherJudgement | None = field(default=None, compare=False)
     """A teacher's judgement, in generated tasks only. Never shown to the policy in RL."""
+    checks: tuple[Mapping[str, Any], ...] = ()
+    """Rules by which a program checks any answer to the query (`rlsys.rewards.checks`); empty if there are none."""
     labelled: bool = True
     """False if the row has no ground truth and can only be judged (format `responses`)."""
 
@@ -81,6 +84,8 @@ class Record:
         row = {key: value for key, value in asdict(self).items() if value is not None}
         if self.labelled:
             del row["labelled"]
+        if not self.checks:
+            del row["checks"]
         return row
 
     @classmethod
@@ -97,6 +102,7 @@ class Record:
             reference=row.get("reference"),
             family=row.get("family"),
             worked=TeacherJudgement(worked["criteria"], tuple(worked["notes"]), tuple(worked["scores"])) if worked else None,
+            checks=tuple(row.get("checks") or ()),
             labelled=row.get("labelled") is not False,
         )
 

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 
 from rlsys.config.schema import Config, ConfigError
 from rlsys.data.accounts import MALFORMED, NO_UNIQUE_BEST
-from rlsys.data.datasets import TASKS
+from rlsys.data.datasets import GENERATED
 from rlsys.data.mixtures import Mixture, open_mixture
 from rlsys.data.readers import DataError
 from rlsys.data.records import Record
@@ -65,7 +65,7 @@ def load_scalar_data(config: Config, tokenizer: Any) -> ScalarData:
             found = "correct" if train[0].labels[0] else "wrong"
             raise DataError(f"meta_rm.data: all {describe(train).texts} critiques are {found}; expected both correct and wrong ones.")
         return ScalarData(train, heldout, counts)
-    generated = [source.path for source in config.data.sources("train") if str(source.path).startswith(TASKS)]
+    generated = [source.path for source in config.data.sources("train") if str(source.path).startswith(GENERATED)]
     if generated and settings.rows is None:
         raise ConfigError(f"data.train: {generated[0]} is unbounded: set the number of rows to train on, for example meta_rm.rows=2000.")
     prompter = Prompter.from_config(tokenizer, config.prompt)

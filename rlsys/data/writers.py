@@ -24,6 +24,7 @@ RECORD_SCHEMA = pa.schema(
         ("family", pa.string()),
         ("worked", pa.struct([("criteria", pa.string()), ("notes", pa.list_(pa.string())), ("scores", pa.list_(pa.int32()))])),
         ("labelled", pa.bool_()),
+        ("checks", pa.string()),  # JSON: the arguments differ from rule to rule
     ]
 )
 
@@ -38,4 +39,5 @@ def write_parquet(rows: Iterator[dict[str, Any]], path: Path) -> None:
     """Write `rows` in chunks, so that memory use does not depend on their number."""
     with pq.ParquetWriter(path, RECORD_SCHEMA) as writer:
         while chunk := list(islice(rows, CHUNK_ROWS)):
+            chunk = [row | {"checks": json.dumps(row["checks"])} if "checks" in row else row for row in chunk]
             writer.write_table(pa.Table.from_pylist(chunk, schema=RECORD_SCHEMA))

@@ -129,8 +129,10 @@ class Prompter:
         """Render the template with defused content, without the chat template around it. `given` principles follow it, defused.
 
         Raises:
-            ValueError: `order` is not a permutation of the record's responses.
+            ValueError: `order` is not a permutation of the record's responses, or there are none.
         """
+        if not record.responses:
+            raise ValueError(f"record {record.id} ({record.source}) is a prompt without responses: there is nothing to judge.")
         check_order(order, record.n)
         messages = [{"role": self._role(message["role"]), "content": self.defuse(message["content"])} for message in record.context]
         responses = [self.defuse(record.responses[original]) for original in order]

@@ -110,6 +110,7 @@ def test_unknown_format_and_missing_file_are_reported_together(check):
         (["prompt.max_tokens=9000"], "train", "max_position_embeddings"),
         (["data.families=[nonsense]"], "train", "nonsense"),
         (["data.train=tasks:nothing"], "train", "tasks:nothing"),
+        (["data.train={path: rows.jsonl, format: prompts}"], "train", "without responses"),
         (["data.train={path: tasks:train}", "meta_rm.objective=bt"], "meta-rm", "meta_rm.rows"),
         (["data.format=trl_preferenc", "data.train=rows.jsonl"], "train", "trl_preference"),
         (["sft.rows=4", "sft.data=absent.jsonl"], "train", "absent.jsonl"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import re
 from collections.abc import Collection, Mapping
@@ -11,6 +12,7 @@ from typing import Any
 from uuid import UUID
 
 from rlsys.data.records import NoUniqueBest, Record
+from rlsys.rewards.checks import require_valid
 
 _NUMERAL = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d{1,3})?")
 
@@ -204,6 +206,26 @@ def as_object(value: Any, key: str) -> dict[str, Any]:
     return value
 
 
+def checks_of(row: Row) -> tuple[dict[str, Any], ...]:
+    """Return the rules under `checks` (`rlsys.rewards.checks`), a list or its JSON; none if the row has none."""
+    value = row.get("checks")
+    if isinstance(value, str):
+        try:
+            value = json.loads(value)
+        except ValueError:
+            raise wrong("checks", "a list of rules, or its JSON", value) from None
+    if value is None:
+        return ()
+    # Rows of a Parquet file have the arguments of all rules.
+    rules = [as_object(check, f"checks[{place}]") for place, check in enumerate(as_list(value, "checks"))]
+    checks = tuple({name: argument for name, argument in rule.items() if argument is not None} for rule in rules)
+    try:
+        require_valid(checks)
+    except ValueError as error:
+        raise DataError(str(error), key=str(error).partition(":")[0]) from error
+    return checks
+
+
 def row_id(row: Row, *keys: str) -> str:
     """Return the row's own id (under the first of `keys` that it has; text or an integer), else `row.name`."""
     for key in keys:
@@ -224,13 +246,15 @@ def check(record: Record) -> None:
 
     Raises:
         DataError: the context does not end with a user's query or a tool result; a response is not text (it may be empty); or the rewards
-            do not match the responses in number, are not finite or, for a single response, are not 0 or 1.
+            do not match the responses in number, are not finite or, for a single response, are not 0 or 1. A prompt has neither.
         NoUniqueBest: the rewards have no single maximum, or the best response's text occurs twice (Eq. 10 needs a distinguishable best).
     """
     last = record.context[-1] if record.context else {"role": "user", "content": ""}
     if last["role"] not in ("user", "tool") or (last["role"] == "user" and not last["content"].strip()):
         found = "nothing" if last["role"] == "user" else f"a turn of {last['role']}"
         raise DataError(f"context: expected the user's query or a tool result as the last turn, found {found}.", key="context")
+    if not record.responses and not record.rewards and not record.labelled:
+        return  # a prompt
     if not record.responses or len(record.rewards) != record.n:
         raise DataError(f"rewards: expected one per response, found {len(record.rewards)} for {record.n} responses.", key="rewards")
     for position, response in enumerate(record.responses):

@@ -25,6 +25,7 @@ from rlsys.data.readers.fields import (
     as_object,
     as_text,
     boolean,
+    checks_of,
     choice,
     integer,
     items,
@@ -52,6 +53,7 @@ def rlsys(row: Row) -> list[Record]:
     keys = dict(row, id=row_id(row, "id"), context=as_messages(row.get("context"), "context"), rewards=rewards, strength=strength)
     keys["source"] = optional_text(row, "source") or "rlsys"
     keys |= {key: optional_text(row, key) for key in ("reference", "family")}
+    keys["checks"] = checks_of(row)
     keys["labelled"] = True if row.get("labelled") is None else boolean(row, "labelled")
     if row.get("worked") is not None:
         worked = as_object(row["worked"], "worked")
@@ -71,6 +73,18 @@ def responses(row: Row) -> list[Record]:
     context = prompt_of(row, "context" if row.get("context") is not None else "prompt")
     found = replies(row, "responses", context)
     return [Record(row_id(row, "id"), "responses", context, found, (0.0,) * len(found), labelled=False)]
+
+
+def prompts(row: Row) -> list[Record]:
+    """Prompts without responses: prompt, context or messages (text or messages), and checks if a program can check the answer. An
+    assistant's turn at the end of messages is left out.
+    """
+    key = next((key for key in ("prompt", "context", "messages") if row.get(key) is not None), "prompt")
+    context = prompt_of(row, key)
+    if key == "messages" and context[-1]["role"] == "assistant":
+        context = context[:-1]
+    family = optional_text(row, "family")
+    return [Record(row_id(row, "id"), "prompts", context, (), (), family=family, checks=checks_of(row), labelled=False)]
 
 
 def trl_preference(row: Row) -> list[Record]:

@@ -13,9 +13,9 @@ from rlsys.data.records import NoUniqueBest, Record
 Reader = Callable[[Row], list[Record]]
 _MODULES = {
     formats: (
-        "rlsys", "responses", "trl_preference", "trl_unpaired", "hh_rlhf", "ultrafeedback", "ultrafeedback_binarized", "helpsteer2",
-        "helpsteer3", "offsetbias", "llmbar", "skywork", "rewardbench", "rewardbench2", "rmb_pair", "rmb_bon", "ppe_preference",
-        "ppe_best_of_k", "judgebench", "realmistake", "pandalm",
+        "rlsys", "responses", "prompts", "trl_preference", "trl_unpaired", "hh_rlhf", "ultrafeedback", "ultrafeedback_binarized",
+        "helpsteer2", "helpsteer3", "offsetbias", "llmbar", "skywork", "rewardbench", "rewardbench2", "rmb_pair", "rmb_bon",
+        "ppe_preference", "ppe_best_of_k", "judgebench", "realmistake", "pandalm",
     ),
     chats: ("sharegpt", "kto", "arena", "arena_votes"),
     published: (
@@ -66,8 +66,8 @@ def formats_of(rows: Iterable[Mapping[str, Any]], columns: Mapping[str, str] | N
         read = [keys for keys in (_used(reader, row, columns or {}) for row in rows) if keys is not None]
         if 2 * len(read) > len(rows):
             used[name] = max(read)
-    # `responses` comes last: it accepts almost any row. The sort is stable.
-    return sorted((name for name in used if used[name] == max(used.values())), key=lambda name: name == "responses")[:3]
+    # `responses` and `prompts` come last: they accept almost any row. The sort is stable.
+    return sorted((name for name in used if used[name] == max(used.values())), key=("responses", "prompts").__contains__)[:3]
 
 
 def _used(reader: Reader, keys: Mapping[str, Any], columns: Mapping[str, str]) -> int | None:

@@ -12,14 +12,18 @@ from collections.abc import Iterator, Sequence
 from rlsys.data.records import Record
 from rlsys.data.tasks.copying import COPYING
 from rlsys.data.tasks.core import LEVELS, MAX_RESPONSES, SPLITS, Family, make_record
+from rlsys.data.tasks.forms import FORMS
 from rlsys.data.tasks.knowledge import KNOWLEDGE
 from rlsys.data.tasks.numeric import NUMERIC
 from rlsys.data.tasks.writing import WRITING
 
-__all__ = ["FAMILIES", "Family", "generate"]
+__all__ = ["CHECKED", "FAMILIES", "Family", "generate"]
 
-FAMILIES: dict[str, Family] = {family.name: family for family in (*NUMERIC, *COPYING, *WRITING, *KNOWLEDGE)}
+FAMILIES: dict[str, Family] = {family.name: family for family in (*NUMERIC, *COPYING, *WRITING, *KNOWLEDGE, *FORMS)}
 """Every family by name, in the order in which `generate` cycles through them."""
+
+CHECKED = tuple(family.name for family in (*WRITING, *FORMS))
+"""Families of writing tasks, whose records carry checks: a program can judge any answer, not only those of the record."""
 
 
 def generate(

@@ -13,6 +13,7 @@ from hashlib import blake2b
 from typing import Any
 
 from rlsys.data.records import Record, TeacherJudgement
+from rlsys.rewards.checks import Check
 
 SPLITS = ("train", "heldout")
 LEVELS = (1, 2, 3)
@@ -34,6 +35,8 @@ class Item:
     """At least MAX_RESPONSES - 1 distinct near misses, none equal to `right`."""
     note: Callable[[str], str]
     """Returns a remark on one response, without the verdict. The wording is the same for correct and wrong answers."""
+    checks: tuple[Check, ...] = ()
+    """Rules that decide whether any text is a correct answer (`rlsys.rewards.checks`); empty if only the given answers are labelled."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +80,7 @@ def make_record(family: Family, split: str, seed: int, index: int, level: int, r
         rewards=tuple(float(ok) for ok in correct),
         reference=item.right,
         family=family.name,
+        checks=item.checks,
         worked=TeacherJudgement(
             criteria=item.criteria,
             notes=tuple(f"{item.note(response)}: {'correct' if ok else 'wrong'}." for response, ok in zip(shown, correct)),

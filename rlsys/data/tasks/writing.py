@@ -56,12 +56,12 @@ NOUN_THEN_MORE = ("We saw a {} today.", "She likes the {} best.", "He drew a {} 
 TWO_ADJECTIVES = ("The {n} is {a} and {b}.", "It is a {a}, {b} {n}.", "This {n} looks {a} and {b}.", "A {a} but {b} {n}.")
 
 
-def _counted(parts: list[str], wanted: int) -> str:
+def counted(parts: list[str], wanted: str) -> str:
     """Return every part with its running number: the count is spelled out, token by token."""
-    return ", ".join(f"{part} {number_word(i)}" for i, part in enumerate(parts, 1)) + f"; expected {number_word(wanted)}"
+    return ", ".join(f"{part} {number_word(i)}" for i, part in enumerate(parts, 1)) + f"; expected {wanted}"
 
 
-def _near_counts(rng: random.Random, wanted: int, level: int) -> list[int]:
+def near_counts(rng: random.Random, wanted: int, level: int) -> list[int]:
     """Return other counts, as often below as above; off by two only at level 1."""
     counts = [wanted - 1, wanted + 1] * 3
     if level == 1:
@@ -80,15 +80,16 @@ def _build_word_count(rng: random.Random, level: int, facts: tuple[int, str]) ->
         a, b = rng.sample(ADJECTIVES, 2)
         return rng.choice(DESCRIPTIONS[count]).format(n=noun, a=a, b=b)
 
-    wrong = dict.fromkeys(describe(count) for count in _near_counts(rng, wanted, level))
+    wrong = dict.fromkeys(describe(count) for count in near_counts(rng, wanted, level))
     while len(wrong) < 4:
         wrong[describe(wanted + 1)] = None
 
     def note(response: str) -> str:
-        return _counted(response.replace(",", "").split(), wanted)
+        return counted(response.replace(",", "").split(), number_word(wanted))
 
     query = rng.choice(WORD_COUNT_QUERIES).format(number_word(wanted), noun)
-    return Item(query, f"Count the words: exactly {number_word(wanted)}.", describe(wanted), list(wrong), note)
+    criteria, check = f"Count the words: exactly {number_word(wanted)}.", {"rule": "word_count", "count": wanted}
+    return Item(query, criteria, describe(wanted), list(wrong), note, (check,))
 
 
 def _sample_item_count(rng: random.Random, level: int) -> tuple[int, int]:
@@ -102,10 +103,11 @@ def _build_item_count(rng: random.Random, level: int, facts: tuple[int, int]) ->
     def listing(count: int) -> str:
         return ", ".join(rng.sample(category.words, count))
 
-    wrong = list(dict.fromkeys(listing(count) for count in _near_counts(rng, wanted, level)))
+    wrong = list(dict.fromkeys(listing(count) for count in near_counts(rng, wanted, level)))
     query = rng.choice(ITEM_COUNT_QUERIES).format(number_word(wanted), category.plural)
     criteria = f"Count the {category.plural}: exactly {number_word(wanted)}."
-    return Item(query, criteria, listing(wanted), wrong, lambda response: _counted(response.split(", "), wanted))
+    check = {"rule": "item_count", "count": wanted}
+    return Item(query, criteria, listing(wanted), wrong, lambda response: counted(response.split(", "), number_word(wanted)), (check,))
 
 
 def _sample_include(rng: random.Random, level: int) -> tuple[str, ...]:
@@ -133,6 +135,7 @@ def _build_include(rng: random.Random, level: int, facts: tuple[str, ...]) -> It
         right,
         list(dict.fromkeys(wrong)),
         lambda response: f"has {' and '.join(used[response])}, expected {wanted}",
+        ({"rule": "includes", "words": list(facts)},),
     )
 
 
@@ -161,6 +164,7 @@ def _build_avoid(rng: random.Random, level: int, facts: tuple[str, str]) -> Item
         right,
         wrong,
         lambda response: f"says {' and '.join(used[response])}, must avoid {banned}",
+        ({"rule": "excludes", "words": [banned]},),
     )
 
 
@@ -187,7 +191,7 @@ def _build_last(rng: random.Random, level: int, facts: tuple[str]) -> Item:
     def note(response: str) -> str:
         return f"ends with {response.rstrip('.').split()[-1]}, expected {target}"
 
-    return Item(query, f"The last word must be {target}.", right, wrong, note)
+    return Item(query, f"The last word must be {target}.", right, wrong, note, ({"rule": "last_word", "word": target},))
 
 
 WRITING = (

@@ -25,7 +25,7 @@ def tokenizer(tmp_path_factory):
 
 
 def feed(tokenizer, limit=2000, seed=1):
-    return Feed(single_source(TaskRows("train", Data(), seed), seed), Prompter(tokenizer, "compact"), limit)
+    return Feed(single_source(TaskRows("tasks:train", Data(), seed), seed), Prompter(tokenizer, "compact"), limit)
 
 
 def test_sampled_items_depend_on_seed_and_position_only(tokenizer):
@@ -76,14 +76,14 @@ def test_skipped_rows_are_neither_sampled_nor_held_out(tokenizer, tmp_path):
 
 
 def test_heldout_rows_are_the_first_within_the_limit(tokenizer):
-    rows = TaskRows("heldout", Data(), 7)
+    rows = TaskRows("tasks:heldout", Data(), 7)
     source = single_source(rows, 0)
     kept = heldout_rows(source, Prompter(tokenizer, "compact"), 10, 10_000)
     assert [each.record.id for each in kept] == [rows[i].id for i in range(10)] and str(source.account) == "10 rows: 10 used"
 
 
 def test_heldout_length_is_measured_in_presentation_order(tokenizer):
-    rows, prompter = TaskRows("heldout", Data(), 7), Prompter(tokenizer, "compact")
+    rows, prompter = TaskRows("tasks:heldout", Data(), 7), Prompter(tokenizer, "compact")
     limit = 130
     source = single_source(rows, 0)
     kept = heldout_rows(source, prompter, 40, limit)
@@ -92,8 +92,8 @@ def test_heldout_length_is_measured_in_presentation_order(tokenizer):
 
 
 def test_heldout_tasks_are_the_same_for_every_seed():
-    assert TaskRows("heldout", Data(), 1)[3] == TaskRows("heldout", Data(), 2)[3]
-    assert TaskRows("train", Data(), 1)[3] != TaskRows("train", Data(), 2)[3]
+    assert TaskRows("tasks:heldout", Data(), 1)[3] == TaskRows("tasks:heldout", Data(), 2)[3]
+    assert TaskRows("tasks:train", Data(), 1)[3] != TaskRows("tasks:train", Data(), 2)[3]
 
 
 def test_sample_seeds_are_distinct_and_independent_of_the_batch(tokenizer):

@@ -12,8 +12,10 @@ import pytest
 
 from rlsys.config.sources import Data
 from rlsys.data.datasets import PREFETCH_ROWS, TaskRows, open_rows, sample_records
-from rlsys.data.readers import DataError
+from rlsys.data.readers import DataError, RecordFile
 from rlsys.data.sampler import Sampler
+from rlsys.data.tasks import CHECKED, generate
+from rlsys.data.writers import write_jsonl, write_parquet
 
 ROW = {"source": "s", "context": [{"role": "user", "content": "Q?"}], "responses": ["one", "two"], "rewards": [1.0, 0.0]}
 
@@ -85,9 +87,28 @@ def test_file_without_usable_rows_fails_when_opened(tmp_path, strict):
 
 
 def test_generated_tasks_implement_rows():
-    rows = TaskRows("heldout", Data(), 0)
+    rows = TaskRows("tasks:heldout", Data(), 0)
     sampler = Sampler(len(rows), 0)
     drawn = sample_records(rows, sampler, 5)
     assert [record for _, record in drawn] == [rows[i] for i in Sampler(len(rows), 0).next(5)]
     first = [record for record, _ in zip(rows, range(3), strict=False)]
     assert first == [rows[i] for i in range(3)]
+
+
+def test_writing_tasks_are_the_checked_families_of_the_same_rows():
+    rows = open_rows(Path("writing:heldout"), Data(), 0)
+    found = [rows[number] for number in range(3 * len(CHECKED))]
+    assert {record.family for record in found} == set(CHECKED) and all(record.checks for record in found)
+    few = Data(families=("word_count", "first_word"))
+    assert open_rows(Path("writing:train"), few, 3)[5] == open_rows(Path("tasks:train"), few, 3)[5]
+    with pytest.raises(ValueError, match="writing:train has no copy; expected some of word_count"):
+        open_rows(Path("writing:train"), Data(families=("word_count", "copy")), 0)
+    with pytest.raises(ValueError, match="writing:test .* expected one of writing:train, writing:heldout"):
+        open_rows(Path("writing:test"), Data(), 0)
+
+
+@pytest.mark.parametrize("write, name", [(write_jsonl, "rows.jsonl"), (write_parquet, "rows.parquet")])
+def test_checks_survive_files(tmp_path, write, name):
+    records = list(generate("train", 40, 0))
+    write((record.to_json() for record in records), tmp_path / name)
+    assert list(RecordFile(tmp_path / name, "rlsys")) == records

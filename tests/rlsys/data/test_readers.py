@@ -22,6 +22,7 @@ NAN = float("nan")
 USER, ANSWER = {"role": "user", "content": "Q?"}, {"role": "assistant", "content": "A."}
 LATER = {"role": "user", "content": "And?"}
 Q = (USER,)
+RULE = {"rule": "word_count", "count": 2}
 
 
 def assistant(text: str) -> dict[str, str]:
@@ -59,6 +60,14 @@ GOOD = [
         [Record("x", "s", Q, ("one", "two"), (0.5, -2.0), 2.0, "ref", "count", TeacherJudgement("Count.", ("right", "wrong"), (9, 2)))],
     ),
     ("rlsys", {"context": [USER], "responses": ["one"], "rewards": [0]}, [Record("f:1", "rlsys", Q, ("one",), (0.0,))]),
+    ("rlsys", OWN | {"checks": [RULE]}, [Record("x", "s", Q, ("one", "two"), (0.5, -2.0), checks=(RULE,))]),
+    ("prompts", {"prompt": "Q?", "checks": [RULE]}, [Record("f:1", "prompts", Q, (), (), checks=(RULE,), labelled=False)]),
+    (
+        "prompts",
+        {"messages": [USER, ANSWER], "checks": f"[{json.dumps(RULE)}]"},
+        [Record("f:1", "prompts", Q, (), (), checks=(RULE,), labelled=False)],
+    ),
+    ("prompts", {"context": [USER], "family": "f"}, [Record("f:1", "prompts", Q, (), (), family="f", labelled=False)]),
     ("trl_preference", {"prompt": "Q?"} | TWO, [pair("trl_preference", FIRST)]),
     ("trl_preference", {"prompt": [USER], "chosen": [assistant("one")], "rejected": [assistant("two")]}, [pair("trl_preference", FIRST)]),
     ("trl_preference", {"prompt": [USER], "chosen": "one", "rejected": [USER, assistant("two")]}, [pair("trl_preference", FIRST)]),
@@ -384,6 +393,12 @@ ROWS = {format: row for format, row, _ in reversed(GOOD)}
 
 # (format, changes to its good row, key that the message names)
 MALFORMED = [
+    ("prompts", {"checks": [{"rule": "word_cuont", "count": 2}]}, "checks[0]"),
+    ("prompts", {"checks": [{"rule": "word_count"}]}, "checks[0]"),
+    ("prompts", {"checks": [{"rule": "word_count", "count": True}]}, "checks[0]"),
+    ("prompts", {"checks": [{"rule": "includes", "words": ["one", ""]}]}, "checks[0]"),
+    ("prompts", {"checks": "two words"}, "checks"),
+    ("prompts", {"prompt": " "}, "prompt"),
     ("rlsys", {"rewards": [1, NAN]}, "rewards[1]"),
     ("rlsys", {"rewards": [1, True]}, "rewards[1]"),
     ("rlsys", {"rewards": [1]}, "rewards"),
@@ -598,7 +613,7 @@ def test_messages_about_a_row_are_encodable(tmp_path):
 
 
 def test_records_survive_a_round_trip(tmp_path):
-    expected = [record for _, _, records in GOOD for record in records]
+    expected = [record for _, _, records in GOOD for record in records if record.n]
     expected = [Record(**{**vars(record), "id": f"{record.id}-{i}"}) for i, record in enumerate(expected)]
     records, report = load(write(tmp_path / "f.jsonl", [record.to_json() for record in expected]), "rlsys")
     assert records == expected and [r.worked for r in records] == [r.worked for r in expected]
@@ -843,10 +858,10 @@ def assert_settled(path: Path, format: str, count: int) -> None:
     assert len(records) == report.records
     for record in records:
         assert record.context[-1]["role"] in ("user", "tool")
-        assert len(record.responses) == len(record.rewards) >= 1
+        assert len(record.responses) == len(record.rewards) >= (format != "prompts")
         assert all(isinstance(text, str) for text in record.responses)
         assert all(math.isfinite(reward) for reward in record.rewards)
-        assert sum(reward == max(record.rewards) for reward in record.rewards) == 1
+        assert format == "prompts" or record.rewards.count(max(record.rewards)) == 1
         json.dumps(record.to_json(), ensure_ascii=False).encode()
     if records:
         file = RecordFile(path, format)

@@ -9,9 +9,10 @@ from collections import Counter
 
 import pytest
 
-from rlsys.data.tasks import FAMILIES, generate
+from rlsys.data.tasks import CHECKED, FAMILIES, generate
 from rlsys.data.tasks.facts import CAPITALS, OPPOSITES, PASTS, PLURALS, RARE_CAPITALS
 from rlsys.data.tasks.words import CATEGORIES
+from rlsys.rewards.checks import passes, require_valid
 
 ONES = (
     "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen eighteen nineteen"
@@ -73,7 +74,7 @@ def judge_pick(query, response):
     return after_colon(query).split()[index] == response
 
 
-def judge_case(query, response):
+def judge_letter_case(query, response):
     text = after_colon(query)
     titled = " ".join(word[0].upper() + word[1:].lower() for word in text.split())
     shaped = {"capitals": text.upper(), "lower case": text.lower(), "title case": titled}
@@ -134,6 +135,39 @@ def judge_calendar(query, response):
     return names[(names.index(last_word(query)) + step) % len(names)] == response
 
 
+LIMIT = re.compile(r"(at most|at least) (\w+) words")
+
+
+def judge_initials(query, response):
+    letters = re.findall(r"\b[a-z]\b", query.split(" with ")[1])
+    words = response.split()
+    return len(words) == len(letters) and all(word.startswith(letter) for word, letter in zip(words, letters))
+
+
+def judge_case(query, response):
+    noun = re.search(r"(?:about|Describe) the (\w+)", query).group(1)
+    letters = [char for char in response if char.isalpha()]
+    wanted = str.isupper if "capital" in query else str.islower
+    return all(map(wanted, letters)) and noun in response.lower().rstrip(".").split()
+
+
+def judge_order(query, response):
+    items = response.split(", ")
+    category = next(category for category in CATEGORIES if re.search(rf"\b{category.plural}\b", query))
+    return len(items) == written_count(query) and set(items) <= set(category.words) and all(a < b for a, b in zip(items, items[1:]))
+
+
+def judge_length(query, response):
+    bound, number = LIMIT.search(query).groups()
+    count = len(response.split())
+    return count <= IN_WORDS[number] if bound == "at most" else count >= IN_WORDS[number]
+
+
+def judge_repetition(query, response):
+    word = re.search(r"(?:the word|Say) (\w+)", query).group(1)
+    return response.replace(",", "").split() == [word] * written_count(query)
+
+
 JUDGES = {
     "addition": lambda query, response: int(response) == sum(numbers(query)),
     "subtraction": lambda query, response: int(response) == numbers(query)[0] - numbers(query)[1],
@@ -146,7 +180,7 @@ JUDGES = {
     "copy": lambda query, response: response == query.split(": ")[1],
     "reverse": lambda query, response: response.split() == after_colon(query).split()[::-1],
     "pick_word": judge_pick,
-    "letter_case": judge_case,
+    "letter_case": judge_letter_case,
     "wrapping": judge_wrapping,
     "spelling": lambda query, response: response == "-".join(re.search(r"(?:Spell the word|Spell|you spell) (\w+)", query).group(1)),
     "word_count": lambda query, response: len(response.split()) == written_count(query),
@@ -161,6 +195,13 @@ JUDGES = {
     "plural": judge_plural,
     "past_tense": judge_past,
     "calendar": judge_calendar,
+    "first_word": lambda query, response: re.search(r"(?:with|be) (\w+)\.$", query).group(1) == response.split()[0].lower(),
+    "initials": judge_initials,
+    "letters_case": judge_case,
+    "without_letter": lambda query, response: last_word(query) not in response,
+    "alphabetical": judge_order,
+    "length_limit": judge_length,
+    "repetition": judge_repetition,
 }
 
 
@@ -182,6 +223,22 @@ def test_labels_agree_with_an_independent_judge(family, level):
                 assert right == (reward == 1.0), record
                 assert note.endswith(": correct." if right else ": wrong."), record
             assert JUDGES[family](query_of(record), record.reference)
+
+
+@pytest.mark.parametrize("family", CHECKED)
+def test_checks_agree_with_the_labels(family):
+    for split, level in (("train", 1), ("heldout", 3)):
+        for record in generate(split, 200, 13, families=(family,), level=level):
+            require_valid(record.checks)
+            for response, reward in zip(record.responses, record.rewards):
+                assert passes(record.checks, response) == (reward == 1.0), record
+            assert passes(record.checks, record.reference)
+            assert not passes(record.checks, "")
+
+
+def test_only_writing_tasks_carry_checks():
+    checked = {record.family for record in generate("train", 2 * len(FAMILIES), 14) if record.checks}
+    assert checked == set(CHECKED) and len(CHECKED) >= 8
 
 
 def test_well_known_facts():
