@@ -20,23 +20,13 @@ from actors.cluster.reservation import Reservation, cluster_machines
 from actors.cluster.waiting import Pending, fetch, wait_for
 from rlsys.config.schema import Config
 from rlsys.data.chain import prompt_batch
-from rlsys.judging.requests import JudgeRequest, JudgeResult, RenderedRequest, collect_results, render_requests
+from rlsys.judging.requests import JudgeRequest, JudgeResult, RenderedRequest, Sampling, collect_results, render_requests
 from rlsys.prompts.rendering import Prompter
 from rlsys.system.placement import place_judges, weight_backend
 
 AHEAD = 4
 """Shares queued for the scorer before the engines wait for it."""
 SCORER = "scorer-0"
-
-
-@dataclass(frozen=True)
-class Sampling:
-    """Sampling parameters."""
-
-    temperature: float
-    top_p: float
-    max_tokens: int
-    min_tokens: int = 0
 
 
 @dataclass

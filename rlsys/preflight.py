@@ -53,6 +53,8 @@ class PreflightTask:
     """Files that the command will write."""
     folder: str | None = None
     """Output folder of the command, if it is not run.dir."""
+    endpoint: bool = False
+    """Whether an endpoint answers, so that there are neither engines nor a model here."""
     cpus: int | None = None
     """CPU cores of this machine; None if the job runs on a cluster."""
     gpus: int = 0
@@ -87,9 +89,14 @@ def run_preflight(task: PreflightTask) -> PreflightReport:
         report.mistakes += missing_libraries(config.run.trackers)
     with report.collect_errors():
         _check_outputs(task, config)
-    with report.collect_errors():
-        _check_placement(task, config, report)
-    prompter = _check_model(task, config, report)
+    prompter = None
+    if task.endpoint:
+        with report.collect_errors():
+            _check_template(config)
+    else:
+        with report.collect_errors():
+            _check_placement(task, config, report)
+        prompter = _check_model(task, config, report)
     if task.meta_rm is not None:
         with report.collect_errors():
             check_model_folder(ensure_model(resolve_model(task.meta_rm)[0]), None)
@@ -189,6 +196,12 @@ def _check_model(task: PreflightTask, config: Config, report: PreflightReport) -
         # Check the template even if the model is invalid.
         template_source(config.prompt.template)
     return None
+
+
+def _check_template(config: Config) -> None:
+    from rlsys.prompts.rendering import UserTurns
+
+    UserTurns.for_endpoint(config.prompt)
 
 
 def load_tokenizer(model: str) -> Any:

@@ -12,6 +12,7 @@ from typing import Any
 
 from rich.console import Console
 
+from rlsys.config.endpoint import Endpoint
 from rlsys.config.schema import Config
 from rlsys.documents.core import write_document
 from rlsys.documents.evaluation import BenchmarkReport, EvalReport
@@ -47,6 +48,8 @@ class Evaluation:
     """Keep the texts of all samples."""
     swap: bool = True
     """Also ask about pairs in the swapped order."""
+    endpoint: Endpoint | None = None
+    """Answers instead of engines, with its model named."""
 
     @cached_property
     def passes(self) -> dict[str, list[EvalPass]]:
@@ -87,7 +90,7 @@ class Evaluation:
                 score_range = self.config.prompt.scores.range
                 scored[name] = score_benchmark(benchmark, rows, strategies[name], self.ks, self.draws, self.seed, score_range)
         report = EvalReport(
-            model=self.config.model.path,
+            model=self.config.model.path if self.endpoint is None else f"{self.endpoint.model} at {self.endpoint.url}",
             meta_rm=meta_rm,
             k=self.ks,
             draws=self.draws,
@@ -104,7 +107,7 @@ class Evaluation:
 
     def _open(self, meta_rm: str | None, again: bool, stack: ExitStack) -> Files:
         """Open the files of all passes before the first engine starts, as any of them may hold rows of other settings."""
-        settings = sampling_settings(self.config, meta_rm)
+        settings = sampling_settings(self.config, meta_rm, self.endpoint)
         return {
             (name, part.name): stack.enter_context(ResumableRows(self._path(name, part), settings | part.settings, again))
             for name, found in self.passes.items()
@@ -116,9 +119,10 @@ class Evaluation:
         if all(file.complete for file in files.values()):
             return
         # Ray and vLLM take seconds to import, and are not needed to score complete files.
-        from actors.loops.judge import running_judge, write_rows
+        from actors.loops.judge import endpoint_judge, running_judge, write_rows
 
-        with running_judge(self.config, console, meta_rm) as judge:
+        judging = endpoint_judge(self.config, self.endpoint, console) if self.endpoint else running_judge(self.config, console, meta_rm)
+        with judging as judge:
             for (name, part_name), file in files.items():
                 if file.complete:
                     continue
@@ -138,19 +142,19 @@ class Evaluation:
 
 
 def applicable_strategies(
-    names: list[str] | None, benchmark: Benchmark, meta_rm: bool, self_certainty: bool, console: Console
+    names: list[str] | None, benchmark: Benchmark, meta_rm: bool, self_certainty: bool, console: Console, logprob: bool = True
 ) -> list[Strategy]:
     """Return the named strategies (None: all) that are defined on the benchmark.
 
     Args:
-        meta_rm, self_certainty: whether the samples will have them.
+        meta_rm, self_certainty, logprob: whether the samples will have them.
 
     Raises:
         ValueError: a named strategy needs a value that the samples will not have.
     """
     chosen = []
     for strategy in map(find_strategy, dict.fromkeys(names or list(STRATEGIES))):
-        why = unsupported_reason(strategy, benchmark, meta_rm, self_certainty)
+        why = unsupported_reason(strategy, benchmark, meta_rm, self_certainty, logprob)
         if why is None:
             chosen.append(strategy)
         elif names and (strategy.needs or strategy.counts == "scores"):

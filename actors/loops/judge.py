@@ -10,21 +10,22 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import pyarrow as pa
 from rich.console import Console
 
 from actors.cluster.session import ray_session
 from actors.cluster.waiting import Pending, fetch
-from actors.judges import Judges, Sampling
+from actors.judges import Judges
+from rlsys.config.endpoint import Endpoint
 from rlsys.config.schema import Config
 from rlsys.data.records import Record
 from rlsys.io.resumable import ResumableRows
 from rlsys.io.run_folder import find_model
-from rlsys.judging.requests import JudgeRequest, JudgeResult
+from rlsys.judging.requests import JudgeRequest, JudgeResult, Sampling
 from rlsys.judging.sampling_plans import SamplingPlan
-from rlsys.prompts.rendering import Prompter
+from rlsys.prompts.rendering import Prompter, UserTurns
 from rlsys.system.terminal import print_text, progress
 
 Row = dict[str, Any]
@@ -34,24 +35,26 @@ REPORT_EVERY_S = 30.0
 """Seconds between progress lines where the output is not a terminal, as in a job's log."""
 
 
+class Answering(Protocol):
+    """Whatever answers requests: engines (`Judges`) or an endpoint (`rlsys.serving.endpoint.EndpointJudge`)."""
+
+    def answer(self, asks: Iterable[JudgeRequest], prompter: Any, sampling: Sampling, max_prompt_tokens: int) -> Iterator[JudgeResult]:
+        """Yield the results of `asks`, in order."""
+        ...
+
+
 @dataclass
 class Judge:
-    """Running engines (and a scorer) and their request settings."""
+    """A judge that answers, and its request settings."""
 
-    judges: Judges
-    prompter: Prompter
+    judges: Answering
+    prompter: UserTurns
     config: Config
 
     def answer(self, asks: Iterable[JudgeRequest], temperature: float) -> Iterator[JudgeResult]:
         """Yield the results of `asks`, in order."""
         sampling = Sampling(temperature, self.config.rollout.top_p, self.config.rollout.max_tokens)
         yield from self.judges.answer(asks, self.prompter, sampling, self.config.prompt.max_tokens)
-
-    def sample(self, prompts: pa.RecordBatch, temperature: float) -> list[pa.RecordBatch]:
-        """Sample every seed of `prompts` (PROMPTS); returns SAMPLES in parts."""
-        rollout = self.config.rollout
-        parts = self.judges.rollouts.sample(prompts, temperature, rollout.top_p, rollout.max_tokens)
-        return [fetch(Pending(part, "rollout", "sample"), self.judges.rollouts.run.timeout_s("sample")) for part in parts]
 
     def answer_by(self, plan: SamplingPlan, records: Iterable[Record], temperature: float) -> Iterator[JudgeResult]:
         """Yield the results of `records`, in order, each sampled until `plan` is satisfied. No engine waits for the end of a round."""
@@ -99,8 +102,38 @@ class Judge:
         return lambda asks: (answer.row() for answer in self.answer(asks, temperature))
 
 
+@dataclass
+class EngineJudge(Judge):
+    """Running engines (and a scorer)."""
+
+    judges: Judges
+    prompter: Prompter
+
+    def sample(self, prompts: pa.RecordBatch, temperature: float) -> list[pa.RecordBatch]:
+        """Sample every seed of `prompts` (PROMPTS); returns SAMPLES in parts."""
+        rollout = self.config.rollout
+        parts = self.judges.rollouts.sample(prompts, temperature, rollout.top_p, rollout.max_tokens)
+        return [fetch(Pending(part, "rollout", "sample"), self.judges.rollouts.run.timeout_s("sample")) for part in parts]
+
+
 @contextmanager
-def running_judge(config: Config, console: Console, meta_rm: str | None = None, logs: Path | None = None) -> Iterator[Judge]:
+def endpoint_judge(config: Config, endpoint: Endpoint, console: Console) -> Iterator[Judge]:
+    """The model behind an endpoint with the template of `config`, until the block ends.
+
+    Raises:
+        rlsys.serving.endpoint.EndpointError: the endpoint cannot be used.
+    """
+    from rlsys.serving.endpoint import EndpointJudge
+
+    with EndpointJudge(endpoint) as judge:
+        print_text(console, f"{judge.model} at {judge.url}, up to {endpoint.concurrency} requests at a time")
+        yield Judge(judge, UserTurns.for_endpoint(config.prompt), config)
+        if judge.unmetered:
+            print_text(console, f"{judge.unmetered:,} answers came without a count of their tokens, which are counted as 0", "yellow")
+
+
+@contextmanager
+def running_judge(config: Config, console: Console, meta_rm: str | None = None, logs: Path | None = None) -> Iterator[EngineJudge]:
     """Engines with the model `config.model.path` and its template, running until the block ends.
 
     Args:
@@ -124,7 +157,7 @@ def running_judge(config: Config, console: Console, meta_rm: str | None = None, 
                 print_text(
                     console, f"the meta reward model and the judge have different tokenizers ({unlike}): texts are re-encoded for it"
                 )
-            yield Judge(judges, prompter, config)
+            yield EngineJudge(judges, prompter, config)
 
 
 def write_rows(

@@ -18,7 +18,7 @@ from transformers import AutoTokenizer
 from actors.cluster.calls import LearnerGroup
 from actors.cluster.groups import LearnerCluster
 from actors.cluster.session import ray_session
-from actors.loops.judge import Judge, running_judge, write_rows
+from actors.loops.judge import EngineJudge, running_judge, write_rows
 from actors.loops.progress import ProgressReporter
 from actors.loops.stage import StageLoop
 from rlsys.algorithms.rejection import judged_rows, write_sampled
@@ -131,7 +131,7 @@ class RftJob:
                     with self.progress.phase("sample", f"{title} {rft.rows} rows"):
                         write_rows(file, total, self._asks(number), judge.rows(rft.temperature), self.progress.console, title)
 
-    def _evaluate(self, judge: Judge, stage: str) -> None:
+    def _evaluate(self, judge: EngineJudge, stage: str) -> None:
         """Score the held-out rows greedily, with the response orders of `rlsys train`."""
         prompts = prompt_batch([item.seeded(1, "heldout", self.config.seed) for item in self.heldout])
         with self.progress.phase("evaluate", f"scoring {len(self.heldout)} held-out rows ({stage})"):

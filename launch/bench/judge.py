@@ -79,8 +79,8 @@ def ask_batches(work: Work, config: Config) -> list[list[JudgeRequest]]:
 
 def measure(work: Work) -> dict[str, Any]:
     """Seconds of every batch as `rlsys judge` draws it."""
-    from actors.judges import Sampling
     from actors.loops.judge import running_judge
+    from rlsys.judging.requests import Sampling
 
     config = run_config(work)
     seconds, prompts = [], []

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
-from launch.commands.judge import MetaRm, ModelOption, Seed, Settings, Temperature
+from launch.commands.judge import MetaRm, Seed, Settings, Temperature, require_one_judge
 from launch.console import UserError, only_json, print_text, to_stderr, to_stdout
-from launch.options import AsJson, OnlyCheck
+from launch.options import AsJson, Concurrency, FormOption, JudgeBody, JudgeModel, JudgeUrl, KeyVariable, OnlyCheck, endpoint_of
 
 if TYPE_CHECKING:
     from rlsys.evaluation.benchmarks import Benchmark
@@ -21,13 +21,18 @@ MAX_NAMED_FILES = 3
 
 
 def evaluate(
-    model: ModelOption,
     benchmark: Annotated[
         list[str],
         typer.Option("--benchmark", "-b", metavar="NAME=PATH", help="For example judgebench=gpt.jsonl; repeat for several."),
     ],
     output: Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="Folder for samples, eval.json and eval.md.")],
     settings: Settings = None,
+    model: FormOption = None,
+    judge: JudgeUrl = None,
+    judge_model: JudgeModel = None,
+    api_key_env: KeyVariable = None,
+    concurrency: Concurrency = 16,
+    judge_body: JudgeBody = None,
     k: Annotated[str, typer.Option("--k", metavar="K,K,...", help="Samples per item, increasing.")] = "1,2,4,8,16,32",
     strategy: Annotated[
         list[str] | None,
@@ -51,6 +56,8 @@ def evaluate(
     line. All figures are computed from these files: with another --strategy or --draws the same command takes seconds and starts no
     engine. DIR/eval.json and eval.md hold figures with 95% intervals, baselines, biases, parse failures and tokens.
 
+    With --judge, an OpenAI-compatible endpoint answers, with the same template, scores and figures; --model then only gives the form.
+
     Example: rlsys eval --model runs/quickstart -b judgebench=gpt.jsonl -b rewardbench=filtered.parquet --k 1,2,4,8 --output evals/first
     """
     ks = increasing(k)
@@ -58,28 +65,32 @@ def evaluate(
     from rlsys.io.run_folder import resolve_model
     from rlsys.judging.setup import judge_config
 
+    require_one_judge(model, judge, meta_rm)
+    endpoint = endpoint_of(judge, judge_model, api_key_env, concurrency, judge_body, connect=check)
     config, problems = judge_config(model, seed, settings)
     scores = config.prompt.scores
     scores.single = scores.range  # a benchmark has one score range
     began = time.monotonic()
+    checked = {"meta_rm": meta_rm, "folder": str(output), "endpoint": endpoint is not None}
     with only_json(as_json) as write_json:
         console = to_stderr() if as_json else to_stdout()
         try:
             benchmarks = load_benchmarks(benchmark, limit, console)
         except ValueError as error:  # reported together with all other mistakes
-            run_checks("eval", config, [*problems, str(error)], check, meta_rm=meta_rm, folder=str(output))
+            run_checks("eval", config, [*problems, str(error)], check, **checked)
             raise
         from actors.loops.evaluation import Evaluation, applicable_strategies, print_evaluation
 
         certainty = config.rollout.self_certainty
         strategies = {
-            name: applicable_strategies(strategy, found, meta_rm is not None, certainty, console) for name, found in benchmarks.items()
+            name: applicable_strategies(strategy, found, meta_rm is not None, certainty, console, endpoint is None)
+            for name, found in benchmarks.items()
         }
         if not any(strategies.values()):
             raise UserError(f"--strategy {', '.join(strategy or [])}: none of them applies to any of the benchmarks.")
-        evaluation = Evaluation(config, benchmarks, output, ks, draws, temperature, seed, text, swap)
+        evaluation = Evaluation(config, benchmarks, output, ks, draws, temperature, seed, text, swap, endpoint)
         if check or again or problems or not evaluation.all_files_exist:
-            run_checks("eval", config, problems, check, meta_rm=meta_rm, folder=str(output))
+            run_checks("eval", config, problems, check, **checked)
         report = evaluation.run(strategies, console, None if meta_rm is None else resolve_model(meta_rm)[0], again, began)
         write_json(report.to_json())
         if not as_json:

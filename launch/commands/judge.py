@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from launch.console import only_json, print_text, to_stderr, to_stdout
-from launch.options import AsJson, OnlyCheck
+from launch.console import UserError, only_json, print_text, to_stderr, to_stdout
+from launch.options import AsJson, Concurrency, FormOption, JudgeBody, JudgeModel, JudgeUrl, KeyVariable, OnlyCheck, endpoint_of
 from rlsys.data.accounts import MALFORMED
 from rlsys.system.terminal import Table
 
@@ -21,9 +21,6 @@ if TYPE_CHECKING:
     from rlsys.data.records import Record
     from rlsys.judging.voting import Strategy
 
-ModelOption = Annotated[
-    str, typer.Option("--model", metavar="M", help="Run folder, model folder or hub name. A run also sets the template.")
-]
 Settings = Annotated[
     list[str] | None,
     typer.Argument(
@@ -38,13 +35,18 @@ Seed = Annotated[int, typer.Option(min=0, help="Seed of shuffles, samples and ti
 
 
 def judge(
-    model: ModelOption,
     input: Annotated[Path, typer.Option("--input", "-i", metavar="FILE", help="Rows to judge, as in `rlsys data check`.")],
     format: Annotated[
         str, typer.Option("--format", "-f", metavar="NAME", help="Format, as in `rlsys data check`; responses: no ground truth.")
     ],
     output: Annotated[Path, typer.Option("--output", "-o", metavar="FILE", help="JSONL file to write, one line per row.")],
     settings: Settings = None,
+    model: FormOption = None,
+    judge_url: JudgeUrl = None,
+    judge_model: JudgeModel = None,
+    api_key_env: KeyVariable = None,
+    concurrency: Concurrency = 16,
+    judge_body: JudgeBody = None,
     k: Annotated[int, typer.Option("--k", min=1, help="Samples per row.")] = 8,
     strategy: Annotated[
         str | None, typer.Option("--strategy", metavar="S", help="As in `rlsys vote`. Default: vote; with --meta-rm, meta.")
@@ -69,7 +71,7 @@ def judge(
     that is malformed, or whose prompt does not fit prompt.max_tokens, also has a line, with the reason; the exit status is 1 if any row
     was malformed. If the command is interrupted, run it again to resume after the last line.
     With --strategy adaptive, samples are generated two at a time until the winner is clear or k is reached; with synthesis, the last
-    sample reads the others first.
+    sample reads the others first. With --judge, an OpenAI-compatible endpoint answers; --model then only gives the form.
 
     Example: rlsys judge --model runs/quickstart --input pairs.jsonl --format trl_preference --k 8 --output judged.jsonl
     """
@@ -78,13 +80,16 @@ def judge(
     from rlsys.judging.setup import judge_config, sampling_settings
     from rlsys.judging.voting import Options, find_strategy
 
+    require_one_judge(model, judge_url, meta_rm)
+    endpoint = endpoint_of(judge_url, judge_model, api_key_env, concurrency, judge_body, connect=check)
     config, problems = judge_config(model, seed, settings)
     chosen, options = find_strategy(strategy or ("meta" if meta_rm else "vote")), Options(k_meta=k_meta, error_rate=error_rate)
-    problems += missing_inputs(chosen, config, meta_rm)
+    problems += missing_inputs(chosen, config, meta_rm, endpoint is not None)
     if output.exists() and input.exists() and output.samefile(input):
         problems.append(f"--output {output}: this is the input; name another file.")
     if again or check or problems or not output.is_file():
-        run_checks("judge", config, problems, check, rows=(str(input), format), meta_rm=meta_rm, files=(str(output),))
+        checked = {"rows": (str(input), format), "meta_rm": meta_rm, "files": (str(output),), "endpoint": endpoint is not None}
+        run_checks("judge", config, problems, check, **checked)
     reward_model = None if meta_rm is None else resolve_model(meta_rm)[0]
     with only_json(as_json) as write_json:
         console = to_stderr() if as_json else to_stdout()
@@ -96,7 +101,7 @@ def judge(
 
         report = Report()
         rows = islice(read_all(input, format, report=report, truth=False, columns=config.data.columns), limit)
-        identity = sampling_settings(config, reward_model) | {
+        identity = sampling_settings(config, reward_model, endpoint) | {
             "input": {"file": str(input), "format": format, "bytes": report.bytes, "limit": limit},
             "k": k,
             "strategy": chosen.name,
@@ -110,10 +115,11 @@ def judge(
             if file.complete:
                 print_text(console, f"{output} is already complete; use --again to start over.")
             else:
-                from actors.loops.judge import running_judge, write_rows
+                from actors.loops.judge import endpoint_judge, running_judge, write_rows
 
                 def judged(records: Iterator[Record]) -> Iterator[dict[str, Any]]:
-                    with running_judge(config, console, reward_model) as judge:
+                    judging = endpoint_judge(config, endpoint, console) if endpoint else running_judge(config, console, reward_model)
+                    with judging as judge:
                         for answer in judge.answer_by(sampling_plan(chosen, k, options, seed), records, temperature):
                             yield result_row(answer, chosen, options, seed, judge.prompter.score_format.single, text)
 
@@ -127,8 +133,22 @@ def judge(
         raise typer.Exit(1)
 
 
-def missing_inputs(strategy: Strategy, config: Config, meta_rm: str | None) -> list[str]:
+def require_one_judge(model: str | None, url: str | None, meta_rm: str | None) -> None:
+    """Check that engines or an endpoint answer.
+
+    Raises:
+        UserError: neither or something that only engines have.
+    """
+    if model is None and url is None:
+        raise UserError("who judges? Name a model with --model, or an OpenAI-compatible endpoint with --judge.")
+    if url is not None and meta_rm is not None:
+        raise UserError("--meta-rm: a meta reward model scores the samples of engines, not those of an endpoint; leave out one of the two.")
+
+
+def missing_inputs(strategy: Strategy, config: Config, meta_rm: str | None, endpoint: bool = False) -> list[str]:
     """List the values that the strategy needs of each sample and that the samples will not have."""
+    if endpoint and (missing := [name for name in strategy.needs if name != "tokens"]):
+        return [f"--strategy {strategy.name} needs the {' and the '.join(missing)} of each sample, which an endpoint does not give."]
     problems = []
     if "meta_reward" in strategy.needs and meta_rm is None:
         problems.append(f"--strategy {strategy.name} needs the meta reward of each sample: name a model with --meta-rm.")

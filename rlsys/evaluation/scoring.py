@@ -37,13 +37,20 @@ NAMED = 20
 """Maximum number of skipped items listed by id."""
 
 
-def unsupported_reason(strategy: Strategy, benchmark: Benchmark, meta_rm: bool, certainty: bool = False) -> str | None:
+def unsupported_reason(
+    strategy: Strategy, benchmark: Benchmark, meta_rm: bool, certainty: bool = False, logprob: bool = True
+) -> str | None:
     """Return why a strategy cannot be applied to a benchmark, or None if it can.
 
     Args:
         meta_rm: whether the samples have meta rewards.
         certainty: whether the samples have self-certainties.
+        logprob: whether they have log-probabilities.
     """
+    if "logprob" in strategy.needs and not logprob:
+        return "it needs each sample's log-probability, which an endpoint does not give"
+    if "certainty" in strategy.needs and not logprob:
+        return "it needs each sample's self-certainty, which an endpoint does not give"
     if "certainty" in strategy.needs and not certainty:
         return "it needs each sample's self-certainty: set rollout.self_certainty=true"
     if "meta_reward" in strategy.needs and not meta_rm:

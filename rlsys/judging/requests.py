@@ -15,12 +15,22 @@ import pyarrow as pa
 
 from rlsys.data.chain import PromptItem, Sample
 from rlsys.data.records import Record
-from rlsys.prompts.rendering import Prompter, hint_for, seed_for, shuffled
+from rlsys.prompts.rendering import Prompter, UserTurns, hint_for, seed_for, shuffled
 from rlsys.rewards.extraction import ScoreFormat
 
 SampleRow = dict[str, Any]
-"""A judged sample as files hold it: {order, scores or None, failure?, meta_reward?, logprob, certainty?, tokens, truncated?, text}; see
+"""A judged sample as files hold it: {order, scores or None, failure?, meta_reward?, logprob?, certainty?, tokens, truncated?, text}; see
 `rlsys.judging.voting.table`."""
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """Sampling parameters."""
+
+    temperature: float
+    top_p: float
+    max_tokens: int
+    min_tokens: int = 0
 
 
 @dataclass(frozen=True)
@@ -74,6 +84,8 @@ class JudgeResult:
 
     rendered: RenderedRequest
     samples: list[SampleRow] = field(default_factory=list)
+    billed_tokens: int | None = None
+    """Prompt tokens that an endpoint reported, of every sample; None: an engine sampled."""
 
     @property
     def record(self) -> Record:
@@ -81,7 +93,9 @@ class JudgeResult:
 
     @property
     def prompt_tokens(self) -> int:
-        """Total tokens of the prompts; a prompt shared by several samples counts once."""
+        """Total tokens of the prompts. A prompt shared by several samples counts once for an engine, for each of them at an endpoint."""
+        if self.billed_tokens is not None:
+            return self.billed_tokens
         return sum(len(prompt.token_ids) for prompt in self.rendered.prompts) if self.samples else 0
 
     def extended(self, later: JudgeResult) -> JudgeResult:
@@ -96,7 +110,8 @@ class JudgeResult:
             one.request.principles,
         )
         rendered = RenderedRequest(both, [*one.prompts, *two.prompts], one.skipped or two.skipped)
-        return JudgeResult(rendered, [*self.samples, *later.samples])
+        billed = None if self.billed_tokens is None else self.billed_tokens + (later.billed_tokens or 0)
+        return JudgeResult(rendered, [*self.samples, *later.samples], billed)
 
     def row(self, text: bool = True) -> dict[str, Any]:
         """Return the row for a file: {id, source, samples, tokens (generated), prompt_tokens} and, for a skipped request, skipped (reason).
@@ -117,20 +132,39 @@ class JudgeResult:
 def render_requests(requests: Iterable[JudgeRequest], prompter: Prompter, max_prompt_tokens: int) -> Iterator[RenderedRequest]:
     """Render the prompts of each request. Prompts are never truncated: a request with one over `max_prompt_tokens` is skipped."""
     for request in requests:
-        seeds: dict[tuple[int, ...], list[int]] = {}
-        for order, seed in zip(request.orders, request.seeds, strict=True):
-            seeds.setdefault(tuple(order), []).append(seed)
         prompts: list[PromptItem] = []
         too_long = None
-        for order, own in seeds.items():
-            hints = [hint_for(request.record, order, prompter.score_format.single)] if request.hinted else []
-            hints += [prompter.other_judgements(request.others)] if request.others else []
-            text = prompter.render(request.record, order, "\n\n".join(hints), request.principles)
-            prompts.append(PromptItem(request.record, order, text, prompter.encode(text), own))
+        for order, seeds in _seeds_by_order(request).items():
+            text = prompter.render(request.record, order, _hint(request, order, prompter), request.principles)
+            prompts.append(PromptItem(request.record, order, text, prompter.encode(text), seeds))
             if (length := len(prompts[-1].token_ids)) > max_prompt_tokens:
                 too_long = f"its prompt has {length} tokens, more than {max_prompt_tokens}"
                 break
         yield RenderedRequest(request, prompts, too_long)
+
+
+def render_turns(request: JudgeRequest, turns: UserTurns) -> RenderedRequest:
+    """Render the user turns of a request, for an endpoint with a chat template and a tokenizer of its own; `token_ids` are empty."""
+    prompts = [
+        PromptItem(
+            request.record, order, turns.hinted_turn(request.record, order, _hint(request, order, turns), request.principles), [], seeds
+        )
+        for order, seeds in _seeds_by_order(request).items()
+    ]
+    return RenderedRequest(request, prompts)
+
+
+def _seeds_by_order(request: JudgeRequest) -> dict[tuple[int, ...], list[int]]:
+    seeds: dict[tuple[int, ...], list[int]] = {}
+    for order, seed in zip(request.orders, request.seeds, strict=True):
+        seeds.setdefault(tuple(order), []).append(seed)
+    return seeds
+
+
+def _hint(request: JudgeRequest, order: Sequence[int], turns: UserTurns) -> str:
+    hints = [hint_for(request.record, order, turns.score_format.single)] if request.hinted else []
+    hints += [turns.other_judgements(request.others)] if request.others else []
+    return "\n\n".join(hints)
 
 
 def collect_results(
@@ -162,11 +196,8 @@ def collect_results(
 
 
 def _sample_row(sample: Sample, meta_reward: float | None, order: Sequence[int], score_format: ScoreFormat) -> SampleRow:
-    scores, failure = score_format.extract(sample.text, len(order), sample.truncated)
     return {
-        "order": list(order),
-        "scores": None if scores is None else list(scores),
-        **({"failure": failure} if failure else {}),
+        **_judged(sample.text, sample.truncated, order, score_format),
         "logprob": sum(sample.logprobs),
         **({} if sample.certainty is None else {"certainty": sample.certainty}),
         "tokens": len(sample.token_ids),
@@ -174,3 +205,18 @@ def _sample_row(sample: Sample, meta_reward: float | None, order: Sequence[int],
         "text": sample.text,
         **({} if meta_reward is None else {"meta_reward": meta_reward}),
     }
+
+
+def endpoint_sample(text: str, truncated: bool, tokens: int, order: Sequence[int], score_format: ScoreFormat) -> SampleRow:
+    """Return a sample that an endpoint generated: without log-probability, self-certainty and meta reward."""
+    return {
+        **_judged(text, truncated, order, score_format),
+        "tokens": tokens,
+        **({"truncated": True} if truncated else {}),
+        "text": text,
+    }
+
+
+def _judged(text: str, truncated: bool, order: Sequence[int], score_format: ScoreFormat) -> SampleRow:
+    scores, failure = score_format.extract(text, len(order), truncated)
+    return {"order": list(order), "scores": None if scores is None else list(scores), **({"failure": failure} if failure else {})}

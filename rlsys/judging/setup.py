@@ -4,17 +4,21 @@ from __future__ import annotations
 
 from typing import Any
 
+from rlsys.config.endpoint import Endpoint
 from rlsys.config.files import load_config
 from rlsys.config.schema import Config, ConfigError
 from rlsys.io.run_folder import resolve_model
 
 
-def judge_config(model: str, seed: int, overrides: list[str] | None) -> tuple[Config, list[str]]:
+def judge_config(model: str | None, seed: int, overrides: list[str] | None) -> tuple[Config, list[str]]:
     """Return the config of the engines, and the mistakes in `overrides`.
 
     Template and lengths come from the run that trained the model; then `overrides` apply, invalid ones left out.
+
+    Args:
+        model: None if an endpoint answers and no run gives the form.
     """
-    path, run = resolve_model(model)
+    path, run = (Config().model.path, None) if model is None else resolve_model(model)
     run = run or Config()
     start = Config(
         seed=seed,
@@ -28,8 +32,12 @@ def judge_config(model: str, seed: int, overrides: list[str] | None) -> tuple[Co
         return error.rest or start, list(error.problems)
 
 
-def sampling_settings(config: Config, meta_rm: str | None) -> dict[str, Any]:
+def sampling_settings(config: Config, meta_rm: str | None, endpoint: Endpoint | None = None) -> dict[str, Any]:
     """Return all settings that every sample depends on, apart from the request itself."""
+    if endpoint is not None:
+        asked = endpoint.model_dump(mode="json", include={"url", "model", "body"})
+        prompt = config.prompt.model_dump(mode="json", exclude={"max_tokens", "chat_template_args"})
+        return {"endpoint": asked, "prompt": prompt, "top_p": config.rollout.top_p, "max_tokens": config.rollout.max_tokens}
     return {
         "model": config.model.path,
         "meta_rm": meta_rm,

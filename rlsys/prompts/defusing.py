@@ -26,6 +26,10 @@ _TAG = re.compile("<+[^\\s<>]{1,60}>+|\\[[^\\s\\[\\]]{1,60}\\]|\u25c1[^\\s\u25c1
 _TURN_TAG = re.compile(rf"{_TAG.pattern}|\[[^\n\[\]]{{1,60}}\]")
 _MAX_MARK = 60
 """Maximum length of a mark; longer text is a sentence that the template adds."""
+COMMON_TOKENS = r"<[|\uff5c][^\s<>]{1,60}+(?<=[|\uff5c])>|</?s>|<(?:bos|eos|pad|unk)>"
+"""Regular expression of the special tokens that most models have in one form or another."""
+COMMON_MARKS = ("[INST]", "[/INST]", "<<SYS>>", "<</SYS>>", "<start_of_turn>", "<end_of_turn>", "<think>", "</think>")
+"""Marks around turns and thoughts that many chat templates write."""
 _OTHER_ROLES = ("system", "developer", "tool", "function")
 
 
@@ -37,21 +41,22 @@ class Defuser:
 
     Args:
         marks: marks of the prompt template; `#` stands for any number.
-        chat: its special tokens and turn marks are defused as well.
+        chat: its special tokens and turn marks are defused as well. None: those of an unknown model, by their usual forms.
         boxes: also defuse `\boxed`.
 
     Raises:
         ValueError: the marks contain every possible guard character.
     """
 
-    def __init__(self, marks: Sequence[str], chat: Chat, boxes: bool = True) -> None:
-        tokens, turns, lines = special_tokens(chat), turn_marks(chat), turn_lines(chat)
+    def __init__(self, marks: Sequence[str], chat: Chat | None, boxes: bool = True) -> None:
+        tokens, turns, lines = (special_tokens(chat), turn_marks(chat), turn_lines(chat)) if chat else ([], list(COMMON_MARKS), [])
         # Use the first guard character that occurs in no mark.
         guard = next((guard for guard in GUARDS if not any(guard in text for text in (*marks, *turns, *lines, *tokens))), None)
         if guard is None:
             raise ValueError(f"its marks contain all of {GUARDS}; defusing needs one that they do not contain.")
         self.guard = guard
         patterns = [*([rf"\\{_GAP}boxed"] if boxes else []), *map(mark_pattern, marks), *map(_turn_pattern, turns), *map(re.escape, tokens)]
+        patterns += [] if chat else [COMMON_TOKENS]
         patterns += [rf"(?-i:(?<![^\n]){re.escape(line)}(?=[ \t\r]*+(?:\n|\Z)))" for line in lines]
         self._pattern = re.compile("|".join(dict.fromkeys(patterns)), re.IGNORECASE)
 

@@ -57,37 +57,27 @@ def template_source(template: str) -> str:
         raise PromptError(f"template {template}: {problem} Expected one of {', '.join(known)}, or the path of a text file.") from error
 
 
-class Prompter:
-    """Renders records with one template and one tokenizer.
+class UserTurns:
+    """Renders records as user turns with one template.
 
     Args:
-        tokenizer: a Hugging Face tokenizer with a chat template.
         template: name of a file in rlsys/prompts/templates (`pointwise`, `compact`), or the path of another file. Its variables are
             messages (dicts with role and content), responses (in the order shown), n, low, high and principles; it sets `marks` (see
             pointwise.jinja).
-        score_format: the requested scores; the thought that the chat template opens is added to it.
+        score_format: the requested scores.
         principles: ask for criteria before the analysis.
-        template_args: further arguments of the chat template.
+        chat: the chat template that will render the turn, whose marks are defused. None: that of an unknown model behind an endpoint;
+            the marks of the well-known templates are defused.
 
     Raises:
-        PromptError: the template does not exist, does not compile, or uses an undefined variable; its marks are missing or do not enclose
-            each response exactly once; or the tokenizer has no usable chat template.
+        PromptError: the template does not exist, does not compile, or uses an undefined variable; or its marks are missing or do not
+            enclose each response exactly once.
     """
 
     def __init__(
-        self,
-        tokenizer: Any,
-        template: str = "pointwise",
-        score_format: ScoreFormat = DEFAULT_FORMAT,
-        principles: bool = True,
-        template_args: Mapping[str, Any] | None = None,
+        self, template: str = "pointwise", score_format: ScoreFormat = DEFAULT_FORMAT, principles: bool = True, chat: Chat | None = None
     ) -> None:
-        self.tokenizer, self.principles = tokenizer, principles
-        try:
-            self.chat = Chat(tokenizer, template_args)
-        except ChatError as error:
-            raise PromptError(str(error)) from error
-        self.score_format = replace(score_format, thought=self.chat.thought)
+        self.score_format, self.principles = score_format, principles
         self.name, source = str(template), template_source(template)
         # Sandboxed, so that a downloaded template can format text but do nothing else.
         environment = ImmutableSandboxedEnvironment(undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
@@ -97,33 +87,19 @@ class Prompter:
             raise PromptError(f"template {template}, line {error.lineno}: {error.message}") from error
         marks = self._read_marks()
         try:
-            self.defuse = Defuser(marks, self.chat)
+            self.defuse = Defuser(marks, chat)
         except ValueError as error:
             raise PromptError(f"template {template}: {error}") from error
         self._check_marks()
 
     @classmethod
-    def from_config(cls, tokenizer: Any, prompt: Prompt) -> Prompter:
-        """Create a prompter from a run's settings."""
-        return cls(tokenizer, prompt.template, ScoreFormat(**prompt.scores.model_dump()), prompt.principles, prompt.chat_template_args)
+    def for_endpoint(cls, prompt: Prompt) -> UserTurns:
+        """Create the renderer for an endpoint, which applies its own chat template, from a run's settings."""
+        return cls(prompt.template, ScoreFormat(**prompt.scores.model_dump()), prompt.principles)
 
-    def render(self, record: Record, order: Sequence[int], hint: str = "", given: str | None = None) -> str:
-        """Render the whole prompt as text, up to the start of the model's answer.
-
-        Args:
-            order: order[p] is the index of the response shown at place p.
-            hint: text appended to the user turn (`hint_for`, `other_judgements`).
-            given: principles to judge by, instead of asking for criteria.
-        """
-        return self.chat.render([{"role": "user", "content": self.user_turn(record, order, given) + (f"\n\n{hint}" if hint else "")}])
-
-    def tokens(self, record: Record, order: Sequence[int]) -> list[int]:
-        """Render the whole prompt as token ids."""
-        return self.encode(self.render(record, order))
-
-    def encode(self, prompt: str) -> list[int]:
-        """Encode a rendered prompt. No special tokens are added, as the chat template wrote all that are needed."""
-        return self.chat.encode(prompt)
+    def hinted_turn(self, record: Record, order: Sequence[int], hint: str = "", given: str | None = None) -> str:
+        """Render the user turn with a text appended to it (`hint_for`, `other_judgements`)."""
+        return self.user_turn(record, order, given) + (f"\n\n{hint}" if hint else "")
 
     def user_turn(self, record: Record, order: Sequence[int], given: str | None = None) -> str:
         """Render the template with defused content, without the chat template around it. `given` principles follow it, defused.
@@ -197,6 +173,57 @@ class Prompter:
                 found = len(re.findall(mark_pattern(mark), text, re.IGNORECASE))
                 if found != n:
                     raise PromptError(f"template {self.name}: expected {mark!r} only around responses, found {found} for {n} of them.")
+
+
+class Prompter(UserTurns):
+    """Renders records as whole prompts, with one template and one tokenizer.
+
+    Args:
+        tokenizer: a Hugging Face tokenizer with a chat template.
+        template, score_format, principles: as for `UserTurns`; the thought that the chat template opens is added to the score format.
+        template_args: further arguments of the chat template.
+
+    Raises:
+        PromptError: as by `UserTurns`, or the tokenizer has no usable chat template.
+    """
+
+    def __init__(
+        self,
+        tokenizer: Any,
+        template: str = "pointwise",
+        score_format: ScoreFormat = DEFAULT_FORMAT,
+        principles: bool = True,
+        template_args: Mapping[str, Any] | None = None,
+    ) -> None:
+        self.tokenizer = tokenizer
+        try:
+            self.chat = Chat(tokenizer, template_args)
+        except ChatError as error:
+            raise PromptError(str(error)) from error
+        super().__init__(template, replace(score_format, thought=self.chat.thought), principles, self.chat)
+
+    @classmethod
+    def from_config(cls, tokenizer: Any, prompt: Prompt) -> Prompter:
+        """Create a prompter from a run's settings."""
+        return cls(tokenizer, prompt.template, ScoreFormat(**prompt.scores.model_dump()), prompt.principles, prompt.chat_template_args)
+
+    def render(self, record: Record, order: Sequence[int], hint: str = "", given: str | None = None) -> str:
+        """Render the whole prompt as text, up to the start of the model's answer.
+
+        Args:
+            order: order[p] is the index of the response shown at place p.
+            hint: text appended to the user turn (`hint_for`, `other_judgements`).
+            given: principles to judge by, instead of asking for criteria.
+        """
+        return self.chat.render([{"role": "user", "content": self.hinted_turn(record, order, hint, given)}])
+
+    def tokens(self, record: Record, order: Sequence[int]) -> list[int]:
+        """Render the whole prompt as token ids."""
+        return self.encode(self.render(record, order))
+
+    def encode(self, prompt: str) -> list[int]:
+        """Encode a rendered prompt. No special tokens are added, as the chat template wrote all that are needed."""
+        return self.chat.encode(prompt)
 
 
 def worked_text(record: Record, order: Sequence[int], principles: bool = True) -> str:
