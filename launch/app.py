@@ -17,6 +17,7 @@ from launch.commands.ladder import ladder
 from launch.commands.meta_rm import meta_rm
 from launch.commands.metrics import metrics
 from launch.commands.plan import plan
+from launch.commands.prompt import prompt
 from launch.commands.report import report
 from launch.commands.rft import filter_rows, rft
 from launch.commands.score import score
@@ -72,6 +73,7 @@ app.command()(top)
 app.command()(board)
 app.command()(score)
 app.command()(doctor)
+app.command()(prompt)
 app.add_typer(config_app)
 app.add_typer(data_app)
 app.add_typer(bench_app)

@@ -105,6 +105,8 @@ def run_preflight(task: PreflightTask) -> PreflightReport:
             _check_judged_rows(*task.rows, config, prompter, report)
     if task.command in TRAINING or task.command == "filter" or (task.command == "meta-rm" and config.meta_rm.objective == "bt"):
         _check_rows(task.command, config, prompter, report)
+    if task.command == "rft" and config.rft.teacher.url is not None and not report.mistakes:
+        _check_teacher(config, report)
     if task.command == "meta-rm" and config.meta_rm.objective == "bce":
         with report.collect_errors():
             _check_trajectories(config)
@@ -202,6 +204,17 @@ def _check_template(config: Config) -> None:
     from rlsys.prompts.rendering import UserTurns
 
     UserTurns.for_endpoint(config.prompt)
+
+
+def _check_teacher(config: Config, report: PreflightReport) -> None:
+    """Connect to the teacher: it is asked only after the model itself was evaluated."""
+    from rlsys.serving.endpoint import EndpointError, EndpointJudge
+
+    try:
+        with EndpointJudge(config.rft.teacher) as teacher:
+            report.facts["teacher"] = f"{teacher.model} at {teacher.url}"
+    except EndpointError as error:
+        report.mistakes.append(f"rft.teacher: {error}")
 
 
 def load_tokenizer(model: str) -> Any:

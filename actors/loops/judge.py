@@ -10,7 +10,7 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import pyarrow as pa
 from rich.console import Console
@@ -23,7 +23,7 @@ from rlsys.config.schema import Config
 from rlsys.data.records import Record
 from rlsys.io.resumable import ResumableRows
 from rlsys.io.run_folder import find_model
-from rlsys.judging.requests import JudgeRequest, JudgeResult, Sampling
+from rlsys.judging.requests import Answering, JudgeRequest, JudgeResult, Sampling
 from rlsys.judging.sampling_plans import SamplingPlan
 from rlsys.prompts.rendering import Prompter, UserTurns
 from rlsys.system.terminal import print_text, progress
@@ -33,14 +33,6 @@ ROUNDS_AHEAD = 1024
 """Maximum rows in progress at a time: enough for many engines, few enough for memory."""
 REPORT_EVERY_S = 30.0
 """Seconds between progress lines where the output is not a terminal, as in a job's log."""
-
-
-class Answering(Protocol):
-    """Whatever answers requests: engines (`Judges`) or an endpoint (`rlsys.serving.endpoint.EndpointJudge`)."""
-
-    def answer(self, asks: Iterable[JudgeRequest], prompter: Any, sampling: Sampling, max_prompt_tokens: int) -> Iterator[JudgeResult]:
-        """Yield the results of `asks`, in order."""
-        ...
 
 
 @dataclass
@@ -130,6 +122,15 @@ def endpoint_judge(config: Config, endpoint: Endpoint, console: Console) -> Iter
         yield Judge(judge, UserTurns.for_endpoint(config.prompt), config)
         if judge.unmetered:
             print_text(console, f"{judge.unmetered:,} answers came without a count of their tokens, which are counted as 0", "yellow")
+
+
+@contextmanager
+def endpoint_teacher(config: Config, prompter: Prompter, console: Console) -> Iterator[Judge]:
+    """The model behind `rft.teacher` as the teacher of a student with `prompter`, until the block ends."""
+    from rlsys.serving.teacher import Teacher
+
+    with endpoint_judge(config, config.rft.teacher, console) as teacher:
+        yield Judge(Teacher(teacher.judges, teacher.prompter), prompter, config)
 
 
 @contextmanager

@@ -18,7 +18,7 @@ from transformers import AutoTokenizer
 from actors.cluster.calls import LearnerGroup
 from actors.cluster.groups import LearnerCluster
 from actors.cluster.session import ray_session
-from actors.loops.judge import EngineJudge, running_judge, write_rows
+from actors.loops.judge import EngineJudge, Judge, endpoint_teacher, running_judge, write_rows
 from actors.loops.progress import ProgressReporter
 from actors.loops.stage import StageLoop
 from rlsys.algorithms.rejection import judged_rows, write_sampled
@@ -30,7 +30,8 @@ from rlsys.data.batches import completion, heldout_rows
 from rlsys.data.chain import LearnerBatch, LearnerRow, prompt_batch
 from rlsys.data.instructions import instruction_examples
 from rlsys.data.mixtures import data_report, open_mixture, without_files
-from rlsys.documents.runs import RftRound, RunSummary
+from rlsys.data.readers import strict_rows
+from rlsys.documents.runs import RftRound, RunSummary, TeacherUse
 from rlsys.evaluation import heldout
 from rlsys.io.metrics import MetricsLog
 from rlsys.io.resumable import ResumableRows
@@ -118,18 +119,34 @@ class RftJob:
 
     def _sample(self, number: int, place: Path) -> None:
         rft = self.config.rft
-        total = rft.rows * (rft.non_hinted + rft.hinted)
         evaluated = number > 1 or self.folder.heldout_path("base").exists()
         with ResumableRows(place / "samples.jsonl", {"round": number, "rows": rft.rows}) as file:
-            if file.complete and evaluated:
-                return
-            with running_judge(self._judge_config(), self.progress.console, logs=self.folder.logs) as judge:
-                if not evaluated:
-                    self._evaluate(judge, "base")
-                if not file.complete:
-                    title = f"round {number}: sampling"
-                    with self.progress.phase("sample", f"{title} {rft.rows} rows"):
-                        write_rows(file, total, self._asks(number), judge.rows(rft.temperature), self.progress.console, title)
+            taught = rft.teacher.url is not None
+            if not evaluated or not (file.complete or taught):
+                with running_judge(self._judge_config(), self.progress.console, logs=self.folder.logs) as judge:
+                    if not evaluated:
+                        self._evaluate(judge, "base")
+                    if not (file.complete or taught):
+                        self._write_samples(number, file, judge)
+            if not file.complete:
+                with endpoint_teacher(self.config, self.prompter, self.progress.console) as teacher:
+                    self._write_samples(number, file, teacher)
+                self.progress.say(f"round {number}: {self._teacher_use(number)}")
+
+    def _write_samples(self, number: int, file: ResumableRows, judge: Judge) -> None:
+        rft, title = self.config.rft, f"round {number}: sampling"
+        with self.progress.phase("sample", f"{title} {rft.rows} rows"):
+            total = rft.rows * (rft.non_hinted + rft.hinted)
+            write_rows(file, total, self._asks(number), judge.rows(rft.temperature), self.progress.console, title)
+
+    def _teacher_use(self, number: int) -> TeacherUse | None:
+        """Count the tokens that the teacher of a round used; None without a teacher."""
+        teacher = self.config.rft.teacher
+        if teacher.model is None or teacher.url is None:
+            return None
+        rows = [row for _, row in strict_rows(self.folder.path / f"round_{number}" / "samples.jsonl", lines=True)]
+        prompt_tokens, tokens = (sum(row[name] for row in rows) for name in ("prompt_tokens", "tokens"))
+        return TeacherUse(model=teacher.model, prompt_tokens=prompt_tokens, tokens=tokens, cost=teacher.cost(prompt_tokens, tokens))
 
     def _evaluate(self, judge: EngineJudge, stage: str) -> None:
         """Score the held-out rows greedily, with the response orders of `rlsys train`."""
@@ -273,7 +290,9 @@ class RftJob:
             for kind, flag in (("non_hinted", False), ("hinted", True)):
                 whys = sampled.filter(pc.equal(sampled["hinted"], flag))["why"].to_pylist()
                 by_kind[kind] = dict(Counter(whys))
-            rounds.append(RftRound(samples=sampled.num_rows, kept=pc.sum(sampled["kept"]).as_py(), **by_kind))
+            rounds.append(
+                RftRound(samples=sampled.num_rows, kept=pc.sum(sampled["kept"]).as_py(), **by_kind, teacher=self._teacher_use(number))
+            )
         return RunSummary(
             heldout={stage: heldout.summarise(table) for stage, table in tables.items()},
             baselines=heldout.baselines([item.record for item in self.heldout]),

@@ -85,7 +85,7 @@ def table_rows(result: JudgeResult, step: int, group: int, score_format: ScoreFo
                 "weight_version": 0,
                 "prompt_token_count": len(prompt.token_ids),
                 "token_count": sample["tokens"],
-                "rollout_logprob": sample["logprob"] / sample["tokens"] if sample["tokens"] else None,
+                "rollout_logprob": sample["logprob"] / sample["tokens"] if sample["tokens"] and "logprob" in sample else None,
                 "hinted": hinted,
                 "kept": decision == KEPT,
                 "why": decision,

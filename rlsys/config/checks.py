@@ -56,6 +56,14 @@ def _rules(config: Config, command: str) -> list[tuple[bool, str]]:
             "rft.non_hinted and rft.hinted are both false: nothing would be sampled. Set one of them to true.",
         ),
         (
+            command == "rft" and rft.teacher.url is not None and rft.teacher.model is None,
+            f"rft.teacher.url={rft.teacher.url}: name its model, rft.teacher.model, so that a resumed run asks the same one.",
+        ),
+        (
+            command == "ladder" and rft.teacher.url is not None,
+            f"rft.teacher.url={rft.teacher.url}: the ladder measures what a model learns from its own samples. Use `rlsys rft`.",
+        ),
+        (
             command in ("rft", "ladder") and rft.non_hinted and not rft.hinted and rft.samples == 1,
             "rft.samples=1 without hinted samples: a row with a correct sample is too easy then, and one without has nothing to keep, so "
             "nothing would be kept. Use rft.samples=3.",

@@ -20,7 +20,7 @@ class Endpoint(Section):
     url: str | None = None
     """Base URL, for example http://127.0.0.1:8000/v1. null: no endpoint."""
     model: str | None = None
-    """Name of the model at the endpoint. null: the only one that it lists."""
+    """Name of the model at the endpoint; required for `rft.teacher`. null: the only one that it lists."""
     api_key_env: str | None = None
     """Environment variable that holds the key. null: none is sent."""
     concurrency: PositiveInt = 16

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal, get_args
 
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, ValidationInfo, field_validator
 
+from rlsys.config.endpoint import Endpoint
 from rlsys.config.section import Section
 from rlsys.config.sources import Data
 
@@ -277,7 +278,8 @@ class Sft(Section):
     epochs: PositiveInt = 1
     """Number of passes over the rows."""
     data: Path | None = None
-    """JSONL of {prompt, completion} rows, to be used instead of the worked trajectories of the task generator."""
+    """JSONL of {prompt, completion} rows, to be used instead of the worked trajectories of the task generator. prompt is the user turn that
+    the template fills in, without the chat template; `rlsys prompt` writes such rows from a teacher's answers."""
 
 
 class Rft(Section):
@@ -293,6 +295,8 @@ class Rft(Section):
     """Sample each row once more with the ground truth in the prompt. The hint is removed from the training rows."""
     temperature: PositiveFloat = 1.0
     """Sampling temperature of both kinds (not given in the paper)."""
+    teacher: Endpoint = Field(default_factory=Endpoint)
+    """A stronger model behind an endpoint, from which both kinds of samples come (docs/endpoints.md)."""
     rounds: PositiveInt = 1
     """Rounds of sampling and fine-tuning. Each starts from the model of the previous round and uses new rows: iterated rejection sampling
     without RL."""

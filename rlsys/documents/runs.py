@@ -72,6 +72,22 @@ class SourceRows(Document):
     """By reason."""
 
 
+class TeacherUse(Document):
+    """What the teacher of a round of rejective fine-tuning used, as its endpoint reports it."""
+
+    model: str
+    prompt_tokens: NonNegativeInt
+    """Of every request."""
+    tokens: NonNegativeInt
+    """Generated."""
+    cost: FiniteFloat | None = None
+    """By the prices of rft.teacher."""
+
+    def __str__(self) -> str:
+        cost = "" if self.cost is None else f", cost {self.cost:,.2f}"
+        return f"{self.model} read {self.prompt_tokens:,} tokens and wrote {self.tokens:,}{cost}"
+
+
 class RftRound(Document):
     """A round of rejective fine-tuning: samples, those kept, and samples by reason for keeping or rejecting, without and with a hint."""
 
@@ -79,6 +95,8 @@ class RftRound(Document):
     kept: NonNegativeInt
     non_hinted: dict[str, NonNegativeInt]
     hinted: dict[str, NonNegativeInt]
+    teacher: TeacherUse | None = None
+    """None: the model itself was sampled."""
 
 
 class RunSummary(Result):

@@ -32,7 +32,9 @@ from rlsys.io.files import atomic_write, write_text_atomically
 from rlsys.io.remote_copy import RemoteCopy, RemoteCopyError
 from rlsys.models.loading import ensure_model
 
-MAY_CHANGE = {"run", "checkpoint", "rl.steps", "rl.eval_every"}
+MAY_CHANGE = {"run", "checkpoint", "rl.steps", "rl.eval_every"} | {
+    f"rft.teacher.{name}" for name in ("api_key_env", "concurrency", "timeout_s", "retries", "price_prompt", "price_completion")
+}
 """Keys and sections that may change when a run is resumed."""
 
 LEARNER_STATE = "optimizer/learner.json"

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import pyarrow as pa
 
@@ -127,6 +127,14 @@ class JudgeResult:
             "prompt_tokens": self.prompt_tokens,
         }
         return row | ({"skipped": self.rendered.skipped} if self.rendered.skipped else {})
+
+
+class Answering(Protocol):
+    """Whatever answers requests: engines, a model behind an endpoint, or a teacher."""
+
+    def answer(self, asks: Iterable[JudgeRequest], prompter: Any, sampling: Sampling, max_prompt_tokens: int) -> Iterator[JudgeResult]:
+        """Yield the results of `asks`, in order."""
+        ...
 
 
 def render_requests(requests: Iterable[JudgeRequest], prompter: Prompter, max_prompt_tokens: int) -> Iterator[RenderedRequest]:

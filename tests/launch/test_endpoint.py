@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -14,6 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 from commands import ROOT, rlsys_here, run_rlsys
 from endpoint_peer import Peer, failure, running
@@ -36,8 +38,12 @@ def evaluation(peer: Peer, pairs: Path, output: Path, *more: object) -> list[obj
     return ["eval", "--judge", peer.url, "-b", f"format:trl_preference={pairs}", "-o", output, "--k", "1,2", "--draws", 5, *more]
 
 
+def rows(path: Path) -> list[dict]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
 def samples(path: Path) -> list[dict]:
-    return [sample for line in path.read_text().splitlines() for sample in json.loads(line)["samples"]]
+    return [sample for row in rows(path) for sample in row["samples"]]
 
 
 def test_an_endpoint_is_evaluated_as_engines_are(pairs, tmp_path):
@@ -81,9 +87,9 @@ def test_rows_are_judged_by_an_endpoint(pairs, tmp_path):
         options = ["--input", pairs, "--format", "trl_preference", "--output", tmp_path / "judged.jsonl", "--k", 8]
         result = rlsys_here("judge", "--judge", peer.url, *options, "--strategy", "adaptive")
     assert result.returncode == 0, result.stderr
-    rows = [json.loads(line) for line in (tmp_path / "judged.jsonl").read_text().splitlines()]
-    assert [row["id"] for row in rows] == [f"r{i}" for i in range(12)] and all(row["correct"] for row in rows)
-    assert all(2 <= row["k"] < 8 for row in rows), "it stops early where all agree"
+    judged = rows(tmp_path / "judged.jsonl")
+    assert [row["id"] for row in judged] == [f"r{i}" for i in range(12)] and all(row["correct"] for row in judged)
+    assert all(2 <= row["k"] < 8 for row in judged), "it stops early where all agree"
     assert "accuracy" in result.stdout
 
 
@@ -109,15 +115,18 @@ def test_mistakes_are_named_before_anything_starts(pairs, tmp_path, options, exp
 def test_greedy_samples_of_vllms_own_server_are_those_of_our_engine(tiny_model, pairs, tmp_path):
     """The same model, template and rows through both: the texts are equal, token by token."""
     settings = ["prompt.template=compact", "rollout.max_tokens=16", "model.dtype=float32", "rollout.kv_cache_gib=0.25"]
-    form = ["-b", f"format:trl_preference={pairs}", "--k", "1,2", "--draws", 5]
+    form = ["-b", f"format:trl_preference={pairs}", "--k", "1,2", "--draws", 5, "--text"]
     ours = run_rlsys("eval", "--model", tiny_model, *form, "-o", tmp_path / "ours", *settings, timeout_s=900)
     assert ours.returncode == 0, ours.stderr[-3000:]
     with vllm_server(tiny_model, tmp_path / "server.log") as url:
         theirs = run_rlsys("eval", "--judge", url, *form, "-o", tmp_path / "theirs", *settings, timeout_s=900)
     assert theirs.returncode == 0, theirs.stderr[-3000:]
     for name in ("greedy", "swapped"):
+        prompts = [rows(tmp_path / folder / f"format_trl_preference.{name}.jsonl") for folder in ("ours", "theirs")]
+        assert [row["prompt_tokens"] for row in prompts[0]] == [row["prompt_tokens"] for row in prompts[1]]
         one, other = (samples(tmp_path / folder / f"format_trl_preference.{name}.jsonl") for folder in ("ours", "theirs"))
-        assert [sample["text"] for sample in one] == [sample["text"] for sample in other]
+        # The server's detokenizer withholds a character of which bytes are missing.
+        assert [sample["text"].rstrip("\ufffd") for sample in one] == [sample["text"] for sample in other]
         assert [sample["tokens"] for sample in one] == [sample["tokens"] for sample in other]
     sampled = samples(tmp_path / "theirs" / "format_trl_preference.samples.jsonl")
     assert len({sample["text"] for sample in sampled}) > len(sampled) // 2, "samples differ, as their seeds do"
@@ -151,3 +160,43 @@ def _is_healthy(url: str) -> bool:
             return bool(answer.status == 200)
     except (urllib.error.URLError, OSError):
         return False
+
+
+def by_seed(body: dict, attempt: int) -> str:
+    """Answer right where the prompt has a hint, and at random where it has none."""
+    found = re.search(r"Hint: Response (\d)", body["messages"][0]["content"])
+    first = found[1] == "1" if found else body["seed"] % 2 == 0
+    return f"An analysis. Scores: \\boxed{{{'9, 2' if first else '2, 9'}}}"
+
+
+@pytest.mark.nightly
+def test_a_student_learns_from_a_teacher_behind_an_endpoint(tiny, tiny_model, quiet, tmp_path, monkeypatch):
+    """Interrupted by the endpoint once: what it answered is not asked again. The key is in no file."""
+    from actors.loops.rft import rejective_fine_tuning
+    from rlsys.serving.endpoint import EndpointError
+
+    monkeypatch.setenv("TEACHER_KEY", "sk-secret-of-the-teacher")
+    rft = ["rft.rows=12", "rft.samples=2", "rft.batch_rows=4", "data.responses=[2]", "run.actor_timeout_s=600"]
+    with running(Peer(by_seed, key="sk-secret-of-the-teacher")) as peer:
+        teacher = [f"rft.teacher.url={peer.url}", "rft.teacher.model=judge", "rft.teacher.api_key_env=TEACHER_KEY"]
+        teacher += ["rft.teacher.price_prompt=1000", "rft.teacher.price_completion=2000", "rft.teacher.concurrency=2"]
+        config = tiny(tmp_path / "run", tiny_model, *rft, *teacher)
+        peer.answer = lambda body, attempt: by_seed(body, 0) if len(peer.bodies) < 20 else failure(400, "no more credit")
+        with pytest.raises(EndpointError, match="no more credit"):
+            rejective_fine_tuning(config, quiet)
+        done = rows(tmp_path / "run/round_1/samples.jsonl.part")
+        assert done
+        peer.bodies.clear()
+        peer.answer = by_seed
+        summary = rejective_fine_tuning(config, quiet)
+    assert len(peer.bodies) == 12 * 3 - sum(len(row["samples"]) for row in done)
+    assert rows(tmp_path / "run/round_1/samples.jsonl")[: len(done)] == done
+    (round_1,) = summary.rounds
+    assert round_1.samples == 12 * 3 and round_1.hinted == {"kept": 12}, "a hinted answer of this teacher is always right"
+    use = round_1.teacher
+    assert use.model == "judge" and use.tokens == 36 * 5 and use.cost == pytest.approx((use.prompt_tokens + 2 * use.tokens) / 1000)
+    table = pq.read_table(tmp_path / "run/trajectories/rft_round_1.parquet").to_pylist()
+    assert {row["text"] for row in table if row["kept"]} <= {"An analysis. Scores: \\boxed{9, 2}", "An analysis. Scores: \\boxed{2, 9}"}
+    assert (tmp_path / "run/model/config.json").exists()
+    for path in tmp_path.rglob("*"):
+        assert not path.is_file() or b"sk-secret-of-the-teacher" not in path.read_bytes(), path
