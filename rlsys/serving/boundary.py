@@ -15,8 +15,10 @@ from rlsys.serving.limits import MIB, Limits
 from rlsys.serving.metrics import Metrics
 
 LOG = logging.getLogger("rlsys.serving.requests")
-PUBLIC = frozenset({"/healthz", "/readyz", "/"})
-"""Routes that need no token: what probes ask, and the page, which asks for the token itself."""
+PAGE = ("/", "/serve.css", "/serve.js", "/votes.js")
+"""The files of the page, which asks for the token itself."""
+PUBLIC = frozenset({"/healthz", "/readyz", *PAGE})
+"""Routes that need no token: the page, and what probes ask."""
 BATCHES = frozenset({"/v1/score/batch"})
 """Routes whose body is JSONL, with a size limit of its own."""
 _JSON = ("application/json",)

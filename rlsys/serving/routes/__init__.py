@@ -11,9 +11,10 @@ from collections.abc import Callable
 from fastapi import APIRouter
 
 from rlsys.serving.guard import Guard
-from rlsys.serving.routes import nemo_gym, openai, openrlhf, rerank, score, slime
+from rlsys.serving.routes import nemo_gym, openai, openrlhf, page, rerank, score, slime
 
 ROUTERS: tuple[Callable[[Guard], APIRouter], ...] = (
+    page.router,
     score.router,
     openai.router,
     rerank.router,
