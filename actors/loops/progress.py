@@ -38,6 +38,7 @@ class ProgressReporter:
     def __enter__(self) -> ProgressReporter:
         self._status.start()
         self.metrics.set("last_progress", time.time())
+        self.metrics.set("restarts", self._file.restarts)
         return self
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:

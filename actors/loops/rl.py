@@ -217,8 +217,7 @@ class Job:
             update, writing = self._train(batch)
         with self.progress.phase("send weights", f"step {step}: sending weights"):
             # Where nothing was trained, the engines are awake and have these weights already.
-            if batch.trainable:
-                self._send_weights()
+            update["weight_bytes"] = self._send_weights() if batch.trainable else 0
         with self.progress.phase("write trajectories"):
             self.actors.reward.finish(writing)
         self._report(batch, update)
@@ -277,14 +276,15 @@ class Job:
         result = self.actors.learners.train_grpo(batch.learner, self.config.rollout.temperature, total_samples)
         return result["metrics"], self.actors.reward.begin_writing(key, path, result["samples"])
 
-    def _send_weights(self) -> None:
-        """Send the learners' weights to every engine under a new version number, which also wakes sleeping engines.
+    def _send_weights(self) -> int:
+        """Send the learners' weights to every engine under a new version number, which also wakes sleeping engines; returns their bytes.
 
         A batch in generation is finished first; with rollout.in_flight_updates its requests continue under the new weights.
         """
         self.version += 1
         with nullcontext() if self.config.rollout.in_flight_updates else self.engines:
-            self.actors.learners.send_weights(self.version)
+            sent: int = self.actors.learners.send_weights(self.version)["bytes"]
+        return sent
 
     def _report(self, batch: TrainingBatch, update: dict[str, Any]) -> None:
         """Report a step to the log, the dashboard and the screen."""

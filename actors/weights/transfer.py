@@ -271,9 +271,9 @@ class Trainer:
         """Send the current weights to every engine as `version`; `verify` then compares checksums with the live engines.
 
         Returns:
-            seconds (of the transfer) and verify_seconds (0 without `verify`). On rank 0 with backend "cpu" also stages, its seconds in
-            start, fill (gather, cast, copy), put (calling the engines), load (waiting for engines) and finish, and fill_cpu_seconds,
-            which stay below those of fill while an engine loads on the same core.
+            bytes (that each engine gets), seconds (of the transfer) and verify_seconds (0 without `verify`). On rank 0 with backend
+            "cpu" also stages, its seconds in start, fill (gather, cast, copy), put (calling the engines), load (waiting for engines) and
+            finish, and fill_cpu_seconds, which stay below those of fill while an engine loads on the same core.
         Raises:
             WeightTransferError: an engine failed, timed out, or has different weights; the message names it.
         """
@@ -285,6 +285,7 @@ class Trainer:
         if verify:
             self.verify()
         return {
+            "bytes": sum(torch.Size(shape).numel() * dtype.itemsize for _, dtype, shape in self.source.metadata()),
             "seconds": sent - began,
             "verify_seconds": time.monotonic() - sent if verify else 0.0,
             "stages": dict(self.sender.clock.seconds) if isinstance(self.sender, CpuSender) else {},

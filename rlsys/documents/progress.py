@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from pydantic import FiniteFloat
+from pydantic import FiniteFloat, NonNegativeInt
 
 from rlsys.documents.core import Document
 
@@ -16,6 +16,8 @@ class Progress(Document):
 
     started: FiniteFloat
     """When the process began, of a resumed run the last one."""
+    restarts: NonNegativeInt = 0
+    """Times that the run was started again."""
     host: str
     pid: int
     phase: str = "start"

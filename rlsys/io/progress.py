@@ -11,6 +11,7 @@ from pathlib import Path
 from threading import RLock
 from typing import Any
 
+from rlsys.data.readers import DataError
 from rlsys.documents.core import read_document, write_document
 from rlsys.documents.progress import Progress
 
@@ -28,8 +29,13 @@ class ProgressFile:
     def __init__(self, folder: Path | None):
         self._path = folder / Progress.FILE if folder is not None else None
         now = time.time()
-        self._state = Progress(started=now, since=now, host=socket.gethostname(), pid=os.getpid())
+        self._state = Progress(started=now, since=now, restarts=_starts(folder), host=socket.gethostname(), pid=os.getpid())
         self._lock = RLock()
+
+    @property
+    def restarts(self) -> int:
+        """Return how often the run was started again."""
+        return self._state.restarts
 
     def enter(self, phase: str, doing: str, seconds: Mapping[str, float]) -> None:
         """Record that a phase begins. `seconds`: of all phases so far."""
@@ -52,6 +58,15 @@ class ProgressFile:
             with suppress(OSError):
                 if self._path is not None:
                     write_document(self._path, self._state)
+
+
+def _starts(folder: Path | None) -> int:
+    """Return how often the run in `folder` has been started so far."""
+    try:
+        before = read_progress(folder) if folder is not None else None
+    except DataError:  # damaged, so there was a start
+        return 1
+    return 0 if before is None else before.restarts + 1
 
 
 def read_progress(folder: Path) -> Progress | None:

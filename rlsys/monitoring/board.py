@@ -78,6 +78,8 @@ def _phases() -> list[Panel]:
         metrics_panel("Phases of a batch", "seconds/{phase}", stacked=True, phase=BATCH_PHASES),
         metrics_panel("Phases of an update", "seconds/{phase}", stacked=True, phase=LEARNER_PHASES),
         metrics_panel("Weight transfer", "seconds/{phase}", phase="send_weights"),
+        metrics_panel("Weights sent to each engine", "weight_bytes"),
+        metrics_panel("Restarts", "restarts"),
         Panel("Time since the last progress", since, "s", about="Seconds since the run last completed a phase."),
     ]
 

@@ -95,6 +95,7 @@ GROUPS: dict[str, tuple[Metric, ...]] = {
     ),
     "Staleness": (
         Metric("weight_version", "", "version of the engines' weights after the step"),
+        Metric("weight_bytes", "bytes", "size of the new weights that each engine got after the step; 0 if nothing was trained on"),
         Metric("oldest_version", "", "version of the weights that the step's oldest sample comes from"),
         Metric("mismatch", "nats per token", "mean absolute difference of log-probabilities between trainer and engine"),
         Metric("mismatch_k3", "nats per token", "k3 estimate of KL(engine || trainer)"),
@@ -114,6 +115,7 @@ GROUPS: dict[str, tuple[Metric, ...]] = {
 
 LIVE = (
     Metric("last_progress", "seconds since 1970", "time at which the run last completed a phase"),
+    Metric("restarts", "", "times that the run was started again, to continue after a failure or with more steps"),
     Metric("batches_waiting", "", "batches sampled and judged that wait for the learners; at most rl.staleness + 1"),
     Metric("samples_in_flight/{engine}", "", "samples that an engine has been asked for and has not returned, by engine"),
     Metric("engine_tokens/{engine}", "tokens", "tokens generated since the engine started, by engine", "counter"),

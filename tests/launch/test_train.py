@@ -20,6 +20,7 @@ from rlsys.config.files import load_config
 from rlsys.data.datasets import open_rows
 from rlsys.data.trajectories import TRAJECTORIES
 from rlsys.io.metrics import MetricsLog
+from rlsys.io.progress import read_progress
 from rlsys.rewards.rules import judge
 
 REAL_DATA = Path(os.environ.get("RLSYS_REAL_DATA", "../shared/data"))
@@ -111,7 +112,12 @@ def test_checkpoints_load_in_transformers_and_moved_from_the_cold_start(straight
     cold, final = weights(checkpoints / "cold_start" / "model"), weights(checkpoints / "step_000003" / "model")
     assert cold.keys() == final.keys()
     assert any(not torch.equal(cold[name], final[name]) for name in cold)
-    assert any(row["groups_trained"] > 0 and not row["skipped"] for row in MetricsLog.read(config.run.dir))
+    rows = MetricsLog.read(config.run.dir)
+    assert any(row["groups_trained"] > 0 and not row["skipped"] for row in rows)
+    sizes = {bool(row["groups_trained"]): row["weight_bytes"] for row in rows}
+    model = AutoModelForCausalLM.from_pretrained(checkpoints / "step_000003" / "model", dtype=torch.float32)
+    assert sizes == sizes | {True: sum(parameter.nbytes for parameter in model.parameters())}
+    assert sizes.get(False, 0) == 0
 
 
 def test_a_complete_run_is_not_run_again(straight_run, quiet):
@@ -153,6 +159,7 @@ def test_killed_and_started_again_it_goes_on_exactly_as_it_would_have(straight_r
         apart = sum(((theirs[name] - ours[name]) ** 2).sum() for name in cold) ** 0.5
         assert apart < 0.02 * moved
     assert [row["step"] for row in MetricsLog.read(folder)] == [1, 2, 3]
+    assert [read_progress(run).restarts for run in (folder, straight.run.dir)] == [1, 0]
 
 
 @pytest.mark.parametrize(

@@ -138,6 +138,8 @@ def head(snapshot: Snapshot) -> Text:
     ]
     if snapshot.metrics:
         parts.append(f"  step {snapshot.step}" + (f" of {snapshot.steps}" if snapshot.is_rl else ""))
+    if snapshot.restarts:
+        parts.append(f"  restarts: {snapshot.restarts}")
     since = "" if snapshot.elapsed_s is None else duration(snapshot.elapsed_s)
     if snapshot.state == "running":
         parts.append(f"  {snapshot.doing}, for {since}")

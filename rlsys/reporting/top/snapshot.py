@@ -72,6 +72,8 @@ class Snapshot:
     doing: str
     elapsed_s: float | None
     """Since the phase began, or since the run ended."""
+    restarts: int
+    """Times that the run was started again."""
     steps: int
     """Of the config."""
     metrics: list[dict[str, Any]]
@@ -122,6 +124,7 @@ def take(folder: Path, others: Sequence[Actor] = ()) -> Snapshot:
         state=state,
         doing=printable(progress.doing if progress else ""),
         elapsed_s=_elapsed(progress),
+        restarts=progress.restarts if progress else 0,
         steps=steps,
         metrics=read_tail(folder / "metrics.jsonl"),
         heldout=_heldout(folder / "trajectories"),

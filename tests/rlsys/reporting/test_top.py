@@ -17,6 +17,7 @@ from rlsys.config.files import load_config, save_config
 from rlsys.data.readers import DataError
 from rlsys.documents.progress import Progress
 from rlsys.io.progress import ProgressFile, read_progress
+from rlsys.reporting.top.app import head
 from rlsys.reporting.top.snapshot import TAIL, Actor, Heldout, read_tail, take
 
 
@@ -57,6 +58,15 @@ def test_the_state_follows_what_the_run_writes(run) -> None:
     assert take(run).state == "complete"
     os.utime(run / "summary.json", (1, 1))  # of an earlier process, with fewer steps
     assert take(run).state == "ended"
+
+
+def test_starts_are_counted(run) -> None:
+    for expected in range(3):
+        ProgressFile(run).say("started")
+        assert take(run).restarts == read_progress(run).restarts == expected
+    assert "restarts: 2" in head(take(run)).plain
+    write(run / Progress.FILE, "{")  # a start, whatever it wrote
+    assert ProgressFile(run).restarts == 1
 
 
 def test_a_killed_run_is_recognised(run) -> None:
