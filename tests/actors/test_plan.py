@@ -16,11 +16,11 @@ import numpy as np
 import pytest
 import ray
 import torch
-from allocations import Allocations
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from actors.learner.learner import LearnerActor
 from actors.rollout.rollout import RolloutActor
+from launch.bench.allocations import Allocations
 from launch.bench.memory import resident_bytes
 from rlsys.config.schema import Config
 from rlsys.data.chain import LearnerBatch, LearnerRow

@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from allocations import Allocations
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
+from launch.bench.allocations import Allocations
 from rlsys.config.schema import Config, Learner
 from rlsys.data.chain import LearnerBatch, LearnerRow
 from rlsys.models import policy
