@@ -21,6 +21,7 @@ from launch.commands.prompt import prompt
 from launch.commands.report import report
 from launch.commands.rft import filter_rows, rft
 from launch.commands.score import score
+from launch.commands.serve import serve
 from launch.commands.show import show
 from launch.commands.submit import submit
 from launch.commands.top import top
@@ -63,6 +64,7 @@ app.command()(ladder)
 app.command()(submit)
 app.command()(plan)
 app.command()(judge)
+app.command()(serve)
 app.command("eval")(evaluate)
 app.command()(vote)
 app.command()(report)

@@ -19,7 +19,7 @@ import asyncio
 import itertools
 import os
 import time
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -185,6 +185,10 @@ class RolloutActor:
         """Return the number of unfinished samples."""
         return len(self._running)
 
+    def engine_failure(self) -> str:
+        """Return why this actor can answer nothing more, such as the death of its engine; empty if it can."""
+        return self._failure or ("its engine has died" if self._engine is None or self._engine.errored else "")
+
     async def abort(self) -> None:
         """Cancel all samples in flight; their `generate` calls raise RolloutError."""
         for task in self._running:
@@ -201,7 +205,13 @@ class RolloutActor:
     # --- sampling ------------------------------------------------------------------------------------------------
 
     async def generate(
-        self, prompts: pa.RecordBatch, temperature: float, top_p: float, max_tokens: int, min_tokens: int = 0
+        self,
+        prompts: pa.RecordBatch,
+        temperature: float,
+        top_p: float,
+        max_tokens: int,
+        min_tokens: int = 0,
+        on_text: Callable[[str], None] | None = None,
     ) -> pa.RecordBatch:
         """Generate every sample of `prompts`, all in flight at once.
 
@@ -211,15 +221,13 @@ class RolloutActor:
             top_p: 1 samples from the full distribution; below 1, `logprobs` are those of the renormalised nucleus.
             max_tokens: maximum length of a completion; prompt and completion must fit `max_model_len`.
             min_tokens: minimum length; until then the end-of-sequence token has probability zero.
+            on_text: called in this process with the text of a single sample as it grows, without any special tokens.
         Returns:
             SAMPLES, in the order of prompts and seeds. `logprobs` are the engine's log_softmax(logits / temperature)
             when it sampled the token; at temperature 0, of the logits themselves. `weight_version` is that of the oldest token.
         Raises:
             RolloutError: a prompt is too long, the engine is asleep, the engine or a weight update failed, or `abort` was called.
         """
-        from vllm import SamplingParams
-        from vllm.sampling_params import RequestOutputKind
-
         rows = prompts.select(["group", "prompt_token_ids", "seeds"]).to_pylist()
         for row in rows:
             length = len(row["prompt_token_ids"])
@@ -235,21 +243,9 @@ class RolloutActor:
         keys, tasks, numbers = [], [], []
         for row in rows:
             for sample, seed in enumerate(row["seeds"]):
-                params = SamplingParams(
-                    temperature=temperature,
-                    top_p=top_p,
-                    max_tokens=max_tokens,
-                    min_tokens=min_tokens,
-                    # The engine by itself stops only at the model's eos tokens.
-                    stop_token_ids=None if self._decoder.end is None else [self._decoder.end],
-                    seed=seed if temperature > 0 else None,
-                    logprobs=None if self._workers_keep_logprobs else 0,  # 0: only the sampled token's
-                    flat_logprobs=True,
-                    detokenize=False,  # done once, at the end
-                    output_kind=RequestOutputKind.FINAL_ONLY,
-                )
+                params = self._sampling_params(seed, temperature, top_p, max_tokens, min_tokens, grows=on_text is not None)
                 number = next(self._request_ids)
-                task = asyncio.ensure_future(self._sample(row["prompt_token_ids"], params, number))
+                task = asyncio.ensure_future(self._sample(row["prompt_token_ids"], params, number, on_text))
                 self._running.add(task)
                 task.add_done_callback(self._running.discard)
                 keys.append((row["group"], sample))
@@ -261,6 +257,8 @@ class RolloutActor:
             outputs = await asyncio.gather(*tasks)
             logprobs = await self._logprobs(numbers, outputs)
         except asyncio.CancelledError as error:
+            if (caller := asyncio.current_task()) and caller.cancelling():
+                raise
             self._raise_if_failed()
             raise RolloutError(f"{self.name}: samples were aborted.") from error
         except Exception as error:
@@ -273,16 +271,37 @@ class RolloutActor:
         self._metrics.add(f"engine_tokens/{self.name}", sum(len(output.token_ids) for output in outputs))
         return sample_batch(keys, outputs, logprobs, self._decoder)
 
+    def _sampling_params(self, seed: int, temperature: float, top_p: float, max_tokens: int, min_tokens: int, grows: bool) -> Any:
+        from vllm import SamplingParams
+        from vllm.sampling_params import RequestOutputKind
+
+        return SamplingParams(
+            temperature=temperature,
+            top_p=top_p,
+            max_tokens=max_tokens,
+            min_tokens=min_tokens,
+            # The engine by itself stops only at the model's eos tokens.
+            stop_token_ids=None if self._decoder.end is None else [self._decoder.end],
+            seed=seed if temperature > 0 else None,
+            logprobs=None if self._workers_keep_logprobs else 0,  # 0: only the sampled token's
+            flat_logprobs=True,
+            detokenize=grows,  # else done once, at the end
+            output_kind=RequestOutputKind.CUMULATIVE if grows else RequestOutputKind.FINAL_ONLY,
+        )
+
     @ray.method(num_returns=2)
     async def sample(self, *arguments: Any) -> tuple[int, pa.RecordBatch]:
         """Call `generate`; returns the number of samples, which the caller waits for, and the samples, which stay in the object store."""
         samples = await self.generate(*arguments)
         return samples.num_rows, samples
 
-    async def _sample(self, prompt: list[int], params: Any, number: int) -> Any:
-        final = None
+    async def _sample(self, prompt: list[int], params: Any, number: int, on_text: Callable[[str], None] | None) -> Any:
+        final, shown = None, 0
         async for output in self._engine.generate({"prompt_token_ids": prompt}, params, request_id(number, self.name)):
             final = output
+            if on_text and len(text := output.outputs[0].text) > shown:
+                on_text(text[shown:])
+                shown = len(text)
         if final is None:
             raise RuntimeError(f"request {number}: the engine returned no output.")
         return final.outputs[0]

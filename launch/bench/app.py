@@ -16,6 +16,7 @@ from launch.bench.learner import learner
 from launch.bench.overlap import overlap
 from launch.bench.reward import reward
 from launch.bench.rollout import rollout
+from launch.bench.serve import serve
 from launch.bench.start import start
 from launch.bench.step import step
 from launch.bench.weights import weights
@@ -23,5 +24,5 @@ from launch.bench.wire import wire
 
 bench_app = typer.Typer(name="bench", help="Measure speed on this machine.", no_args_is_help=True)
 
-for command in (step, reward, control, overlap, weights, wire, learner, rollout, start, judge, growth, intervals, data):
+for command in (step, reward, control, overlap, weights, wire, learner, rollout, start, judge, serve, growth, intervals, data):
     bench_app.command()(command)

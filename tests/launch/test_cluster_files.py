@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import importlib
 import importlib.metadata
 import os
 import re
@@ -25,7 +26,7 @@ ROOT = Path(__file__).resolve().parents[2]
 FOLDER = ROOT / "launch/cluster"
 KUBERAY = Path(os.environ.get("RLSYS_REAL_DATA", ROOT / "../shared/data")) / "kuberay"
 IMAGE_ROOT = "/opt/rlsys/"
-MANIFESTS = ["raycluster.yaml", "rayjob.yaml"]
+MANIFESTS = ["raycluster.yaml", "rayjob.yaml", "rayservice.yaml"]
 
 
 def documents(name: str) -> list[dict[str, Any]]:
@@ -38,8 +39,12 @@ def ray_resource(name: str) -> dict[str, Any]:
 
 
 def cluster_spec(name: str) -> dict[str, Any]:
-    spec = ray_resource(name)["spec"]
-    return spec.get("rayClusterSpec", spec)
+    return ray_cluster_of(ray_resource(name))
+
+
+def ray_cluster_of(resource: dict[str, Any]) -> dict[str, Any]:
+    spec = resource["spec"]
+    return spec.get("rayClusterSpec") or spec.get("rayClusterConfig") or spec
 
 
 def refuse_unknown(schema: Any) -> None:
@@ -73,8 +78,7 @@ def test_manifests_fit_kuberays_schemas(name: str) -> None:
     schema = crd_schema(resource)
     jsonschema.validate(resource, schema)
     misspelt = copy.deepcopy(resource)
-    spec = misspelt["spec"].get("rayClusterSpec", misspelt["spec"])
-    spec["workerGroupSpecs"][0]["template"]["spec"]["containers"][0]["volumeMountz"] = []
+    ray_cluster_of(misspelt)["workerGroupSpecs"][0]["template"]["spec"]["containers"][0]["volumeMountz"] = []
     with pytest.raises(jsonschema.ValidationError, match="volumeMountz"):
         jsonschema.validate(misspelt, schema)
 
@@ -104,6 +108,27 @@ def test_the_jobs_command_fits_its_pool() -> None:
     machine = pool["template"]["spec"]["containers"][0]["resources"]["limits"]
     assert settings.learner.ranks + settings.rollout.actors == pool["replicas"] * int(machine["nvidia.com/gpu"])
     assert all(str(path).startswith("/shared/") for path in (settings.run.dir, settings.model.path))
+
+
+def test_the_services_config_fits_rays_schema_and_the_application() -> None:
+    """The manifest and the file of `serve deploy` are the same; their arguments are the application's, and a misspelt one is refused."""
+    from ray.serve.schema import ServeDeploySchema
+
+    from rlsys.serving.service import ServiceArguments
+
+    config = documents("serve.yaml")[0]
+    assert yaml.safe_load(ray_resource("rayservice.yaml")["spec"]["serveConfigV2"]) == config
+    (application,) = ServeDeploySchema.model_validate(config).applications
+    module, function = application.import_path.split(":")
+    assert callable(getattr(importlib.import_module(module), function))
+    arguments = ServiceArguments.model_validate(application.args)
+    assert arguments.token_file is not None and not arguments.anonymous and arguments.replicas == (1, 4)
+    with pytest.raises(ValueError, match="modle"):
+        ServiceArguments.model_validate({**application.args, "modle": "x"})
+    with pytest.raises(ValueError, match="max_kk"):
+        ServiceArguments.model_validate({**application.args, "limits": {"max_kk": 1}})
+    (pool,) = cluster_spec("rayservice.yaml")["workerGroupSpecs"]
+    assert pool["maxReplicas"] == arguments.replicas[1]
 
 
 def test_the_launchers_file_fits_rays_schema() -> None:

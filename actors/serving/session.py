@@ -1,0 +1,118 @@
+"""A running service: Ray, Serve and the application, started together and ended in order."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import ray
+from ray import serve
+from ray.serve.handle import DeploymentHandle
+
+from actors.cluster.session import ray_session
+from actors.serving.application import NAME, application
+from rlsys.config.schema import Config
+from rlsys.serving.service import ServiceArguments
+
+DRAIN_MARGIN_S = 10.0
+"""Seconds that the answer of the draining ingress may take beyond the time it waits."""
+
+
+class ServiceError(RuntimeError):
+    """The service did not start; the message says why."""
+
+
+@dataclass(frozen=True)
+class Service:
+    """A running service."""
+
+    url: str
+    ingress: DeploymentHandle
+
+    def check(self) -> None:
+        """Raise ServiceError if the service has ended by itself."""
+        try:
+            found = serve.status().applications.get(NAME)
+        except (RuntimeError, ray.exceptions.RayError) as error:
+            raise ServiceError(f"the service has ended: {type(error).__name__}: {error}") from error
+        if found is None:
+            raise ServiceError("the service was deleted by somebody else.")
+
+    def drain(self, seconds: float) -> int:
+        """Refuse further requests, and wait for those in progress; returns how many are left after `seconds`."""
+        try:
+            return int(self.ingress.drain.remote(seconds).result(timeout_s=seconds + DRAIN_MARGIN_S))
+        except (TimeoutError, ray.exceptions.RayError):
+            return 0  # The ingress itself is gone.
+
+
+@contextmanager
+def running_service(
+    arguments: ServiceArguments, config: Config, meta_rm: str | None, token: str | None, host: str, port: int, address: str | None = None
+) -> Iterator[Service]:
+    """Start the service, and stop it when the block ends. In it, SIGTERM raises KeyboardInterrupt, as Ctrl-C does.
+
+    Args:
+        config, meta_rm: of `rlsys.serving.service.service_config`.
+        address: of a running Ray cluster; None: a local Ray of its own, which ends with the block.
+
+    Raises:
+        ServiceError: the port is taken, or a model did not start.
+    """
+    # Serve's own lines about deployments and replicas; errors are raised.
+    os.environ.setdefault("RAY_SERVE_LOG_TO_STDERR", "0")
+    logging.getLogger("ray.serve").setLevel(logging.WARNING)
+    with _cluster(config, address), _sigterm_interrupts():
+        try:
+            serve.start(
+                proxy_location="HeadOnly",
+                http_options={"host": host, "port": port},
+                logging_config={"log_level": "WARNING", "enable_access_log": False},
+            )
+            ingress = serve.run(application(arguments, config, meta_rm, token), name=NAME, route_prefix="/")
+        except (RuntimeError, TimeoutError, ray.exceptions.RayError) as error:
+            _stop(address is None)
+            raise ServiceError(f"the service did not start: {error}") from error
+        try:
+            yield Service(f"http://{f'[{host}]' if ':' in host else host}:{port}", ingress)
+        finally:
+            _stop(address is None)
+
+
+@contextmanager
+def _cluster(config: Config, address: str | None) -> Iterator[None]:
+    if address is None:
+        with ray_session(config.run):
+            yield
+        return
+    ray.init(address=address, logging_level="warning")
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+@contextmanager
+def _sigterm_interrupts() -> Iterator[None]:
+    """Handle SIGTERM like Ctrl-C. Ray, which has just been started, would end the process at once."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    previous = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+
+
+def _stop(local: bool) -> None:
+    """Delete the application, and Serve as well if nothing else runs on it. A local Serve ends with its Ray."""
+    others = [name for name in serve.status().applications if name != NAME]
+    serve.delete(NAME)
+    if not local and not others:
+        serve.shutdown()
