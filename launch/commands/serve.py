@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from launch.commands.judge import MetaRm, ModelOption, Settings
+from launch.commands.judge import MetaRm, Settings
 from launch.console import UserError, print_text, to_stdout
 from launch.options import OnlyCheck
 from rlsys.serving.limits import Limits
@@ -28,7 +28,7 @@ DEFAULTS = Limits()
 
 
 def serve(
-    model: ModelOption,
+    model: Annotated[str, typer.Option("--model", metavar="M", help="Run folder, model folder or hub name. A run also sets the template.")],
     settings: Settings = None,
     meta_rm: MetaRm = None,
     k: Annotated[int, typer.Option("--k", min=1, help="Samples of a request that names no k.")] = 8,
