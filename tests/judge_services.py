@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import threading
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 
-import uvicorn
+from scripted_judge import served
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import Response
@@ -42,6 +41,7 @@ def fake_answer(request: ScoreRequest) -> ScoreResponse:
     return ScoreResponse(
         id=request.id or "made-up",
         scores=scores,
+        score_range=(1, 10) if parses else None,
         best=best,
         margin=None if scores is None or n == 1 else sorted(scores)[-1] - sorted(scores)[-2],
         tied=bool(scores) and scores.count(max(scores)) > 1,
@@ -103,22 +103,3 @@ def odd_service(answer: Callable[[Request], Awaitable[Response]]) -> Iterator[st
     """Serve POST /v1/score by `answer` on a free port; yields the URL."""
     with served(Starlette(routes=[Route("/v1/score", answer, methods=["POST"])])) as url:
         yield url
-
-
-@contextmanager
-def served(app: Starlette) -> Iterator[str]:
-    """Serve an ASGI application on a free port of this machine; yields its URL."""
-    server = uvicorn.Server(uvicorn.Config(app, host="127.0.0.1", port=0, log_level="error", timeout_graceful_shutdown=2))
-    thread = threading.Thread(target=server.run, daemon=True)
-    thread.start()
-    try:
-        for _ in range(600):
-            if server.started:
-                break
-            assert thread.is_alive()
-            thread.join(0.05)
-        yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
-    finally:
-        server.should_exit = True
-        thread.join(20)
-        assert not thread.is_alive()

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import re
+from typing import TYPE_CHECKING
 
 from rlsys.serving.contract import Message
-from rlsys.serving.rewards import Conversation
+
+if TYPE_CHECKING:
+    from rlsys.serving.rewards import Conversation
 
 _FORMS = (
     # ChatML (Qwen, SmolLM2, Hermes), Llama 3, Gemma: the start of a turn with its role, and its end.
