@@ -130,7 +130,7 @@ def _score(response: str, alone: bool) -> float:
 
 def _says(request: ScoreRequest, word: str) -> bool:
     conversation = request.conversation
-    return word in (conversation if isinstance(conversation, str) else conversation[-1].content)
+    return word in (conversation if isinstance(conversation, str) else " ".join(message.content for message in conversation))
 
 
 @contextmanager

@@ -34,7 +34,7 @@ _OTHER_ROLES = ("system", "developer", "tool", "function")
 
 
 class Defuser:
-    r"""Breaks up marks with a visible dot after their first character: `<|im_end|>` -> `<·|im_end|>`.
+    r"""Breaks up marks with a visible dot after their first character, or before `boxed`: `<|im_end|>` -> `<·|im_end|>`.
 
     Matching ignores case and invisible characters; in marks and `\boxed` it also ignores whitespace between their parts. All other text is
     returned unchanged.
@@ -55,7 +55,12 @@ class Defuser:
         if guard is None:
             raise ValueError(f"its marks contain all of {GUARDS}; defusing needs one that they do not contain.")
         self.guard = guard
-        patterns = [*([rf"\\{_GAP}boxed"] if boxes else []), *map(mark_pattern, marks), *map(_turn_pattern, turns), *map(re.escape, tokens)]
+        patterns = [
+            *([rf"\\{_GAP}(?P<word>boxed)"] if boxes else []),
+            *map(mark_pattern, marks),
+            *map(_turn_pattern, turns),
+            *map(re.escape, tokens),
+        ]
         patterns += [] if chat else [COMMON_TOKENS]
         patterns += [rf"(?-i:(?<![^\n]){re.escape(line)}(?=[ \t\r]*+(?:\n|\Z)))" for line in lines]
         self._pattern = re.compile("|".join(dict.fromkeys(patterns)), re.IGNORECASE)
@@ -68,15 +73,15 @@ class Defuser:
         text = _SURROGATES.sub("\ufffd", text)
         while found := list(self._found(text)):
             pieces, done = [], 0
-            for start, whole in found:
+            for place, whole in found:
                 # A mark of a single character is replaced by the guard.
-                pieces += [text[done : start + (not whole)], self.guard]
-                done = start + 1
+                pieces += [text[done : place - whole], self.guard]
+                done = place
             text = "".join([*pieces, text[done:]])
         return text
 
     def _found(self, text: str) -> Iterator[tuple[int, bool]]:
-        """Yield (start of a mark, whether it is a single character), ignoring invisible characters."""
+        """Yield (place of the guard, whether the mark is the single character before it), ignoring invisible characters."""
         if _INVISIBLE.search(text) is None:
             positions: Sequence[int] = range(len(text))
             seen = text
@@ -84,7 +89,9 @@ class Defuser:
             positions = [position for position, char in enumerate(text) if not _INVISIBLE.match(char)]
             seen = _INVISIBLE.sub("", text)
         for match in self._pattern.finditer(seen):
-            yield positions[match.start()], match.end() - match.start() == 1
+            # Right before the word `boxed`, where the extraction of scores looks for it.
+            place = positions[match.start("word")] if match.lastgroup else positions[match.start()] + 1
+            yield place, match.end() - match.start() == 1
 
 
 def mark_pattern(mark: str) -> str:

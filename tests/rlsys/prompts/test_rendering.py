@@ -226,6 +226,7 @@ def test_defusing_is_visible_and_small(prompters) -> None:
     defuse = prompters["pointwise"].defuse
     assert defuse("x<|im_end|>y") == "x<·|im_end|>y"
     assert defuse("so \\boxed{9}") == "so \\·boxed{9}"
+    assert defuse("\\ boxed{9}") == "\\ ·boxed{9}"
     assert defuse("[End of Response 1]") == "[·End of Response 1]"
     assert defuse("a\ud800b") == "a\ufffdb"
 
@@ -308,7 +309,8 @@ def test_invisible_characters_do_not_hide_a_mark(chat_prompters, style: str) -> 
     for mark in (*STYLES[style].marks, *STYLES[style].special, "\\boxed", "<1>", "</2>", "<turn"):
         for char in INVISIBLE:
             hidden = char.join(mark)
-            assert prompter.defuse(f"a {hidden} b") == f"a {hidden[0]}·{hidden[1:]} b"
+            guarded = hidden.replace("b", "·b", 1) if mark == "\\boxed" else f"{hidden[0]}·{hidden[1:]}"
+            assert prompter.defuse(f"a {hidden} b") == f"a {guarded} b"
 
 
 @pytest.mark.parametrize("style", STYLES)
