@@ -10,7 +10,7 @@ from typing import Any
 from fastapi import APIRouter, Request
 from starlette.responses import StreamingResponse
 
-from rlsys.serving.contract import ScoreRequest, ScoreResponse
+from rlsys.serving.contract import ScoreRequest, ScoreResponse, ServingError
 from rlsys.serving.errors import as_serving_error, error_body
 from rlsys.serving.guard import Guard
 from rlsys.serving.streams import answer, json_line, score_events, streamed
@@ -79,11 +79,18 @@ def _numbered(body: bytes) -> Iterator[tuple[int, bytes]]:
         start = end + 1
 
 
+def _parsed(line: bytes) -> Any:
+    try:
+        return json.loads(line.decode())
+    except (ValueError, RecursionError) as error:
+        raise ServingError(f"the line is not JSON in UTF-8: {error}.") from error
+
+
 async def _line_answer(judge: Guard, number: int, line: bytes) -> Row:
     request_id = None
     try:
         judge.limits.check_line(line)
-        row = json.loads(line)
+        row = _parsed(line)
         request_id = row.get("id") if isinstance(row, dict) else None
         response = await judge.score_line(ScoreRequest.model_validate(row))
         return {"line": number} | response.model_dump()
