@@ -21,8 +21,9 @@ class Counts(NamedTuple):
 def training_counts(config: Config, cores: int, gpus: Sequence[int]) -> Counts:
     """Count the actors of a job that samples and trains.
 
-    With both null, phases that take turns (rl.staleness=0) share all GPUs, and overlapping ones get half of them each. With one null, it
-    gets the GPUs that the other one leaves, or shares those of the other one if it leaves none.
+    With both null, phases that take turns (rl.staleness=0) share all GPUs, and overlapping ones get half of them each. (They do not share
+    either if engines find room on half of the GPUs only, each within a machine.) With one null, it gets the GPUs that the other one
+    leaves, or shares those of the other one if it leaves none.
 
     Args:
         cores: CPU cores of the cluster.
@@ -33,8 +34,10 @@ def training_counts(config: Config, cores: int, gpus: Sequence[int]) -> Counts:
     if not total:
         return Counts(ranks or min(CPU_RANKS, max(1, cores)), engines or 1)
     if ranks is None and engines is None:
-        engines = groups if config.rl.staleness == 0 else max(1, min(groups, total // 2 // width))
-        return Counts(engines * width if config.rl.staleness == 0 or total <= width else total - engines * width, engines)
+        in_turns = config.rl.staleness == 0
+        engines = max(1, groups if in_turns else min(groups, total // 2 // width))
+        shares = total < 2 * engines * width if in_turns else total <= width
+        return Counts(engines * width if shares else total - engines * width, engines)
     if ranks is None:
         assert engines is not None
         left = total - engines * width

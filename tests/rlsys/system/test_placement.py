@@ -108,8 +108,15 @@ def test_null_fits_any_cluster_and_leaves_no_gpu_idle(found, width, staleness):
     assume(groups)
     placed = place(config("null", "null", width, staleness), found)
     check_is_grantable(placed)
-    assert placed.colocated == (staleness == 0 or total == width)
+    assert placed.colocated == (total < 2 * groups * width if staleness == 0 else total == width)
     assert placed.gpus == (groups * width if placed.colocated else total)
+
+
+def test_null_with_engines_that_are_too_wide_is_refused():
+    with pytest.raises(PlacementError, match="require at least 4 GPUs; the cluster has 2"):
+        place(config("null", "null", 4), machines((8, 2)))
+    with pytest.raises(PlacementError, match="1 engines of 4 GPUs each .* there is room for 0"):
+        place(config("null", "null", 4), machines((8, 2), (8, 2)))
 
 
 @given(GPU_MACHINES, st.sampled_from(["learner.ranks", "rollout.actors"]), st.integers(1, 8), st.sampled_from([1, 2]), st.integers(0, 1))
