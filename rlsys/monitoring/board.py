@@ -16,6 +16,8 @@ TITLE = "rlsys"
 FILE = "rlsys_grafana_dashboard.json"
 RAY_DATA_UID = "rayDataDashboard"
 """Of the board that Ray's dashboard embeds as its second tab under Metrics."""
+SOURCE = {"type": "prometheus", "uid": "${datasource}"}
+"""The Prometheus server that the board's first variable names."""
 RUN = 'SessionName=~"$SessionName", run=~"$run"'
 """Selector of the chosen runs' series."""
 NODES = 'SessionName=~"$SessionName"'
@@ -173,8 +175,7 @@ def _variables() -> Iterator[dict[str, Any]]:
         yield {
             "name": name,
             "type": "query",
-            "datasource": "${datasource}",
-            "definition": query,
+            "datasource": SOURCE,
             "query": {"query": query, "refId": "StandardVariableQuery"},
             "includeAll": True,
             "allValue": ".+",
@@ -209,7 +210,7 @@ def _panel(panel: Panel, number: int) -> dict[str, Any]:
         "type": "timeseries",
         "title": panel.title,
         "description": panel.about,
-        "datasource": "${datasource}",
+        "datasource": SOURCE,
         "targets": targets,
         "fieldConfig": {"defaults": {"unit": panel.unit, "custom": style}, "overrides": []},
         "options": {"legend": {"displayMode": "list", "placement": "bottom", "showLegend": True}, "tooltip": {"mode": "multi"}},

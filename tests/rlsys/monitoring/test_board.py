@@ -6,8 +6,10 @@ import json
 import re
 import shutil
 import subprocess
+from collections.abc import Iterator
 from itertools import combinations
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -59,12 +61,43 @@ def test_the_board_has_grafanas_shape() -> None:
         assert apart or one["y"] + one["h"] <= other["y"] or other["y"] + other["h"] <= one["y"]
     for panel in panels:
         if panel["type"] != "row":
-            assert panel["datasource"] == "${datasource}"
+            assert panel["datasource"] == {"type": "prometheus", "uid": "${datasource}"}
             assert len({target["refId"] for target in panel["targets"]}) == len(panel["targets"]) > 0
     # Ray's dashboard opens a board with var-datasource and var-SessionName.
     assert {variable["name"] for variable in document["templating"]["list"]} == {"datasource", "SessionName", "run"}
     assert set(re.findall(r"\$(\w+)", board_text())) == {"SessionName", "run", "__rate_interval", "__all"}
     assert board("other")["uid"] == "other"
+
+
+def test_grafanas_own_types_read_the_board_and_lose_nothing() -> None:
+    """Keys that Grafana's schema does not know, and values of another shape, would be missing when it is written again."""
+    dashboard = pytest.importorskip("grafana_foundation_sdk.models.dashboard", reason="not installed (the extra grafana-test)")
+    from grafana_foundation_sdk.cog.encoder import JSONEncoder
+    from grafana_foundation_sdk.cog.plugins import register_default_plugins
+
+    register_default_plugins()
+    read = json.loads(JSONEncoder().encode(dashboard.Dashboard.from_json(board())))
+    assert list(_differences(board(), read)) == []
+    # The check sees a misspelt key of a query.
+    wrong = json.loads(board_text())
+    wrong["panels"][1]["targets"][0]["legendFromat"] = "x"
+    read = json.loads(JSONEncoder().encode(dashboard.Dashboard.from_json(wrong)))
+    assert list(_differences(wrong, read)) == ["panels.1.targets.0.legendFromat"]
+
+
+def _differences(ours: Any, theirs: Any, path: str = "") -> Iterator[str]:
+    """Yield the paths of ours that theirs lacks or has another value for."""
+    if type(ours) is not type(theirs) or (isinstance(ours, list) and len(ours) != len(theirs)):
+        yield path
+    elif isinstance(ours, dict):
+        for key, value in ours.items():
+            place = f"{path}.{key}" if path else key
+            yield from _differences(value, theirs[key], place) if key in theirs else [place]
+    elif isinstance(ours, list):
+        for number, pair in enumerate(zip(ours, theirs, strict=True)):
+            yield from _differences(*pair, f"{path}.{number}")
+    elif ours != theirs:
+        yield path
 
 
 def test_thresholds_are_in_the_rules() -> None:
