@@ -12,6 +12,7 @@ from launch.commands.config import config_app
 from launch.commands.data import data_app
 from launch.commands.doctor import doctor
 from launch.commands.eval import evaluate
+from launch.commands.export import export
 from launch.commands.judge import judge
 from launch.commands.ladder import ladder
 from launch.commands.meta_rm import meta_rm
@@ -76,6 +77,7 @@ app.command()(board)
 app.command()(score)
 app.command()(doctor)
 app.command()(prompt)
+app.command()(export)
 app.add_typer(config_app)
 app.add_typer(data_app)
 app.add_typer(bench_app)

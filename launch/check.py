@@ -69,6 +69,8 @@ def run_checks(command: str, config: Config, problems: Sequence[str] = (), only_
         raise UserError(mistakes[0] if len(mistakes) == 1 else listed)
     for note in report.notes:
         print_text(console, f"note: {note}", "yellow")
+    if "disk" in report.facts and not only_check:
+        print_text(console, report.facts["disk"])
     if only_check:
         console.print(_table(task, config, report))
         raise typer.Exit()

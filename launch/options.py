@@ -20,7 +20,9 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print a single JSON docume
 
 FormOption = Annotated[
     str | None,
-    typer.Option("--model", metavar="M", help="Run folder, model folder or hub name. A run also sets the template, lengths and scores."),
+    typer.Option(
+        "--model", metavar="M", help="RUN, RUN@best, RUN@step_10, a model folder or a hub name. A trained model brings its template."
+    ),
 ]
 JudgeUrl = Annotated[
     str | None,

@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import shutil
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -24,6 +25,7 @@ from rlsys.io.run_folder import require_same_config, resolve_model
 from rlsys.models.folder import check_model_folder, check_vocabulary
 from rlsys.models.loading import ModelError, ensure_model, is_built_on_demand
 from rlsys.monitoring.trackers import missing_libraries
+from rlsys.planning.disk import parameter_count, run_disk
 from rlsys.system.environment_errors import describe_environment_error
 from rlsys.system.placement import Machine, place, place_judges, place_learners
 
@@ -100,6 +102,8 @@ def run_preflight(task: PreflightTask) -> PreflightReport:
     if task.meta_rm is not None:
         with report.collect_errors():
             check_model_folder(ensure_model(resolve_model(task.meta_rm)[0]), None)
+    if task.command in ("train", "sft", "rft") and not report.mistakes:
+        _check_disk(task.command, config, report)
     if task.rows is not None:
         with report.collect_errors():
             _check_judged_rows(*task.rows, config, prompter, report)
@@ -173,6 +177,20 @@ def _check_placement(task: PreflightTask, config: Config, report: PreflightRepor
     if not task.gpus and max(placed.concurrent_threads for placed in placements) > task.cpus:
         advice = "To avoid this, lower learner.ranks, learner.cpus, rollout.actors or rollout.cpus."
         report.notes.append(f"{layout} share {cores}, which will be slow. {advice}")
+
+
+def _check_disk(command: str, config: Config, report: PreflightReport) -> None:
+    """Say what the checkpoints will take on disk, and whether there is room for them."""
+    parameters = parameter_count(Path(resolve_model(config.model.path)[0]))
+    if parameters is None:  # not built or downloaded yet
+        return
+    needed, existing = run_disk(parameters, config, command), config.run.dir.absolute()
+    while not existing.exists():
+        existing = existing.parent
+    free = shutil.disk_usage(existing).free
+    report.facts["disk"] = f"up to {needed / 1e9:,.1f} GB of checkpoints in {config.run.dir}; {free / 1e9:,.0f} GB are free there"
+    if needed > free:
+        report.notes.append(f"{report.facts['disk']}. checkpoint.keep=1 and checkpoint.optimizer=last take the least.")
 
 
 # --- model and template -----------------------------------------------------------------------------------------------

@@ -25,7 +25,7 @@ SECTIONS = {name: info.annotation for name, info in Config.model_fields.items() 
 KEY = re.compile(rf"(?<![\w./-])((?:{'|'.join(SECTIONS)})(?:\.\w+)+)=")
 NO_KEYS = {"data.account"}
 """Keys of report.json, not of a config."""
-SUFFIXES = ("json", "jsonl", "md", "yaml", "zip", "parquet", "html", "py", "png")
+SUFFIXES = ("safetensors", "json", "jsonl", "md", "yaml", "zip", "parquet", "html", "py", "png")
 
 RLSYS = typer.main.get_command(app)
 

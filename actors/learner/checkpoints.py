@@ -9,6 +9,7 @@ import json
 import os
 import shutil
 import sys
+from collections.abc import Mapping
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
 
 from actors.learner.deepspeed_engine import Engine, full_weights
 from actors.weights.source import layer_of
+from rlsys.io.files import apply_umask
 from rlsys.prompts.chat import Chat
 
 TAG = "state"
@@ -34,10 +36,13 @@ SHARD_BYTES = 2**30
 """Smaller models are written as one file, by rank 0; of larger ones each rank writes a shard of at least this size."""
 
 
-def save_model(model: PreTrainedModel, tokenizer_from: str, folder: Path) -> None:
+def save_model(model: PreTrainedModel, tokenizer_from: str, folder: Path, files: Mapping[str, str] | None = None) -> None:
     """Write a Hugging Face folder: safetensors in the model's dtype, config, tokenizer. Every rank writes a shard of a large model.
 
     Under ZeRO 3 each parameter is gathered in turn, and the rank that writes it keeps it.
+
+    Args:
+        files: text files to write into the folder, by name.
     """
     rank, temporary = dist.get_rank(), _temporary(folder)
     if rank == 0:
@@ -58,6 +63,9 @@ def save_model(model: PreTrainedModel, tokenizer_from: str, folder: Path) -> Non
     if rank == 0:
         _name_shards(temporary, max(writers.values()) + 1)
         tokenizer.save_pretrained(temporary)
+        for name, text in (files or {}).items():
+            (temporary / name).write_text(text, encoding="utf-8")
+        apply_umask(temporary)
         _rename(temporary, folder)
     dist.barrier()
 

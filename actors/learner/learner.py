@@ -21,7 +21,6 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from actors.cluster import logs
-from actors.cluster.heartbeats import beat_from_a_thread
 from actors.cluster.reservation import location
 from actors.learner import checkpoints as saving
 from actors.learner import deepspeed_engine as ds
@@ -165,10 +164,6 @@ class LearnerActor:
         return checked_policy(
             model, ours.packing, ours.layers, way, self.temperature, ours.activation_checkpointing, gradient, self.longest
         )
-
-    def start_heartbeat(self, heartbeats: Any) -> None:
-        """Report this rank as alive from now on (`actors.cluster.heartbeats`)."""
-        beat_from_a_thread(self.name, heartbeats)
 
     def shutdown(self) -> None:
         """Leave the process group."""
@@ -380,9 +375,13 @@ class LearnerActor:
             ds.reclaim_states(self.engine, self.reference, self.learner)
             self.released = False
 
-    def save(self, folder: str) -> None:
-        """Write `folder`/model, which transformers and vLLM can load, and `folder`/optimizer, for `load`. Released states stay released."""
-        saving.save_model(self.engine.module.model, self.model_path, Path(folder) / "model")
+    def save(self, folder: str, files: dict[str, str] | None = None) -> None:
+        """Write `folder`/model, which transformers and vLLM can load, and `folder`/optimizer, for `load`. Released states stay released.
+
+        Args:
+            files: further text files of the model's folder, by name.
+        """
+        saving.save_model(self.engine.module.model, self.model_path, Path(folder) / "model", files)
         schedule = {name: getattr(self, name) for name in SCHEDULE}
         saving.save_optimizer(self.engine, Path(folder) / "optimizer", self._identity() | schedule)
 

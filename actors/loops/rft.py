@@ -20,7 +20,6 @@ from actors.cluster.groups import LearnerCluster
 from actors.cluster.session import ray_session
 from actors.loops.judge import EngineJudge, Judge, endpoint_teacher, running_judge, write_rows
 from actors.loops.progress import ProgressReporter
-from actors.loops.recovery import with_restarts
 from actors.loops.stage import StageLoop
 from rlsys.algorithms.rejection import judged_rows, write_sampled
 from rlsys.config import schema as settings
@@ -39,6 +38,7 @@ from rlsys.io.resumable import ResumableRows
 from rlsys.io.run_folder import RunFolder, find_model, has_compatible_optimizer_state, write_parquet
 from rlsys.judging.requests import JudgeRequest, RenderedRequest, judge_request, render_requests
 from rlsys.prompts.rendering import Prompter
+from rlsys.reporting.model_card import write_model_card
 from rlsys.reporting.summary import summary_table
 from rlsys.rewards.batch import judge_batch
 from rlsys.system.terminal import print_text, stderr
@@ -56,21 +56,16 @@ def rejective_fine_tuning(config: Config, console: Console | None = None) -> Run
     with RunFolder(config) as folder:
         summary = folder.read(RunSummary)
         if summary is None:
-            with ray_session(config.run), ProgressReporter(console, folder.path.name, folder.path, config.recovery.grace_s) as progress:
-                summary = with_restarts(lambda: run_rounds(folder, progress), config.recovery, progress)
+            with ray_session(config.run), ProgressReporter(console, folder.path.name, folder.path) as progress:
+                job = RftJob(folder.config, folder, progress)
+                for number in range(1, config.rft.rounds + 1):
+                    job.round(number)
+                job.finish()
+            summary = job.summary()
             folder.write(summary)
         console.print(summary_table(summary))
         print_text(console, f"run folder: {folder.path}, the model is in model/, the samples in trajectories/")
         return summary
-
-
-def run_rounds(folder: RunFolder, progress: ProgressReporter) -> RunSummary:
-    """Resume what the folder holds, and run what is left of the rounds."""
-    job = RftJob(folder.config, folder, progress)
-    for number in range(1, folder.config.rft.rounds + 1):
-        job.round(number)
-    job.finish()
-    return job.summary()
 
 
 class RftJob:
@@ -225,7 +220,7 @@ class RftJob:
 
             loop.run(len(batches), step)
             with self.progress.phase("checkpoint", "saving the model"):
-                learners.save(place)
+                learners.save(place, self.folder.model_files)
 
     def _start(self, learners: LearnerGroup) -> None:
         """Begin a round, with the fp32 weights of the model's own training if they are there."""
@@ -285,6 +280,7 @@ class RftJob:
             source = Path(self.model).parent / name
             if source.is_dir() and not (self.folder.path / name).exists():
                 os.replace(source, self.folder.path / name)
+        write_model_card(self.folder.path, self.folder.path / "model")
 
     def summary(self) -> RunSummary:
         """Summarise the run."""

@@ -147,7 +147,7 @@ class LearnerStandIn:
     def decay_over(self, steps: int) -> None:
         """Do nothing: there is no schedule."""
 
-    def save(self, folder: str) -> None:
+    def save(self, folder: str, files: dict[str, str] | None = None) -> None:
         """Do nothing: there are no weights."""
 
     def sent_bytes(self) -> dict[str, int]:

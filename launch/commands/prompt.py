@@ -45,7 +45,7 @@ def prompt(
     hint: Annotated[bool, typer.Option("--hint", help="Show the teacher the ground truth. It is not part of what is learned.")] = False,
     samples: Annotated[int, typer.Option("--samples", min=1, help="Requests per row, each with the responses in another order.")] = 1,
     seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of the orders and the samples.")] = 0,
-    teacher: Annotated[str, typer.Option("--teacher", metavar="NAME", help="With requests: the model that they name.")] = "teacher",
+    teacher: Annotated[str | None, typer.Option("--teacher", metavar="NAME", help="With requests: the model that they name.")] = None,
     temperature: Annotated[float, typer.Option(min=0, help="With requests: sampling temperature.")] = 1.0,
     completions: Annotated[
         Path | None, typer.Option("--completions", metavar="FILE", help="Answers to the requests: write the rows for sft.data.")
@@ -59,7 +59,8 @@ def prompt(
     options and --completions: each is scored by the rules of a run, and kept if it parses and, where its row has a ground truth, is right.
     The rows kept are {"prompt": the user turn without the hint, "completion": the answer without its thought}.
 
-    Examples: rlsys prompt mine.jsonl -f trl_preference --row 3; rlsys prompt mine.jsonl -f trl_preference --as requests -o requests.jsonl;
+    Examples: rlsys prompt mine.jsonl -f trl_preference --row 3;
+    rlsys prompt mine.jsonl -f trl_preference --as requests --teacher NAME -o requests.jsonl;
     rlsys prompt mine.jsonl -f trl_preference --completions answers.jsonl -o sft.jsonl
     """
     from rlsys.config.files import load_config
@@ -80,6 +81,8 @@ def prompt(
 
             requests = teacher_requests(rows, turns, samples, seed, hint)
             if completions is None:
+                if teacher is None:
+                    raise UserError("--as requests: name the teacher's model with --teacher NAME.")
                 document = [request.line(teacher, Sampling(temperature, 1.0, run.rollout.max_tokens)) for request in requests]
                 write_lines([json.dumps(line, ensure_ascii=False) for line in document], output, as_json)
             else:

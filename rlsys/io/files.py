@@ -32,6 +32,15 @@ def write_text_atomically(path: Path, text: str) -> None:
         temporary.write_text(text, encoding="utf-8")
 
 
+def apply_umask(folder: Path) -> None:
+    """Give the files in `folder` the permissions of ordinary new files; safetensors creates its own readable by their owner alone."""
+    mask = os.umask(0)
+    os.umask(mask)
+    for path in folder.iterdir():
+        if path.is_file():
+            path.chmod(0o666 & ~mask)
+
+
 @contextmanager
 def atomic_output(path: Path) -> Iterator[Path]:
     """As `atomic_write` for a path given by a user: creates the folder, follows symbolic links, writes to devices and pipes directly.

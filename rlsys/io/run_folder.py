@@ -5,7 +5,7 @@ RUN/progress.json            what the run is doing now
 RUN/metrics.jsonl            one line per step (tensorboard/ holds the same)
 RUN/trajectories/            step_000001.parquet ..., heldout_base.parquet, heldout_cold_start.parquet, heldout_rl.parquet
 RUN/checkpoints/cold_start/  model/ after the cold start: the frozen reference model of RL
-RUN/checkpoints/step_000010/ model/ (Hugging Face format), optimizer/ (one file per rank), state.json
+RUN/checkpoints/step_000010/ model/ (Hugging Face format, rlsys.json, README.md), optimizer/ (one file per rank), state.json
 RUN/checkpoints/best.json    name of the checkpoint with the best held-out reward
 RUN/logs/                    logs of each actor, vLLM and DeepSpeed
 RUN/summary.json             written last: the run is complete
@@ -18,8 +18,6 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Callable
-from contextlib import suppress
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
@@ -29,15 +27,14 @@ import pyarrow.parquet as pq
 
 from rlsys.config.files import load_config, save_config
 from rlsys.config.schema import Config, ConfigError
-from rlsys.data.readers import DataError
 from rlsys.documents.core import AnyResult, Result, read_document, write_document
-from rlsys.io.checksums import checksums, damage
 from rlsys.io.files import atomic_write, write_text_atomically
-from rlsys.io.progress import read_progress
+from rlsys.io.model_form import form_of, read_form
 from rlsys.io.remote_copy import RemoteCopy, RemoteCopyError
 from rlsys.models.loading import ensure_model
+from rlsys.prompts.rendering import FORM_FILE
 
-MAY_CHANGE = {"run", "recovery", "watchdog", "checkpoint", "rl.steps", "rl.eval_every"} | {
+MAY_CHANGE = {"run", "checkpoint", "rl.steps", "rl.eval_every"} | {
     f"rft.teacher.{name}" for name in ("api_key_env", "concurrency", "timeout_s", "retries", "price_prompt", "price_completion")
 }
 """Keys and sections that may change when a run is resumed."""
@@ -59,10 +56,6 @@ WORK_PATTERNS = (
     "summary.json",
 )
 """Results of training or sampling, which a run with another config may not discard. Empty files and folders do not count."""
-
-
-class CheckpointError(ValueError):
-    """No checkpoint of a run can be used; the message names the folder and the damage."""
 
 
 class RunFolder:
@@ -94,15 +87,11 @@ class RunFolder:
                 _clear(self.path)
             for name in ("trajectories", "checkpoints", "logs"):
                 (self.path / name).mkdir(exist_ok=True)
-            for partial in (self.path / "checkpoints").glob(".partial_*"):
-                shutil.rmtree(partial, ignore_errors=True)
             save_config(config, self.path / "config.yaml")
             self.config = self._with_saved_ranks()
         except BlockingIOError as error:
             self._lock.close()
-            raise ConfigError(
-                f"{self.path}: another process is writing this run{_writer(self.path)}; wait for it or choose another run.dir."
-            ) from error
+            raise ConfigError(f"{self.path}: another process is writing this run; wait for it or choose another run.dir.") from error
         except (OSError, ConfigError, RemoteCopyError):
             self._lock.close()
             raise
@@ -169,6 +158,11 @@ class RunFolder:
     # --- checkpoints ---------------------------------------------------------------------------------------------
 
     @property
+    def model_files(self) -> dict[str, str]:
+        """Text files that a model of this run carries beside its weights, by name."""
+        return {FORM_FILE: form_of(self.config).to_text()}
+
+    @property
     def cold_start(self) -> Path:
         return self.path / "checkpoints" / "cold_start"
 
@@ -189,16 +183,22 @@ class RunFolder:
     def _partial_path(self, step: int) -> Path:
         return self.path / "checkpoints" / f".partial_{step:06d}"
 
-    def commit_checkpoint(self, step: int, state: dict[str, Any], keep: int) -> None:
-        """Complete the folder of `begin_checkpoint`, rename it, and delete all but the newest `keep` checkpoints and the best one."""
+    def commit_checkpoint(self, step: int, state: dict[str, Any], keep: int, optimizer: str = "all") -> None:
+        """Complete the folder of `begin_checkpoint`, rename it, and delete all but the newest `keep` checkpoints and the best one.
+
+        Args:
+            optimizer: as checkpoint.optimizer: whose optimizer state to keep.
+        """
         partial = self._partial_path(step)
-        # Written last: it makes the checkpoint complete.
-        write_text_atomically(partial / "state.json", json.dumps(state | {"files": checksums(partial)}, indent=2))
+        (partial / "state.json").write_text(json.dumps(state, indent=2))
         shutil.rmtree(self.checkpoint_path(step), ignore_errors=True)
         os.replace(partial, self.checkpoint_path(step))
         for old in self.checkpoints()[:-keep]:
             if old.name != self.best().get("checkpoint"):
                 shutil.rmtree(old)
+        if optimizer == "last":
+            for old in self.checkpoints()[:-1]:
+                shutil.rmtree(old / "optimizer", ignore_errors=True)
         # A resumed run starts from this checkpoint; only the model of the cold start is still needed, as the reference.
         shutil.rmtree(self.cold_start / "optimizer", ignore_errors=True)
 
@@ -217,50 +217,58 @@ class RunFolder:
     def set_best(self, step: int, reward: float) -> None:
         self.write_json("checkpoints/best.json", {"checkpoint": self.checkpoint_path(step).name, "reward": reward})
 
-    def latest_state(self, warn: Callable[[str], None]) -> tuple[Path, dict[str, Any]] | None:
-        """Return the newest intact checkpoint and its state, or None for a run without checkpoints.
-
-        Args:
-            warn: is told of each newer checkpoint that is damaged.
-
-        Raises:
-            CheckpointError: all are damaged.
-        """
+    def latest_state(self) -> tuple[Path, dict[str, Any]] | None:
+        """Return the newest complete checkpoint and its state, or None for a new run."""
         checkpoints = self.checkpoints()
-        for path in reversed(checkpoints):
-            state, problem = _read_state(path)
-            if problem is None:
-                return path, state
-            warn(f"{path} is damaged: {problem}; taking the checkpoint before it")
-        if checkpoints:
-            newest, problem = checkpoints[-1], _read_state(checkpoints[-1])[1]
-            raise CheckpointError(
-                f"{newest.parent}: no checkpoint is intact ({newest.name}: {problem}). Restore one from a copy, or move all step_* folders "
-                "away to start from the cold start."
-            )
-        return None
+        return (checkpoints[-1], json.loads((checkpoints[-1] / "state.json").read_text())) if checkpoints else None
 
 
 def resolve_model(path: str | Path) -> tuple[str, Config | None]:
-    """Resolve a run folder, a model inside one, or any other model to (model, config of its run or None).
+    """Resolve a run folder, a model inside one, or any other model to (model, the form in which it was trained or None).
 
-    The model of a run is RUN/model, else its newest checkpoint, else its cold start.
+    The model of a run is RUN/model, else its newest checkpoint, else its cold start. `RUN@best`, `RUN@cold_start` and `RUN@step_10` name
+    one of its checkpoints. The form is that of rlsys.json beside the weights, else the config of the run.
 
     Raises:
-        ConfigError: the run has no model yet.
+        ConfigError: the run has no model yet, or not that one.
     """
     place = Path(path).absolute()
-    if (place / "config.yaml").is_file():
-        newest = sorted(found for found in (place / "checkpoints").glob("step_*") if (found / "state.json").exists())
-        candidates = [place, *newest[::-1], place / "checkpoints" / "cold_start"]
-        model = next((folder / "model" for folder in candidates if (folder / "model").is_dir()), None)
-        if model is None:
-            raise ConfigError(f"{path}: this run has not saved a model yet; wait for its first checkpoint, or choose a model folder.")
-        return str(model), load_config(place / "config.yaml")
-    for folder in list(place.parents)[:3]:
-        if (folder / "config.yaml").is_file() and (folder / ".lock").exists():
-            return str(path), load_config(folder / "config.yaml")
-    return str(path), None
+    name, at, which = str(path).rpartition("@")
+    if at and not place.exists() and (Path(name) / "config.yaml").is_file():
+        place, model = Path(name).absolute(), _chosen_model(Path(name).absolute(), which)
+    elif (place / "config.yaml").is_file():
+        model = _latest_model(place)
+    else:
+        form = read_form(place)
+        runs = [folder for folder in list(place.parents)[:3] if (folder / "config.yaml").is_file() and (folder / ".lock").exists()]
+        return str(path), form.config(place) if form else load_config(runs[0] / "config.yaml") if runs else None
+    form = read_form(model)
+    return str(model), form.config(model) if form else load_config(place / "config.yaml")
+
+
+def _latest_model(run: Path) -> Path:
+    newest = sorted(found for found in (run / "checkpoints").glob("step_*") if (found / "state.json").exists())
+    candidates = [run, *newest[::-1], run / "checkpoints" / "cold_start"]
+    model = next((folder / "model" for folder in candidates if (folder / "model").is_dir()), None)
+    if model is None:
+        raise ConfigError(f"{run}: this run has not saved a model yet; wait for its first checkpoint, or choose a model folder.")
+    return model
+
+
+def _chosen_model(run: Path, which: str) -> Path:
+    """Return the model that `RUN@which` names."""
+    checkpoints = run / "checkpoints"
+    name = which
+    if which == "best":
+        best = checkpoints / "best.json"
+        name = json.loads(best.read_text())["checkpoint"] if best.is_file() else "best"
+    elif which.startswith("step_") and which[5:].isdecimal():
+        name = f"step_{int(which[5:]):06d}"
+    found = {path.parent.name: path for path in sorted(checkpoints.glob("*/model")) if not path.parent.name.startswith(".")}
+    if name not in found:
+        best_too = ["best"] if (checkpoints / "best.json").is_file() else []
+        raise ConfigError(f"{run}@{which}: this run has no such model. It has {', '.join([*best_too, *found]) or 'none yet'}.")
+    return found[name]
 
 
 def find_model(path: str) -> str:
@@ -319,24 +327,6 @@ def require_same_config(config: Config) -> None:
             f"{folder / 'config.yaml'}: the folder holds results ({work[0]}{', ...' if len(work) > 1 else ''}) of a run with "
             f"another config ({'; '.join(changed)}). Choose another run.dir, or remove the folder."
         )
-
-
-def _read_state(checkpoint: Path) -> tuple[dict[str, Any], str | None]:
-    """Return the state of a checkpoint, and what is wrong with its files (None: nothing)."""
-    try:
-        state = json.loads((checkpoint / "state.json").read_text())
-        files = state.pop("files", {})  # absent in checkpoints of earlier versions
-    except (ValueError, AttributeError) as error:
-        return {}, f"state.json cannot be read ({error})"
-    return state, damage(checkpoint, files)
-
-
-def _writer(folder: Path) -> str:
-    """Name the process that progress.json says to write the run; empty if it does not."""
-    with suppress(DataError):
-        if (found := read_progress(folder)) is not None:
-            return f" (process {found.pid} on {found.host})"
-    return ""
 
 
 def _require_same_copy(config: Config, copy: RemoteCopy) -> None:

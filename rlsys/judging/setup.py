@@ -7,19 +7,20 @@ from typing import Any
 from rlsys.config.endpoint import Endpoint
 from rlsys.config.files import load_config
 from rlsys.config.schema import Config, ConfigError
+from rlsys.io.model_form import hub_form
 from rlsys.io.run_folder import resolve_model
 
 
 def judge_config(model: str | None, seed: int, overrides: list[str] | None) -> tuple[Config, list[str]]:
     """Return the config of the engines, and the mistakes in `overrides`.
 
-    Template and lengths come from the run that trained the model; then `overrides` apply, invalid ones left out.
+    Template and lengths come from the model's rlsys.json, or from the run that trained it; then `overrides` apply, invalid ones left out.
 
     Args:
         model: None if an endpoint answers and no run gives the form.
     """
     path, run = (Config().model.path, None) if model is None else resolve_model(model)
-    run = run or Config()
+    run = run or hub_form(path) or Config()
     start = Config(
         seed=seed,
         model=run.model.model_copy(update={"path": path}),

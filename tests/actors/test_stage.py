@@ -19,7 +19,7 @@ class Learners:
     def __init__(self):
         self.weights = 0
 
-    def save(self, folder):
+    def save(self, folder, files):
         (folder / "weights").write_text(str(self.weights))
 
     def load(self, folder):

@@ -20,7 +20,7 @@ class Slow:
     def train_sft(self, batch):
         time.sleep(WAIT_S)
 
-    def save(self, folder):
+    def save(self, folder, files):
         return None
 
 

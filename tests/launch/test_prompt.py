@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -92,18 +95,33 @@ def test_answers_to_the_requests_become_the_rows_of_a_cold_start(pairs, tiny_mod
         assert tuple(example.prompt_token_ids) in rendered, "sft.data trains on exactly the prompts of a run"
 
 
+@pytest.mark.nightly
+def test_vllm_answers_the_requests_of_a_batch_file(pairs, tiny_model, tmp_path):
+    """Its own `run-batch` reads what we write, and we read what it writes; this untrained model never answers in the form."""
+    prompt(pairs, "--as", "requests", "--samples", 2, "--teacher", tiny_model, "rollout.max_tokens=8", "-o", tmp_path / "q.jsonl")
+    command = [sys.executable, "-m", "vllm.entrypoints.openai.run_batch", "-i", tmp_path / "q.jsonl", "-o", tmp_path / "a.jsonl"]
+    command += ["--model", tiny_model, "--max-model-len", "1024", "--enforce-eager"]
+    environment = os.environ | {"VLLM_CPU_KVCACHE_SPACE": "1", "HF_HUB_OFFLINE": "1"}
+    ran = subprocess.run(list(map(str, command)), env=environment, capture_output=True, text=True, timeout=800)
+    assert ran.returncode == 0, ran.stderr[-3000:]
+    assert {answer["custom_id"] for answer in lines(tmp_path / "a.jsonl")} == {line["custom_id"] for line in lines(tmp_path / "q.jsonl")}
+    back = prompt(pairs, "--samples", 2, "--completions", tmp_path / "a.jsonl", "-o", tmp_path / "sft.jsonl", "--json")
+    outcomes = json.loads(back.stdout)["outcomes"]
+    assert back.returncode == 1 and sum(outcomes.values()) == 8 and all(name.startswith("parse failure") for name in outcomes)
+
+
 def test_answers_without_a_ground_truth_only_have_to_parse(tmp_path):
     rows = tmp_path / "rows.jsonl"
     rows.write_text(json.dumps({"id": "x", "prompt": "q", "responses": ["Oslo", "Bergen", "Narvik"]}) + "\n")
     options = ["prompt", rows, "--format", "responses", COMPACT]
-    (request,) = [json.loads(line) for line in rlsys_here(*options, "--as", "requests").stdout.splitlines()]
+    (request,) = [json.loads(line) for line in rlsys_here(*options, "--as", "requests", "--teacher", "t").stdout.splitlines()]
     (tmp_path / "a.jsonl").write_text(json.dumps(answer_to(request, "\\boxed{3, 3, 8}")) + "\n")
     back = rlsys_here(*options, "--completions", tmp_path / "a.jsonl")
     assert json.loads(back.stdout.splitlines()[0])["completion"] == "\\boxed{3, 3, 8}"
 
 
 def test_answers_to_other_requests_are_refused(pairs, tmp_path):
-    prompt(pairs, "--as", "requests", "-o", tmp_path / "q.jsonl")
+    prompt(pairs, "--as", "requests", "--teacher", "t", "-o", tmp_path / "q.jsonl")
     answers = [answer_to(request, judgement(request)) for request in lines(tmp_path / "q.jsonl")]
     (tmp_path / "a.jsonl").write_text("".join(json.dumps(answer) + "\n" for answer in answers))
     for options in (["--seed", 1], ["--hint"], ["prompt.principles=false"]):
@@ -127,5 +145,6 @@ def test_a_malformed_answer_is_named(pairs, tmp_path, row, expected):
 
 
 def test_a_row_that_is_not_there(pairs):
+    assert "name the teacher's model" in prompt(pairs, "--as", "requests").stderr
     result = prompt(pairs, "--row", 9)
     assert result.returncode == 2 and "4 usable rows" in result.stderr

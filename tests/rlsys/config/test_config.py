@@ -275,7 +275,7 @@ def test_assignments_are_validated() -> None:
 def test_known_keys_match_the_config() -> None:
     tree = Config().model_dump()
     expected = set(tree) | {f"{name}.{key}" for name, section in tree.items() if isinstance(section, dict) for key in section}
-    nested = [("prompt", "scores"), ("run", "timeouts_s")]
+    nested = [("prompt", "scores"), ("run", "timeouts_s"), ("rft", "teacher")]
     assert set(known_keys()) == expected | {f"{outer}.{inner}.{key}" for outer, inner in nested for key in tree[outer][inner]}
 
 
