@@ -92,7 +92,7 @@ def test_verdicts_and_samples_are_those_of_rlsys_judge(strategy, k, responses, s
         assert (mine.meta_reward, mine.tokens, mine.text) == (sample["meta_reward"], sample["tokens"], sample["text"])
     if row["totals"] is None:
         assert found.scores is None and found.margin is None and found.score_range is None
-    elif strategy in ("vote", "adaptive", "abstain"):
+    elif strategy in ("vote", "abstain"):  # `adaptive` may use fewer samples than parsed
         assert found.scores == pytest.approx([total / found.parsed for total in row["totals"]])
     if found.scores is not None:
         low, high = found.score_range
