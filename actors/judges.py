@@ -15,6 +15,7 @@ import ray
 
 from actors.cluster.calls import end_actors
 from actors.cluster.groups import bring_up, create_rollouts
+from actors.cluster.heartbeats import Pulse
 from actors.cluster.machines import require_same_files
 from actors.cluster.reservation import Reservation, cluster_machines
 from actors.cluster.waiting import Pending, fetch, wait_for
@@ -53,6 +54,7 @@ class Judges:
         backend = weight_backend("auto", self.placement.gpus, colocated=True)
         self.rollouts = create_rollouts(config, model_path, longest, backend, self.reservation, logs)
         self.scorer: Any = None
+        self.pulse = Pulse(config.recovery.heartbeat_s)
         self._scorer_arguments = {"model_path": meta_rm, "dtype": config.model.dtype, "log_dir": str(logs), "judge_path": model_path}
 
     def start(self) -> dict[str, Any]:
@@ -65,10 +67,15 @@ class Judges:
 
             self.scorer = self.reservation.create(ScalarScorer, SCORER, name=SCORER, **self._scorer_arguments)
             calls.append(Pending(self.scorer.ready.remote(), SCORER, "ready"))
-        return found | bring_up(self.rollouts, [call for call in calls if call.actor not in found])
+        found |= bring_up(self.rollouts, [call for call in calls if call.actor not in found])
+        actors = dict(zip(self.rollouts.names, self.rollouts.actors, strict=True))
+        self.pulse.watch(actors | ({SCORER: self.scorer} if self.scorer else {}))
+        self.rollouts.pulse = self.pulse
+        return found
 
     def close(self) -> None:
         """Let the engines shut down in order, briefly; kill what does not answer."""
+        self.pulse.close()
         end_actors(self.rollouts.actors, [self.scorer] if self.scorer else [])
         self.reservation.release()
 
@@ -114,7 +121,7 @@ class Judges:
             yield batch
 
     def _answers(self, share: _Share, prompter: Prompter) -> list[JudgeResult]:
-        meta_rewards = wait_for("sample", [share.scoring], self.rollouts.run)[0] if share.scoring else None
+        meta_rewards = wait_for("sample", [share.scoring], self.rollouts.run, self.pulse)[0] if share.scoring else None
         samples = fetch(Pending(share.samples, "rollout", "sample"), self.rollouts.run.timeout_s("sample"))
         return collect_results(share.questions, samples, meta_rewards, prompter.score_format)
 

@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from actors.cluster.heartbeats import beat_from_a_thread
 from actors.cluster.reservation import location
 from rlsys.data.chain import LearnerBatch, sample_keys
 from rlsys.io.run_folder import write_parquet
@@ -38,6 +39,10 @@ class RewardActor:
         # Garbage collections need not traverse the imported modules, which stay for good.
         gc.freeze()
         return {"name": self.name, **location()}
+
+    def start_heartbeat(self, heartbeats: Any) -> None:
+        """Report this actor as alive from now on (`actors.cluster.heartbeats`)."""
+        beat_from_a_thread(self.name, heartbeats)
 
     def judge(
         self, key: str, step: int, prompts: pa.RecordBatch, *samples: pa.RecordBatch, want: int | None = None, equal: bool = False

@@ -13,6 +13,7 @@ import torch
 from transformers import AutoTokenizer
 
 from actors.cluster import logs
+from actors.cluster.heartbeats import beat_from_a_thread
 from rlsys.models.loading import ModelError
 from rlsys.models.scalar import Group, ScalarModel, load_classifier, score_texts
 from rlsys.models.self_check import SelfCheck, checked_scalar_model
@@ -77,6 +78,10 @@ class ScalarScorer:
             "packing": self.model.packing,
             "self_check": asdict(self.self_check),
         }
+
+    def start_heartbeat(self, heartbeats: Any) -> None:
+        """Report this actor as alive from now on (`actors.cluster.heartbeats`)."""
+        beat_from_a_thread(self.name, heartbeats)
 
     def score(self, prompts: pa.RecordBatch, samples: pa.RecordBatch) -> list[float]:
         """Return the score (logit) of each of the SAMPLES of PROMPTS, in order.

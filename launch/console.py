@@ -15,6 +15,7 @@ from rich.console import RenderableType
 from rlsys.io.files import atomic_output, finite_json
 from rlsys.system import terminal as screen
 from rlsys.system.environment_errors import describe_environment_error
+from rlsys.system.stopping import Stopped
 
 print_text, to_stdout, to_stderr = screen.print_text, screen.stdout, screen.stderr
 
@@ -33,12 +34,14 @@ class Detached(SystemExit):
 def exit_status(error: BaseException) -> int | None:
     """Return the exit status for an error that is printed without a traceback, or None for a bug, which should be raised.
 
-    2: a ValueError raised in the project's own files, or an error of the environment (OSError, an unreachable hub). 1: any other exception
-    class of the project (an actor that died). None: any other exception raised in a library.
+    75 or 130: the run was asked to stop. 2: a ValueError raised in the project's own files, or an error of the environment (OSError, an
+    unreachable hub). 1: any other exception class of the project (an actor that died). None: any other exception raised in a library.
     With `RLSYS_TRACEBACK=1` every error keeps its traceback.
     """
     if os.environ.get("RLSYS_TRACEBACK"):
         return None
+    if isinstance(error, Stopped):
+        return error.status
     if isinstance(error, ValueError):
         frame = error.__traceback__
         while frame is not None and frame.tb_next is not None:

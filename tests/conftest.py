@@ -1,11 +1,20 @@
-"""Fixtures shared by many tests: a Ray session and a tiny model."""
+"""Fixtures shared by many tests: a Ray session, a tiny model, and a tiny trained run."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+from commands import ROOT
 from hypothesis import HealthCheck, Phase, settings
+from rich.console import Console
+
+if TYPE_CHECKING:
+    from rlsys.config.schema import Config
+    from rlsys.documents.runs import RunSummary
 
 # Before Ray starts, so that its actors inherit the setting: no usage statistics.
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
@@ -61,3 +70,32 @@ def tiny_model(tmp_path_factory):
     from rlsys.models.loading import build_tiny
 
     return build_tiny(tmp_path_factory.mktemp("models") / "tiny-random")
+
+
+@pytest.fixture(scope="session")
+def tiny() -> Callable[..., Config]:
+    """Return `tiny(run_dir, model, "rl.steps=2", ...)`, which loads a smaller launch/configs/tiny.yaml."""
+    from rlsys.config.files import load_config
+
+    small = ["run.actor_timeout_s=1200", "data.heldout_rows=6", "data.responses=[1, 2]", "rl.prompts_per_step=2", "weights.verify=true"]
+
+    def config(run_dir: Path, model: Path | str, *overrides: str) -> Config:
+        return load_config(ROOT / "launch/configs/tiny.yaml", [f"run.dir={run_dir}", f"model.path={model}", *small, *overrides])
+
+    return config
+
+
+@pytest.fixture(scope="session")
+def quiet() -> Iterator[Console]:
+    """A console without output."""
+    with open(os.devnull, "w") as nowhere:
+        yield Console(file=nowhere, force_terminal=False)
+
+
+@pytest.fixture(scope="session")
+def straight_run(ray_session, tiny, quiet, tiny_model, tmp_path_factory) -> tuple[Config, RunSummary]:
+    """An uninterrupted run of a tiny model, cold start and three RL steps: its config, and the result of `train`."""
+    from actors.loops.rl import train
+
+    config = tiny(tmp_path_factory.mktemp("straight") / "run", tiny_model, "checkpoint.every=1")
+    return config, train(config, quiet)

@@ -5,7 +5,9 @@ Batches stay in Ray's object store: the driver passes references on and waits on
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from queue import Empty, SimpleQueue
@@ -15,7 +17,8 @@ import numpy as np
 import pyarrow as pa
 import ray
 
-from actors.cluster.waiting import ActorFailed, Pending, fetch, wait_for
+from actors.cluster.heartbeats import Pulse
+from actors.cluster.waiting import TICK_S, ActorFailed, HasPulse, Pending, fetch, wait_for
 from rlsys.config.schema import CallKind, Run
 
 SHUTDOWN_S = 15
@@ -49,6 +52,7 @@ class LearnerGroup:
 
     def __init__(self, actors: Sequence[Any], run: Run, verify_weights: bool = False):
         self.actors, self.run, self.verify_weights = list(actors), run, verify_weights
+        self.pulse: HasPulse | None = None
         self.names = [f"learner-{rank}" for rank in range(len(self.actors))]
 
     def join(self) -> list[Pending]:
@@ -99,7 +103,7 @@ class LearnerGroup:
 
     def call(self, kind: CallKind, method: str, *args: Any) -> Any:
         """Call any `method` on every rank; returns rank 0's answer. The first failure ends the wait and names its rank."""
-        return wait_for(kind, self._begin(method, *args), self.run)[0]
+        return wait_for(kind, self._begin(method, *args), self.run, self.pulse)[0]
 
     def _begin(self, method: str, *args: Any) -> list[Pending]:
         return [Pending(getattr(actor, method).remote(*args), name, method) for actor, name in zip(self.actors, self.names, strict=True)]
@@ -116,6 +120,7 @@ class RolloutGroup:
     def __init__(self, actors: Sequence[Any], run: Run, max_num_seqs: int, sleeps: bool = False):
         self.actors, self.names = list(actors), rollout_names(len(actors))
         self.run, self.max_num_seqs, self.sleeps = run, max_num_seqs, sleeps
+        self.pulse: HasPulse | None = None
 
     def ready(self) -> list[Pending]:
         """Start the engines; returns the pending calls, which return their self-descriptions."""
@@ -125,7 +130,7 @@ class RolloutGroup:
         """Let every engine release its memory (if `sleeps`); call it before learners train. Sending weights wakes the engines."""
         if self.sleeps:
             calls = [Pending(actor.sleep.remote(), name, "sleep") for actor, name in zip(self.actors, self.names, strict=True)]
-            wait_for("weights", calls, self.run)
+            wait_for("weights", calls, self.run, self.pulse)
 
     def sample(
         self, prompts: pa.RecordBatch, temperature: float, top_p: float, max_tokens: int, min_tokens: int = 0
@@ -165,16 +170,22 @@ class RolloutGroup:
                 receipt.future().add_done_callback(lambda _, receipt=receipt: finished.put(receipt))
             if not in_flight:
                 return
-            try:
-                share = in_flight.pop(finished.get(timeout=timeout_s))
-            except Empty:
-                late = ", ".join(sorted({share.call.actor for share in in_flight.values()}))
-                raise ActorFailed(
-                    f"no samples within {timeout_s:.0f} s from {late}. Raise run.timeouts_s.sample if it is only slow."
-                ) from None
+            share = in_flight.pop(self._next_finished(finished, timeout_s, in_flight.values()))
             fetch(share.call, timeout_s)
             load[share.engine] -= share.samples
             yield share.number, share.result
+
+    def _next_finished(self, finished: SimpleQueue[ray.ObjectRef], timeout_s: float, shares: Iterable[InFlightShare]) -> ray.ObjectRef:
+        """Wait for the next share that is done, or failed; the engines' heartbeats are checked meanwhile."""
+        deadline = time.monotonic() + timeout_s
+        while (left := deadline - time.monotonic()) > 0:
+            with suppress(Empty):
+                return finished.get(timeout=left if self.pulse is None else min(left, TICK_S))
+            if self.pulse is not None:
+                self.pulse.check()
+        late = ", ".join(sorted({share.call.actor for share in shares}))
+        message = f"no samples within {timeout_s:.0f} s from {late}. Raise run.timeouts_s.sample if it is only slow."
+        raise ActorFailed(message, recoverable=True)
 
     def _shares(self, prompts: pa.RecordBatch) -> list[pa.RecordBatch]:
         """Split prompts so that about four shares fill an engine and, with enough prompts, every engine gets one."""
@@ -190,6 +201,7 @@ class RewardClient:
 
     def __init__(self, actor: Any, run: Run):
         self.actor, self.run = actor, run
+        self.pulse: HasPulse | None = None
 
     def ready(self) -> Pending:
         """Start the actor; returns the pending call, which returns its self-description."""
@@ -215,7 +227,7 @@ class RewardClient:
 
     def finish(self, call: Pending) -> Any:
         """Wait for one pending call and return its result."""
-        return wait_for("judge", [call], self.run)[0]
+        return wait_for("judge", [call], self.run, self.pulse)[0]
 
 
 @dataclass(frozen=True)
@@ -226,10 +238,21 @@ class Actors:
     learners: LearnerGroup
     reward: RewardClient
 
+    def watch(self, pulse: Pulse) -> None:
+        """Let `pulse` notice an actor that hangs, in every wait from now on."""
+        rollouts, learners, reward = self.rollouts, self.learners, self.reward
+        pulse.watch(
+            dict(zip([*rollouts.names, *learners.names, "reward"], [*rollouts.actors, *learners.actors, reward.actor], strict=True))
+        )
+        rollouts.pulse = learners.pulse = reward.pulse = pulse
+
 
 def end_actors(orderly: Sequence[Any], others: Sequence[Any] = ()) -> None:
-    """Let the `orderly` actors shut down, briefly, then kill whatever is left, and the `others`."""
+    """Let the `orderly` actors shut down, briefly, then kill whatever is left, and the `others`; return once all have ended."""
     calls = [actor.shutdown.remote() for actor in orderly]
     ray.wait(calls, num_returns=len(calls), timeout=SHUTDOWN_S)
     for actor in [*orderly, *others]:
         ray.kill(actor)
+    # A dead actor answers a call at once, with an error.
+    gone = [actor.__ray_ready__.remote() for actor in [*orderly, *others]]
+    ray.wait(gone, num_returns=len(gone), timeout=SHUTDOWN_S)

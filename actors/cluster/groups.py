@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import ray
 
 from actors.cluster.calls import Actors, LearnerGroup, RewardClient, RolloutGroup, end_actors, rollout_names
+from actors.cluster.heartbeats import Pulse
 from actors.cluster.machines import require_same_files
 from actors.cluster.reservation import Reservation, cluster_machines
 from actors.cluster.waiting import ActorFailed, Pending, wait_for
@@ -101,6 +102,7 @@ class Cluster:
         learners = create_learners(config, model_path, reserved, logs, LearnerActor, **arguments)
         reward = ray.remote(RewardActor).options(name="reward", num_cpus=0).remote("reward", score_format)
         self.actors = Actors(rollouts, learners, RewardClient(reward, config.run))
+        self.pulse = Pulse(config.recovery.heartbeat_s)
 
     def start(self) -> dict[str, Any]:
         """Start all actors; returns their self-descriptions, by name.
@@ -121,6 +123,7 @@ class Cluster:
             # The weights are still the same on both sides, so that the engines can compare their answers.
             rollouts.sleep()
             learners.send_weights(0)
+        self.actors.watch(self.pulse)
         return {
             name: one | ({"placement": self.placement.describe(name)} if name in self.placement.slots else {})
             for name, one in found.items()
@@ -128,6 +131,7 @@ class Cluster:
 
     def close(self) -> None:
         """Let engines and learners shut down in order, briefly; kill what does not answer."""
+        self.pulse.close()
         end_actors([*self.actors.rollouts.actors, *self.actors.learners.actors], [self.actors.reward.actor])
         self.reservation.release()
 
@@ -149,14 +153,18 @@ class LearnerCluster:
         self.placement = place_learners(config, cluster_machines())
         self.reservation = Reservation(self.placement, config.run.timeout_s("start"))
         self.learners = create_learners(config, model_path, self.reservation, logs, actor or LearnerActor, **arguments)
+        self.pulse = Pulse(config.recovery.heartbeat_s)
 
     def start(self) -> dict[str, Any]:
         """Start the ranks; returns their self-descriptions, by name."""
         calls = self.learners.join()
         found = wait_for("start", calls, self.learners.run)
+        self.pulse.watch(dict(zip(self.learners.names, self.learners.actors, strict=True)))
+        self.learners.pulse = self.pulse
         return {call.actor: one | {"placement": self.placement.describe(call.actor)} for call, one in zip(calls, found, strict=True)}
 
     def close(self) -> None:
         """Let the ranks shut down in order, briefly; kill what does not answer."""
+        self.pulse.close()
         end_actors(self.learners.actors)
         self.reservation.release()

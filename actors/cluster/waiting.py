@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import ray
 
@@ -17,8 +17,28 @@ GRACE_S = 10.0
 """Seconds after a failure in which the death of a peer still counts as its cause."""
 
 
+TICK_S = 1.0
+"""Seconds between two looks at the actors' heartbeats during a wait."""
+
+
 class ActorFailed(RuntimeError):
-    """A remote call failed, its actor died, or it timed out; the message names the actor and the call."""
+    """A remote call failed, its actor died, hung, or timed out; the message names the actor and the call.
+
+    Args:
+        recoverable: new actors may succeed: the old ones died, hung or lost their engine. False for an exception in an actor's code, which
+            would be raised again.
+    """
+
+    def __init__(self, message: str, recoverable: bool = False):
+        super().__init__(message)
+        self.recoverable = recoverable
+
+
+class HasPulse(Protocol):
+    """`actors.cluster.heartbeats.Pulse`."""
+
+    def check(self) -> None:
+        """Raise ActorFailed if an actor hangs."""
 
 
 @dataclass(frozen=True)
@@ -30,26 +50,31 @@ class Pending:
     call: str
 
 
-def wait(calls: Sequence[Pending], timeout_s: float, setting: str = "run.actor_timeout_s") -> list[Any]:
+def wait(calls: Sequence[Pending], timeout_s: float, setting: str = "run.actor_timeout_s", pulse: HasPulse | None = None) -> list[Any]:
     """Return the results of `calls`, in order. Raises at the first failure, without waiting for the rest.
 
     A failed rank leaves its peers blocked in a collective, so results are checked as they arrive.
 
     Args:
         setting: key of the config to raise if the calls are only slow.
+        pulse: checked meanwhile.
 
     Raises:
-        ActorFailed: a call raised, its actor died, or not all were done after `timeout_s` seconds.
+        ActorFailed: a call raised, an actor died or hangs, or not all calls were done after `timeout_s` seconds.
         ModelError: a call raised it.
     """
     open_calls = {call.ref: call for call in calls}
     results: dict[ray.ObjectRef, Any] = {}
     deadline = time.monotonic() + timeout_s
     while open_calls:
-        done, _ = ray.wait(list(open_calls), num_returns=1, timeout=max(0.0, deadline - time.monotonic()))
+        left = max(0.0, deadline - time.monotonic())
+        done, _ = ray.wait(list(open_calls), num_returns=1, timeout=left if pulse is None else min(left, TICK_S))
+        if not done and pulse is not None and left > 0:
+            pulse.check()
+            continue
         if not done:
             late = ", ".join(f"{call.actor} ({call.call})" for call in open_calls.values())
-            raise ActorFailed(f"no answer within {timeout_s:.0f} s from {late}. Raise {setting} if it is only slow.")
+            raise ActorFailed(f"no answer within {timeout_s:.0f} s from {late}. Raise {setting} if it is only slow.", recoverable=True)
         call = open_calls.pop(done[0])
         try:
             results[call.ref] = fetch(call, timeout_s)
@@ -81,9 +106,9 @@ def _death_among(calls: dict[ray.ObjectRef, Pending], failure: ActorFailed) -> A
     return None
 
 
-def wait_for(kind: CallKind, calls: Sequence[Pending], run: Run) -> list[Any]:
+def wait_for(kind: CallKind, calls: Sequence[Pending], run: Run, pulse: HasPulse | None = None) -> list[Any]:
     """`wait` as long as the config allows calls of this kind to take."""
-    return wait(calls, run.timeout_s(kind), f"run.timeouts_s.{kind}")
+    return wait(calls, run.timeout_s(kind), f"run.timeouts_s.{kind}", pulse)
 
 
 def fetch(call: Pending, timeout_s: float) -> Any:
@@ -96,11 +121,12 @@ def fetch(call: Pending, timeout_s: float) -> Any:
         words = describe_environment_error(error.cause) if error.cause is not None else None
         # An operating-system error needs no traceback; anything else is reported with the actor's.
         reason = words if words is not None else f"{error.cause or error}\n{error}"
-        raise ActorFailed(f"{call.actor} failed in {call.call}: {reason}") from error
+        recoverable = bool(getattr(error.cause, "recoverable", False))
+        raise ActorFailed(f"{call.actor} failed in {call.call}: {reason}", recoverable) from error
     except ray.exceptions.RayActorError as error:
-        raise ActorFailed(f"{call.actor} died during {call.call}: {error}") from error
+        raise ActorFailed(f"{call.actor} died during {call.call}: {error}", recoverable=True) from error
     except ray.exceptions.GetTimeoutError as error:
-        raise ActorFailed(f"{call.actor}: the result of {call.call} did not arrive within {timeout_s:.0f} s.") from error
+        raise ActorFailed(f"{call.actor}: the result of {call.call} did not arrive within {timeout_s:.0f} s.", recoverable=True) from error
     except ray.exceptions.RayError as error:
         # The arguments or the result were stored on a machine that is gone.
-        raise ActorFailed(f"{call.actor}: {call.call}: {type(error).__name__}: {error}") from error
+        raise ActorFailed(f"{call.actor}: {call.call}: {type(error).__name__}: {error}", recoverable=True) from error

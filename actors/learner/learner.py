@@ -21,6 +21,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from actors.cluster import logs
+from actors.cluster.heartbeats import beat_from_a_thread
 from actors.cluster.reservation import location
 from actors.learner import checkpoints as saving
 from actors.learner import deepspeed_engine as ds
@@ -164,6 +165,10 @@ class LearnerActor:
         return checked_policy(
             model, ours.packing, ours.layers, way, self.temperature, ours.activation_checkpointing, gradient, self.longest
         )
+
+    def start_heartbeat(self, heartbeats: Any) -> None:
+        """Report this rank as alive from now on (`actors.cluster.heartbeats`)."""
+        beat_from_a_thread(self.name, heartbeats)
 
     def shutdown(self) -> None:
         """Leave the process group."""

@@ -11,8 +11,10 @@ from rich.console import Console
 from rich.text import Text
 
 from actors.cluster.metrics import RunMetrics
+from rlsys.config.schema import Recovery
 from rlsys.io.progress import ProgressFile
 from rlsys.system.printable import printable
+from rlsys.system.stopping import StopSignals
 from rlsys.system.terminal import as_text, print_text
 from rlsys.system.timing import PhaseTimer
 
@@ -23,9 +25,10 @@ class ProgressReporter:
     Args:
         run: name of the run.
         folder: the run folder, whose progress.json says what the run is doing; None writes none.
+        grace_s: seconds that a step has to end after SIGTERM.
     """
 
-    def __init__(self, console: Console, run: str, folder: Path | None = None):
+    def __init__(self, console: Console, run: str, folder: Path | None = None, grace_s: float = Recovery().grace_s):
         self.console = console
         self.run = run
         self._file = ProgressFile(folder)
@@ -34,14 +37,17 @@ class ProgressReporter:
         self._status = console.status(as_text("starting …"))
         self.metrics = RunMetrics(run)
         self._started = time.monotonic()
+        self.stop = StopSignals(grace_s, self.warn)
 
     def __enter__(self) -> ProgressReporter:
         self._status.start()
+        self.stop.__enter__()
         self.metrics.set("last_progress", time.time())
         self.metrics.set("restarts", self._file.restarts)
         return self
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        self.stop.__exit__(None, None, None)
         self._status.stop()
         self._file.end(error)
         self.metrics.close()
@@ -58,6 +64,13 @@ class ProgressReporter:
         finally:
             self.metrics.set(f"seconds/{name.replace(' ', '_')}", self.seconds[name] - before)
             self.metrics.set("last_progress", time.time())
+
+    def restart(self, reason: str) -> None:
+        """Warn that the job starts anew; the seconds of its phases are counted again from those of its last checkpoint."""
+        self.warn(reason)
+        self.seconds.clear()
+        self._file.restart()
+        self.metrics.set("restarts", self._file.restarts)
 
     def say(self, message: str, style: str = "") -> None:
         """Print one line with the time since the start."""

@@ -20,6 +20,7 @@ from actors.cluster.groups import LearnerCluster
 from actors.cluster.session import ray_session
 from actors.loops.judge import EngineJudge, Judge, endpoint_teacher, running_judge, write_rows
 from actors.loops.progress import ProgressReporter
+from actors.loops.recovery import with_restarts
 from actors.loops.stage import StageLoop
 from rlsys.algorithms.rejection import judged_rows, write_sampled
 from rlsys.config import schema as settings
@@ -56,16 +57,21 @@ def rejective_fine_tuning(config: Config, console: Console | None = None) -> Run
     with RunFolder(config) as folder:
         summary = folder.read(RunSummary)
         if summary is None:
-            with ray_session(config.run), ProgressReporter(console, folder.path.name, folder.path) as progress:
-                job = RftJob(folder.config, folder, progress)
-                for number in range(1, config.rft.rounds + 1):
-                    job.round(number)
-                job.finish()
-            summary = job.summary()
+            with ray_session(config.run), ProgressReporter(console, folder.path.name, folder.path, config.recovery.grace_s) as progress:
+                summary = with_restarts(lambda: run_rounds(folder, progress), config.recovery, progress)
             folder.write(summary)
         console.print(summary_table(summary))
         print_text(console, f"run folder: {folder.path}, the model is in model/, the samples in trajectories/")
         return summary
+
+
+def run_rounds(folder: RunFolder, progress: ProgressReporter) -> RunSummary:
+    """Resume what the folder holds, and run what is left of the rounds."""
+    job = RftJob(folder.config, folder, progress)
+    for number in range(1, folder.config.rft.rounds + 1):
+        job.round(number)
+    job.finish()
+    return job.summary()
 
 
 class RftJob:

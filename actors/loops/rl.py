@@ -20,10 +20,12 @@ from actors.cluster.session import ray_session
 from actors.cluster.waiting import Pending
 from actors.loops.admission import admit
 from actors.loops.progress import ProgressReporter
+from actors.loops.recovery import with_restarts
 from actors.loops.rl_data import RunData, open_data
 from actors.loops.rl_step import TrainingBatch, add_counts, set_aside_note, step_line, step_metrics
 from actors.loops.stage import StageLoop
 from rlsys.algorithms.mismatch import MismatchGuard
+from rlsys.algorithms.watchdog import StepWatchdog
 from rlsys.config.checks import require_consistent_settings
 from rlsys.config.schema import Config
 from rlsys.data.accounts import TOO_LONG
@@ -56,33 +58,38 @@ def train(config: Config, console: Console | None = None, stages: tuple[str, ...
             console.print(summary_table(finished))
             print_text(console, f"{folder.path} holds this run, complete; choose another run.dir for a new one.")
             return finished
-        with ray_session(config.run), ProgressReporter(console, folder.path.name, folder.path) as progress:
+        with ray_session(config.run), ProgressReporter(console, folder.path.name, folder.path, config.recovery.grace_s) as progress:
             if folder.restored:
                 progress.say(f"{folder.restored} files of this run came from {config.run.copy_to}")
-            data = open_data(config, folder, progress)
-            with running_actors(config, folder, progress, data) as actors:
-                job = Job(config, folder, progress, data, actors)
-                job.resume()
-                taught = "sft" in stages and config.sft.rows > 0
-                if advice := advise_if_nothing_parsed(job.evaluate("base"), taught):
-                    progress.warn(advice)
-                if taught:
-                    job.cold_start()
-                    job.evaluate("cold_start")
-                    write_model_card(folder.path, folder.cold_start / "model")
-                if "rl" in stages:
-                    job.reinforce()
-                    result = job.evaluate("rl")
-                    if folder.is_best(result.reward):
-                        folder.set_best(job.loop.step, result.reward)
-                    write_model_card(folder.path, folder.checkpoint_path(job.loop.step) / "model")
-                summary = job.summary()
+            summary = with_restarts(lambda: run_stages(config, folder, progress, stages), config.recovery, progress)
         folder.write(summary)
         console.print(summary_table(summary))
         if "rl" in stages and (advice := advise_at_end(summary.heldout["rl"])):
             print_text(console, advice, "yellow")
         print_text(console, f"run folder: {folder.path}")
         return summary
+
+
+def run_stages(config: Config, folder: RunFolder, progress: ProgressReporter, stages: tuple[str, ...]) -> RunSummary:
+    """Start the actors, resume what the folder holds, and run what is left of the stages."""
+    data = open_data(config, folder, progress)
+    with running_actors(config, folder, progress, data) as actors:
+        job = Job(config, folder, progress, data, actors)
+        job.resume()
+        taught = "sft" in stages and config.sft.rows > 0
+        if advice := advise_if_nothing_parsed(job.evaluate("base"), taught):
+            progress.warn(advice)
+        if taught:
+            job.cold_start()
+            job.evaluate("cold_start")
+            write_model_card(folder.path, folder.cold_start / "model")
+        if "rl" in stages:
+            job.reinforce()
+            result = job.evaluate("rl")
+            if folder.is_best(result.reward):
+                folder.set_best(job.loop.step, result.reward)
+            write_model_card(folder.path, folder.checkpoint_path(job.loop.step) / "model")
+        return job.summary()
 
 
 @contextmanager
@@ -116,6 +123,7 @@ class Job:
         self.version = 0
         self.collected = self.taken = 0  # steps whose batch was sampled, or given to the learners
         self.guard = MismatchGuard.from_config(config)
+        self.watchdog = StepWatchdog(config.watchdog)
         # Engines generate one batch at a time; an evaluation counts as one.
         self.engines = Lock()
 
@@ -223,8 +231,9 @@ class Job:
             update["weight_bytes"] = self._send_weights() if batch.trainable else 0
         with self.progress.phase("write trajectories"):
             self.actors.reward.finish(writing)
-        self._report(batch, update)
-        if warning := self.guard.check(step, update.get("mismatch"), lag):
+        metrics = self._report(batch, update)
+        warnings = [self.guard.check(step, update.get("mismatch"), lag), *self.watchdog.check(step, metrics)]
+        for warning in filter(None, warnings):
             self.progress.warn(warning)
         self._checkpoint(batch)
 
@@ -289,8 +298,8 @@ class Job:
             sent: int = self.actors.learners.send_weights(self.version)["bytes"]
         return sent
 
-    def _report(self, batch: TrainingBatch, update: dict[str, Any]) -> None:
-        """Report a step to the log, the dashboard and the screen."""
+    def _report(self, batch: TrainingBatch, update: dict[str, Any]) -> dict[str, Any]:
+        """Report a step to the log, the dashboard and the screen; returns its metrics."""
         source, counts = self.data.feed.source, batch.counts
         too_long = source.account.aside[TOO_LONG]
         figures = {"weight_version": self.version, "prompts_too_long": too_long, **source.metrics(counts["sources"])}
@@ -300,6 +309,7 @@ class Job:
         if batch.step == 1 and counts["groups_unequal"] == 0:
             failed = sum(counts["parse_failures"].values())
             self.progress.warn(advise_on_equal_rewards(metrics["reward"], failed, counts["samples"], counts["truncated"]))
+        return metrics
 
     def _checkpoint(self, batch: TrainingBatch) -> None:
         """Save every checkpoint.every steps, at the end, and after a held-out evaluation that is the best so far."""
@@ -308,7 +318,7 @@ class Job:
             with self.engines:
                 result = self.evaluate(f"step_{batch.step:06d}")
             best = result.reward if self.folder.is_best(result.reward) else None
-        if best is not None or self.loop.is_last or self.loop.is_due(self.config.checkpoint.every):
+        if best is not None or self.loop.is_last or self.loop.must_save:
             self.loop.save(version=self.version, sampler=batch.sampler_state)
             write_model_card(self.folder.path, self.folder.checkpoint_path(batch.step) / "model")
         if best is not None:

@@ -15,6 +15,7 @@ from actors.cluster.groups import LearnerCluster
 from actors.cluster.session import ray_session
 from actors.learner.scalar_learner import ScalarLearner
 from actors.loops.progress import ProgressReporter
+from actors.loops.recovery import with_restarts
 from actors.loops.stage import StageLoop
 from rlsys.config.checks import require_consistent_settings
 from rlsys.config.schema import Config
@@ -48,20 +49,25 @@ def train_scalar(config: Config, console: Console | None = None) -> ScalarReport
         if report is not None:
             print_text(console, f"{folder.path} holds this run, complete; choose another run.dir for a new one.")
         else:
-            with ray_session(config.run), ProgressReporter(console, folder.path.name, folder.path) as progress:
+            with ray_session(config.run), ProgressReporter(console, folder.path.name, folder.path, config.recovery.grace_s) as progress:
                 base, data = open_data(config, progress)
-                longest = config.meta_rm.max_tokens
-                with closing(LearnerCluster(config, base, folder.logs, ScalarLearner, objective=objective, longest=longest)) as cluster:
-                    with progress.phase("start", "starting learners"):
-                        folder.write_json("actors.json", cluster.start())
-                    job = ScalarJob(config, folder, progress, data, cluster.learners)
-                    job.train()
-                    report = job.report()
+                report = with_restarts(lambda: run_job(config, folder, progress, base, data), config.recovery, progress)
             render(reliability(report, TITLES[objective]).draw, "calibration", folder.path / "calibration.png")
             folder.write(report)
         console.print(calibration.table(report.heldout, TITLES[objective]))
         print_text(console, f"run folder: {folder.path}, the model in model/, the picture in calibration.png")
         return report
+
+
+def run_job(config: Config, folder: RunFolder, progress: ProgressReporter, base: str, data: ScalarData) -> ScalarReport:
+    """Start the learners, resume what the folder holds, and take the steps that are left."""
+    objective, longest = config.meta_rm.objective, config.meta_rm.max_tokens
+    with closing(LearnerCluster(config, base, folder.logs, ScalarLearner, objective=objective, longest=longest)) as cluster:
+        with progress.phase("start", "starting learners"):
+            folder.write_json("actors.json", cluster.start())
+        job = ScalarJob(config, folder, progress, data, cluster.learners)
+        job.train()
+        return job.report()
 
 
 def open_data(config: Config, progress: ProgressReporter) -> tuple[str, ScalarData]:

@@ -46,13 +46,18 @@ class StageLoop:
     def is_last(self) -> bool:
         return self.step == self.total
 
+    @property
+    def must_save(self) -> bool:
+        """Whether a checkpoint is due after this step: every checkpoint.every steps, or as the run is about to stop."""
+        return self.is_due(self.checkpoint.every) or self.progress.stop.requested is not None
+
     def is_due(self, every: int) -> bool:
         """Whether this step is one of every `every` steps (0: none), and not the last."""
         return every > 0 and self.step % every == 0 and not self.is_last
 
     def resume(self) -> dict[str, Any] | None:
         """Load the stage's newest checkpoint into the learners and return its state; None if there is no checkpoint."""
-        latest = self.folder.latest_state()
+        latest = self.folder.latest_state(self.progress.warn)
         if latest is None or latest[1]["step"] <= self.before:
             return None
         path, state = latest
@@ -68,12 +73,14 @@ class StageLoop:
         self.total = total
         self._began, self._phases = time.monotonic(), Counter(self.progress.seconds)
         self._log = MetricsLog(self.folder.path, self.before + self.step, self.folder.config) if logged else None
-        with closing(self._log) if self._log is not None else nullcontext():
+        with closing(self._log) if self._log is not None else nullcontext(), self.progress.stop.steps():
             while self.step < total:
                 self.step += 1
                 step(self.step)
                 if logged:
                     self.folder.update_copy()
+                # Unlogged stages have no checkpoints of their own.
+                self.progress.stop.raise_if_requested(f"{self.title} {self.step}" if logged else "nothing of this stage")
 
     def log(self, metrics: dict[str, Any]) -> dict[str, Any]:
         """Write the step's metrics; returns them with the seconds since the last call, by phase.
@@ -99,8 +106,8 @@ class StageLoop:
             self.progress.say(f"{self.title} {self.step}/{self.total}: {text}, ETA {left}{self._skipped}{note}")
 
     def save_if_due(self, **state: Any) -> None:
-        """Save every checkpoint.every steps, except after the last, whose weights the job saves as its result."""
-        if self.is_due(self.checkpoint.every):
+        """Save if a checkpoint is due; the weights after the last step are saved by the job, as its result."""
+        if self.must_save:
             self.save(**state)
 
     def save(self, **state: Any) -> None:

@@ -20,6 +20,7 @@ import itertools
 import os
 import time
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ import pyarrow as pa
 import ray
 
 from actors.cluster import logs
+from actors.cluster.heartbeats import BEAT_S
 from actors.cluster.metrics import RunMetrics
 from actors.cluster.reservation import location
 from actors.cpu.sampler import request_id
@@ -47,7 +49,15 @@ LAST_LINES = 25
 
 
 class RolloutError(RuntimeError):
-    """A rollout actor cannot serve a call; the message names the actor and, if the engine failed, quotes its log."""
+    """A rollout actor cannot serve a call; the message names the actor and, if the engine failed, quotes its log.
+
+    Args:
+        recoverable: the engine failed while it worked, so that a new one may succeed.
+    """
+
+    def __init__(self, message: str, recoverable: bool = False):
+        super().__init__(message)
+        self.recoverable = recoverable
 
 
 class RolloutActor:
@@ -181,6 +191,28 @@ class RolloutActor:
         node = ray.get_runtime_context().get_node_id()
         return {"name": self.name, "node": node, "tensor_parallel": self.rollout.tensor_parallel}
 
+    async def start_heartbeat(self, heartbeats: Any) -> None:
+        """Report this actor and its engine as alive from now on (`actors.cluster.heartbeats`)."""
+        self._heart = asyncio.ensure_future(self._beat(heartbeats))
+
+    async def _beat(self, heartbeats: Any) -> None:
+        """Beat while the engine answers. It cannot answer while it loads weights or sleeps; those calls have timeouts of their own."""
+        ping = None
+        while True:
+            working = self._engine is not None and self._admitting.is_set() and not (self._asleep or self._failure)
+            if working and (ping is None or ping.done()):
+                ping = asyncio.ensure_future(self._ping())
+            if ping is not None:
+                await asyncio.wait([ping], timeout=BEAT_S)
+            if not working or ping is None or ping.done():
+                heartbeats.beat.remote(self.name)
+                await asyncio.sleep(BEAT_S)
+
+    async def _ping(self) -> None:
+        # A dead engine fails the calls that need it, which report more than a missing beat could.
+        with suppress(Exception):
+            await self._engine.collective_rpc("rlsys_threads")
+
     async def in_flight(self) -> int:
         """Return the number of unfinished samples."""
         return len(self._running)
@@ -262,7 +294,7 @@ class RolloutActor:
             self._raise_if_failed()
             raise RolloutError(f"{self.name}: samples were aborted.") from error
         except Exception as error:
-            raise RolloutError(self._error_with_log("the engine failed while it sampled", error)) from error
+            raise RolloutError(self._error_with_log("the engine failed while it sampled", error), recoverable=True) from error
         finally:
             self._unread.difference_update(numbers)
             for task in tasks:
@@ -434,7 +466,7 @@ class RolloutActor:
             return await call
         except Exception as error:
             self._mark_failed(failure)
-            raise RolloutError(self._error_with_log(failure, error)) from error
+            raise RolloutError(self._error_with_log(failure, error), recoverable=True) from error
 
     def _mark_failed(self, failure: str) -> None:
         """Refuse all further calls: frozen samples would otherwise block forever, or continue under a mix of two weight versions."""

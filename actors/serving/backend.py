@@ -56,16 +56,14 @@ class ServedJudge(JudgeBackend):
     async def score(self, request: ScoreRequest) -> ScoreResponse:
         return await self._call(self._handle.score, request)
 
-    async def stream(self, request: ScoreRequest) -> AsyncIterator[TextDelta | SampleDone | ScoreResponse]:
-        async for item in self._stream(self._streaming.stream, request):
-            yield item
+    def stream(self, request: ScoreRequest) -> AsyncIterator[TextDelta | SampleDone | ScoreResponse]:
+        return self._stream(self._streaming.stream, request)
 
     async def chat(self, request: ChatRequest) -> ChatResponse:
         return await self._call(self._handle.chat, request)
 
-    async def stream_chat(self, request: ChatRequest) -> AsyncIterator[TextDelta | ChatResponse]:
-        async for item in self._stream(self._streaming.stream_chat, request):
-            yield item
+    def stream_chat(self, request: ChatRequest) -> AsyncIterator[TextDelta | ChatResponse]:
+        return self._stream(self._streaming.stream_chat, request)
 
     async def _call(self, method: Any, *arguments: Any) -> Any:
         """Call a replica. One that dies is replaced by another: the same request has the same answer."""

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from contextlib import aclosing
 from typing import Any, TypeVar
 
 import pyarrow as pa
@@ -93,11 +94,6 @@ class JudgeActor:
         """Return the number of unfinished samples."""
         return await self._engine.in_flight()
 
-    def check(self) -> None:
-        """Raise RolloutError if the engine has died."""
-        if failure := self._engine.engine_failure():
-            raise RolloutError(f"{self._engine.name}: {failure}; see {self._engine.log}.")
-
     async def shutdown(self) -> None:
         """Stop the engine and its processes."""
         await self._engine.shutdown()
@@ -115,8 +111,9 @@ class JudgeActor:
             text=lambda number, more: items.put_nowait(TextDelta(number, more)),
             sample=lambda number, result: items.put_nowait(SampleDone(number, result)),
         )
-        async for item in _as_they_come(judge(request, self._settings, self._prompter, self._sample, listener), items):
-            yield item
+        async with aclosing(_as_they_come(judge(request, self._settings, self._prompter, self._sample, listener), items)) as coming:
+            async for item in coming:
+                yield item
 
     async def _sample(self, rendered: RenderedRequest, sampling: Sampling, on_text: Callable[[str], None] | None) -> JudgeResult:
         prompts = prompt_batch(rendered.asked)
@@ -155,8 +152,9 @@ class JudgeActor:
                 choices = [group.create_task(choice(number, seed)) for number, seed in enumerate(_chat_seeds(request))]
             return ChatResponse(choices=[one.result() for one in choices], prompt_tokens=len(prompt))
 
-        async for item in _as_they_come(answer(), texts):
-            yield item
+        async with aclosing(_as_they_come(answer(), texts)) as coming:
+            async for item in coming:
+                yield item
 
     async def _chat_prompt(self, request: ChatRequest) -> list[int]:
         check_chars("the conversation", [message.content for message in request.messages], self._settings)
@@ -180,7 +178,7 @@ def _choices(samples: pa.RecordBatch) -> list[ChatChoice]:
     return [ChatChoice(text=row.text, finish_reason=row.finish_reason, tokens=len(row.token_ids)) for row in rows]
 
 
-async def _as_they_come(answer: Awaitable[T], items: asyncio.Queue[Any]) -> AsyncIterator[Any]:
+async def _as_they_come(answer: Awaitable[T], items: asyncio.Queue[Any]) -> AsyncGenerator[Any]:
     """Yield what is put into `items` while `answer` is computed, and the answer last; stops it when the caller stops."""
     working = asyncio.ensure_future(answer)
     working.add_done_callback(lambda _: items.put_nowait(None))

@@ -34,7 +34,15 @@ __all__ = ["CpuSender", "DeepSpeedSource", "RayClient", "Trainer", "WeightTransf
 
 
 class WeightTransferError(RuntimeError):
-    """A weight transfer failed; the message names the rollout actor and, where tensors differ, the tensors."""
+    """A weight transfer failed; the message names the rollout actor and, where tensors differ, the tensors.
+
+    Args:
+        recoverable: the rollout actor died or failed, so that a new one may succeed.
+    """
+
+    def __init__(self, message: str, recoverable: bool = False):
+        super().__init__(message)
+        self.recoverable = recoverable
 
 
 def register() -> None:
@@ -117,7 +125,7 @@ class RayClient:
         try:
             return wait(calls, self.timeout_s, "run.timeouts_s.weights")
         except ActorFailed as error:
-            raise WeightTransferError(str(error)) from error
+            raise WeightTransferError(str(error), error.recoverable) from error
 
 
 class Sender(Protocol):

@@ -102,7 +102,14 @@ class TimedJob(Job):
 
 def stand_in_config(folder: Path, *overrides: str) -> Config:
     """Return the config of a run on generated tasks of two responses."""
-    fixed = ["data.responses=[2]", "data.heldout_rows=1", "checkpoint.every=0", "rl.refill=false", f"run.dir={folder / 'run'}"]
+    fixed = [
+        "data.responses=[2]",
+        "data.heldout_rows=1",
+        "checkpoint.every=0",
+        "rl.refill=false",
+        "watchdog.steps=1000000",
+        f"run.dir={folder / 'run'}",
+    ]
     return load_config(None, [*fixed, *overrides])
 
 

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from actors.serving.session import Service
+    from rlsys.config.schema import Config
     from rlsys.serving.service import ServiceArguments
 
 EXAMPLE = '{"conversation": "Which one is a tool: whiskey, judo, beige, saw?", "responses": ["whiskey", "saw"]}'
@@ -90,7 +91,22 @@ def serve(
         run_checks("serve", config, [*problems, *exposed(host, token)], check, meta_rm=meta_rm)
     elif mistakes := [*problems, *exposed(host, token)]:
         raise UserError("\n".join(mistakes))
-    port = free_port(host, port)
+    if address is None:
+        port = free_port(host, port)
+    run_service(arguments, config, reward_model, token, host, port, address, drain_s)
+
+
+def run_service(
+    arguments: ServiceArguments,
+    config: Config,
+    meta_rm: str | None,
+    token: str | None,
+    host: str,
+    port: int,
+    address: str | None,
+    drain_s: float,
+) -> None:
+    """Serve until Ctrl-C or SIGTERM."""
     from actors.serving.session import running_service
 
     console = to_stdout()
@@ -99,7 +115,7 @@ def serve(
     with tempfile.TemporaryDirectory(prefix="rlsys-logs-") as scratch:
         if address is None:
             arguments = arguments.model_copy(update={"logs": Path(scratch)})
-        with running_service(arguments, config, reward_model, token, host, port, address) as service:
+        with running_service(arguments, config, meta_rm, token, host, port, address) as service:
             print_text(console, f"ready after {time.monotonic() - began:.0f} s")
             introduce(service.url, arguments, token, console)
             wait_for_the_end(service, drain_s, console)
@@ -144,14 +160,18 @@ def introduce(url: str, arguments: ServiceArguments, token: str | None, console:
     table.add_row("token", "none is needed" if token is None else "required")
     table.add_row("routes", f"{url}/docs, {url}/metrics")
     console.print(table)
-    header = ["-H", "Authorization: Bearer $RLSYS_TOKEN"] if token is not None else []
-    shown = shlex.join(["curl", f"{url}/v1/score", "-H", "Content-Type: application/json", "-d", EXAMPLE])
-    if header and arguments.token_file:
-        header[1] = f"Authorization: Bearer $(cat {shlex.quote(str(arguments.token_file))})"
-    authorization = f' -H "{header[1]}"' if header else ""
-    print_text(console, f"{shown}{authorization}")
+    print_text(console, curl_line(url, arguments.token_file, token))
     print_text(console, f"curl {url}/readyz")
     print_text(console, "Ctrl-C stops it")
+
+
+def curl_line(url: str, token_file: Path | None, token: str | None) -> str:
+    """Return a line for a shell that asks the service; it names where the token is, not the token."""
+    line = shlex.join(["curl", f"{url}/v1/score", "-H", "Content-Type: application/json", "-d", EXAMPLE])
+    if token is None:
+        return line
+    place = "$RLSYS_TOKEN" if token_file is None else f"$(cat {shlex.quote(str(token_file))})"
+    return f'{line} -H "Authorization: Bearer {place}"'
 
 
 def wait_for_the_end(service: Service, drain_s: float, console: Console) -> None:

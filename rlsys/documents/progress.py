@@ -17,7 +17,7 @@ class Progress(Document):
     started: FiniteFloat
     """When the process began, of a resumed run the last one."""
     restarts: NonNegativeInt = 0
-    """Times that the run was started again."""
+    """Times that the run, or its actors after a failure, were started again."""
     host: str
     pid: int
     phase: str = "start"

@@ -42,6 +42,10 @@ class ProgressFile:
         rounded = {name: round(value, 2) for name, value in seconds.items()}
         self._write(phase=phase, doing=doing, since=time.time(), seconds=rounded)
 
+    def restart(self) -> None:
+        """Count a restart of the run's actors."""
+        self._write(restarts=self.restarts + 1)
+
     def say(self, line: str) -> None:
         """Record a line of the screen."""
         with self._lock:

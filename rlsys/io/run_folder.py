@@ -18,6 +18,8 @@ import json
 import os
 import shutil
 import tempfile
+from collections.abc import Callable
+from contextlib import suppress
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
@@ -27,14 +29,17 @@ import pyarrow.parquet as pq
 
 from rlsys.config.files import load_config, save_config
 from rlsys.config.schema import Config, ConfigError
+from rlsys.data.readers import DataError
 from rlsys.documents.core import AnyResult, Result, read_document, write_document
+from rlsys.io.checksums import checksums, damage
 from rlsys.io.files import atomic_write, write_text_atomically
 from rlsys.io.model_form import form_of, read_form
+from rlsys.io.progress import read_progress
 from rlsys.io.remote_copy import RemoteCopy, RemoteCopyError
 from rlsys.models.loading import ensure_model
 from rlsys.prompts.rendering import FORM_FILE
 
-MAY_CHANGE = {"run", "checkpoint", "rl.steps", "rl.eval_every"} | {
+MAY_CHANGE = {"run", "recovery", "watchdog", "checkpoint", "rl.steps", "rl.eval_every"} | {
     f"rft.teacher.{name}" for name in ("api_key_env", "concurrency", "timeout_s", "retries", "price_prompt", "price_completion")
 }
 """Keys and sections that may change when a run is resumed."""
@@ -56,6 +61,10 @@ WORK_PATTERNS = (
     "summary.json",
 )
 """Results of training or sampling, which a run with another config may not discard. Empty files and folders do not count."""
+
+
+class CheckpointError(ValueError):
+    """No checkpoint of a run can be used; the message names the folder and the damage."""
 
 
 class RunFolder:
@@ -87,11 +96,15 @@ class RunFolder:
                 _clear(self.path)
             for name in ("trajectories", "checkpoints", "logs"):
                 (self.path / name).mkdir(exist_ok=True)
+            for partial in (self.path / "checkpoints").glob(".partial_*"):
+                shutil.rmtree(partial, ignore_errors=True)
             save_config(config, self.path / "config.yaml")
             self.config = self._with_saved_ranks()
         except BlockingIOError as error:
             self._lock.close()
-            raise ConfigError(f"{self.path}: another process is writing this run; wait for it or choose another run.dir.") from error
+            raise ConfigError(
+                f"{self.path}: another process is writing this run{_writer(self.path)}; wait for it or choose another run.dir."
+            ) from error
         except (OSError, ConfigError, RemoteCopyError):
             self._lock.close()
             raise
@@ -190,7 +203,8 @@ class RunFolder:
             optimizer: as checkpoint.optimizer: whose optimizer state to keep.
         """
         partial = self._partial_path(step)
-        (partial / "state.json").write_text(json.dumps(state, indent=2))
+        # Written last: it makes the checkpoint complete.
+        write_text_atomically(partial / "state.json", json.dumps(state | {"files": checksums(partial)}, indent=2))
         shutil.rmtree(self.checkpoint_path(step), ignore_errors=True)
         os.replace(partial, self.checkpoint_path(step))
         for old in self.checkpoints()[:-keep]:
@@ -217,10 +231,28 @@ class RunFolder:
     def set_best(self, step: int, reward: float) -> None:
         self.write_json("checkpoints/best.json", {"checkpoint": self.checkpoint_path(step).name, "reward": reward})
 
-    def latest_state(self) -> tuple[Path, dict[str, Any]] | None:
-        """Return the newest complete checkpoint and its state, or None for a new run."""
+    def latest_state(self, warn: Callable[[str], None]) -> tuple[Path, dict[str, Any]] | None:
+        """Return the newest intact checkpoint and its state, or None for a run without checkpoints.
+
+        Args:
+            warn: is told of each newer checkpoint that is damaged.
+
+        Raises:
+            CheckpointError: all are damaged.
+        """
         checkpoints = self.checkpoints()
-        return (checkpoints[-1], json.loads((checkpoints[-1] / "state.json").read_text())) if checkpoints else None
+        for path in reversed(checkpoints):
+            state, problem = _read_state(path)
+            if problem is None:
+                return path, state
+            warn(f"{path} is damaged: {problem}; taking the checkpoint before it")
+        if checkpoints:
+            newest, problem = checkpoints[-1], _read_state(checkpoints[-1])[1]
+            raise CheckpointError(
+                f"{newest.parent}: no checkpoint is intact ({newest.name}: {problem}). Restore one from a copy, or move all step_* folders "
+                "away to start from the cold start."
+            )
+        return None
 
 
 def resolve_model(path: str | Path) -> tuple[str, Config | None]:
@@ -327,6 +359,24 @@ def require_same_config(config: Config) -> None:
             f"{folder / 'config.yaml'}: the folder holds results ({work[0]}{', ...' if len(work) > 1 else ''}) of a run with "
             f"another config ({'; '.join(changed)}). Choose another run.dir, or remove the folder."
         )
+
+
+def _read_state(checkpoint: Path) -> tuple[dict[str, Any], str | None]:
+    """Return the state of a checkpoint, and what is wrong with its files (None: nothing)."""
+    try:
+        state = json.loads((checkpoint / "state.json").read_text())
+        files = state.pop("files", {})  # absent in checkpoints of earlier versions
+    except (ValueError, AttributeError) as error:
+        return {}, f"state.json cannot be read ({error})"
+    return state, damage(checkpoint, files)
+
+
+def _writer(folder: Path) -> str:
+    """Name the process that progress.json says to write the run; empty if it does not."""
+    with suppress(DataError):
+        if (found := read_progress(folder)) is not None:
+            return f" (process {found.pid} on {found.host})"
+    return ""
 
 
 def _require_same_copy(config: Config, copy: RemoteCopy) -> None:

@@ -115,7 +115,7 @@ GROUPS: dict[str, tuple[Metric, ...]] = {
 
 LIVE = (
     Metric("last_progress", "seconds since 1970", "time at which the run last completed a phase"),
-    Metric("restarts", "", "times that the run was started again, to continue after a failure or with more steps"),
+    Metric("restarts", "", "times that the run, or its actors after a failure, were started again"),
     Metric("batches_waiting", "", "batches sampled and judged that wait for the learners; at most rl.staleness + 1"),
     Metric("samples_in_flight/{engine}", "", "samples that an engine has been asked for and has not returned, by engine"),
     Metric("engine_tokens/{engine}", "tokens", "tokens generated since the engine started, by engine", "counter"),

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Iterator
+from contextlib import aclosing, contextmanager
 from typing import TypeVar
 
 from rlsys.serving.contract import (
@@ -65,8 +65,9 @@ class Guard(JudgeBackend):
     async def stream(self, request: ScoreRequest) -> AsyncIterator[TextDelta | SampleDone | ScoreResponse]:
         self.limits.check_score(request)
         with self._admitted():
-            async for item in self._items_in_time(self._backend.stream(request)):
-                yield self._count(item) if isinstance(item, ScoreResponse) else item
+            async with aclosing(self._items_in_time(self._backend.stream(request))) as items:
+                async for item in items:
+                    yield self._count(item) if isinstance(item, ScoreResponse) else item
 
     async def chat(self, request: ChatRequest) -> ChatResponse:
         self.limits.check_chat(request)
@@ -76,8 +77,9 @@ class Guard(JudgeBackend):
     async def stream_chat(self, request: ChatRequest) -> AsyncIterator[TextDelta | ChatResponse]:
         self.limits.check_chat(request)
         with self._admitted():
-            async for item in self._items_in_time(self._backend.stream_chat(request)):
-                yield self._count_chat(item) if isinstance(item, ChatResponse) else item
+            async with aclosing(self._items_in_time(self._backend.stream_chat(request))) as items:
+                async for item in items:
+                    yield self._count_chat(item) if isinstance(item, ChatResponse) else item
 
     @contextmanager
     def _admitted(self, waited: bool = False) -> Iterator[None]:
@@ -103,7 +105,7 @@ class Guard(JudgeBackend):
         except TimeoutError as error:
             raise self._too_late() from error
 
-    async def _items_in_time(self, items: AsyncIterator[T]) -> AsyncIterator[T]:
+    async def _items_in_time(self, items: AsyncIterator[T]) -> AsyncGenerator[T]:
         deadline = asyncio.get_running_loop().time() + self.limits.max_seconds
         try:
             while True:

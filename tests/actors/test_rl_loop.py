@@ -52,5 +52,5 @@ def test_a_step_that_trains_nothing_sends_no_weights(tiny_model, tmp_path):
         metrics = MetricsLog.read(folder.path)
         assert [row["weight_version"] for row in metrics] == [0, 1, 1, 2]
         assert all("seconds/send_weights" in row for row in metrics)
-        path, state = folder.latest_state()
+        path, state = folder.latest_state(print)
         assert (state["step"], state["version"]) == (4, 2)

@@ -1,6 +1,9 @@
 """Run folders: one writer, one config, complete checkpoints."""
 
 import json
+import os
+import socket
+from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -9,7 +12,8 @@ import pytest
 from rlsys.config.files import load_config
 from rlsys.config.schema import ConfigError
 from rlsys.io.metrics import MetricsLog
-from rlsys.io.run_folder import RunFolder, write_parquet
+from rlsys.io.progress import ProgressFile
+from rlsys.io.run_folder import CheckpointError, RunFolder, write_parquet
 
 
 def config(tmp_path, *overrides):
@@ -18,7 +22,10 @@ def config(tmp_path, *overrides):
 
 def test_second_writer_is_rejected(tmp_path):
     folder = RunFolder(config(tmp_path))
-    with pytest.raises(ConfigError, match="another process"):
+    with pytest.raises(ConfigError, match="another process is writing this run;"):
+        RunFolder(config(tmp_path))
+    ProgressFile(folder.path).say("begins")
+    with pytest.raises(ConfigError, match=rf"another process is writing this run \(process {os.getpid()} on {socket.gethostname()}\)"):
         RunFolder(config(tmp_path))
     folder.close()
     RunFolder(config(tmp_path)).close()
@@ -92,7 +99,7 @@ def test_newest_and_best_checkpoints_are_kept(tmp_path):
             folder.set_best(1, 0.5)
         commit(folder, step)
     assert [path.name for path in folder.checkpoints()] == ["step_000001", "step_000003", "step_000004"]
-    path, state = folder.latest_state()
+    path, state = folder.latest_state(pytest.fail)
     assert state == {"step": 4} and (path / "weights").read_text() == "4"
     assert folder.is_best(0.6) and not folder.is_best(0.4)
 
@@ -101,7 +108,7 @@ def test_incomplete_checkpoint_is_ignored(tmp_path):
     folder = RunFolder(config(tmp_path))
     commit(folder, 1)
     (folder.begin_checkpoint(2) / "weights").write_text("half")
-    assert folder.latest_state()[1] == {"step": 1}
+    assert folder.latest_state(pytest.fail)[1] == {"step": 1}
 
 
 def test_resume_drops_metrics_of_repeated_steps_and_an_incomplete_line(tmp_path):
@@ -166,3 +173,60 @@ def test_a_resumed_run_keeps_the_ranks_that_wrote_its_optimizer_state(tmp_path):
     with RunFolder(config(tmp_path, "learner.ranks=null")) as folder:
         assert folder.config.learner.ranks == 4
     assert load_config(tmp_path / "run/config.yaml").learner.ranks is None, "the next resume compares with what was given"
+
+
+def _two_checkpoints(folder):
+    for step in (1, 2):
+        partial = folder.begin_checkpoint(step)
+        (partial / "model").mkdir()
+        (partial / "model" / "weights").write_bytes(bytes(range(200)) * step)
+        (partial / "optimizer").mkdir()
+        (partial / "optimizer" / "rank_0").write_bytes(b"moments")
+        folder.commit_checkpoint(step, {"step": step}, keep=2)
+
+
+def _cut(path):
+    path.write_bytes(path.read_bytes()[:-1])
+
+
+def _flip_a_bit(path):
+    data = bytearray(path.read_bytes())
+    data[5] ^= 1
+    path.write_bytes(data)
+
+
+@pytest.mark.parametrize(
+    ("file", "harm", "words"),
+    [
+        ("model/weights", _cut, "model/weights has changed or was cut off"),
+        ("model/weights", _flip_a_bit, "model/weights has changed or was cut off"),
+        ("optimizer/rank_0", Path.unlink, "optimizer/rank_0 is missing"),
+        ("state.json", _cut, "state.json cannot be read"),
+    ],
+)
+def test_a_damaged_checkpoint_is_skipped_and_named(tmp_path, file, harm, words):
+    with RunFolder(config(tmp_path)) as folder:
+        _two_checkpoints(folder)
+        newest, older = folder.checkpoint_path(2), folder.checkpoint_path(1)
+        assert folder.latest_state(pytest.fail) == (newest, {"step": 2})
+        harm(newest / file)
+        warnings = []
+        assert folder.latest_state(warnings.append) == (older, {"step": 1})
+        assert warnings == [f"{newest} is damaged: {warnings[0].split(': ', 1)[1]}"] and words in warnings[0]
+        harm(older / file)
+        with pytest.raises(CheckpointError, match="no checkpoint is intact"):
+            folder.latest_state(warnings.append)
+
+
+def test_a_checkpoint_without_checksums_is_taken_as_it_is(tmp_path):
+    with RunFolder(config(tmp_path)) as folder:
+        _two_checkpoints(folder)
+        (folder.checkpoint_path(2) / "state.json").write_text('{"step": 2}')
+        assert folder.latest_state(pytest.fail) == (folder.checkpoint_path(2), {"step": 2})
+
+
+def test_what_an_interrupted_checkpoint_left_is_removed(tmp_path):
+    with RunFolder(config(tmp_path)) as folder:
+        (folder.begin_checkpoint(3) / "half").write_text("x")
+    with RunFolder(config(tmp_path)) as folder:
+        assert list((folder.path / "checkpoints").iterdir()) == []

@@ -1,0 +1,87 @@
+"""Heartbeats: actors report that they are alive, so that one that hangs is noticed long before a call to it times out.
+
+Ray notices a process that ends, but not one that stops answering (stopped, swapped out, its driver stuck). A long call is no hang: the
+beats come from a thread of their own, and an engine's only after it has answered a ping between two of its steps.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from threading import Thread
+from typing import Any
+
+import ray
+
+from actors.cluster.waiting import ActorFailed, Pending, fetch, wait
+
+BEAT_S = 2.0
+"""Seconds between two beats of an actor."""
+
+
+class Heartbeats:
+    """The actor that receives the beats of a job."""
+
+    def __init__(self) -> None:
+        self._latest: dict[str, float] = {}
+
+    def beat(self, name: str) -> None:
+        """Record a beat of the actor `name`."""
+        self._latest[name] = time.monotonic()
+
+    def silence(self) -> dict[str, float]:
+        """Return the seconds since each actor's latest beat."""
+        now = time.monotonic()
+        return {name: now - latest for name, latest in self._latest.items()}
+
+
+def beat_from_a_thread(name: str, heartbeats: Any) -> None:
+    """Report `name` as alive from now on, whatever the other threads of this process compute."""
+
+    def beat() -> None:
+        while True:
+            heartbeats.beat.remote(name)
+            time.sleep(BEAT_S)
+
+    Thread(target=beat, name="heartbeat", daemon=True).start()
+
+
+class Pulse:
+    """Checks the heartbeats of a job's actors while the driver waits for them.
+
+    Args:
+        limit_s: silence after which an actor counts as hanging, in seconds; None: heartbeats are off.
+    """
+
+    def __init__(self, limit_s: float | None):
+        self.limit_s = limit_s
+        self._actor = None if limit_s is None else ray.remote(Heartbeats).options(num_cpus=0).remote()
+        self._next_check = 0.0
+
+    def watch(self, actors: Mapping[str, Any]) -> None:
+        """Let the actors, which are up, beat from now on."""
+        if self._actor is not None:
+            calls = [Pending(actor.start_heartbeat.remote(self._actor), name, "start_heartbeat") for name, actor in actors.items()]
+            wait(calls, self.limit_s or 0.0, "recovery.heartbeat_s")
+
+    def check(self) -> None:
+        """Look at the beats, at most once per BEAT_S; cheap otherwise.
+
+        Raises:
+            ActorFailed: an actor was silent for longer than the limit; the message names it.
+        """
+        now = time.monotonic()
+        if self._actor is None or self.limit_s is None or now < self._next_check:
+            return
+        self._next_check = now + BEAT_S
+        silence = fetch(Pending(self._actor.silence.remote(), "heartbeats", "silence"), self.limit_s)
+        for name, seconds in silence.items():
+            if seconds > self.limit_s:
+                raise ActorFailed(
+                    f"{name} hangs: no sign of life for {seconds:.0f} s (recovery.heartbeat_s={self.limit_s:g}).", recoverable=True
+                )
+
+    def close(self) -> None:
+        """End the receiving actor."""
+        if self._actor is not None:
+            ray.kill(self._actor)

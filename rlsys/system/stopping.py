@@ -1,0 +1,90 @@
+"""Requests to stop: SIGTERM (preemption, `ray job stop`) and SIGINT (Ctrl-C)."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType, TracebackType
+
+PREEMPTED = 75
+"""Exit status after SIGTERM: EX_TEMPFAIL, so that a scheduler starts the same command again."""
+INTERRUPTED = 130
+"""Exit status after SIGINT."""
+
+
+class Stopped(Exception):
+    """The run was asked to stop; the message says what was saved and how to continue.
+
+    Args:
+        status: the command's exit status.
+    """
+
+    def __init__(self, message: str, status: int):
+        super().__init__(message)
+        self.status = status
+
+
+class StopSignals:
+    """Takes SIGTERM and SIGINT while it is entered.
+
+    While steps run (`steps`), the first signal sets `requested`: the current step ends and is saved. If that takes longer than `grace_s`
+    after a SIGTERM, or if a second signal arrives, the run stops at once, as it does outside of steps; its last checkpoint remains.
+
+    Args:
+        grace_s: seconds from SIGTERM to the end of the step and its checkpoint.
+        say: prints a line.
+    """
+
+    def __init__(self, grace_s: float, say: Callable[[str], None]):
+        self.grace_s, self._say = grace_s, say
+        self.requested: signal.Signals | None = None
+        self._in_steps = False
+        self._before: dict[signal.Signals, object] = {}
+
+    def __enter__(self) -> StopSignals:
+        if threading.current_thread() is threading.main_thread():  # no other thread can take signals
+            for number, handler in ((signal.SIGTERM, self._on_signal), (signal.SIGINT, self._on_signal), (signal.SIGALRM, self._on_alarm)):
+                self._before[number] = signal.signal(number, handler)
+        return self
+
+    def __exit__(self, _kind: type[BaseException] | None, _error: BaseException | None, _trace: TracebackType | None) -> None:
+        if self._before:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+        for number, handler in self._before.items():
+            signal.signal(number, handler)  # type: ignore[arg-type]
+        self._before.clear()
+
+    @contextmanager
+    def steps(self) -> Iterator[None]:
+        """Let the first signal wait for the end of a step, which calls `raise_if_requested` once it is saved."""
+        self._in_steps = True
+        try:
+            yield
+        finally:
+            self._in_steps = False
+
+    def raise_if_requested(self, saved: str) -> None:
+        """Raise Stopped if a signal came. `saved`: what the run continues from."""
+        if self.requested is not None:
+            raise self._stopped(self.requested, f"saved {saved}")
+
+    def _on_signal(self, number: int, _frame: FrameType | None) -> None:
+        name = signal.Signals(number)
+        if not self._in_steps or self.requested is not None:
+            if name is signal.SIGINT:
+                raise KeyboardInterrupt
+            raise self._stopped(name, "nothing new was saved")
+        self.requested = name
+        within = f" within {self.grace_s:g} s" if name is signal.SIGTERM else ""
+        self._say(f"{name.name}: the current step ends and is saved{within}; a second signal stops at once")
+        if name is signal.SIGTERM:
+            signal.setitimer(signal.ITIMER_REAL, self.grace_s)
+
+    def _on_alarm(self, _number: int, _frame: FrameType | None) -> None:
+        raise self._stopped(signal.SIGTERM, f"the step did not end within {self.grace_s:g} s (recovery.grace_s), so it was not saved")
+
+    def _stopped(self, number: signal.Signals, what: str) -> Stopped:
+        status = PREEMPTED if number is signal.SIGTERM else INTERRUPTED
+        return Stopped(f"stopped by {number.name}; {what}. The same command resumes from the last checkpoint.", status)
