@@ -378,7 +378,7 @@ class Checkpoint(Section):
     """Number of latest checkpoints to keep. The best one is kept in addition."""
     optimizer: Literal["all", "last"] = "all"
     """Whose optimizer state to keep: seven times the size of a bfloat16 model. last: only that of the latest checkpoint, from which a run
-    resumes; older ones are models only."""
+    resumes; older ones are models only, and cannot take its place if it is damaged."""
 
 
 class ScalarRm(Section):
