@@ -165,6 +165,21 @@ def test_a_prompt_that_is_too_long_is_skipped_with_the_reason():
     assert len(short.samples) == 2 and short.rendered.skipped is None
 
 
+def test_an_answer_that_a_filter_withholds_is_a_parse_failure():
+    with running(Peer(lambda body, attempt: failure(400, "filtered", code="content_filter"))) as peer:
+        (result,) = answers(peer, [judge_request(record(), 1, "t")])
+    assert result.rendered.skipped is None and result.samples[0]["failure"] == "no_box" and result.samples[0]["tokens"] == 0
+
+
+def test_answers_without_a_count_of_their_tokens_are_counted():
+    content = {"id": "c", "object": "chat.completion", "created": 0, "model": "judge"}
+    content |= {"choices": [{"index": 0, "message": {"role": "assistant", "content": "\\boxed{9, 2}"}, "finish_reason": "stop"}]}
+    with running(Peer(lambda body, attempt: (200, content, {}))) as peer, EndpointJudge(Endpoint(url=peer.url)) as judge:
+        (result,) = judge.answer([judge_request(record(), 3, "t")], TURNS, SAMPLING, 0)
+        assert judge.unmetered == 3 and [sample["tokens"] for sample in result.samples] == [0, 0, 0]
+    assert result.samples[0]["scores"] == [9, 2]
+
+
 def test_leaving_early_cancels_what_is_in_flight():
     with running(Peer(right, delay_s=600)) as peer, EndpointJudge(Endpoint(url=peer.url, concurrency=2)) as judge:
         futures = judge._submit(render_turns(judge_request(record(), 4, "t"), TURNS), SAMPLING)
