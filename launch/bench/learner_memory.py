@@ -6,7 +6,6 @@ import gc
 import tempfile
 from collections.abc import Callable
 from dataclasses import asdict, replace
-from functools import partial
 from typing import Any
 
 from launch.bench.allocations import Allocations
@@ -98,20 +97,20 @@ def held_bytes(learner: Any) -> int:
 
 def step_peak(batch: Any, temperature: float) -> Callable[[Any], int]:
     """Return a function that trains a rank on `batch`, a step of all ranks together, and returns the peak of its memory."""
-    return partial(_step_peak, batch=batch, temperature=temperature)
 
+    def peak(learner: Any) -> int:
+        import torch
 
-def _step_peak(learner: Any, batch: Any, temperature: float) -> int:
-    import torch
+        if device_of(learner) != "cpu":
+            torch.cuda.reset_peak_memory_stats()
+            learner.train_grpo(batch, temperature)
+            return torch.cuda.max_memory_allocated()
+        held = held_bytes(learner)
+        with Allocations() as counted:
+            learner.train_grpo(batch, temperature)
+        return held + counted.peak
 
-    if device_of(learner) != "cpu":
-        torch.cuda.reset_peak_memory_stats()
-        learner.train_grpo(batch, temperature)
-        return torch.cuda.max_memory_allocated()
-    held = held_bytes(learner)
-    with Allocations() as counted:
-        learner.train_grpo(batch, temperature)
-    return held + counted.peak
+    return peak
 
 
 def render(document: dict[str, Any]) -> Table:
