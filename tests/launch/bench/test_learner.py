@@ -55,15 +55,15 @@ def test_the_default_model_for_the_record(bench, all_cores, record_ratio) -> Non
 
 @pytest.mark.nightly
 def test_what_the_settings_for_larger_models_save(bench, all_cores, tiny_bench_model) -> None:
-    """Without a GPU, what is moved to the host stays: those settings only must not take more."""
-    document = bench("learner", "--memory", "--model", tiny_bench_model, *all_cores, *SHAPE, "learner.ranks=2", "learner.token_budget=256")
+    shape = ("--prompts", 4, "--samples", 4, "--prompt-tokens", 128, "--output-tokens", 32)
+    document = bench("learner", "--memory", "--model", tiny_bench_model, *all_cores, *shape, "learner.ranks=2", "learner.token_budget=512")
     memory = document["memory"]
     assert list(memory) == list(SETTINGS) and {result["ranks"] for result in memory.values()} == {2}
     given = memory["as given"]
     assert all(result["peak_bytes"] > result["held_bytes"] > 0 for result in memory.values())
     assert memory["activation checkpointing"]["peak_bytes"] < given["peak_bytes"]
-    for sharded in ("reference sharded", "ZeRO-3"):
-        assert memory[sharded]["held_bytes"] < given["held_bytes"], sharded
-    for moved in ("reference on the host", "optimizer offloaded", "states released"):
-        assert memory[moved]["held_bytes"] <= 1.1 * given["held_bytes"], moved
+    assert memory["reference sharded"]["held_bytes"] < given["held_bytes"]
+    # Without a GPU, what is moved to the host stays.
+    for moved in ("reference on the host", "states released"):
+        assert memory[moved]["held_bytes"] == pytest.approx(given["held_bytes"], rel=0.05), moved
     assert render_memory(document).row_count == len(SETTINGS)
