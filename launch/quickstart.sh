@@ -18,3 +18,11 @@ families=(pick_word include_word avoid_word last_word copy letter_case wrapping 
 .venv/bin/rlsys eval --model "$run" --benchmark "format:rlsys=$run/vote-rows.jsonl" --k 1,2,4,8 --temperature 1 \
     --strategy vote --strategy majority --no-swap --output "$run/votes"
 .venv/bin/rlsys report "$run" "$run/votes" --output "$run/page.html"
+
+# What to do with the model.
+cat <<END
+
+Serve the model that was trained, and ask it from another terminal:
+.venv/bin/rlsys serve --model $run --k 8
+curl http://127.0.0.1:8000/v1/score -H 'Content-Type: application/json' -d '{"conversation": "Which one is a tool: whiskey, judo, beige, saw?", "responses": ["whiskey", "saw"]}'
+END

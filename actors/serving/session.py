@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import ray
 from ray import serve
+from ray.serve.context import _get_global_client
 from ray.serve.handle import DeploymentHandle
 
 from actors.cluster.session import ray_session
@@ -67,6 +68,7 @@ def running_service(
     # Serve's own lines about deployments and replicas; errors are raised.
     os.environ.setdefault("RAY_SERVE_LOG_TO_STDERR", "0")
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
+    own_ray = address is None and not ray.is_initialized()
     with _cluster(config, address), _sigterm_interrupts():
         try:
             serve.start(
@@ -74,14 +76,18 @@ def running_service(
                 http_options={"host": host, "port": port},
                 logging_config={"log_level": "WARNING", "enable_access_log": False},
             )
+            if not own_ray:
+                _require_address(host, port)
             ingress = serve.run(application(arguments, config, meta_rm, token), name=NAME, route_prefix="/")
+        except ServiceError:
+            raise
         except (RuntimeError, TimeoutError, ray.exceptions.RayError) as error:
-            _stop(address is None)
+            _stop(own_ray)
             raise ServiceError(f"the service did not start: {error}") from error
         try:
             yield Service(f"http://{f'[{host}]' if ':' in host else host}:{port}", ingress)
         finally:
-            _stop(address is None)
+            _stop(own_ray)
 
 
 @contextmanager
@@ -110,9 +116,23 @@ def _sigterm_interrupts() -> Iterator[None]:
         signal.signal(signal.SIGTERM, previous)
 
 
-def _stop(local: bool) -> None:
-    """Delete the application, and Serve as well if nothing else runs on it. A local Serve ends with its Ray."""
+def _require_address(host: str, port: int) -> None:
+    """Check that Serve listens there: one that ran before keeps its own address, which others may reach without a token.
+
+    Raises:
+        ServiceError: it listens elsewhere.
+    """
+    found = _get_global_client().http_config
+    if (found.host, found.port) != (host, port):
+        raise ServiceError(
+            f"Ray Serve runs on this cluster already, at {found.host}:{found.port}; use --host {found.host} --port {found.port}, or end it "
+            "(serve shutdown)."
+        )
+
+
+def _stop(ray_ends: bool) -> None:
+    """Delete the application, and Serve as well if nothing else runs on it, unless it ends with its Ray."""
     others = [name for name in serve.status().applications if name != NAME]
     serve.delete(NAME)
-    if not local and not others:
+    if not ray_ends and not others:
         serve.shutdown()
