@@ -46,6 +46,23 @@ def ray_session():
     ray.shutdown()
 
 
+@pytest.fixture
+def s3_store(request, tmp_path, monkeypatch) -> str:
+    """URL of an empty place in moto's S3 server, which the environment points to (skipped where moto is not installed)."""
+    server = pytest.importorskip("moto.server", reason="moto is not installed (the extra s3-test)").ThreadedMotoServer("127.0.0.1", 0)
+    server.start()
+    request.addfinalizer(server.stop)
+    host, port = server.get_host_and_port()
+    for name, value in {"ACCESS_KEY_ID": "test", "SECRET_ACCESS_KEY": "test", "REGION": "us-east-1"}.items():
+        monkeypatch.setenv(f"AWS_{name}", value)
+    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
+    from pyarrow import fs
+
+    place = {"endpoint_override": f"{host}:{port}", "scheme": "http", "region": "us-east-1"}
+    fs.S3FileSystem(allow_bucket_creation=True, **place).create_dir("bucket")
+    return f"s3://bucket/{tmp_path.name}"
+
+
 RATIO = "ratio of "
 
 

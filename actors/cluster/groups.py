@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from actors.cluster.calls import Actors, LearnerGroup, RewardClient, RolloutGroup, end_actors, rollout_names
 from actors.cluster.heartbeats import Pulse
@@ -19,6 +20,7 @@ from rlsys.models.loading import ModelError
 from rlsys.rewards.extraction import DEFAULT_FORMAT, ScoreFormat
 from rlsys.system.devices import bucket_mib, concurrent_sequences
 from rlsys.system.placement import check_reported_gpus, engines_sleep, place, place_learners, weight_backend
+from rlsys.system.reward_place import reward_machine
 
 if TYPE_CHECKING:
     from actors.learner.learner import LearnerActor
@@ -100,7 +102,10 @@ class Cluster:
         # The engine chooses its positional encoding by the maximum length, not by the actual one: so must the trainer.
         arguments: dict[str, Any] = {"rl": config.rl, "temperature": config.rollout.temperature, "longest": max_model_len}
         learners = create_learners(config, model_path, reserved, logs, LearnerActor, **arguments)
-        reward = ray.remote(RewardActor).options(name="reward", num_cpus=0).remote("reward", score_format)
+        machine = reward_machine(self.placement)
+        node = machine.node_id if machine else ray.get_runtime_context().get_node_id()
+        options = {"num_cpus": 0, "scheduling_strategy": NodeAffinitySchedulingStrategy(node, soft=False)}
+        reward = ray.remote(RewardActor).options(name="reward", **options).remote("reward", score_format)
         self.actors = Actors(rollouts, learners, RewardClient(reward, config.run))
         self.pulse = Pulse(config.recovery.heartbeat_s)
 
@@ -115,13 +120,15 @@ class Cluster:
         rollouts, learners, reward = self.actors.rollouts, self.actors.learners, self.actors.reward
         engines = rollouts.ready()
         # vLLM measures the free memory of a GPU while it starts, which no learner may change meanwhile.
-        found = bring_up(rollouts, engines) if self.placement.gpus and self.placement.colocated else {}
+        first = rollouts.sleeps or (self.placement.gpus and self.placement.colocated)
+        found = bring_up(rollouts, engines) if first else {}
+        if rollouts.sleeps:
+            rollouts.sleep()  # The learners build their states in the memory of the engines.
         found |= bring_up(rollouts, [*([] if found else engines), *learners.join(), reward.ready()])
         check_reported_gpus(self.placement, {name: (one["node"], one["gpus"]) for name, one in found.items()})
         learners.connect_rollouts(rollouts.actors, self.backend, bucket_mib(self.config.weights.bucket_mib, self.backend))
         if rollouts.sleeps:
             # The weights are still the same on both sides, so that the engines can compare their answers.
-            rollouts.sleep()
             learners.send_weights(0)
         self.actors.watch(self.pulse)
         return {

@@ -7,7 +7,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import asdict, replace
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 from rich.text import Text
@@ -40,6 +40,8 @@ from rlsys.system.terminal import Table
 if TYPE_CHECKING:
     from actors.cluster.calls import LearnerGroup
 
+Answer = TypeVar("Answer")
+
 
 def learner(
     overrides: Overrides = None,
@@ -51,6 +53,7 @@ def learner(
     model: Model = "models/smollm2-135m-instruct",
     repeats: Annotated[int, typer.Option(min=1, help="Measured updates, after one warm-up update.")] = 3,
     unpacked: Annotated[bool, typer.Option(help="Also measure the padded form.")] = True,
+    memory: Annotated[bool, typer.Option("--memory", help="Compare the memory of the settings for larger models instead.")] = False,
     timeout: Timeout = 900,
     as_json: AsJson = False,
 ) -> None:
@@ -59,11 +62,20 @@ def learner(
     The ceiling is the rate of a large matrix product in the run's dtype, measured in the same processes on all ranks at once. Useful
     operations are one reference pass (unless rl.beta is 0) plus three forward passes, counting each distinct token once.
 
+    --memory compares what a rank holds between steps and at its peak: as given, and with activation checkpointing, a sharded reference,
+    offload, release, ZeRO-3.
+
     Example: rlsys bench learner --cores 2 learner.ranks=2
     """
 
     work = Work(prompts, samples, prompt_tokens, output_tokens, choose_cores(cores), repeats, overrides or [], model)
     run_config(work)
+
+    if memory:
+        from launch.bench import learner_memory
+
+        report(as_json, lambda: learner_memory.compare(work, timeout), learner_memory.render)
+        return
 
     forms = {"packed": "true", "unpacked": "false"} if unpacked else {"packed": "true"}
 
@@ -150,7 +162,7 @@ def start_learners(config: Config, model: str, cores: int, folder: str) -> Learn
     return learners
 
 
-def on_every_rank(learners: LearnerGroup, function: Callable[[Any], float]) -> list[float]:
+def on_every_rank(learners: LearnerGroup, function: Callable[[Any], Answer]) -> list[Answer]:
     """Call `function` with the actor in every rank's process and return the results."""
     from actors.cluster.waiting import Pending, wait
 

@@ -52,8 +52,10 @@ def malformed(problems: Sequence[Mapping[str, Any]]) -> ServingError:
 
 
 def _describe(problem: Mapping[str, Any]) -> str:
-    where = ".".join(str(part) for part in problem["loc"] if part != "body")
-    if problem["type"] == "extra_forbidden":
+    unknown = problem["type"] == "extra_forbidden"
+    # Without pydantic's names for the members of a union, such as list[Message].
+    where = ".".join(str(part) for part in problem["loc"] if part != "body" and (unknown or "[" not in str(part)))
+    if unknown:
         return f"{where}: unknown key."
     if problem["type"] == "json_invalid":
         detail = problem.get("ctx", {}).get("error", "")

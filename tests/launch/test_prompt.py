@@ -99,7 +99,7 @@ def test_answers_to_the_requests_become_the_rows_of_a_cold_start(pairs, tiny_mod
 def test_vllm_answers_the_requests_of_a_batch_file(pairs, tiny_model, tmp_path):
     """Its own `run-batch` reads what we write, and we read what it writes; this untrained model never answers in the form."""
     prompt(pairs, "--as", "requests", "--samples", 2, "--teacher", tiny_model, "rollout.max_tokens=8", "-o", tmp_path / "q.jsonl")
-    command = [sys.executable, "-m", "vllm.entrypoints.openai.run_batch", "-i", tmp_path / "q.jsonl", "-o", tmp_path / "a.jsonl"]
+    command = [sys.executable, "-m", "vllm.entrypoints.cli.main", "run-batch", "-i", tmp_path / "q.jsonl", "-o", tmp_path / "a.jsonl"]
     command += ["--model", tiny_model, "--max-model-len", "1024", "--enforce-eager"]
     environment = os.environ | {"VLLM_CPU_KVCACHE_SPACE": "1", "HF_HUB_OFFLINE": "1"}
     ran = subprocess.run(list(map(str, command)), env=environment, capture_output=True, text=True, timeout=800)

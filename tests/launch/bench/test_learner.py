@@ -5,6 +5,8 @@ from __future__ import annotations
 import pytest
 
 from launch.bench.learner import render
+from launch.bench.learner_memory import SETTINGS
+from launch.bench.learner_memory import render as render_memory
 from launch.bench.work import TRAIN_PARTS
 
 SHAPE = ("--prompts", 2, "--samples", 4, "--prompt-tokens", 60, "--output-tokens", 10, "--repeats", 2)
@@ -49,3 +51,19 @@ def test_the_default_model_for_the_record(bench, all_cores, record_ratio) -> Non
     check_the_same_update(packed, unpacked, rel=0.1)  # bf16 rounds differently in each form; in float32 they agree to 1e-5
     record_ratio("learner, default model, 2 x 4 x (256 + 32): packed over unpacked", document["times_as_fast_as_unpacked"])
     record_ratio("learner, default model: share of the machine's matrix rate", packed["share_of_ceiling"])
+
+
+@pytest.mark.nightly
+def test_what_the_settings_for_larger_models_save(bench, all_cores, tiny_bench_model) -> None:
+    shape = ("--prompts", 4, "--samples", 4, "--prompt-tokens", 128, "--output-tokens", 32)
+    document = bench("learner", "--memory", "--model", tiny_bench_model, *all_cores, *shape, "learner.ranks=2", "learner.token_budget=512")
+    memory = document["memory"]
+    assert list(memory) == list(SETTINGS) and {result["ranks"] for result in memory.values()} == {2}
+    given = memory["as given"]
+    assert all(result["peak_bytes"] > result["held_bytes"] > 0 for result in memory.values())
+    assert memory["activation checkpointing"]["peak_bytes"] < given["peak_bytes"]
+    assert memory["reference sharded"]["held_bytes"] < given["held_bytes"]
+    # Without a GPU, what is moved to the host stays.
+    for moved in ("reference on the host", "states released"):
+        assert memory[moved]["held_bytes"] == pytest.approx(given["held_bytes"], rel=0.05), moved
+    assert render_memory(document).row_count == len(SETTINGS)

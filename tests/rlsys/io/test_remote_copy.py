@@ -17,22 +17,10 @@ from rlsys.io.run_folder import RunFolder
 
 
 @pytest.fixture(params=["file", "s3"])
-def url(request, tmp_path, monkeypatch) -> str:
+def url(request, tmp_path) -> str:
     """URL of an empty place in a local folder or in moto's S3 server (skipped where moto is not installed)."""
-    if request.param == "file":
-        return f"file://{tmp_path}/store/runs/first"
-    server = pytest.importorskip("moto.server", reason="moto is not installed (the extra s3-test)").ThreadedMotoServer("127.0.0.1", 0)
-    server.start()
-    request.addfinalizer(server.stop)
-    host, port = server.get_host_and_port()
-    for name, value in {"ACCESS_KEY_ID": "test", "SECRET_ACCESS_KEY": "test", "REGION": "us-east-1"}.items():
-        monkeypatch.setenv(f"AWS_{name}", value)
-    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
-    from pyarrow import fs
-
-    place = {"endpoint_override": f"{host}:{port}", "scheme": "http", "region": "us-east-1"}
-    fs.S3FileSystem(allow_bucket_creation=True, **place).create_dir("bucket")
-    return f"s3://bucket/{tmp_path.name}/first"
+    store = f"file://{tmp_path}/store/runs" if request.param == "file" else request.getfixturevalue("s3_store")
+    return f"{store}/first"
 
 
 def config(folder: Path, url: str, *overrides: str):

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from rlsys.config.files import load_config
 from rlsys.config.schema import Config
 from rlsys.system.placement import Machine, Placement, PlacementError, place, place_judges, place_learners, weight_backend
+from rlsys.system.reward_place import reward_machine
 
 
 def config(ranks=1, engines=1, width=1, staleness=0, *overrides) -> Config:
@@ -239,6 +240,25 @@ def test_configured_threads_are_used_and_cores_are_scaled_to_what_there_is():
     check_is_grantable(placed)
     assert placed.threads("learner-0") == 6 and placed.threads("rollout-1") == 4
     assert placed.slots["learner-0"].cpus == 1.2 and placed.slots["rollout-0"].cpus == 0.8
+
+
+@pytest.mark.parametrize(
+    ("sizes", "staleness", "expected"),
+    [
+        ([(2, 0)], 0, None),  # every core is reserved: on the job's own machine
+        ([(2, 0), (1, 0), (1, 0), (1, 0)], 1, 3),  # engine, rank, rank, and one that nobody uses
+        ([(2, 0), (1, 0), (1, 0)], 1, None),
+        ([(96, 8), (16, 0)], 0, 1),  # a machine of its own before one with more free cores
+        ([(96, 2), (96, 2)], 0, 0),
+        ([(8, 2), (96, 2)], 0, 1),
+    ],
+)
+def test_the_reward_actor_gets_a_machine_of_its_own_or_the_freest(sizes, staleness, expected):
+    gpus = sum(gpus for _, gpus in sizes)
+    counts = ("null", "null") if gpus else (2, 1)
+    placed = place(config(*counts, 1, staleness), machines(*sizes))
+    machine = reward_machine(placed)
+    assert (None if machine is None else placed.machines.index(machine)) == expected
 
 
 def test_null_without_gpus_is_one_engine_and_two_ranks():
