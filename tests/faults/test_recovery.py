@@ -20,7 +20,7 @@ STEPS = 12
 
 
 class Faults(threading.Thread):
-    """Injects one fault into each start of a run, as soon as its actors are up and work.
+    """Injects one fault into each start of a run, once it has taken one more step.
 
     Args:
         faults: (actor, whether its engine's process is meant, signal).
@@ -37,7 +37,8 @@ class Faults(threading.Thread):
             while self.left:
                 pids, seen = self._next_start(seen)
                 actor, engine, number = self.left[0]
-                time.sleep(self.moments.uniform(0, 2))  # in whatever phase
+                self._wait_for_step(len(self.injected) + 1)
+                time.sleep(self.moments.uniform(0, 1))  # in whatever phase
                 process = psutil.Process(pids[actor])
                 os.kill(process.children()[0].pid if engine else process.pid, number)
                 self.injected.append(actor)
@@ -45,8 +46,14 @@ class Faults(threading.Thread):
         except Exception as error:  # noqa: BLE001  reported by the test, not by the thread
             self.error = error
 
+    def _wait_for_step(self, step):
+        deadline = time.monotonic() + WAIT_S
+        while not (self.folder / f"trajectories/step_{step:06d}.parquet").exists():
+            assert time.monotonic() < deadline, f"no step {step} within {WAIT_S} s"
+            time.sleep(0.02)
+
     def _next_start(self, seen):
-        """Wait for actors other than those `seen`, and until they have finished one more step or evaluation."""
+        """Wait for actors other than those `seen`."""
         deadline = time.monotonic() + WAIT_S
         while time.monotonic() < deadline:
             time.sleep(0.1)
