@@ -35,6 +35,7 @@ from actors.cluster.reservation import location
 from actors.cpu.sampler import request_id
 from actors.rollout import vllm_compat
 from actors.rollout.samples import Decoder, SampleLogprobs, sample_batch
+from actors.rollout.scratch import Scratch
 from actors.rollout.sleep_probe import SleepProbe
 from actors.weights.buckets import Segment
 from rlsys.config.schema import Rollout
@@ -137,9 +138,9 @@ class RolloutActor:
         if self.rollout.self_certainty and not self._workers_keep_logprobs:
             found = f"device {device}, rollout.in_flight_updates={self.rollout.in_flight_updates}"
             raise RolloutError(f"{self.name}: rollout.self_certainty needs a CPU engine without in-flight updates, found {found}.")
-        self._cores = vllm_compat.Cores(self.threads if device == "cpu" else 0)
+        self._cores, self._scratch = vllm_compat.Cores(self.threads if device == "cpu" else 0), Scratch()
         try:
-            with vllm_compat.engine_environment(self._cores.ids, self.threads, self.rollout):
+            with self._scratch.in_use(), vllm_compat.engine_environment(self._cores.ids, self.threads, self.rollout):
                 self._engine = self._start_engine()
         except Exception as error:
             raise RolloutError(self._error_with_log("the engine did not start", error)) from error
@@ -233,6 +234,7 @@ class RolloutActor:
             self._engine.shutdown()
             self._engine = None
             self._cores.release()
+            self._scratch.remove()
 
     # --- sampling ------------------------------------------------------------------------------------------------
 

@@ -83,4 +83,5 @@ def test_a_signal_ends_the_step_saves_and_leaves_nothing(straight_run, tmp_path,
     assert pq.read_metadata(folder / f"trajectories/step_{step:06d}.parquet").num_rows > 0
     assert nothing_left(mark) == []
     assert set(os.listdir("/dev/shm")) - shared == set()
-    assert [path for path in temporary.iterdir() if path.name != "ray"] == []
+    # Locks of cores have a fixed place (`actors.rollout.vllm_compat.Cores`).
+    assert {path.name for path in temporary.iterdir()} <= {"ray", f"rlsys-cores-{os.getuid()}"}
