@@ -5,11 +5,13 @@ Both are written to a temporary folder and renamed, and both are collective: eve
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -32,6 +34,8 @@ TAG = "state"
 """DeepSpeed's name of the single state in a folder."""
 
 
+FULL_BYTES = 2**20
+"""A disk with less free space than this is full."""
 SHARD_BYTES = 2**30
 """Smaller models are written as one file, by rank 0; of larger ones each rank writes a shard of at least this size."""
 
@@ -154,6 +158,17 @@ def load_optimizer(engine: Engine, folder: Path, identity: dict[str, Any]) -> di
         raise ValueError(f"{folder}: DeepSpeed found no state to load; see the learner's log file.")
     torch.set_rng_state(torch.load(folder / f"random_rank{dist.get_rank()}.pt", weights_only=True))
     return state
+
+
+@contextmanager
+def naming_a_full_disk(folder: Path) -> Iterator[None]:
+    """Raise OSError for a write that failed on a full disk; torch and safetensors raise errors of their own, some without the reason."""
+    try:
+        yield
+    except Exception as error:
+        if isinstance(error, OSError) or shutil.disk_usage(folder).free >= FULL_BYTES:
+            raise
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(folder)) from error
 
 
 def _temporary(folder: Path) -> Path:

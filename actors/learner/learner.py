@@ -386,9 +386,10 @@ class LearnerActor:
         Args:
             files: further text files of the model's folder, by name.
         """
-        saving.save_model(self.engine.module.model, self.model_path, Path(folder) / "model", files)
         schedule = {name: getattr(self, name) for name in SCHEDULE}
-        saving.save_optimizer(self.engine, Path(folder) / "optimizer", self._identity() | schedule)
+        with saving.naming_a_full_disk(Path(folder)):
+            saving.save_model(self.engine.module.model, self.model_path, Path(folder) / "model", files)
+            saving.save_optimizer(self.engine, Path(folder) / "optimizer", self._identity() | schedule)
 
     def load(self, folder: str) -> None:
         """Restore the exact state of `save(folder)`.

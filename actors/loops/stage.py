@@ -114,6 +114,10 @@ class StageLoop:
         """Save the learners with `state`, which `resume` returns."""
         number = self.before + self.step
         with self.progress.phase("checkpoint", f"{self.title} {self.step}: saving"):
-            self.learners.save(self.folder.begin_checkpoint(number), self.folder.model_files)
-            state = {"step": number, "seconds": dict(self.progress.seconds), **state}
-            self.folder.commit_checkpoint(number, state, self.checkpoint.keep, self.checkpoint.optimizer)
+            try:
+                self.learners.save(self.folder.begin_checkpoint(number), self.folder.model_files)
+                state = {"step": number, "seconds": dict(self.progress.seconds), **state}
+                self.folder.commit_checkpoint(number, state, self.checkpoint.keep, self.checkpoint.optimizer)
+            except BaseException:
+                self.folder.discard_checkpoint(number)
+                raise

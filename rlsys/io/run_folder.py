@@ -216,6 +216,10 @@ class RunFolder:
         # A resumed run starts from this checkpoint; only the model of the cold start is still needed, as the reference.
         shutil.rmtree(self.cold_start / "optimizer", ignore_errors=True)
 
+    def discard_checkpoint(self, step: int) -> None:
+        """Remove the folder of `begin_checkpoint`, as the checkpoint could not be written."""
+        shutil.rmtree(self._partial_path(step), ignore_errors=True)
+
     def checkpoints(self) -> list[Path]:
         """List complete checkpoints, oldest first."""
         return sorted(path for path in (self.path / "checkpoints").glob("step_*") if (path / "state.json").exists())
