@@ -21,18 +21,18 @@ def admit(collect: Callable[[int], T], first: int, last: int, staleness: int) ->
                                  | train 1   | train 2   | train 3   | ...
 
     Hence no batch is older than `staleness` weight versions when it is trained on, whatever the durations of collecting and training.
-    Closing the generator cancels collections that have not begun and waits for the running one.
+    Closing the generator cancels collections that have not begun, and does not wait for the running one: it ends with the actors that it
+    calls, and may take as long as a batch if they go on.
 
     Raises:
         whatever `collect` raised, in place of its batch.
     """
     admitted: deque[Future[T]] = deque()
-    with ThreadPoolExecutor(max_workers=1, thread_name_prefix="collect") as pool:
-        try:
-            for step in range(first, last + 1):
-                while len(admitted) <= staleness and step + len(admitted) <= last:
-                    admitted.append(pool.submit(collect, step + len(admitted)))
-                yield admitted.popleft().result()
-        finally:
-            for future in admitted:
-                future.cancel()
+    pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="collect")
+    try:
+        for step in range(first, last + 1):
+            while len(admitted) <= staleness and step + len(admitted) <= last:
+                admitted.append(pool.submit(collect, step + len(admitted)))
+            yield admitted.popleft().result()
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)

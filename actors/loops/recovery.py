@@ -19,6 +19,7 @@ def with_restarts(attempt: Callable[[], T], recovery: Recovery, progress: Progre
     A failure recurs if it is an exception in an actor's code; an actor that died or hangs, or whose engine failed, is replaced.
 
     Raises:
+        Stopped: a signal came before the failure.
         ActorFailed: the failure would recur, or there were more than `recovery.max_restarts` within `recovery.window_s`; the message
             then starts with the first failure.
     """
@@ -28,7 +29,9 @@ def with_restarts(attempt: Callable[[], T], recovery: Recovery, progress: Progre
         try:
             return attempt()
         except ActorFailed as failure:
-            if not failure.recoverable or recovery.max_restarts == 0 or progress.stop.requested is not None:
+            if progress.stop.requested is not None:  # a preempted machine takes its actors with it
+                raise progress.stop.stopped("the step was not saved, as an actor failed") from failure
+            if not failure.recoverable or recovery.max_restarts == 0:
                 raise
             first = first or failure
             if not restarts.admit():

@@ -72,6 +72,7 @@ def train(config: Config, console: Console | None = None, stages: tuple[str, ...
 
 def run_stages(config: Config, folder: RunFolder, progress: ProgressReporter, stages: tuple[str, ...]) -> RunSummary:
     """Start the actors, resume what the folder holds, and run what is left of the stages."""
+    folder.require_intact_cold_start()
     data = open_data(config, folder, progress)
     with running_actors(config, folder, progress, data) as actors:
         job = Job(config, folder, progress, data, actors)
@@ -188,7 +189,7 @@ class Job:
         loop.run(len(batches), step, logged=False)
         with self.progress.phase("checkpoint", "saving the cold start"):
             self.actors.learners.save(self.folder.cold_start, self.folder.model_files)
-            self.folder.write_json("cold_start.json", {**counts, "sampler": self.data.feed.source.state_dict(), "batches": curve})
+            self.folder.commit_cold_start({**counts, "sampler": self.data.feed.source.state_dict(), "batches": curve})
             self.folder.update_copy()
         self._send_weights()
 

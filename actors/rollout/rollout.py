@@ -112,7 +112,7 @@ class RolloutActor:
         self._admitting.set()
         self._asleep = False
         self._probe = SleepProbe()
-        self._failure = ""
+        self._failure, self._recoverable = "", False
         self._metrics = RunMetrics(self.log.parent.parent.name)
 
     def __repr__(self) -> str:
@@ -197,22 +197,12 @@ class RolloutActor:
         self._heart = asyncio.ensure_future(self._beat(heartbeats))
 
     async def _beat(self, heartbeats: Any) -> None:
-        """Beat while the engine answers. It cannot answer while it loads weights or sleeps; those calls have timeouts of their own."""
-        ping = None
-        while True:
-            working = self._engine is not None and self._admitting.is_set() and not (self._asleep or self._failure)
-            if working and (ping is None or ping.done()):
-                ping = asyncio.ensure_future(self._ping())
-            if ping is not None:
-                await asyncio.wait([ping], timeout=BEAT_S)
-            if not working or ping is None or ping.done():
+        """Beat as long as the engine answers: between two of its steps, and between two buckets of new weights."""
+        while not self.engine_failure():
+            with suppress(Exception):  # reported by the calls that need the engine
+                await self._engine.collective_rpc("rlsys_threads")
                 heartbeats.beat.remote(self.name)
-                await asyncio.sleep(BEAT_S)
-
-    async def _ping(self) -> None:
-        # A dead engine fails the calls that need it, which report more than a missing beat could.
-        with suppress(Exception):
-            await self._engine.collective_rpc("rlsys_threads")
+            await asyncio.sleep(BEAT_S)
 
     async def in_flight(self) -> int:
         """Return the number of unfinished samples."""
@@ -409,7 +399,8 @@ class RolloutActor:
             while self._running:
                 await asyncio.wait(self._running)
         # The engine's pause_generation() would add a sleep of 20 ms.
-        await self._engine.engine_core.pause_scheduler_async(mode="keep", clear_cache=False)
+        pause = self._engine.engine_core.pause_scheduler_async(mode="keep", clear_cache=False)
+        await self._or_mark_failed(pause, "it could not be paused for a weight update")
         await self._wake("weights")
         await self._weight_call("start_weight_update")
 
@@ -439,12 +430,13 @@ class RolloutActor:
             self._mark_failed(failure)
         else:
             self._version = version
-            await self._engine.update_weight_version(str(version))
-        await self._engine.resume_generation()
+            await self._or_mark_failed(self._engine.update_weight_version(str(version)), failure)
+        await self._or_mark_failed(self._engine.resume_generation(), "it did not continue after a weight update")
         self._admitting.set()
         self._raise_if_failed()
         if difference := await self._probe.difference(self.generate, version):
-            self._mark_failed(f"it computes something else since it slept: {difference}. Set rollout.sleep=false for this model")
+            failure = f"it computes something else since it slept: {difference}. Set rollout.sleep=false for this model"
+            self._mark_failed(failure, recoverable=False)
             self._raise_if_failed()
 
     async def last_load(self) -> list[dict[str, Any]]:
@@ -464,22 +456,33 @@ class RolloutActor:
 
     async def _or_mark_failed(self, call: Awaitable[Any], failure: str) -> Any:
         """Return the result of `call`; a failure marks the engine as failed."""
+        task = asyncio.ensure_future(call)
         try:
-            return await call
+            while not task.done():
+                await asyncio.wait([task], timeout=BEAT_S)
+                # vLLM never ends a call that was pending when its engine died.
+                if not task.done() and self._engine.errored:
+                    task.cancel()
+                    raise RuntimeError("the engine has died")
+            return task.result()
         except Exception as error:
             self._mark_failed(failure)
             raise RolloutError(self._error_with_log(failure, error), recoverable=True) from error
 
-    def _mark_failed(self, failure: str) -> None:
-        """Refuse all further calls: frozen samples would otherwise block forever, or continue under a mix of two weight versions."""
-        self._failure = failure
+    def _mark_failed(self, failure: str, recoverable: bool = True) -> None:
+        """Refuse all further calls: frozen samples would otherwise block forever, or continue under a mix of two weight versions.
+
+        Args:
+            recoverable: a new engine may succeed.
+        """
+        self._failure, self._recoverable = failure, recoverable
         for task in self._running:
             task.cancel()
         self._admitting.set()
 
     def _raise_if_failed(self) -> None:
         if self._failure:
-            raise RolloutError(f"{self.name}: {self._failure}; start it again. See {self.log}.")
+            raise RolloutError(f"{self.name}: {self._failure}; start it again. See {self.log}.", self._recoverable)
 
     # --- errors --------------------------------------------------------------------------------------------------
 

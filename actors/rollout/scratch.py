@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import shutil
+import stat
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+
+PREFIX = "engine-"
 
 
 class Scratch:
@@ -20,11 +24,11 @@ class Scratch:
     def __init__(self) -> None:
         self._root = Path(tempfile.gettempdir()) / f"rlsys-engines-{os.getuid()}"
         with self._alone():
-            for folder in self._root.iterdir():
+            for folder in self._root.glob(f"{PREFIX}*"):
                 if (lock := _try_lock(folder)) is not None:  # its process is gone
                     shutil.rmtree(folder, ignore_errors=True)
                     os.close(lock)
-            self.path = Path(tempfile.mkdtemp(prefix="", dir=self._root))
+            self.path = Path(tempfile.mkdtemp(prefix=PREFIX, dir=self._root))
             self._lock = _try_lock(self.path)
 
     @contextmanager
@@ -57,15 +61,22 @@ class Scratch:
 
     @contextmanager
     def _alone(self) -> Iterator[None]:
-        """Hold the lock of the folders' parent, which exists meanwhile."""
+        """Hold the lock of the folders' parent, which exists meanwhile.
+
+        Raises:
+            OSError: its name, which anyone can guess, belongs to something else; what it holds may not be removed.
+        """
         while True:
             self._root.mkdir(mode=0o700, exist_ok=True)
-            lock = os.open(self._root, os.O_RDONLY)
+            lock = os.open(self._root, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
             fcntl.flock(lock, fcntl.LOCK_EX)
             if os.fstat(lock).st_nlink:  # not removed in between
                 break
             os.close(lock)
         try:
+            found = os.fstat(lock)
+            if found.st_uid != os.getuid() or stat.S_IMODE(found.st_mode) & 0o077:
+                raise PermissionError(errno.EPERM, "expected a folder that only this user can write to", str(self._root))
             yield
         finally:
             os.close(lock)

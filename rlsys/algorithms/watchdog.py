@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -91,7 +92,7 @@ RULES = (
 
 
 class StepWatchdog:
-    """Stops a run once a metric was out of its bound in `watchdog.steps` consecutive steps that have it."""
+    """Stops a run once a metric was out of its bound, or NaN, in `watchdog.steps` consecutive steps that have it, since it was started."""
 
     def __init__(self, bounds: Watchdog):
         self.bounds = bounds
@@ -111,7 +112,7 @@ class StepWatchdog:
             bound, value = getattr(self.bounds, rule.setting), rule.value(metrics)
             if bound is None or bound is False or value is None:
                 continue
-            if not rule.exceeds(value, bound):
+            if not (math.isnan(value) or rule.exceeds(value, bound)):
                 self._over[rule.setting] = 0
                 continue
             self._over[rule.setting] += 1

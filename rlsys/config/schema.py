@@ -78,9 +78,10 @@ class Recovery(Section):
     """Restarts within any `window_s` seconds after which the next failure ends the job. 0: the first failure ends it."""
     window_s: PositiveFloat = 3600.0
     """Length of that window, in seconds."""
-    heartbeat_s: PositiveFloat | None = 60.0
-    """Silence after which an actor counts as hanging, in seconds. A long call is no hang: each actor reports that it is alive every two
-    seconds meanwhile, and an engine must answer between two of its steps. null: only timeouts (`run.timeouts_s`) notice a hang."""
+    heartbeat_s: float | None = Field(default=60.0, ge=10)
+    """Silence after which an actor counts as hanging, at least 10 seconds. A long call is no hang: each actor reports that it is alive
+    every two seconds meanwhile, and an engine must answer between two of its steps. null: only timeouts (`run.timeouts_s`) notice a hang.
+    """
     grace_s: PositiveFloat = 25.0
     """Seconds after SIGTERM in which the current step ends and its checkpoint is saved; then the run stops without them. Less than the time
     that the scheduler grants before it kills."""

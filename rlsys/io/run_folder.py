@@ -133,11 +133,10 @@ class RunFolder:
 
     def _with_saved_ranks(self) -> Config:
         folders = [*self.checkpoints()[::-1], self.cold_start, *sorted(self.path.glob("round_*"), reverse=True)]
-        saved = next((folder / LEARNER_STATE for folder in folders if (folder / LEARNER_STATE).is_file()), None)
-        if self.config.learner.ranks is not None or saved is None:
+        ranks = next(filter(None, map(_saved_ranks, folders)), None)
+        if self.config.learner.ranks is not None or ranks is None:
             return self.config
-        learner = self.config.learner.model_copy(update={"ranks": json.loads(saved.read_text())["learner.ranks"]})
-        return self.config.model_copy(update={"learner": learner})
+        return self.config.model_copy(update={"learner": self.config.learner.model_copy(update={"ranks": ranks})})
 
     # --- results -------------------------------------------------------------------------------------------------
 
@@ -182,6 +181,22 @@ class RunFolder:
     def cold_start_state(self) -> dict[str, Any] | None:
         """Return the content of cold_start.json, which is written after the weights; None if the cold start is not complete."""
         return self.read_json("cold_start.json")
+
+    def commit_cold_start(self, state: dict[str, Any]) -> None:
+        """Complete the cold start, whose weights are saved: write cold_start.json."""
+        self.write_json("cold_start.json", state | {"files": checksums(self.cold_start)})
+
+    def require_intact_cold_start(self) -> None:
+        """Check the files of the cold start, which RL starts from and keeps as its reference.
+
+        Raises:
+            CheckpointError: one is missing or has changed.
+        """
+        files = (self.cold_start_state() or {}).get("files", {})
+        if not (self.cold_start / "optimizer").exists():  # removed with the first checkpoint
+            files = {name: digest for name, digest in files.items() if not name.startswith("optimizer/")}
+        if problem := damage(self.cold_start, files):
+            raise CheckpointError(f"{self.cold_start}: {problem}. Restore it from a copy, or start a new run folder.")
 
     def checkpoint_path(self, step: int) -> Path:
         return self.path / "checkpoints" / f"step_{step:06d}"
@@ -244,19 +259,27 @@ class RunFolder:
         Raises:
             CheckpointError: all are damaged.
         """
-        checkpoints = self.checkpoints()
-        for path in reversed(checkpoints):
+        problems = {}
+        for path in reversed(self.checkpoints()):
             state, problem = _read_state(path)
             if problem is None:
-                return path, state
-            warn(f"{path} is damaged: {problem}; taking the checkpoint before it")
-        if checkpoints:
-            newest, problem = checkpoints[-1], _read_state(checkpoints[-1])[1]
-            raise CheckpointError(
-                f"{newest.parent}: no checkpoint is intact ({newest.name}: {problem}). Restore one from a copy, or move all step_* folders "
-                "away to start from the cold start."
-            )
-        return None
+                break
+            problems[path] = problem
+        else:
+            if problems:
+                found = "; ".join(f"{path.name}: {problem}" for path, problem in problems.items())
+                raise CheckpointError(
+                    f"{self.path / 'checkpoints'}: no checkpoint can be continued from ({found}). Restore one from a copy, or move all "
+                    "step_* folders away to start from the cold start."
+                )
+            return None
+        for damaged, problem in problems.items():
+            # Out of the way, so that it does not count as one of the newest.
+            aside = damaged.with_name(f"damaged_{damaged.name}")
+            shutil.rmtree(aside, ignore_errors=True)
+            os.replace(damaged, aside)
+            warn(f"{damaged.name} is damaged: {problem}. It is kept as {aside}; taking {path.name}")
+        return path, state
 
 
 def resolve_model(path: str | Path) -> tuple[str, Config | None]:
@@ -365,14 +388,26 @@ def require_same_config(config: Config) -> None:
         )
 
 
+def _saved_ranks(folder: Path) -> int | None:
+    """Return the number of ranks whose state `folder` holds; None if it holds none that can be read."""
+    with suppress(OSError, ValueError, LookupError, TypeError):
+        return int(json.loads((folder / LEARNER_STATE).read_text())["learner.ranks"])
+    return None
+
+
 def _read_state(checkpoint: Path) -> tuple[dict[str, Any], str | None]:
-    """Return the state of a checkpoint, and what is wrong with its files (None: nothing)."""
+    """Return the state of a checkpoint, and why it cannot be continued from (None: it can)."""
     try:
         state = json.loads((checkpoint / "state.json").read_text())
         files = state.pop("files", {})  # absent in checkpoints of earlier versions
-    except (ValueError, AttributeError) as error:
+    except (OSError, ValueError, AttributeError, TypeError) as error:
         return {}, f"state.json cannot be read ({error})"
-    return state, damage(checkpoint, files)
+    if any(name.startswith("optimizer/") for name in files) and not (checkpoint / "optimizer").exists():
+        return state, "it has no optimizer state (checkpoint.optimizer=last)"
+    try:
+        return state, damage(checkpoint, files)
+    except OSError as error:
+        return state, f"it cannot be read ({error})"
 
 
 def _writer(folder: Path) -> str:

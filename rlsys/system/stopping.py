@@ -50,8 +50,7 @@ class StopSignals:
         return self
 
     def __exit__(self, _kind: type[BaseException] | None, _error: BaseException | None, _trace: TracebackType | None) -> None:
-        if self._before:
-            signal.setitimer(signal.ITIMER_REAL, 0)
+        self._disarm()
         for number, handler in self._before.items():
             signal.signal(number, handler)  # type: ignore[arg-type]
         self._before.clear()
@@ -64,11 +63,23 @@ class StopSignals:
             yield
         finally:
             self._in_steps = False
+            self._disarm()
 
     def raise_if_requested(self, saved: str) -> None:
         """Raise Stopped if a signal came. `saved`: what the run continues from."""
         if self.requested is not None:
-            raise self._stopped(self.requested, f"saved {saved}")
+            self._disarm()
+            raise self.stopped(f"saved {saved}")
+
+    def stopped(self, what: str) -> Stopped:
+        """Return what to raise if a signal came. `what`: what became of the step."""
+        assert self.requested is not None
+        return self._stopped(self.requested, what)
+
+    def _disarm(self) -> None:
+        """End the grace period: what follows, such as the end of the actors, is not to be interrupted."""
+        if self._before:
+            signal.setitimer(signal.ITIMER_REAL, 0)
 
     def _on_signal(self, number: int, _frame: FrameType | None) -> None:
         name = signal.Signals(number)

@@ -32,6 +32,21 @@ def test_files_go_to_the_folder_and_nothing_is_left(temporary):
     assert list(temporary.iterdir()) == []
 
 
+@pytest.mark.parametrize("trap", ["link", "open"])
+def test_nothing_is_removed_from_a_place_that_belongs_to_others(temporary, trap):
+    victim = temporary / "victim"
+    (victim / "engine-thesis").mkdir(parents=True)
+    root = temporary / f"rlsys-engines-{os.getuid()}"
+    if trap == "link":
+        root.symlink_to(victim)
+    else:
+        victim.rename(root)
+        root.chmod(0o777)
+    with pytest.raises(OSError):
+        Scratch()
+    assert (root / "engine-thesis").is_dir()
+
+
 def test_the_next_engine_removes_what_a_killed_one_left_and_nothing_else(temporary):
     code = "import sys; from actors.rollout.scratch import Scratch; s = Scratch(); print(s.path, flush=True); sys.stdin.read()"
     environment = os.environ | {"TMPDIR": str(temporary), "PYTHONPATH": str(ROOT)}

@@ -57,6 +57,14 @@ def test_a_step_without_an_update_neither_counts_nor_resets():
         watchdog.check(3, GOOD | BAD["max_kl"])
 
 
+def test_nan_is_out_of_every_bound():
+    watchdog = StepWatchdog(Watchdog(steps=2))
+    bad = GOOD | {"kl": float("nan"), "entropy": float("nan")}
+    assert len(watchdog.check(1, bad)) == 2
+    with pytest.raises(WatchdogError):
+        watchdog.check(2, bad)
+
+
 def test_values_at_the_bound():
     watchdog = StepWatchdog(Watchdog(max_kl=0.5, min_entropy=0.2, max_parse_failures=0.5))
     assert watchdog.check(1, GOOD | {"kl": 0.5, "entropy": 0.2, "parse_failure_share": 0.499}) == []

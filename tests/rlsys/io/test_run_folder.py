@@ -175,14 +175,18 @@ def test_a_resumed_run_keeps_the_ranks_that_wrote_its_optimizer_state(tmp_path):
     assert load_config(tmp_path / "run/config.yaml").learner.ranks is None, "the next resume compares with what was given"
 
 
+def _checkpoint(folder, step, optimizer="all"):
+    partial = folder.begin_checkpoint(step)
+    (partial / "model").mkdir()
+    (partial / "model" / "weights").write_bytes(bytes(range(200)) * step)
+    (partial / "optimizer").mkdir()
+    (partial / "optimizer" / "rank_0").write_bytes(b"moments")
+    folder.commit_checkpoint(step, {"step": step}, 2, optimizer)
+
+
 def _two_checkpoints(folder):
     for step in (1, 2):
-        partial = folder.begin_checkpoint(step)
-        (partial / "model").mkdir()
-        (partial / "model" / "weights").write_bytes(bytes(range(200)) * step)
-        (partial / "optimizer").mkdir()
-        (partial / "optimizer" / "rank_0").write_bytes(b"moments")
-        folder.commit_checkpoint(step, {"step": step}, keep=2)
+        _checkpoint(folder, step)
 
 
 def _cut(path):
@@ -212,10 +216,44 @@ def test_a_damaged_checkpoint_is_skipped_and_named(tmp_path, file, harm, words):
         harm(newest / file)
         warnings = []
         assert folder.latest_state(warnings.append) == (older, {"step": 1})
-        assert warnings == [f"{newest} is damaged: {warnings[0].split(': ', 1)[1]}"] and words in warnings[0]
-        harm(older / file)
-        with pytest.raises(CheckpointError, match="no checkpoint is intact"):
-            folder.latest_state(warnings.append)
+        aside = newest.with_name("damaged_step_000002")
+        assert len(warnings) == 1 and words in warnings[0] and str(aside) in warnings[0] and aside.is_dir()
+        # The next one replaces it among the newest.
+        _checkpoint(folder, 2)
+        assert folder.checkpoints() == [older, newest] and folder.latest_state(pytest.fail)[0] == newest
+        for path in (older, newest):
+            harm(path / file)
+        with pytest.raises(CheckpointError, match="no checkpoint can be continued from"):
+            folder.latest_state(pytest.fail)
+        assert folder.checkpoints() == [older, newest]
+
+
+def test_a_checkpoint_without_optimizer_state_is_not_continued_from(tmp_path):
+    with RunFolder(config(tmp_path)) as folder:
+        _checkpoint(folder, 1)
+        _checkpoint(folder, 2, "last")
+        _cut(folder.checkpoint_path(2) / "model/weights")
+        with pytest.raises(CheckpointError, match=r"step_000001: it has no optimizer state \(checkpoint.optimizer=last\)"):
+            folder.latest_state(pytest.fail)
+
+
+@pytest.mark.parametrize("harm", [_cut, _flip_a_bit, Path.unlink])
+def test_a_damaged_cold_start_is_named(tmp_path, harm):
+    with RunFolder(config(tmp_path)) as folder:
+        folder.require_intact_cold_start()
+        (folder.cold_start / "model").mkdir(parents=True)
+        weights = folder.cold_start / "model/weights"
+        weights.write_bytes(bytes(range(200)))
+        (folder.cold_start / "optimizer").mkdir()
+        (folder.cold_start / "optimizer/rank_0").write_text("moments")
+        folder.commit_cold_start({"kept": 1})
+        folder.require_intact_cold_start()
+        _checkpoint(folder, 1)
+        assert not (folder.cold_start / "optimizer").exists()
+        folder.require_intact_cold_start()
+        harm(weights)
+        with pytest.raises(CheckpointError, match="cold_start: model/weights"):
+            folder.require_intact_cold_start()
 
 
 def test_a_checkpoint_without_checksums_is_taken_as_it_is(tmp_path):

@@ -46,6 +46,15 @@ def test_a_step_that_outlasts_the_grace_period_is_not_saved(stop):
     assert stopped.value.status == 75
 
 
+def test_the_grace_period_ends_with_the_step(stop):
+    with pytest.raises(Stopped, match="saved step 1"), stop.steps():
+        send(signal.SIGTERM)
+        try:
+            stop.raise_if_requested("step 1")
+        finally:
+            time.sleep(0.4)  # the actors end
+
+
 def test_a_second_signal_stops_at_once(stop):
     with stop.steps():
         send(signal.SIGINT)
