@@ -124,7 +124,6 @@ def shares(verdict: Verdict) -> list[float | None]:
 @dataclass
 class _Group:
     conversation: Conversation
-    size: int
     responses: list[str] = field(default_factory=list)
     rewards: asyncio.Future[list[float | None]] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
     timer: asyncio.TimerHandle | None = None
@@ -153,7 +152,7 @@ class GroupCollector:
 
     async def _reward(self, conversation: Conversation, response: str) -> float | None:
         key = prompt_key(conversation)
-        group = self._open.setdefault(key, _Group(conversation, self.group_size))
+        group = self._open.setdefault(key, _Group(conversation))
         number = len(group.responses)
         group.responses.append(response)
         if group.timer:

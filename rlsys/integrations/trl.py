@@ -1,4 +1,4 @@
-"""A judge as a reward function of TRL's trainers (GRPOTrainer, RLOOTrainer; read and tested with trl 1.16.0)."""
+"""A judge as a reward function of TRL's GRPOTrainer (read and tested with trl 1.16.0)."""
 
 from __future__ import annotations
 
