@@ -23,7 +23,7 @@ from rlsys.config.schema import Config
 from rlsys.data.chain import prompt_batch
 from rlsys.judging.requests import JudgeRequest, JudgeResult, RenderedRequest, Sampling, collect_results, render_requests
 from rlsys.prompts.rendering import Prompter
-from rlsys.system.placement import place_judges, weight_backend
+from rlsys.system.placement import Placement, place_judges, weight_backend
 
 AHEAD = 4
 """Shares queued for the scorer before the engines wait for it."""
@@ -43,16 +43,28 @@ class _Share:
 
 
 class Judges:
-    """Engines with the weights of `model_path`, and a scorer if there is a meta reward model (`rlsys.system.placement.place_judges`)."""
+    """Engines with the weights of `model_path`, and a scorer if there is a meta reward model.
 
-    def __init__(self, config: Config, model_path: str, logs: Path, meta_rm: str | None = None):
+    Args:
+        placement: of engines that are called KIND-0, ...; None: alone in the cluster (`rlsys.system.placement.place_judges`).
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        model_path: str,
+        logs: Path,
+        meta_rm: str | None = None,
+        placement: Placement | None = None,
+        kind: str = "rollout",
+    ):
         for model in filter(None, (model_path, meta_rm)):
             require_same_files(model, None, config.run.timeout_s("start"))
-        self.placement = place_judges(config, cluster_machines(), scorer=meta_rm is not None)
+        self.placement = placement or place_judges(config, cluster_machines(), scorer=meta_rm is not None)
         self.reservation = Reservation(self.placement, config.run.timeout_s("start"))
         longest = config.prompt.max_tokens + config.rollout.max_tokens
         backend = weight_backend("auto", self.placement.gpus, colocated=True)
-        self.rollouts = create_rollouts(config, model_path, longest, backend, self.reservation, logs)
+        self.rollouts = create_rollouts(config, model_path, longest, backend, self.reservation, logs, kind=kind)
         self.scorer: Any = None
         self.pulse = Pulse(config.recovery.heartbeat_s)
         self._scorer_arguments = {"model_path": meta_rm, "dtype": config.model.dtype, "log_dir": str(logs), "judge_path": model_path}

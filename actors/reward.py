@@ -1,9 +1,10 @@
-"""The reward actor: judges batches of samples against the ground truth and keeps the step's trajectory table."""
+"""The reward actor: rewards batches of samples and keeps the step's trajectory table."""
 
 from __future__ import annotations
 
 import gc
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +16,12 @@ from actors.cluster.heartbeats import beat_from_a_thread
 from actors.cluster.reservation import location
 from rlsys.data.chain import LearnerBatch, sample_keys
 from rlsys.io.run_folder import write_parquet
-from rlsys.rewards.batch import add_trained, judge_batch
+from rlsys.rewards.batch import JudgedBatch, add_trained, judge_batch, reward_batch
 from rlsys.rewards.extraction import DEFAULT_FORMAT, ScoreFormat
 
 
 class RewardActor:
-    """Judges samples by the rules of the method (Eq. 10, Eq. 11). Several batches (refills) may make up one step.
+    """Rewards samples by the rules of the method (Eq. 10, Eq. 11), or as it is told. Several batches (refills) may make up one step.
 
     Call order for each key: `judge` once per batch, `pop_learner_batch` if the step is trained on, then `write`, which drops the key.
     """
@@ -45,7 +46,14 @@ class RewardActor:
         beat_from_a_thread(self.name, heartbeats)
 
     def judge(
-        self, key: str, step: int, prompts: pa.RecordBatch, *samples: pa.RecordBatch, want: int | None = None, equal: bool = False
+        self,
+        key: str,
+        step: int,
+        prompts: pa.RecordBatch,
+        *samples: pa.RecordBatch,
+        want: int | None = None,
+        equal: bool = False,
+        given: pa.Table | None = None,
     ) -> dict[str, Any]:
         """Score the samples of `prompts` (PROMPTS) and keep their trajectories.
 
@@ -54,6 +62,7 @@ class RewardActor:
             samples: parts (SAMPLES) of one batch with the same number of samples for every group.
             want: maximum number of groups for the learner; None: all of them.
             equal: train on groups of equal reward, too, with advantages of zero.
+            given: the samples' rewards (REWARDS); None: they are judged by the rules.
 
         Returns:
             Counts of the batch.
@@ -62,12 +71,12 @@ class RewardActor:
             ValueError: the samples are not those of `prompts`.
         """
         try:
-            judged = judge_batch(prompts, samples, self.score_format, step)
+            judged = self._judged(step, prompts, samples, given)
         except ValueError as error:
             raise ValueError(f"{self.name}: {key}: {error}") from error
         rewards, table = judged.rewards, judged.table
-        unequal = np.asarray(judged.advantages.any(axis=1))
-        trained = np.ones_like(unequal) if equal else unequal.copy()
+        unequal, rewarded = np.asarray(judged.advantages.any(axis=1)), ~np.isnan(rewards[:, 0])
+        trained = rewarded if equal else unequal.copy()
         if want is not None:
             trained &= trained.cumsum() <= want
         self.tables.setdefault(key, []).append(table)
@@ -77,14 +86,20 @@ class RewardActor:
             "groups": prompts.num_rows,
             "groups_unequal": int(unequal.sum()),
             "groups_trained": int(trained.sum()),
-            "groups_all_right": int((rewards > 0).all(axis=1).sum()),
-            "reward_sum": float(rewards.sum()),
-            "sources": list(zip(prompts["source"].to_pylist(), rewards.mean(axis=1).tolist())),
+            "groups_all_right": int(_correct(table).reshape(rewards.shape).all(axis=1).sum()),
+            "rewarded": int(rewarded.sum()) * rewards.shape[1],
+            "reward_sum": float(rewards[rewarded].sum()),
+            "sources": list(zip(prompts["source"].filter(pa.array(rewarded)).to_pylist(), rewards[rewarded].mean(axis=1).tolist())),
             "tokens": pc.sum(table["token_count"]).as_py(),
             "truncated": pc.sum(pc.equal(table["finish_reason"], "length")).as_py(),
             "parse_failures": dict(Counter(failure for failure in table["parse_failure"].to_pylist() if failure)),
             "oldest_version": pc.min(table["weight_version"]).as_py(),
         }
+
+    def _judged(self, step: int, prompts: pa.RecordBatch, samples: Sequence[pa.RecordBatch], given: pa.Table | None) -> JudgedBatch:
+        if given is None:
+            return judge_batch(prompts, samples, self.score_format, step)
+        return reward_batch(prompts, samples, given, step)
 
     def pop_learner_batch(self, key: str) -> tuple[int, LearnerBatch]:
         """Remove and return the learner's rows of everything judged under `key`, after their number.
@@ -113,3 +128,8 @@ class RewardActor:
             table = add_trained(table, trained)
         write_parquet(table, Path(path))
         return {"rows": table.num_rows}
+
+
+def _correct(table: pa.Table) -> np.ndarray:
+    """Return whether each sample is correct; unknown is not."""
+    return np.asarray(table["correct"].fill_null(False))

@@ -19,6 +19,7 @@ from launch.commands.meta_rm import meta_rm
 from launch.commands.metrics import metrics
 from launch.commands.plan import plan
 from launch.commands.prompt import prompt
+from launch.commands.policy import policy
 from launch.commands.report import report
 from launch.commands.rft import filter_rows, rft
 from launch.commands.score import score
@@ -62,6 +63,7 @@ app.command()(rft)
 app.command("filter")(filter_rows)
 app.command("meta-rm")(meta_rm)
 app.command()(ladder)
+app.command()(policy)
 app.command()(submit)
 app.command()(plan)
 app.command()(judge)

@@ -26,18 +26,19 @@ from rlsys.models.folder import check_model_folder, check_vocabulary
 from rlsys.models.loading import ModelError, ensure_model, is_built_on_demand
 from rlsys.monitoring.trackers import missing_libraries
 from rlsys.planning.disk import parameter_count, run_disk
+from rlsys.system.beside import judging_actors, place_beside
 from rlsys.system.environment_errors import describe_environment_error
 from rlsys.system.placement import Machine, place, place_judges, place_learners
 
 if TYPE_CHECKING:
     from rlsys.data.records import Record
-    from rlsys.prompts.rendering import Prompter
+    from rlsys.prompts.rendering import Renderer
 
 ROWS_CHECKED = 64
 """Rows to render per source: enough to detect that no row fits, few enough to take about a second."""
 FEW_HELDOUT = 100
 """With fewer held-out rows the accuracy has a margin of error of about ten points or more."""
-TRAINING = ("train", "sft", "rft", "ladder")
+TRAINING = ("train", "sft", "rft", "ladder", "policy")
 IN_RUN_DIR = (*TRAINING, "meta-rm")
 """Commands that write into run.dir; the others write `PreflightTask.files` and `PreflightTask.folder`."""
 
@@ -99,10 +100,12 @@ def run_preflight(task: PreflightTask) -> PreflightReport:
         with report.collect_errors():
             _check_placement(task, config, report)
         prompter = _check_model(task, config, report)
+    if task.command == "policy":
+        _check_rewards(config, report)
     if task.meta_rm is not None:
         with report.collect_errors():
             check_model_folder(ensure_model(resolve_model(task.meta_rm)[0]), None)
-    if task.command in ("train", "sft", "rft") and not report.mistakes:
+    if task.command in ("train", "sft", "rft", "policy") and not report.mistakes:
         _check_disk(task.command, config, report)
     if task.rows is not None:
         with report.collect_errors():
@@ -169,6 +172,8 @@ def _check_placement(task: PreflightTask, config: Config, report: PreflightRepor
         placements = [place_judges(config, machines), place_learners(config, machines)]
     else:
         placements = [place(config, machines) if task.command in TRAINING else place_judges(config, machines)]
+    if task.command == "policy" and (others := judging_actors(config)):
+        place_beside(others, machines, placements)
     threads = {name: slot.threads for placed in placements for name, slot in placed.slots.items()}
     counts = {kind: max(placed.count(kind) for placed in placements) for kind in ("rollout", "learner")}
     parts = {"rollout-0": f"{counts['rollout']} engine(s)", "learner-0": f"{counts['learner']} learner rank(s)"}
@@ -196,8 +201,9 @@ def _check_disk(command: str, config: Config, report: PreflightReport) -> None:
 # --- model and template -----------------------------------------------------------------------------------------------
 
 
-def _check_model(task: PreflightTask, config: Config, report: PreflightReport) -> Prompter | None:
+def _check_model(task: PreflightTask, config: Config, report: PreflightReport) -> Renderer | None:
     """Return the prompter of the command, or None if the model is not available or invalid (and reported)."""
+    from rlsys.policy.prompts import ConversationPrompter
     from rlsys.prompts.rendering import Prompter, template_source
 
     with report.collect_errors():
@@ -209,7 +215,10 @@ def _check_model(task: PreflightTask, config: Config, report: PreflightReport) -
             tokens = config.prompt.max_tokens + max(config.rollout.max_tokens, config.eval.max_tokens or 0)
             trains = task.command in IN_RUN_DIR
             report.facts["model"] = check_model_folder(base, config.meta_rm.max_tokens if task.command == "meta-rm" else tokens, trains)
-            prompter = Prompter.from_config(load_tokenizer(base), config.prompt)
+            tokenizer = load_tokenizer(base)
+            if task.command == "policy":
+                return ConversationPrompter.from_config(tokenizer, config.prompt)
+            prompter = Prompter.from_config(tokenizer, config.prompt)
             check_vocabulary(base, prompter)
             return prompter
     with report.collect_errors():
@@ -235,6 +244,29 @@ def _check_teacher(config: Config, report: PreflightReport) -> None:
         report.mistakes.append(f"rft.teacher: {error}")
 
 
+def _check_rewards(config: Config, report: PreflightReport) -> None:
+    """Check the models, the strategy and the functions that reward a policy."""
+    from rlsys.policy.judge import pool_config
+    from rlsys.policy.rewards import require_module
+    from rlsys.prompts.rendering import Prompter
+
+    for term in config.policy.rewards:
+        with report.collect_errors():
+            require_module(term.function)
+    for key, model in (("judge.meta_rm", config.judge.meta_rm), ("policy.bt", config.policy.bt)):
+        if model is not None:
+            with report.collect_errors():
+                report.facts[key] = check_model_folder(ensure_model(resolve_model(model)[0]), None)
+    if config.judge.model is None:
+        return
+    with report.collect_errors():
+        pool = pool_config(config)
+        if not is_built_on_demand(pool.model.path):
+            base = ensure_model(pool.model.path)
+            report.facts["judge.model"] = check_model_folder(base, pool.prompt.max_tokens + pool.rollout.max_tokens)
+            Prompter.from_config(load_tokenizer(base), pool.prompt)
+
+
 def load_tokenizer(model: str) -> Any:
     """Load the tokenizer of a model folder or hub name.
 
@@ -253,7 +285,7 @@ def load_tokenizer(model: str) -> Any:
 # --- rows -------------------------------------------------------------------------------------------------------------
 
 
-def _check_rows(command: str, config: Config, prompter: Prompter | None, report: PreflightReport) -> None:
+def _check_rows(command: str, config: Config, prompter: Renderer | None, report: PreflightReport) -> None:
     from rlsys.data.exclusion import excluded_ids, read_exclusion
     from rlsys.data.mixtures import open_mixture
 
@@ -273,10 +305,14 @@ def _check_rows(command: str, config: Config, prompter: Prompter | None, report:
                 excluded_ids(config.data.exclude)
     if command != "filter":
         requested = config.data.heldout_rows
-        usable = [
-            _check_lengths(f"data.heldout={name}", records, config, prompter, report)
-            for name, records in _first_records(config, "heldout", requested, report)
-        ]
+        found = list(_first_records(config, "heldout", requested, report))
+        heldout = [record for _, records in found for record in records]
+        usable = [_check_lengths(f"data.heldout={name}", records, config, prompter, report) for name, records in found]
+        if command == "policy" and usable and not any(record.checks for record in heldout):
+            report.mistakes.append(
+                f"data.heldout: none of the first {len(heldout)} rows has checks, by which a policy's answers are evaluated: use "
+                "writing:heldout, or add checks to the rows (docs/data.md)."
+            )
         if usable and sum(usable) < min(FEW_HELDOUT, requested):
             report.notes.append(
                 f"data.heldout has {sum(usable)} usable rows of data.heldout_rows={requested}: the accuracy has a margin of error of "
@@ -297,7 +333,7 @@ def _first_records(
             yield str(source.path), list(islice(iter(rows), count))
 
 
-def _check_lengths(name: str, records: list[Record], config: Config, prompter: Prompter | None, report: PreflightReport) -> int:
+def _check_lengths(name: str, records: list[Record], config: Config, prompter: Renderer | None, report: PreflightReport) -> int:
     """Return how many records fit into `prompt.max_tokens`; it is a mistake if none does."""
     if prompter is None or not records:
         return len(records)
@@ -322,7 +358,7 @@ def _check_lengths(name: str, records: list[Record], config: Config, prompter: P
     return fitting
 
 
-def _check_judged_rows(file: str, format: str, config: Config, prompter: Prompter | None, report: PreflightReport) -> None:
+def _check_judged_rows(file: str, format: str, config: Config, prompter: Renderer | None, report: PreflightReport) -> None:
     from rlsys.data.readers import DataError, read
 
     records = list(islice(read(file, format, truth=False, columns=config.data.columns), ROWS_CHECKED))
@@ -347,7 +383,7 @@ def _check_trajectories(config: Config) -> None:
             raise DataError(f"no column {', '.join(missing)}: expected a trajectory table.", file=str(path))
 
 
-def _check_supervised(command: str, config: Config, prompter: Prompter) -> None:
+def _check_supervised(command: str, config: Config, prompter: Renderer) -> None:
     """Read the first rows of training data other than data.train."""
     from rlsys.data.batches import prompt_completion_examples
     from rlsys.data.instructions import instruction_examples

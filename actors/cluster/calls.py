@@ -6,7 +6,7 @@ Batches stay in Ray's object store: the driver passes references on and waits on
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +20,7 @@ import ray
 from actors.cluster.heartbeats import Pulse
 from actors.cluster.waiting import TICK_S, ActorFailed, HasPulse, Pending, fetch, wait_for
 from rlsys.config.schema import CallKind, Run
+from rlsys.data.chain import PromptItem
 
 SHUTDOWN_S = 15
 """Seconds that engines and learners have to shut down in order before they are killed."""
@@ -35,9 +36,9 @@ class InFlightShare(NamedTuple):
     result: ray.ObjectRef
 
 
-def rollout_names(count: int) -> list[str]:
-    """Names of `count` rollout actors."""
-    return [f"rollout-{i}" for i in range(count)]
+def engine_names(count: int, kind: str = "rollout") -> list[str]:
+    """Names of `count` engines, which those of the policy and of its judge must not share."""
+    return [f"{kind}-{i}" for i in range(count)]
 
 
 class LearnerGroup:
@@ -115,10 +116,11 @@ class RolloutGroup:
     Args:
         max_num_seqs: sequences that one engine decodes concurrently.
         sleeps: engines release their memory while learners train.
+        kind: what their names begin with.
     """
 
-    def __init__(self, actors: Sequence[Any], run: Run, max_num_seqs: int, sleeps: bool = False):
-        self.actors, self.names = list(actors), rollout_names(len(actors))
+    def __init__(self, actors: Sequence[Any], run: Run, max_num_seqs: int, sleeps: bool = False, kind: str = "rollout"):
+        self.actors, self.names = list(actors), engine_names(len(actors), kind)
         self.run, self.max_num_seqs, self.sleeps = run, max_num_seqs, sleeps
         self.pulse: HasPulse | None = None
 
@@ -133,14 +135,27 @@ class RolloutGroup:
             wait_for("weights", calls, self.run, self.pulse)
 
     def sample(
-        self, prompts: pa.RecordBatch, temperature: float, top_p: float, max_tokens: int, min_tokens: int = 0
+        self,
+        prompts: pa.RecordBatch,
+        temperature: float,
+        top_p: float,
+        max_tokens: int,
+        min_tokens: int = 0,
+        watch: Callable[[ray.ObjectRef], None] | None = None,
     ) -> list[ray.ObjectRef]:
         """Sample every seed of `prompts` (PROMPTS), min_tokens to max_tokens each.
+
+        Args:
+            watch: called with each part as soon as it is complete; the parts are then small, whatever the number of engines.
 
         Returns:
             Parts (SAMPLES) that together are in the order of `prompts`, then of the sample.
         """
-        parts = dict(self.stream(self._shares(prompts), temperature, top_p, max_tokens, min_tokens))
+        parts: dict[int, ray.ObjectRef] = {}
+        for number, part in self.stream(self._shares(prompts, watch is not None), temperature, top_p, max_tokens, min_tokens):
+            parts[number] = part
+            if watch is not None:
+                watch(part)
         return [parts[number] for number in range(len(parts))]
 
     def stream(
@@ -187,17 +202,24 @@ class RolloutGroup:
         message = f"no samples within {timeout_s:.0f} s from {late}. Raise run.timeouts_s.sample if it is only slow."
         raise ActorFailed(message, recoverable=True)
 
-    def _shares(self, prompts: pa.RecordBatch) -> list[pa.RecordBatch]:
-        """Split prompts so that about four shares fill an engine and, with enough prompts, every engine gets one."""
+    def _shares(self, prompts: pa.RecordBatch, small: bool = False) -> list[pa.RecordBatch]:
+        """Split prompts so that about four shares fill an engine and, with enough prompts, every engine gets one.
+
+        A single engine gets everything at once, unless `small`.
+        """
         engines, rows = len(self.actors), prompts.num_rows
         group_size = len(prompts["seeds"].flatten()) // rows
-        size = rows if engines == 1 else min(max(1, self.max_num_seqs // (4 * group_size)), -(-rows // engines))
+        size = rows if engines == 1 and not small else min(max(1, self.max_num_seqs // (4 * group_size)), -(-rows // engines))
         # An Arrow slice is serialized with the whole table it was cut from; a copy of its rows is not.
         return [prompts.take(pa.array(np.arange(start, min(start + size, rows)))) for start in range(0, rows, size)]
 
 
 class RewardClient:
-    """The calls to the reward actor (`actors.reward.RewardActor`). Every wait is bounded by `run.timeouts_s`."""
+    """What turns samples into rewards, and keeps them: the calls to the reward actor (`actors.reward.RewardActor`).
+
+    The loop calls `begin` and `judge` for each batch, then `pop_learner_batch` and `begin_writing` for the step. Here the actor judges by
+    the rules of the method; `actors.policy_rewards.PolicyRewards` lets a judge do it. Every wait is bounded by `run.timeouts_s`.
+    """
 
     def __init__(self, actor: Any, run: Run):
         self.actor, self.run = actor, run
@@ -206,6 +228,19 @@ class RewardClient:
     def ready(self) -> Pending:
         """Start the actor; returns the pending call, which returns its self-description."""
         return Pending(self.actor.ready.remote(), "reward", "ready")
+
+    def begin(
+        self, key: str, step: int, items: Sequence[PromptItem], prompts: pa.RecordBatch, heldout: bool = False
+    ) -> Callable[[ray.ObjectRef], None] | None:
+        """Announce the batch `prompts` (PROMPTS of `items`), before it is sampled.
+
+        Args:
+            heldout: it is to be evaluated, not trained on.
+
+        Returns:
+            What is to be called with each part of its samples once it is complete; None: nothing.
+        """
+        return None
 
     def judge(self, key: str, step: int, prompts: pa.RecordBatch, samples: Sequence[ray.ObjectRef], **options: Any) -> dict[str, Any]:
         """Score a batch in the parts that `RolloutGroup.sample` returned; returns its counts. `options`: see `RewardActor.judge`."""

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from actors.cluster.calls import Actors, LearnerGroup, RewardClient, RolloutGroup, end_actors, rollout_names
+from actors.cluster.calls import Actors, LearnerGroup, RewardClient, RolloutGroup, end_actors, engine_names
 from actors.cluster.heartbeats import Pulse
 from actors.cluster.machines import require_same_files
 from actors.cluster.reservation import Reservation, cluster_machines
@@ -27,9 +27,16 @@ if TYPE_CHECKING:
 
 
 def create_rollouts(
-    config: Config, model_path: str, max_model_len: int, backend: str, reservation: Reservation, logs: Path, sleeps: bool = False
+    config: Config,
+    model_path: str,
+    max_model_len: int,
+    backend: str,
+    reservation: Reservation,
+    logs: Path,
+    sleeps: bool = False,
+    kind: str = "rollout",
 ) -> RolloutGroup:
-    """Create the rollout actors in their places."""
+    """Create the engines of a kind in their places."""
     rollout = config.rollout.model_copy(update={"sleep": sleeps})
     actors = [
         reservation.create(
@@ -46,10 +53,10 @@ def create_rollouts(
             template_args=config.prompt.chat_template_args,
             gpus=reservation.gpu_ids(name),
         )
-        for name in rollout_names(reservation.placement.count("rollout"))
+        for name in engine_names(reservation.placement.count(kind), kind)
     ]
     sequences = concurrent_sequences(rollout, "gpu" if reservation.placement.gpus else "cpu")
-    return RolloutGroup(actors, config.run, sequences, sleeps)
+    return RolloutGroup(actors, config.run, sequences, sleeps, kind)
 
 
 def create_learners(

@@ -34,7 +34,7 @@ def location() -> dict[str, Any]:
 
 
 class Reservation:
-    """The bundles of a placement, reserved in the Ray cluster.
+    """The bundles of a placement, if it has any, reserved in the Ray cluster.
 
     Raises:
         ActorFailed: not granted within `timeout_s` seconds.
@@ -42,6 +42,9 @@ class Reservation:
 
     def __init__(self, placement: Placement, timeout_s: float):
         self.placement, self.timeout_s = placement, timeout_s
+        self._group: Any = None
+        if not placement.bundles:
+            return
         bundles = [{"CPU": bundle.cpus} | ({} if bundle.gpu is None else {"GPU": 1}) for bundle in placement.bundles]
         machines = [placement.machines[bundle.machine] for bundle in placement.bundles]
         selectors = [{"ray.io/node-id": machine.node_id} for machine in machines]
@@ -75,7 +78,8 @@ class Reservation:
 
     def release(self) -> None:
         """Return the resources to the cluster."""
-        remove_placement_group(self._group)
+        if self._group is not None:
+            remove_placement_group(self._group)
 
     def _gpu_ids(self) -> dict[int, str]:
         """Ask for the GPU of every bundle that belongs to an actor with several."""

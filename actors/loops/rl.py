@@ -1,12 +1,14 @@
 """The algorithm, top to bottom: evaluate, cold start, then GRPO steps, each of them sample -> judge -> train -> send weights.
 
-The actors do the heavy work; this driver sequences it. Read `train` first.
+The actors do the heavy work; this driver sequences it. Read `train` first. A judge is trained by the rules of the method (`rlsys train`),
+any other policy by a judge (`rlsys policy`): the two differ in their prompts and in `Actors.reward` alone.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import closing, contextmanager, nullcontext
+from contextlib import ExitStack, closing, contextmanager, nullcontext
+from dataclasses import replace
 from pathlib import Path
 from threading import Lock
 from typing import Any
@@ -24,6 +26,7 @@ from actors.loops.recovery import with_restarts
 from actors.loops.rl_data import RunData, open_data
 from actors.loops.rl_step import TrainingBatch, add_counts, set_aside_note, step_line, step_metrics
 from actors.loops.stage import StageLoop
+from actors.policy_rewards import policy_rewards
 from rlsys.algorithms.mismatch import MismatchGuard
 from rlsys.algorithms.watchdog import StepWatchdog
 from rlsys.config.checks import require_consistent_settings
@@ -32,9 +35,9 @@ from rlsys.data.accounts import TOO_LONG
 from rlsys.data.batches import cold_start_examples, prompt_completion_examples
 from rlsys.data.chain import LearnerBatch, SupervisedExample, prompt_batch
 from rlsys.data.mixtures import without_files
-from rlsys.documents.runs import RunSummary, Stage
+from rlsys.documents.runs import RunBaselines, RunSummary, Stage
 from rlsys.evaluation import heldout
-from rlsys.evaluation.advice import advise_at_end, advise_if_nothing_parsed, advise_on_equal_rewards
+from rlsys.evaluation.advice import EQUAL_POLICY_REWARDS, advise_at_end, advise_if_nothing_parsed, advise_on_equal_rewards
 from rlsys.io.run_folder import RunFolder, has_compatible_optimizer_state
 from rlsys.reporting.model_card import write_model_card
 from rlsys.reporting.summary import summary_table
@@ -42,15 +45,18 @@ from rlsys.system.terminal import print_text, stderr
 from rlsys.system.timing import PhaseTimer
 
 
-def train(config: Config, console: Console | None = None, stages: tuple[str, ...] = ("sft", "rl")) -> RunSummary:
+def train(config: Config, console: Console | None = None, stages: tuple[str, ...] = ("sft", "rl"), policy: bool = False) -> RunSummary:
     """Run (or resume) the whole job.
+
+    Args:
+        policy: train a policy by a judge, instead of a judge by the rules.
 
     Raises:
         rlsys.config.schema.ConfigError, rlsys.data.readers.DataError: the config or the data are unusable.
         ActorFailed: an actor failed, died or timed out.
     """
     console = console or stderr()
-    require_consistent_settings(config, "train" if "rl" in stages else "sft")
+    require_consistent_settings(config, "policy" if policy else "train" if "rl" in stages else "sft")
     with RunFolder(config) as folder:
         config = folder.config
         finished = folder.read(RunSummary)
@@ -61,19 +67,21 @@ def train(config: Config, console: Console | None = None, stages: tuple[str, ...
         with ray_session(config.run), ProgressReporter(console, folder.path.name, folder.path, config.recovery.grace_s) as progress:
             if folder.restored:
                 progress.say(f"{folder.restored} files of this run came from {config.run.copy_to}")
-            summary = with_restarts(lambda: run_stages(config, folder, progress, stages), config.recovery, progress)
+            summary = with_restarts(lambda: run_stages(config, folder, progress, stages, policy), config.recovery, progress)
         folder.write(summary)
         console.print(summary_table(summary))
-        if "rl" in stages and (advice := advise_at_end(summary.heldout["rl"])):
+        if "rl" in stages and not policy and (advice := advise_at_end(summary.heldout["rl"])):
             print_text(console, advice, "yellow")
         print_text(console, f"run folder: {folder.path}")
         return summary
 
 
-def run_stages(config: Config, folder: RunFolder, progress: ProgressReporter, stages: tuple[str, ...]) -> RunSummary:
+def run_stages(
+    config: Config, folder: RunFolder, progress: ProgressReporter, stages: tuple[str, ...], policy: bool = False
+) -> RunSummary:
     """Start the actors, resume what the folder holds, and run what is left of the stages."""
     folder.require_intact_cold_start()
-    data = open_data(config, folder, progress)
+    data = open_data(config, folder, progress, policy)
     with running_actors(config, folder, progress, data) as actors:
         job = Job(config, folder, progress, data, actors)
         job.resume()
@@ -89,7 +97,8 @@ def run_stages(config: Config, folder: RunFolder, progress: ProgressReporter, st
             result = job.evaluate("rl")
             if folder.is_best(result.reward):
                 folder.set_best(job.loop.step, result.reward)
-            write_model_card(folder.path, folder.checkpoint_path(job.loop.step) / "model")
+            if not policy:  # the card is a judge's
+                write_model_card(folder.path, folder.checkpoint_path(job.loop.step) / "model")
         return job.summary()
 
 
@@ -112,7 +121,14 @@ def running_actors(config: Config, folder: RunFolder, progress: ProgressReporter
         )
         if config.rollout.top_p < 1:
             progress.warn("rollout.top_p is below 1: the importance correction between engine and trainer is not exact")
-        yield cluster.actors
+        if not data.is_policy:
+            yield cluster.actors
+            return
+        with ExitStack() as running:
+            with progress.phase("start", "starting the judge"):
+                rewards = running.enter_context(policy_rewards(config, cluster.actors.reward.actor, placement, model, folder.logs))
+            progress.say(f"rewards: {rewards.describe()}; ready after {progress.seconds['start']:.0f} s")
+            yield replace(cluster.actors, reward=rewards)
 
 
 class Job:
@@ -158,6 +174,7 @@ class Job:
             with self.progress.phase("evaluate", f"scoring {len(self.data.heldout)} held-out rows ({stage})"):
                 prompts = prompt_batch([item.seeded(config.eval.samples, "heldout", config.seed) for item in self.data.heldout])
                 max_tokens = config.eval.max_tokens or config.rollout.max_tokens
+                self.actors.reward.begin(stage, self.loop.step, self.data.heldout, prompts, heldout=True)
                 samples = self.actors.rollouts.sample(prompts, config.eval.temperature, config.rollout.top_p, max_tokens)
                 self.actors.reward.judge(stage, self.loop.step, prompts, samples)
                 self.actors.reward.write_trajectories(stage, path)
@@ -249,8 +266,10 @@ class Job:
             with clock.phase("draw"):
                 items = self.data.feed.take(missing, config.seed)
                 prompts = prompt_batch([item.seeded(rl.group_size, "train", config.seed, step) for item in items], first_group)
+            watch = self.actors.reward.begin(key, step, items, prompts)
             with self.engines, clock.phase("generate"):
-                samples = self.actors.rollouts.sample(prompts, config.rollout.temperature, config.rollout.top_p, config.rollout.max_tokens)
+                rollout = config.rollout
+                samples = self.actors.rollouts.sample(prompts, rollout.temperature, rollout.top_p, rollout.max_tokens, watch=watch)
             with clock.phase("judge"):
                 counts = self.actors.reward.judge(key, step, prompts, samples, want=missing, equal=rl.equal_groups == "train")
             rounds.append(counts)
@@ -309,7 +328,8 @@ class Job:
         self.loop.say(step_line(batch, update, metrics), note, always=True)
         if batch.step == 1 and counts["groups_unequal"] == 0:
             failed = sum(counts["parse_failures"].values())
-            self.progress.warn(advise_on_equal_rewards(metrics["reward"], failed, counts["samples"], counts["truncated"]))
+            told = (metrics["reward"], failed, counts["samples"], counts["truncated"])
+            self.progress.warn(EQUAL_POLICY_REWARDS if self.data.is_policy else advise_on_equal_rewards(*told))
         return metrics
 
     def _checkpoint(self, batch: TrainingBatch) -> None:
@@ -341,7 +361,7 @@ class Job:
         ]
         return RunSummary(
             heldout={stage: heldout.summarise(table) for stage, table in tables.items()},
-            baselines=heldout.baselines([item.record for item in self.data.heldout]),
+            baselines=RunBaselines() if self.data.is_policy else heldout.baselines([item.record for item in self.data.heldout]),
             paired={f"{after}_minus_{before}": heldout.paired(tables[after], tables[before]) for after, before in pairs},
             seconds={name: round(seconds, 2) for name, seconds in self.progress.seconds.items()},
             rl_steps=self.loop.step,

@@ -9,11 +9,12 @@ from transformers import AutoTokenizer
 
 from actors.loops.progress import ProgressReporter
 from rlsys.config.schema import Config
-from rlsys.data.batches import Feed, heldout_rows
+from rlsys.data.batches import Feed, checked_rows, heldout_rows
 from rlsys.data.chain import PromptItem
 from rlsys.data.exclusion import read_exclusion
 from rlsys.data.mixtures import Mixture, data_report, open_mixture
 from rlsys.io.run_folder import RunFolder, find_model
+from rlsys.policy.prompts import ConversationPrompter
 from rlsys.prompts.rendering import Prompter
 
 
@@ -26,27 +27,35 @@ class RunData:
     feed: Feed
     heldout_source: Mixture
     heldout: list[PromptItem]
+    is_policy: bool = False
+    """The prompts are plain conversations; held-out ones have checks."""
 
     def report(self) -> dict[str, Any]:
         """Account for every row read so far."""
         return data_report(self.feed.source, self.heldout_source)
 
 
-def open_data(config: Config, folder: RunFolder, progress: ProgressReporter) -> RunData:
+def open_data(config: Config, folder: RunFolder, progress: ProgressReporter, policy: bool = False) -> RunData:
     """Open model and data, and report which rows there are.
+
+    Args:
+        policy: use the rows as prompts for a policy, not for a judge.
 
     Raises:
         rlsys.config.schema.ConfigError, rlsys.data.readers.DataError: the config or the data are unusable.
     """
     with progress.phase("start", "preparing model and data"):
         base = find_model(config.model.path)
-        prompter = Prompter.from_config(AutoTokenizer.from_pretrained(base), config.prompt)
+        kind = ConversationPrompter if policy else Prompter
+        prompter = kind.from_config(AutoTokenizer.from_pretrained(base), config.prompt)
         source = open_mixture(config.data, "train", config.seed)
         excluded = read_exclusion(config.data.exclude, source)
         feed = Feed(source, prompter, config.prompt.max_tokens, excluded.rows)
         heldout_source = open_mixture(config.data, "heldout", config.seed)
         heldout = heldout_rows(heldout_source, prompter, config.data.heldout_rows, config.prompt.max_tokens)
-        data = RunData(base, feed, heldout_source, heldout)
+        if policy:
+            heldout = checked_rows(heldout)
+        data = RunData(base, feed, heldout_source, heldout, policy)
         folder.write_json("data_report.json", data.report())
     for part in source.parts:
         progress.say(f"training rows: {part.name}, {len(part.rows):,} rows, checked when read; data_report.json accounts for them")

@@ -43,7 +43,8 @@ def show(
     rows = read_samples(run, name, what)
     with only_json(as_json) as write_json:
         top, bottom = choose(rows, best, worst)
-        mean = sum(row["reward"] for row in rows) / len(rows) if rows else None
+        rewards = [row["reward"] for row in rows if row["reward"] is not None]
+        mean = sum(rewards) / len(rewards) if rewards else None
         about = {"step": step} if heldout is None else {"heldout": heldout}
         write_json({"run": str(run), **about, "samples": len(rows), "reward": mean, "best": top, "worst": bottom})
         if as_json:
@@ -87,7 +88,7 @@ def read_samples(run: Path, name: str, what: str) -> list[dict[str, Any]]:
 
 def choose(rows: list[dict[str, Any]], best: int, worst: int) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """Return the best rows, best first, and the worst rows, worst first; no row is in both."""
-    ranked = sorted(rows, key=lambda row: (-row["reward"], -(row["advantage"] or 0.0), row["group"], row["sample"]))
+    ranked = sorted(rows, key=lambda row: (-(row["reward"] or 0.0), -(row["advantage"] or 0.0), row["group"], row["sample"]))
     top = ranked[:best]
     rest = ranked[len(top) :]
     return top, rest[::-1][:worst]
@@ -105,15 +106,16 @@ def _ranges(numbers: list[int]) -> str:
 
 
 def _panel(title: str, row: dict[str, Any], colour: str, with_prompt: bool) -> RenderableType:
-    order, scores = row["order"], row["scores"]
-    result = f"parse failure: {row['parse_failure']}" if scores is None else f"scores as shown {[scores[place] for place in order]}"
+    order = row["order"]
     # Tables of earlier versions have neither ground truth nor source.
     truth = f"  ground truth: {describe_ground_truth(row['ground_truth'], order)}" if row.get("ground_truth") else ""
     source = f"  source {row['source']}" if row.get("source") else ""
+    shown = f"shown in order {order}  " if order else ""
+    reward = "-" if row["reward"] is None else f"{row['reward']:+g}"
     facts = [
         f"{row['prompt_id']}{source}  family {row['family'] or '-'}  group {row['group']}  sample {row['sample']}",
-        f"reward {row['reward']:+.0f}  advantage {_number(row['advantage'])}  {result}{truth}",
-        f"shown in order {order}  {row['token_count']} tokens, {row['finish_reason']}  weights {row['weight_version']}  "
+        f"reward {reward}  advantage {_number(row['advantage'])}  {_result(row)}{truth}",
+        f"{shown}{row['token_count']} tokens, {row['finish_reason']}  weights {row['weight_version']}  "
         f"log-probability: rollout {_number(row['rollout_logprob'])}, trainer {_number(row['trainer_logprob'])}, "
         f"reference {_number(row['reference_logprob'])}",
     ]
@@ -122,6 +124,17 @@ def _panel(title: str, row: dict[str, Any], colour: str, with_prompt: bool) -> R
         parts += [Rule("prompt", style="dim"), Text(printable(row["prompt"]).strip(), style="dim")]
     parts += [Rule("generation", style=colour), Text(printable(row["text"]).strip())]
     return panel(title, Group(*parts), colour)
+
+
+def _result(row: dict[str, Any]) -> str:
+    """Return the scores, the reason for the parse failure or, of a policy's sample, what was measured."""
+    order, scores = row["order"], row["scores"]
+    if scores is not None:
+        return f"scores as shown {[scores[place] for place in order]}"
+    if row["parse_failure"] is not None:
+        return f"parse failure: {row['parse_failure']}"
+    checks = {True: "passes its checks", False: "fails its checks", None: "has no checks"}[row.get("gold")]
+    return f"judge {_number(row.get('judge_score'))}  Bradley-Terry {_number(row.get('bt'))}  {checks}"
 
 
 def _number(value: float | None) -> str:

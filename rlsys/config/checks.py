@@ -10,7 +10,8 @@ from rlsys.data.datasets import GENERATED
 def find_conflicts(config: Config, command: str) -> list[str]:
     """Return a message for each conflict, including how to resolve it."""
     options = deepspeed_option_mistakes(config.learner.deepspeed) + engine_option_mistakes(config.rollout.engine)
-    return [message for violated, message in _rules(config, command) if violated] + options
+    rules = _rules(config, command) + (_policy_rules(config) if command == "policy" else [])
+    return [message for violated, message in rules if violated] + options
 
 
 def require_consistent_settings(config: Config, command: str) -> None:
@@ -25,7 +26,7 @@ def require_consistent_settings(config: Config, command: str) -> None:
 
 def _rules(config: Config, command: str) -> list[tuple[bool, str]]:
     rl, rollout, learner, eval_, meta, rft = config.rl, config.rollout, config.learner, config.eval, config.meta_rm, config.rft
-    trains, evaluates = command in ("train", "ladder"), command in ("train", "sft", "ladder")
+    trains, evaluates = command in ("train", "ladder", "policy"), command in ("train", "sft", "ladder", "policy")
     unbounded = [str(source.path) for source in config.data.sources("train") if str(source.path).startswith(GENERATED)]
     return [
         (
@@ -44,8 +45,8 @@ def _rules(config: Config, command: str) -> list[tuple[bool, str]]:
             "example to 1, or eval.samples=1.",
         ),
         (
-            config.run.copy_to is not None and command not in ("train", "sft"),
-            f"run.copy_to={config.run.copy_to}: only `rlsys train` and `rlsys sft` keep a copy. Remove the setting.",
+            config.run.copy_to is not None and command not in ("train", "sft", "policy"),
+            f"run.copy_to={config.run.copy_to}: only `rlsys train`, `rlsys sft` and `rlsys policy` keep a copy. Remove the setting.",
         ),
         (
             command == "sft" and not config.sft.rows,
@@ -87,5 +88,32 @@ def _rules(config: Config, command: str) -> list[tuple[bool, str]]:
         (
             command == "meta-rm" and meta.objective == "bt" and tuple(config.data.responses) == (1,),
             "meta_rm.objective=bt compares responses, but with data.responses=[1] every row has only one. Use [2].",
+        ),
+    ]
+
+
+def _policy_rules(config: Config) -> list[tuple[bool, str]]:
+    policy, judge = config.policy, config.judge
+    return [
+        (
+            policy.reward == "judge" and judge.model is None,
+            "policy.reward=judge requires a judge: set judge.model, for example to the folder of a run of `rlsys train`, or train on the "
+            "checks of the rows with policy.reward=gold.",
+        ),
+        (
+            policy.reward == "bt" and policy.bt is None,
+            "policy.reward=bt requires policy.bt, the folder of a run of `rlsys meta-rm` with meta_rm.objective=bt.",
+        ),
+        (
+            judge.strategy.startswith("meta") and judge.meta_rm is None,
+            f"judge.strategy={judge.strategy} needs a meta reward model: set judge.meta_rm to the folder of a run of `rlsys meta-rm`.",
+        ),
+        (
+            judge.k_meta is not None and judge.k_meta > judge.k,
+            f"judge.k_meta={judge.k_meta}: expected at most judge.k={judge.k}.",
+        ),
+        (
+            config.sft.rows > 0,
+            f"sft.rows={config.sft.rows}: `rlsys policy` has no cold start. Set sft.rows=0; model.path may be a fine-tuned model.",
         ),
     ]

@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal, get_args
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, ValidationInfo, field_validator
 
 from rlsys.config.endpoint import Endpoint
+from rlsys.config.policy import Judge, Policy
 from rlsys.config.section import Section
 from rlsys.config.sources import Data
 
@@ -466,6 +467,8 @@ class Config(Section):
     checkpoint: Checkpoint = Field(default_factory=Checkpoint)
     meta_rm: ScalarRm = Field(default_factory=ScalarRm)
     ladder: Ladder = Field(default_factory=Ladder)
+    policy: Policy = Field(default_factory=Policy)
+    judge: Judge = Field(default_factory=Judge)
 
 
 class ConfigError(ValueError):

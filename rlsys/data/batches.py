@@ -14,11 +14,11 @@ from rlsys.data.readers import DataError, strict_rows
 from rlsys.data.records import Record
 from rlsys.data.trajectories import RowKey
 from rlsys.prompts.chat import Chat, ChatError
-from rlsys.prompts.rendering import Prompter, shuffled, worked_text
+from rlsys.prompts.rendering import Renderer, shuffled, worked_text
 from rlsys.rewards.rules import judge
 
 
-def render_prompts(prompter: Prompter, records: Sequence[Record], keys: Sequence[tuple[SeedPart, ...]]) -> list[PromptItem]:
+def render_prompts(prompter: Renderer, records: Sequence[Record], keys: Sequence[tuple[SeedPart, ...]]) -> list[PromptItem]:
     """Render each record, with its responses shuffled by its key."""
     orders = [shuffled(record.n, *key) for record, key in zip(records, keys, strict=True)]
     prompts = [prompter.render(record, order) for record, order in zip(records, orders)]
@@ -35,7 +35,7 @@ class Feed:
     """
 
     source: Mixture
-    prompter: Prompter
+    prompter: Renderer
     max_prompt_tokens: int
     excluded: Set[RowKey] = frozenset()
     """(source, id) of the rows to skip."""
@@ -64,7 +64,7 @@ def _within_limit(items: Sequence[PromptItem], max_prompt_tokens: int, account: 
     return kept
 
 
-def heldout_rows(source: Mixture, prompter: Prompter, limit: int, max_prompt_tokens: int) -> list[PromptItem]:
+def heldout_rows(source: Mixture, prompter: Renderer, limit: int, max_prompt_tokens: int) -> list[PromptItem]:
     """Return the first `limit` items within the length limit, alternating between sources; every row read is counted.
 
     The response order depends on the row's id only: it is the same at every stage and in every run, so that comparisons are paired.
@@ -86,7 +86,22 @@ def heldout_rows(source: Mixture, prompter: Prompter, limit: int, max_prompt_tok
     return kept
 
 
-def cold_start_examples(items: Sequence[PromptItem], prompter: Prompter) -> tuple[list[SupervisedExample], dict[str, int]]:
+def checked_rows(items: Sequence[PromptItem]) -> list[PromptItem]:
+    """Return the items whose answers a program can check.
+
+    Raises:
+        DataError: there is none.
+    """
+    kept = [item for item in items if item.record.checks]
+    if not kept:
+        raise DataError(
+            f"data.heldout: none of {len(items)} rows has checks, by which a policy's answers are evaluated: use writing:heldout, or add "
+            "checks to the rows (docs/data.md)."
+        )
+    return kept
+
+
+def cold_start_examples(items: Sequence[PromptItem], prompter: Renderer) -> tuple[list[SupervisedExample], dict[str, int]]:
     """Return the teacher's correct trajectories (Eq. 10), and {kept, dropped}.
 
     Raises:

@@ -46,6 +46,19 @@ Example: {"step": 1, "group": 0, "sample": 1, "prompt_id": "r1", "order": [1, 0]
 "scores": [9, 2], "correct": True, "reward": 1.0, "advantage": 0.7, ...}.
 """
 
+REWARD_COLUMNS = pa.schema(
+    [
+        ("judge_score", pa.float32()),  # the judge's mean score of the sample, joined over parts; null without a judgement
+        ("gold", pa.bool_()),  # whether the sample passes the row's checks, or null
+        ("bt", pa.float32()),  # score of the Bradley-Terry model, or null
+    ]
+)
+"""Further columns of a policy's trajectories (`rlsys policy`). There order, ground_truth, scores and parse_failure are null, `correct` is
+`gold`, and `reward` is whatever was trained on, null in a group without one."""
+
+REWARDS = pa.schema([TRAJECTORIES.field("group"), TRAJECTORIES.field("sample"), TRAJECTORIES.field("reward"), *REWARD_COLUMNS])
+"""A policy's rewards. Key: (group, sample)."""
+
 
 def with_scores_of(schema: pa.Schema, score_format: ScoreFormat) -> pa.Schema:
     """Return `schema` with the type of `scores` that `score_format` yields: decimals are float64."""

@@ -11,6 +11,11 @@ LEARN_FORMAT = (
     "larger or instruction-tuned model, or a shorter prompt.template (compact)"
 )
 
+EQUAL_POLICY_REWARDS = (
+    "In the first step, all rewards within each group were equal, so nothing was learned. Use more samples (rl.group_size), easier rows "
+    "(data.level) or, with a judge, more judgements (judge.k) or judge.reward=mean; judgements/ and trajectories/ show the samples."
+)
+
 
 def describe_failures(failures: Mapping[str, int], samples: int, cut_off: int, limit: int | None = None) -> str:
     """Describe parse failures, e.g. `12 of 256 not parsed, 9 of them cut off at 128 tokens`."""

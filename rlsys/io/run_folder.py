@@ -4,6 +4,7 @@ RUN/config.yaml              resolved config
 RUN/progress.json            what the run is doing now
 RUN/metrics.jsonl            one line per step (tensorboard/ holds the same)
 RUN/trajectories/            step_000001.parquet ..., heldout_base.parquet, heldout_cold_start.parquet, heldout_rl.parquet
+RUN/judgements/              step_000001.jsonl ...: the judge's, in runs of `rlsys policy`
 RUN/checkpoints/cold_start/  model/ after the cold start: the frozen reference model of RL
 RUN/checkpoints/step_000010/ model/ (Hugging Face format, rlsys.json, README.md), optimizer/ (one file per rank), state.json
 RUN/checkpoints/best.json    name of the checkpoint with the best held-out reward

@@ -61,12 +61,23 @@ STEP_PHASES = ("wait_for_samples", "train", "send_weights", "write_trajectories"
 
 GROUPS: dict[str, tuple[Metric, ...]] = {
     "Reward": (
-        Metric("reward", "", "mean reward of the step's samples, from -1 (all wrong) to +1"),
+        Metric("reward", "", "mean reward of the step's samples, from -1 (all wrong) to +1; of a policy on any scale"),
         Metric("accuracy", "", "fraction of the samples that judge correctly; of a scalar model: fraction of the texts"),
         Metric("parse_failure_share", "", "fraction of the samples without well-formed scores"),
         Metric("parse_failures/{reason}", "", "samples without well-formed scores, by reason"),
         Metric("source/{source}/reward", "", "mean reward of the rows of one source of a mixture"),
         Metric("source/{source}/rows", "", "rows of one source of a mixture"),
+    ),
+    "Policy's rewards (rlsys policy)": (
+        Metric("judge_score", "", "mean score that the judge gave to a sample"),
+        Metric("gold", "", "fraction of the samples that pass the checks of their row"),
+        Metric("bt", "", "mean score of the Bradley-Terry model"),
+        Metric("judge_agreement", "", "fraction of the pairs of a sample that passes and one that does not whose first the judge prefers"),
+        Metric("judgements", "", "judgements sampled"),
+        Metric("judgements_failed", "", "judgements that did not parse, which take no part in the reward"),
+        Metric("judge_tokens", "tokens", "tokens of the judgements"),
+        Metric("groups_unjudged", "", "groups left out because none of the judgements of a part parsed"),
+        Metric("groups_identical", "", "groups left out because all their texts are equal"),
     ),
     "Groups and samples": (
         Metric("groups", "", "groups sampled, one for each prompt, including refills"),

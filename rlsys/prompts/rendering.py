@@ -15,7 +15,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from jinja2 import StrictUndefined, TemplateError, TemplateSyntaxError
 from jinja2.sandbox import ImmutableSandboxedEnvironment
@@ -60,6 +60,23 @@ def template_source(template: str) -> str:
         else:
             problem = "is not UTF-8 text."
         raise PromptError(f"template {template}: {problem} Expected one of {', '.join(known)}, or the path of a text file.") from error
+
+
+class Renderer(Protocol):
+    """What turns a record into a prompt."""
+
+    tokenizer: Any
+    chat: Chat
+    principles: bool
+    score_format: ScoreFormat
+
+    def render(self, record: Record, order: Sequence[int]) -> str:
+        """Render the whole prompt as text, up to the start of the model's answer."""
+        ...
+
+    def tokens(self, record: Record, order: Sequence[int]) -> list[int]:
+        """Render the whole prompt as token ids."""
+        ...
 
 
 class UserTurns:

@@ -11,7 +11,7 @@ import torch
 from actors.reward import RewardActor
 from rlsys.algorithms.grpo import LossInputs, group_advantages, grpo_loss
 from rlsys.data.chain import LEARNER_ROWS, PROMPTS, SAMPLES
-from rlsys.data.trajectories import TRAJECTORIES
+from rlsys.data.trajectories import REWARD_COLUMNS, REWARDS, TRAJECTORIES
 from rlsys.models.packing import plan_micro_batches
 from rlsys.rewards.extraction import ScoreFormat, extract, score_range
 from rlsys.rewards.rules import is_correct, unshuffle
@@ -317,3 +317,43 @@ def test_samples_in_any_order_are_judged_by_their_key():
         actor.judge("k", 0, asked, answered.take(pa.array(order)))
         tables.append((actor.tables["k"][0], actor.pop_learner_batch("k")[1].rows))
     assert tables[0] == tables[1]
+
+
+def given(*rewards):
+    """REWARDS of BATCH's four samples, in reverse order."""
+    keys = [(0, 0), (0, 1), (1, 0), (1, 1)]
+    rows = [{"group": g, "sample": s, "reward": reward, "gold": reward == 3, "judge_score": 5.0} for (g, s), reward in zip(keys, rewards)]
+    return pa.Table.from_pylist(rows[::-1], schema=REWARDS)
+
+
+def test_rewards_found_elsewhere_take_the_place_of_the_rules(tmp_path):
+    actor = RewardActor("reward")
+    counts = actor.judge("k", 3, *BATCH, given=given(3.0, 1.5, 2.0, 2.0))
+    assert (counts["reward_sum"], counts["rewarded"], counts["groups_unequal"], counts["groups_trained"]) == (8.5, 4, 1, 1)
+    assert counts["parse_failures"] == {} and counts["sources"] == [(None, 2.25), (None, 2.0)]
+    _, learner = actor.pop_learner_batch("k")
+    assert learner.rows["group"].to_pylist() == [0, 0]
+    assert np.allclose(learner.rows["advantage"], group_advantages(torch.tensor([3.0, 1.5])))
+    actor.write("k", str(tmp_path / "t.parquet"))
+    table = pq.read_table(tmp_path / "t.parquet")
+    assert table.schema.names == [*TRAJECTORIES.names, *REWARD_COLUMNS.names]
+    assert table["reward"].to_pylist() == [3.0, 1.5, 2.0, 2.0] and table["correct"].to_pylist() == [True, False, False, False]
+    assert table["scores"].null_count == table["order"].null_count == 4
+
+
+def test_a_group_without_rewards_is_never_trained_on(tmp_path):
+    for equal in (False, True):
+        actor = RewardActor("reward")
+        counts = actor.judge("k", 3, *BATCH, given=given(None, None, 2.0, 3.0), equal=equal)
+        assert (counts["groups"], counts["groups_trained"], counts["rewarded"], counts["reward_sum"]) == (2, 1, 2, 5.0)
+        _, learner = actor.pop_learner_batch("k")
+        assert learner.rows["group"].to_pylist() == [1, 1]
+        actor.write("k", str(tmp_path / "t.parquet"))
+        assert pq.read_table(tmp_path / "t.parquet")["reward"].to_pylist() == [None, None, 2.0, 3.0]
+
+
+def test_rewards_of_other_samples_or_of_half_a_group_are_refused():
+    with pytest.raises(ValueError, match="3 rewards for 4 samples"):
+        RewardActor("reward").judge("k", 0, *BATCH, given=given(1.0, 2.0, 3.0))
+    with pytest.raises(ValueError, match="only some samples have a reward"):
+        RewardActor("reward").judge("k", 0, *BATCH, given=given(1.0, None, 3.0, 1.0))

@@ -19,13 +19,22 @@ class StandIns:
     def ignore(self, *_):
         return None
 
-    def sample(self, *_):
+    def sample(self, *_, watch):
+        assert watch is None
         return []
 
     def judge(self, key, step, groups, samples, **_):
         trained, sources = next(self.trained), [(name, -1.0) for name in groups["source"].to_pylist()]
         counts = {"samples": 4, "groups": 2, "groups_unequal": trained, "groups_trained": trained, "groups_all_right": 0, "tokens": 40}
-        return counts | {"reward_sum": -4.0, "truncated": 0, "parse_failures": {}, "sources": sources, "oldest_version": self.version}
+        return counts | {
+            "reward_sum": -4.0,
+            "rewarded": 4,
+            "means": {},
+            "truncated": 0,
+            "parse_failures": {},
+            "sources": sources,
+            "oldest_version": self.version,
+        }
 
     def train_grpo(self, *_):
         self.calls.append("train")
@@ -38,7 +47,7 @@ class StandIns:
     def sleep(self):
         self.calls.append("sleep")
 
-    pop_learner_batch = begin_writing = finish = snapshot_reference = start_stage = decay_over = save = ignore
+    begin = pop_learner_batch = begin_writing = finish = snapshot_reference = start_stage = decay_over = save = ignore
 
 
 def test_a_step_that_trains_nothing_sends_no_weights(tiny_model, tmp_path):

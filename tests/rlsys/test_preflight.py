@@ -20,6 +20,7 @@ from rlsys.io.run_folder import RunFolder
 from rlsys.preflight import PreflightReport, PreflightTask, require_writable, run_preflight
 
 ROOT = Path(__file__).resolve().parents[2]
+WRITING = ("data.train=writing:train", "data.heldout=writing:heldout")
 ROW = {"id": "1", "context": [{"role": "user", "content": "Say a word."}], "responses": ["yes", "no"], "rewards": [1, 0]}
 
 
@@ -49,9 +50,13 @@ def copy_of(model: Path, place: Path, **config) -> Path:
     return place
 
 
-@pytest.mark.parametrize("command", ["train", "sft", "rft", "filter", "ladder", "judge", "eval", "meta-rm"])
+@pytest.mark.parametrize("command", ["train", "sft", "rft", "filter", "ladder", "judge", "eval", "meta-rm", "policy"])
 def test_valid_commands_have_no_mistakes_and_nothing_is_created(check, tmp_path, command):
-    more = {"meta-rm": ["meta_rm.objective=bt", "meta_rm.rows=8"], "sft": ["sft.rows=4"]}.get(command, [])
+    more = {
+        "meta-rm": ["meta_rm.objective=bt", "meta_rm.rows=8"],
+        "sft": ["sft.rows=4"],
+        "policy": ["data.heldout=writing:heldout", "policy.reward=gold", "policy.rewards=[{function: json:dumps, weight: 0}]"],
+    }.get(command, [])
     assert check(*more, command=command).mistakes == []
     assert list(tmp_path.iterdir()) == []
 
@@ -128,6 +133,17 @@ def test_unknown_format_and_missing_file_are_reported_together(check):
         (["run.dir=rows.jsonl"], "train", "Not a directory"),
         (["run.dir=rows.jsonl/deeper/run"], "rft", "Not a directory"),
         (["prompt.template=rows.jsonl"], "judge", "marks"),
+        ([*WRITING], "policy", "requires a judge: set judge.model"),
+        ([*WRITING, "policy.reward=bt"], "policy", "requires policy.bt"),
+        ([*WRITING, "policy.reward=gold", "policy.bt=absent"], "policy", "absent"),
+        ([*WRITING, "judge.model=absent"], "policy", "absent"),
+        ([*WRITING, "policy.reward=gold", "policy.rewards=[{function: length, weight: 1}]"], "policy", "expected one of tokens, words"),
+        ([*WRITING, "policy.reward=gold", "policy.rewards=[{function: 'absent:f', weight: 1}]"], "policy", "no module absent"),
+        ([*WRITING, "policy.reward=gold", "judge.strategy=meta"], "policy", "set judge.meta_rm"),
+        ([*WRITING, "policy.reward=gold", "judge.k=2", "judge.k_meta=3"], "policy", "at most judge.k=2"),
+        ([*WRITING, "policy.reward=gold", "sft.rows=4"], "policy", "has no cold start"),
+        ([*WRITING, "policy.reward=gold", "rl.group_size=1"], "policy", "always 0"),
+        (["policy.reward=gold", "data.heldout=rows.jsonl"], "policy", "none of the first 1 rows has checks"),
         (["model.path=rows.jsonl"], "judge", "file"),
     ],
 )

@@ -34,10 +34,13 @@ def training(runs: Sequence[TrainingRun]) -> Section:
     plots = [
         _over_steps("Reward of the training samples", "mean reward, from -1 to +1", "reward", runs),
         _heldout_curve(runs),
+        _over_steps("Judge's score of the training samples", "mean score", "judge_score", runs),
+        _over_steps("Training samples that pass their checks (gold)", "share", "gold", runs),
+        _over_steps("Bradley-Terry score of the training samples", "mean score", "bt", runs),
         _over_steps("KL divergence from the reference policy", "KL, nats per token", "kl", runs),
     ]
     tables = [_stage_table(runs), _paired_table(runs)]
-    lead = "The reward is +1 for a correct judgement and -1 otherwise. Held-out rows are never trained on."
+    lead = "The reward is +1 for a correct judgement and -1 otherwise; a policy's has any scale. Held-out rows are never trained on."
     return Section("Training", lead, [table for table in tables if table.rows], [plot for plot in plots if plot is not None])
 
 
