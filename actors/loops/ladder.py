@@ -33,7 +33,7 @@ from rlsys.judging.voting import find_strategy
 from rlsys.system.terminal import print_text
 
 BENCHMARK = "format:rlsys"
-STAGE_SECTIONS = ("sft", "rft", "rl", "eval", "meta_rm", "ladder")
+STAGE_SECTIONS = ("sft", "rft", "rl", "eval", "meta_rm", "ladder", "policy", "judge")
 """Sections of the config that only some stages read."""
 FRESH_SEED_OFFSET = 1_000_003
 """Generated rows of another seed than any stage trained on; rows of a file in another order."""

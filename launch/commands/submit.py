@@ -27,6 +27,7 @@ class Command(StrEnum):
     rft = "rft"
     meta_rm = "meta-rm"
     ladder = "ladder"
+    policy = "policy"
 
 
 class OnInterrupt(StrEnum):
