@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -65,15 +65,18 @@ class Judging:
     """
 
     def __init__(self, judge: PolicyJudge, threads: ThreadPoolExecutor, records: dict[int, Record], seed: int, step: int):
-        self.judge, self.records, self.key = judge, records, ("policy", seed, step)
+        self.judge, self.threads, self.records, self.key = judge, threads, records, ("policy", seed, step)
         self._parts: SimpleQueue[ray.ObjectRef | None] = SimpleQueue()
         self.sampled: dict[int, SampledGroup] = {}
         self.results: dict[int, list[JudgeResult]] = defaultdict(list)
-        self._running = threads.submit(self._run)
+        self._running: Future[None] | None = None
 
     def add(self, part: ray.ObjectRef) -> None:
         """Judge the groups of a part (SAMPLES)."""
         self._parts.put(part)
+        # Not earlier: the policy's engines may be busy with an evaluation for long, and the thread's waits are bounded.
+        if self._running is None:
+            self._running = self.threads.submit(self._run)
 
     def end(self) -> None:
         """Let the thread end once all parts that were added are judged."""
@@ -86,7 +89,8 @@ class Judging:
             ActorFailed: an engine of the judge failed, died or timed out.
         """
         self.end()
-        self._running.result()  # the thread's own waits are bounded
+        if self._running is not None:
+            self._running.result()
 
     def _run(self) -> None:
         asked: deque[int] = deque()

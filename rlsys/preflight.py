@@ -173,7 +173,8 @@ def _check_placement(task: PreflightTask, config: Config, report: PreflightRepor
     else:
         placements = [place(config, machines) if task.command in TRAINING else place_judges(config, machines)]
     if task.command == "policy" and (others := judging_actors(config)):
-        place_beside(others, machines, placements)
+        beside = place_beside(others, machines, placements)
+        report.facts["beside the policy"] = ", ".join(f"{name} with {slot.threads} thread(s)" for name, slot in beside.slots.items())
     threads = {name: slot.threads for placed in placements for name, slot in placed.slots.items()}
     counts = {kind: max(placed.count(kind) for placed in placements) for kind in ("rollout", "learner")}
     parts = {"rollout-0": f"{counts['rollout']} engine(s)", "learner-0": f"{counts['learner']} learner rank(s)"}
