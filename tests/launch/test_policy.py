@@ -13,6 +13,8 @@ from rlsys.config.files import load_config
 from rlsys.data.datasets import open_rows
 from rlsys.data.trajectories import REWARD_COLUMNS, TRAJECTORIES
 from rlsys.io.metrics import MetricsLog
+from rlsys.reporting.view.tables import open_sources
+from rlsys.reporting.view.viewer import Viewer
 from rlsys.rewards.checks import passes
 
 PARTS, ANCHORS, K = 2, 1, 3
@@ -116,8 +118,12 @@ def test_the_policy_was_trained_and_its_weights_reached_the_engine(policy_run):
     assert max(row["mismatch"] for row in metrics if row.get("mismatch") is not None) < config.rl.mismatch_float32 / 4
 
 
-def test_show_and_report_read_the_run(policy_run, tmp_path):
+def test_show_view_and_report_read_the_run(policy_run, tmp_path):
     config, _ = policy_run
+    viewer = Viewer(open_sources([config.run.dir], ["run"]))
+    outcomes = "".join(group["outcomes"] for group in viewer.groups({"run": "0", "table": "step_000001"})["groups"])
+    golds = [row["gold"] for group in samples_of(config, 1).values() for row in group]
+    assert sorted(outcomes) == sorted("wr"[gold] for gold in golds)
     shown = rlsys_here("show", config.run.dir, "--step", 1)
     assert shown.returncode == 0 and "its checks" in shown.stdout
     page = tmp_path / "page.html"

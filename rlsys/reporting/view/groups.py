@@ -68,7 +68,8 @@ def summarise(rows: Iterable[Row]) -> Iterator[Group]:
 
 
 def _outcome(row: Row) -> str:
-    if row.get("scores") is None:
+    # A policy's samples have no scores, but may be right or wrong by their checks.
+    if row.get("parse_failure") is not None or (row.get("scores") is None and row.get("correct") is None):
         return "f"
     return {True: "r", False: "w", None: "n"}[row.get("correct")]
 
