@@ -18,8 +18,8 @@ from launch.commands.ladder import ladder
 from launch.commands.meta_rm import meta_rm
 from launch.commands.metrics import metrics
 from launch.commands.plan import plan
-from launch.commands.prompt import prompt
 from launch.commands.policy import policy
+from launch.commands.prompt import prompt
 from launch.commands.report import report
 from launch.commands.rft import filter_rows, rft
 from launch.commands.score import score

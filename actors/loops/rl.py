@@ -76,9 +76,7 @@ def train(config: Config, console: Console | None = None, stages: tuple[str, ...
         return summary
 
 
-def run_stages(
-    config: Config, folder: RunFolder, progress: ProgressReporter, stages: tuple[str, ...], policy: bool = False
-) -> RunSummary:
+def run_stages(config: Config, folder: RunFolder, progress: ProgressReporter, stages: tuple[str, ...], policy: bool = False) -> RunSummary:
     """Start the actors, resume what the folder holds, and run what is left of the stages."""
     folder.require_intact_cold_start()
     data = open_data(config, folder, progress, policy)

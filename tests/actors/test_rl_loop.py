@@ -43,6 +43,7 @@ class StandIns:
     def send_weights(self, version):
         self.version = version
         self.calls.append(f"send {version}")
+        return {"bytes": 0}
 
     def sleep(self):
         self.calls.append("sleep")
