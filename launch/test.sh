@@ -7,6 +7,6 @@ cd "$(dirname "$0")/.."
 [ $# -eq 0 ] || exec .venv/bin/python -m pytest "$@"
 trap 'exit 130' INT
 status=0
-.venv/bin/python -m pytest --numprocesses auto --dist worksteal tests --ignore tests/actors --ignore tests/launch || status=$?
-.venv/bin/python -m pytest tests/actors tests/launch || status=$?
+.venv/bin/python -m pytest --numprocesses auto --dist worksteal tests --ignore tests/actors --ignore tests/faults --ignore tests/launch || status=$?
+.venv/bin/python -m pytest tests/actors tests/faults tests/launch || status=$?
 exit "$status"
