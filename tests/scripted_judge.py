@@ -52,7 +52,7 @@ class ScriptedJudge(JudgeBackend):
         return ScoreResponse(
             id=request.id or "derived",
             scores=scores if parsed else None,
-            score_range=((0, 1) if n == 1 else (1, 10)) if parsed else None,
+            score_range=(0, 1) if n == 1 else (1, 10),
             best=scores.index(top) if parsed else None,
             margin=top - sorted(scores)[-2] if parsed and n > 1 else None,
             tied=parsed and scores.count(top) > 1,

@@ -157,7 +157,7 @@ class JudgeActor:
                 yield item
 
     async def _chat_prompt(self, request: ChatRequest) -> list[int]:
-        check_chars("the conversation", [message.content for message in request.messages], self._settings)
+        check_chars("the conversation", [message.model_dump() for message in request.messages], [], self._settings)
         return await asyncio.to_thread(self._chat.tokens, request.messages)
 
     def _chat_sampling(self, prompt: list[int], request: ChatRequest) -> Sampling:

@@ -25,6 +25,8 @@ class Settings:
     limits: Limits = field(default_factory=Limits)
     token: str | None = field(default=None, repr=False)
     """Bearer token that every request has to send, except to `rlsys.serving.boundary.PUBLIC`. None: no token is needed."""
+    hosts: frozenset[str] | None = None
+    """Host names that requests without a token may be sent to. None: any."""
 
 
 async def _always_ready() -> None:
@@ -41,7 +43,7 @@ def create_app(backend: JudgeBackend, settings: Settings | None = None, ready: C
     guard = Guard(backend, settings.limits, metrics)
     app = FastAPI(title="rlsys serve", summary=f"The judge {backend.model}", version=backend.version, docs_url=None, redoc_url=None)
     app.state.guard = guard
-    app.add_middleware(Boundary, settings.limits, metrics, settings.token)
+    app.add_middleware(Boundary, settings.limits, metrics, settings.token, settings.hosts if settings.token is None else None)
     install_handlers(app)
     for router in ROUTERS:
         app.include_router(router(guard))

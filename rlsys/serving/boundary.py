@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import hmac
 import json
 import logging
 import time
+from urllib.parse import urlsplit
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -18,7 +20,7 @@ LOG = logging.getLogger("rlsys.serving.requests")
 PAGE = ("/", "/serve.css", "/serve.js", "/votes.js")
 """The files of the page, which asks for the token itself."""
 PUBLIC = frozenset({"/healthz", "/readyz", *PAGE})
-"""Routes that need no token: the page, and what probes ask."""
+"""Routes whose GET needs no token: the page, and what probes ask."""
 BATCHES = frozenset({"/v1/score/batch"})
 """Routes whose body is JSONL, with a size limit of its own."""
 _JSON = ("application/json",)
@@ -26,10 +28,15 @@ _JSONL = ("application/jsonl", "application/x-ndjson", "application/json")
 
 
 class Boundary:
-    """ASGI middleware around all routes."""
+    """ASGI middleware around all routes.
 
-    def __init__(self, app: ASGIApp, limits: Limits, metrics: Metrics, token: str | None):
-        self._app, self._limits, self._metrics, self._token = app, limits, metrics, token
+    Args:
+        hosts: names that requests may have in their Host header. Without a token, another name means that a foreign page has pointed its
+            own name at this machine to reach the service (DNS rebinding). None: any.
+    """
+
+    def __init__(self, app: ASGIApp, limits: Limits, metrics: Metrics, token: str | None, hosts: frozenset[str] | None = None):
+        self._app, self._limits, self._metrics, self._token, self._hosts = app, limits, metrics, token, hosts
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -53,21 +60,29 @@ class Boundary:
 
     async def _checked(self, scope: Scope, receive: Receive) -> Receive:
         """Check the request's head and read its body; returns the `receive` for the route."""
-        headers = {name.lower(): value for name, value in scope["headers"]}
-        if scope["path"] not in PUBLIC:
+        headers, path = {name.lower(): value for name, value in scope["headers"]}, _route_path(scope)
+        self._check_host(headers.get(b"host", b""))
+        if path not in PUBLIC or scope["method"] not in ("GET", "HEAD"):
             self._check_token(headers.get(b"authorization", b""))
         if scope["method"] not in ("POST", "PUT", "PATCH"):
             return receive
-        types, limit = (_JSONL, "max_batch_mib") if scope["path"] in BATCHES else (_JSON, "max_body_mib")
+        types, limit = (_JSONL, "max_batch_mib") if path in BATCHES else (_JSON, "max_body_mib")
         _check_content_type(headers.get(b"content-type", b""), types)
         announced = headers.get(b"content-length", b"")
         self._check_size(int(announced) if announced.isdigit() else 0, limit)
-        return _replayed(await self._body(receive, limit), receive)
+        try:
+            async with asyncio.timeout(self._limits.max_seconds):
+                return _replayed(await self._body(receive, limit), receive)
+        except TimeoutError:
+            found = f"the body did not arrive within {self._limits.max_seconds} s"
+            raise self._limits.exceeded(found, "max_seconds", 408) from None
 
     async def _body(self, receive: Receive, limit: str) -> bytes:
         body, more = bytearray(), True
         while more:
             message = await receive()
+            if message["type"] == "http.disconnect":
+                raise ServingError("the client went away.", 499)
             body += message.get("body", b"")
             self._check_size(len(body), limit)
             more = message.get("more_body", False)
@@ -77,8 +92,16 @@ class Boundary:
         if size > getattr(self._limits, limit) * MIB:
             raise self._limits.exceeded(f"the body has {size / MIB:.1f} MiB or more", limit, 413)
 
+    def _check_host(self, given: bytes) -> None:
+        if self._hosts is not None and _host_name(given) not in self._hosts:
+            known = ", ".join(sorted(self._hosts))
+            raise ServingError(f"this service has no token, and answers only requests to its own address: {known} as the Host.", 403)
+
     def _check_token(self, given: bytes) -> None:
-        if self._token is not None and not hmac.compare_digest(given, b"Bearer " + self._token.encode()):
+        if self._token is None:
+            return
+        scheme, _, token = given.partition(b" ")
+        if scheme.lower() != b"bearer" or not hmac.compare_digest(token.strip(b" "), self._token.encode()):
             found = "another one" if given else "none"
             raise ServingError(f"expected the header Authorization: Bearer TOKEN with the service's token, found {found}.", 401)
 
@@ -89,6 +112,19 @@ class Boundary:
         client = (scope.get("client") or ("-",))[0]
         # As JSON, so that nothing in a path can begin a line of its own.
         LOG.info("%s %s %d %.3f s from %s", scope["method"], json.dumps(scope["path"][:200]), status, seconds, client)
+
+
+def _route_path(scope: Scope) -> str:
+    """Return the path as routes know it, without the prefix that the application is served under."""
+    prefix, path = scope.get("root_path", "").rstrip("/"), str(scope["path"])
+    return path.removeprefix(prefix) if path.startswith(f"{prefix}/") else path
+
+
+def _host_name(given: bytes) -> str | None:
+    try:
+        return urlsplit(f"//{given.decode('latin-1')}").hostname
+    except ValueError:  # such as [ without ]
+        return None
 
 
 def _replayed(body: bytes, receive: Receive) -> Receive:

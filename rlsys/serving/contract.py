@@ -89,7 +89,7 @@ class SampleResult(_Answer):
     parse_failure: str | None = None
     """Reason why no scores were found."""
     meta_reward: float | None = None
-    """The meta reward model's logit that the judgement is correct."""
+    """The meta reward model's logit that the judgement is correct; null without one, or if it is not finite."""
     tokens: int
     """Generated tokens."""
     truncated: bool = False
@@ -107,7 +107,7 @@ class ScoreResponse(_Answer):
     response's share of the samples. null if no sample parsed."""
     score_range: tuple[float, float] | None = None
     """Lowest and highest value that `scores` can have: those of the judge's score format, which differ for a single response, or 0 and 1 if
-    the strategy counts winners. null without scores."""
+    the strategy counts winners; also where no sample parsed. null: an older service."""
     best: int | None
     """Index of the best response; null if nothing parsed or the strategy abstained. Ties are broken at random, by the seed."""
     margin: float | None
@@ -124,7 +124,7 @@ class ScoreResponse(_Answer):
     strategy: str
     model: str
     version: str
-    """Identifies the weights: requests with equal versions and seeds have equal answers."""
+    """Identifies the weights and the service's defaults: equal requests with equal versions and seeds have equal answers."""
 
 
 @dataclass(frozen=True)

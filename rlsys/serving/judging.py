@@ -6,7 +6,7 @@ import asyncio
 import hashlib
 import json
 import math
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
@@ -94,17 +94,26 @@ async def judge(
 
 
 async def _rendered(asks: Sequence[JudgeRequest], prompter: Prompter, settings: JudgeSettings) -> list[RenderedRequest]:
-    check_chars("the request", [message["content"] for message in asks[0].record.context] + [*asks[0].record.responses], settings)
+    record, given = asks[0].record, asks[0].principles or ""
+    check_chars("the request", record.context, [*record.responses, given], settings)
     # In a thread: a long prompt must not hold up the samples of others.
-    rendered = await asyncio.to_thread(lambda: list(render_requests(asks, prompter, settings.max_prompt_tokens)))
-    if skipped := next((one.skipped for one in rendered if one.skipped), None):
-        raise ServingError(f"{skipped}; {_prompt_limit(settings)}.", 422)
+    return await asyncio.to_thread(_render, asks, prompter, settings)
+
+
+def _render(asks: Sequence[JudgeRequest], prompter: Prompter, settings: JudgeSettings) -> list[RenderedRequest]:
+    rendered = []
+    for one in render_requests(asks, prompter, settings.max_prompt_tokens):
+        if one.skipped:  # The others are as long.
+            raise ServingError(f"{one.skipped}; {_prompt_limit(settings)}.", 422)
+        rendered.append(one)
     return rendered
 
 
-def check_chars(what: str, texts: Sequence[str], settings: JudgeSettings) -> None:
-    """Raise ServingError if texts are too long whatever their tokens are."""
-    if (count := sum(map(len, texts))) > settings.max_prompt_chars:
+def check_chars(what: str, turns: Sequence[Mapping[str, str]], texts: Sequence[str], settings: JudgeSettings) -> None:
+    """Raise ServingError if turns {role, content} and texts are too long whatever their tokens are; a turn has at least one."""
+    if len(turns) > settings.max_prompt_tokens:
+        raise ServingError(f"{what} has {len(turns):,} turns, too many for any prompt; {_prompt_limit(settings)}.", 422)
+    if (count := sum(len(turn["role"]) + len(turn["content"]) for turn in turns) + sum(map(len, texts))) > settings.max_prompt_chars:
         raise ServingError(f"{what} has {count:,} characters, too many for any prompt; {_prompt_limit(settings)}.", 422)
 
 
@@ -261,7 +270,7 @@ def response_of(
     return ScoreResponse(
         id=result.record.id,
         scores=levels.tolist() if known else None,
-        score_range=(low, high) if known else None,
+        score_range=(low, high),
         best=verdict["best"],
         margin=float(margin(levels)) if known and result.record.n > 1 else None,
         tied=verdict["tied"],

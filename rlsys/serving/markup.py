@@ -26,10 +26,11 @@ def conversation_of(prompt: str) -> Conversation:
 
     The start of the assistant's turn, with which such prompts end, is not a message.
     """
+    turns = prompt
     for begin in _BEGINS:
-        prompt = prompt.removeprefix(begin)
+        turns = turns.removeprefix(begin)
     for start, end in _FORMS:
-        if re.match(start, prompt) and (messages := _messages(prompt, start, end)):
+        if re.match(start, turns) and (messages := _messages(turns, start, end)):
             return messages
     return prompt
 

@@ -28,13 +28,29 @@ def _refuse_unknown(extra: dict[str, Any] | None) -> None:
             raise ValueError(f"{key[:60]}: not supported here; leave it out")
 
 
-class Part(BaseModel):
-    """Part of a message's content; only text is understood."""
+class TextPart(BaseModel):
+    """Text of a message's content. Images, audio and files are refused."""
 
     model_config = ConfigDict(extra="forbid")
 
-    type: Literal["text", "refusal"]
+    type: Literal["text"]
     text: str
+
+
+class RefusalPart(BaseModel):
+    """An assistant's refusal, which is judged as any other text."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    type: Literal["refusal"]
+    refusal: str
+
+    @property
+    def text(self) -> str:
+        return self.refusal
+
+
+Part = Annotated[TextPart | RefusalPart, Field(discriminator="type")]
 
 
 class ChatMessage(BaseModel):

@@ -7,7 +7,7 @@ import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -93,7 +93,7 @@ def judge_settings(arguments: ServiceArguments, config: Config, meta_rm: str | N
     """
     return JudgeSettings(
         model=arguments.model,
-        version=version_of(config, meta_rm),
+        version=version_of(arguments, config, meta_rm),
         k=arguments.k,
         strategy=default_strategy(arguments),
         temperature=arguments.temperature,
@@ -123,8 +123,8 @@ def read_token(file: Path | None, environment: Mapping[str, str] = os.environ) -
     return token
 
 
-def version_of(config: Config, meta_rm: str | None) -> str:
-    """Return a digest of the models' files and of all settings that every sample depends on.
+def version_of(arguments: ServiceArguments, config: Config, meta_rm: str | None) -> str:
+    """Return a digest of the models' files, of all settings that every sample depends on, and of what a request may leave out.
 
     Of each file, its size and blocks spread over it are read, so that models of many gigabytes take no time. A model of a hub is known by
     its name.
@@ -135,6 +135,7 @@ def version_of(config: Config, meta_rm: str | None) -> str:
         folder = Path(settings[key] or "")
         if settings[key] and folder.is_dir():
             settings[key] = [[file.name, *_fingerprint(file)] for file in sorted(folder.iterdir()) if _counts(file)]
+    settings |= {"k": arguments.k, "strategy": default_strategy(arguments), "temperature": arguments.temperature}
     digest.update(json.dumps(settings, sort_keys=True).encode())
     return digest.hexdigest()
 
@@ -150,8 +151,3 @@ def _fingerprint(file: Path) -> tuple[int, str]:
             opened.seek(max(0, size - _BLOCK_BYTES) * block // (_BLOCKS - 1))
             digest.update(opened.read(_BLOCK_BYTES))
     return size, digest.hexdigest()
-
-
-def described(arguments: ServiceArguments) -> dict[str, Any]:
-    """Return the arguments as JSON-ready values, for a config file."""
-    return arguments.model_dump(mode="json", exclude_defaults=True)

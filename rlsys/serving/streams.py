@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 from fastapi import Request
 from starlette.responses import StreamingResponse
 
+from rlsys.io.files import finite_json
 from rlsys.serving.contract import SampleDone, ScoreResponse, ServingError, TextDelta
 from rlsys.serving.errors import as_serving_error, error_body
 
@@ -85,5 +86,5 @@ def event(name: str, data: str) -> str:
 
 
 def json_line(value: Any) -> str:
-    """Return JSON in which nothing can end the line, whatever separators a text contains."""
-    return json.dumps(value, ensure_ascii=True, separators=(",", ":"))
+    """Return JSON in which nothing can end the line, whatever separators a text contains; NaN and infinities become null."""
+    return json.dumps(finite_json(value), allow_nan=False, ensure_ascii=True, separators=(",", ":"))

@@ -33,7 +33,7 @@ HEADERS = {
     "Referrer-Policy": "no-referrer",
     "Cache-Control": "no-cache",
 }
-LOCAL_NAMES = {"localhost", "127.0.0.1", "::1"}
+LOCAL_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
 
 
 def is_loopback(host: str) -> bool:
@@ -42,6 +42,11 @@ def is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return host == "localhost"
+
+
+def own_names(host: str) -> frozenset[str] | None:
+    """Return the host names of requests to a server on a loopback address; None if `host` is another one, which may have any name."""
+    return LOCAL_NAMES | {host} if is_loopback(host) else None
 
 
 def serve(viewer: Viewer, host: str, port: int) -> ThreadingHTTPServer:
@@ -53,7 +58,7 @@ def serve(viewer: Viewer, host: str, port: int) -> ThreadingHTTPServer:
     Raises:
         OSError: the address cannot be bound.
     """
-    names = LOCAL_NAMES | {host} if is_loopback(host) else None
+    names = own_names(host)
     kind = Server6 if ":" in host else Server
     return kind((host, port), partial(Handler, viewer, names))
 
@@ -82,7 +87,7 @@ class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     timeout = 60
 
-    def __init__(self, viewer: Viewer, names: set[str] | None, *arguments: Any):
+    def __init__(self, viewer: Viewer, names: frozenset[str] | None, *arguments: Any):
         self._viewer, self._names = viewer, names
         self._answers: Mapping[str, Callable[[Mapping[str, str]], dict[str, Any]]] = {
             "/api/runs": viewer.runs,

@@ -8,6 +8,7 @@ from typing import Any
 from fastapi import APIRouter, Request
 from starlette.responses import JSONResponse, Response
 
+from rlsys.io.files import finite_json
 from rlsys.serving.completions import Answering, Chatting, Completion, Judging, completion, completion_events
 from rlsys.serving.contract import ServingError
 from rlsys.serving.guard import Guard
@@ -46,7 +47,7 @@ def router(judge: Guard) -> APIRouter:
         about = Completion(body.model, judge.version)
         if body.stream:
             return await streamed(request, completion_events(answering, about, body.include_usage), "text/event-stream")
-        return JSONResponse(await answer(request, completion(answering, about)))
+        return JSONResponse(finite_json(await answer(request, completion(answering, about))))
 
     return routes
 

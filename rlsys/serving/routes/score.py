@@ -86,12 +86,18 @@ def _parsed(line: bytes) -> Any:
         raise ServingError(f"the line is not JSON in UTF-8: {error}.") from error
 
 
+def _shown_id(row: Any) -> str | int | None:
+    """Return the id of a row that may be malformed, to show it with the error."""
+    found = row.get("id") if isinstance(row, dict) else None
+    return found if isinstance(found, str | int) and not isinstance(found, bool) else None
+
+
 async def _line_answer(judge: Guard, number: int, line: bytes) -> Row:
     request_id = None
     try:
         judge.limits.check_line(line)
         row = _parsed(line)
-        request_id = row.get("id") if isinstance(row, dict) else None
+        request_id = _shown_id(row)
         response = await judge.score_line(ScoreRequest.model_validate(row))
         return {"line": number} | response.model_dump()
     except Exception as error:  # noqa: BLE001  # one line's failure is that line's answer

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import math
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -12,8 +13,9 @@ import httpx
 import pytest
 from serving_peer import LengthJudge, client_of
 
+from rlsys.reporting.view.server import own_names
 from rlsys.serving.app import Settings, create_app
-from rlsys.serving.contract import ScoreResponse, ServingError
+from rlsys.serving.contract import SampleResult, ScoreResponse, ServingError
 from rlsys.serving.limits import Limits
 
 PAIR = {"conversation": "Which?", "responses": ["a", "bcd"]}
@@ -160,6 +162,76 @@ def test_a_token_is_required_and_never_shown(caplog):
     assert "s3cret" not in caplog.text and "/v1/score" in caplog.text
 
 
+def test_the_scheme_of_a_token_may_have_any_case():
+    for given in ("bearer t0ken", "BEARER t0ken", "Bearer  t0ken"):
+        assert post("/v1/score", PAIR, Settings(token="t0ken"), Authorization=given).status_code == 200
+
+
+def test_only_reading_a_public_route_needs_no_token():
+    for route in ("/", "/healthz"):
+        assert get(route, Settings(token="t0ken")).status_code == 200
+        assert post(route, {}, Settings(token="t0ken")).status_code == 401
+        assert post(route, {}).status_code == 405
+
+
+def test_a_body_that_does_not_arrive_is_not_waited_for():
+    async def use(client: httpx.AsyncClient, _: LengthJudge) -> httpx.Response:
+        async def body():
+            yield b"{"
+            await asyncio.sleep(3600)
+
+        return await client.post("/v1/score", content=body(), headers={"Content-Type": "application/json"})
+
+    response = run(use, Settings(Limits(max_seconds=1)))
+    assert response.status_code == 408 and "--max-seconds" in error_of(response)
+
+
+def test_a_body_that_is_cut_off_is_not_judged():
+    async def main() -> list[int]:
+        incoming = [{"type": "http.disconnect"}, {"type": "http.request", "body": json.dumps(PAIR).encode(), "more_body": True}]
+        sent = []
+
+        async def receive() -> dict[str, Any]:
+            return incoming.pop()
+
+        async def send(message: dict[str, Any]) -> None:
+            sent.append(message)
+
+        scope = {"type": "http", "method": "POST", "path": "/v1/score", "query_string": b""}
+        await create_app(LengthJudge())(scope | {"headers": [(b"content-type", b"application/json")]}, receive, send)
+        return [message["status"] for message in sent if "status" in message]
+
+    assert asyncio.run(main()) == [499]
+
+
+def test_behind_a_prefix_the_same_routes_are_public_and_take_lines():
+    async def main() -> list[int]:
+        app = create_app(LengthJudge(), Settings(token="t0ken"))
+        transport = httpx.ASGITransport(app, root_path="/judge")
+        async with asyncio.timeout(60), httpx.AsyncClient(transport=transport, base_url="http://judge") as client:
+            lines = {"content": json.dumps(PAIR), "headers": {"Content-Type": "application/jsonl", "Authorization": "Bearer t0ken"}}
+            answers = [
+                await client.get("/judge/healthz"),
+                await client.get("/judge/docs"),
+                await client.get("/judgehealthz"),
+                await client.post("/judge/v1/score/batch", **lines),
+            ]
+            return [one.status_code for one in answers]
+
+    assert asyncio.run(main()) == [200, 401, 401, 200]
+
+
+@pytest.mark.parametrize(
+    ("host", "status"), [("localhost:8000", 200), ("127.0.0.1", 200), ("[::1]:80", 200), ("rebound.example", 403), ("[", 403)]
+)
+def test_without_a_token_only_the_own_name_is_answered(host, status):
+    hosts = own_names("127.0.0.1")
+    assert own_names("0.0.0.0") is None
+    for route in ("/v1/score", "/v1/score/stream"):
+        assert post(route, PAIR, Settings(hosts=hosts), Host=host).status_code == status
+        assert post(route, PAIR, Settings(token="t0ken", hosts=hosts), Host=host, Authorization="Bearer t0ken").status_code == 200
+
+
 def test_a_path_cannot_write_a_log_line_of_its_own(caplog):
     caplog.set_level(logging.INFO, "rlsys.serving.requests")
     response = get("/x%0AINFO%20forged%1B[2J")
@@ -177,22 +249,24 @@ def test_a_batch_answers_every_line_with_its_number():
         "[]",
         json.dumps(PAIR | {"conversation": "break"}),
     ]
+    lines += [json.dumps({"id": wrong}) for wrong in (float("nan"), ["x"], True, 7)]
     lines += ["x" * ((1 << 20) + 1), json.dumps(PAIR | {"id": "many", "k": 65})]
 
     async def use(client: httpx.AsyncClient, _: LengthJudge) -> list[dict[str, Any]]:
         headers = {"Content-Type": "application/jsonl"}
         response = await client.post("/v1/score/batch", content="\n".join(lines), headers=headers)
         assert response.status_code == 200 and response.headers["content-type"].startswith("application/jsonl")
-        return [json.loads(line) for line in response.text.splitlines()]
+        return [json.loads(line, parse_constant=pytest.fail) for line in response.text.splitlines()]
 
     found = {row["line"]: row for row in run(use, Settings(Limits(max_pending=4, max_body_mib=1)))}
     assert sorted(found) == [number for number in range(1, len(lines) + 1) if number != 7]
     for number, line in enumerate(lines, 1):
-        if number in (6, 8, 9, 10, len(lines) - 1, len(lines)):
+        if number in (6, 8, 9, 10) or number > len(lines) - 6:
             assert "scores" not in found[number] and found[number]["error"]["message"]
         elif number != 7:
             row = json.loads(line)
             assert (found[number]["id"], found[number]["scores"]) == (row["id"], [1.0, float(len(row["responses"][1]))])
+    assert [found[len(lines) - back]["id"] for back in (5, 4, 3, 2)] == [None, None, None, 7]
     assert found[8]["id"] == "odd" and "conversations" in found[8]["error"]["message"]
     assert found[len(lines)]["error"]["code"] == 422 and found[len(lines) - 1]["error"]["code"] == 413
 
@@ -225,6 +299,28 @@ def test_a_stream_sends_texts_samples_and_the_response_last():
     assert [name for name, _ in found] == ["text", "text", "sample"] * 2 + ["score"]
     assert "".join(data["text"] for name, data in found if name == "text" and data["sample"] == 1) == "critique\u2028"
     assert found[-1][1] == post("/v1/score", PAIR).json()
+
+
+class BrokenMeta(LengthJudge):
+    async def score(self, request):
+        found = await super().score(request)
+        samples = [SampleResult(**sample.model_dump() | {"meta_reward": math.nan}) for sample in found.samples]
+        return found.model_copy(update={"samples": samples, "margin": math.inf})
+
+
+def test_a_meta_reward_that_is_no_number_is_null_on_every_route():
+    messages = [{"role": "user", "content": "Which?"}, {"role": "assistant", "content": "a"}]
+
+    async def main() -> list[Any]:
+        async with asyncio.timeout(60), client_of(create_app(BrokenMeta())) as client:
+            whole = await client.post("/v1/score", json=PAIR)
+            chat = await client.post("/v1/chat/completions", json={"model": "length:judge", "messages": messages})
+            lines = await client.post("/v1/score/batch", content=json.dumps(PAIR), headers={"Content-Type": "application/jsonl"})
+            return [json.loads(answer.text, parse_constant=pytest.fail) for answer in (whole, chat, lines)]
+
+    whole, chat, line = asyncio.run(main())
+    assert whole["samples"][0]["meta_reward"] is chat["choices"][0]["meta_reward"] is line["samples"][0]["meta_reward"] is None
+    assert whole["margin"] is chat["judgement"]["margin"] is line["margin"] is None
 
 
 def test_a_stream_that_fails_midway_ends_with_an_error():

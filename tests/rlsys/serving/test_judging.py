@@ -91,11 +91,12 @@ def test_verdicts_and_samples_are_those_of_rlsys_judge(strategy, k, responses, s
         assert (mine.order, shown, mine.parse_failure) == (sample["order"], sample["scores"], sample.get("failure"))
         assert (mine.meta_reward, mine.tokens, mine.text) == (sample["meta_reward"], sample["tokens"], sample["text"])
     if row["totals"] is None:
-        assert found.scores is None and found.margin is None and found.score_range is None
+        assert found.scores is None and found.margin is None
     elif strategy in ("vote", "abstain"):  # `adaptive` may use fewer samples than parsed
         assert found.scores == pytest.approx([total / found.parsed for total in row["totals"]])
+    low, high = found.score_range
+    assert low < high
     if found.scores is not None:
-        low, high = found.score_range
         assert all(low - 1e-9 <= score <= high + 1e-9 for score in found.scores)
         assert len(responses) == 1 or found.margin == pytest.approx(sorted(found.scores)[-1] - sorted(found.scores)[-2])
 
@@ -174,6 +175,8 @@ def test_every_sample_of_every_round_sees_the_given_principles():
         ({"max_tokens": 65}, 422, ["max_tokens", "65", "rollout.max_tokens=64"]),
         ({"responses": ["word " * 5000, "b"]}, 422, ["tokens", "prompt.max_tokens=4000"]),
         ({"responses": ["word " * 300_000, "b"]}, 422, ["characters", "prompt.max_tokens=4000"]),
+        ({"principles": "word " * 300_000}, 422, ["characters", "prompt.max_tokens=4000"]),
+        ({"conversation": [{"role": "system", "content": ""}] * 4000 + MESSAGES}, 422, ["4,003 turns", "prompt.max_tokens=4000"]),
     ],
 )
 def test_an_unusable_value_is_refused_by_name(change, status, words):
@@ -188,6 +191,17 @@ def test_a_strategy_is_refused_where_its_inputs_are_missing():
         with pytest.raises(ServingError, match=words) as caught:
             answer({"conversation": "Which?", "responses": ["a", "b"], "strategy": strategy}, settings=plain)
         assert caught.value.status == 422
+
+
+def test_a_request_that_is_too_long_is_encoded_once(monkeypatch):
+    encoded = []
+    monkeypatch.setattr(Prompter, "encode", lambda _, text: encoded.append(text) or [0] * 4001)
+    request = {"conversation": "Which?", "responses": ["a", "b"], "k": 8}
+    for listener in (None, Listener(lambda *_: None, lambda *_: None)):
+        encoded.clear()
+        with pytest.raises(ServingError, match="4001 tokens"):
+            answer(request, listener)
+        assert len(encoded) == 1
 
 
 def test_a_failing_sample_stops_the_others():

@@ -121,6 +121,9 @@ def test_text_in_parts_is_joined(client, judge):
     parts = [{"type": "text", "text": "Which "}, {"type": "text", "text": "one?"}]
     client.chat.completions.create(model="scripted", messages=[{"role": "user", "content": parts}])
     assert judge.chats[-1].messages[-1].content == "Which one?"
+    refusal = {"role": "assistant", "content": [{"type": "refusal", "refusal": "I will not score=4"}]}
+    answer = client.chat.completions.create(model="scripted:judge", messages=[QUESTION, CANDIDATES[0], refusal])
+    assert answer.judgement["scores"] == [2, 4]
 
 
 @pytest.mark.parametrize(

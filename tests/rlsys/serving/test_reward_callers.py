@@ -75,9 +75,10 @@ def test_prompts_in_chat_markup_become_messages():
     assert pairs(GEMMA.removesuffix("<start_of_turn>model\n") + turns) == [("user", "Which?"), ("assistant", "This?"), ("user", "No.")]
 
 
-@pytest.mark.parametrize(
-    "prompt", ["Which?", "", "<|im_start|>", "Before" + CHATML, CHATML.replace("user", "narrator"), CHATML + "x<|im_end|>y"]
-)
+OUTSIDE = ["Before" + CHATML, CHATML.replace("user", "narrator"), CHATML + "x<|im_end|>y"]
+
+
+@pytest.mark.parametrize("prompt", ["Which?", "", "<s>", "<s>[INST] Which? [/INST]", "<bos>Which?", "<|im_start|>", *OUTSIDE])
 def test_other_prompts_stay_as_they_are(prompt):
     assert conversation_of(prompt) == prompt
 
@@ -237,7 +238,8 @@ def test_other_reward_requests_are_refused_by_name(body, words):
 
 def test_the_caller_may_name_the_reward_of_what_does_not_parse():
     answer, _ = post("/get_reward?unparsed=0.25", {"query": ["unparsed a", "unparsed b"], "prompts": ["unparsed"] * 2})
-    assert answer["rewards"] == [0.25, 0.25] and answer["extra_logs"]["judge_parsed"] == [0, 0]
+    assert answer["rewards"] == [0.25, 0.25]
+    assert answer["extra_logs"] == {"judge_parsed": [0, 0], "judge_score": [3.25, 3.25]}
 
 
 # ---- groups that arrive one by one: slime, and OpenRLHF

@@ -61,15 +61,20 @@ def test_mistakes_are_listed_together(model):
 
 
 def test_the_version_is_that_of_the_weights_and_of_what_samples_depend_on(model, tmp_path):
-    config, _, _ = service_config(ServiceArguments(model=str(model)))
-    version = version_of(config, None)
+    arguments = ServiceArguments(model=str(model))
+    config, _, _ = service_config(arguments)
+    version = version_of(arguments, config, None)
     copied = tmp_path / "copy"
     shutil.copytree(model, copied)
     same, _, _ = service_config(ServiceArguments(model=str(copied)))
-    assert version_of(same, None) == version
+    assert version_of(arguments, same, None) == version
     longer, _, _ = service_config(ServiceArguments(model=str(model), settings=["rollout.max_tokens=7"]))
     weights = copied / "model.safetensors"
     with weights.open("r+b") as opened:
         opened.seek(os.path.getsize(weights) // 2)
         opened.write(b"\x55" * (1 << 18))
-    assert len({version, version_of(longer, None), version_of(same, None), version_of(config, str(copied))}) == 4
+    others = [version_of(arguments, *of) for of in ((longer, None), (same, None), (config, str(copied)))]
+    # What a request may leave out.
+    changes = ({"k": 7}, {"strategy": "mean"}, {"temperature": 0.4})
+    others += [version_of(arguments.model_copy(update=change), config, None) for change in changes]
+    assert len({version, *others}) == 7
