@@ -8,7 +8,6 @@ import logging
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import groupby
 from typing import Any
 
 from rlsys.client import GRM, Verdict
@@ -19,6 +18,8 @@ from rlsys.serving.contract import ServingError
 LOG = logging.getLogger("rlsys.integrations")
 SKIPPED = (413, 422)
 """HTTP statuses of requests that exceed a limit, such as a prompt that is too long; other refusals concern every request."""
+REFUSALS = 8
+"""So many refused groups, and none judged, are an error: the limit concerns every group."""
 
 
 @dataclass
@@ -30,11 +31,13 @@ class Counts:
     """No sample of their judgement had scores."""
     refused: int = 0
     """Their judgement exceeds a limit of the judge."""
+    incomplete: int = 0
+    """The rest of their group did not arrive."""
 
     @property
     def unjudged(self) -> float:
         """Share of responses without a reward."""
-        missing = self.unparsed + self.refused
+        missing = self.unparsed + self.refused + self.incomplete
         return missing / max(1, missing + self.judged)
 
 
@@ -65,37 +68,44 @@ class GroupJudge:
         self.grm = judge if isinstance(judge, GRM) else open_judge(judge, token)
         self.k, self.strategy, self.max_responses, self.options = k, strategy, max_responses, options or Options()
         self.counts = Counts()
+        self._refusals = 0
 
     def rewards(self, prompts: Sequence[Conversation], responses: Sequence[str]) -> list[float | None]:
-        """Return the reward of each response; adjacent responses to equal prompts are judged together.
+        """Return the reward of each response; all responses to equal prompts are judged together, in whatever order they come.
 
         Raises:
-            ServingError: the judge cannot be reached, refuses every request, or has refused all of them so far.
+            ServingError: the judge cannot be reached, refuses every request, or has refused the first `REFUSALS` groups and judged none.
         """
-        rows = self._rows(prompts, responses)
-        return self._rewards(rows, self.grm.score_many(rows, self.k, self.strategy, return_exceptions=True, **self.options))
+        parts, rows = self._rows(prompts, responses)
+        return self._rewards(parts, self.grm.score_many(rows, self.k, self.strategy, return_exceptions=True, **self.options))
 
     async def arewards(self, prompts: Sequence[Conversation], responses: Sequence[str]) -> list[float | None]:
         """Like `rewards`."""
-        rows = self._rows(prompts, responses)
-        return self._rewards(rows, await self.grm.ascore_many(rows, self.k, self.strategy, return_exceptions=True, **self.options))
+        parts, rows = self._rows(prompts, responses)
+        return self._rewards(parts, await self.grm.ascore_many(rows, self.k, self.strategy, return_exceptions=True, **self.options))
 
-    def _rows(self, prompts: Sequence[Conversation], responses: Sequence[str]) -> list[dict[str, Any]]:
+    def _rows(self, prompts: Sequence[Conversation], responses: Sequence[str]) -> tuple[list[list[int]], list[dict[str, Any]]]:
+        """Return (the indices that are judged together, one row to score for each of these lists)."""
         if len(prompts) != len(responses):
             raise ValueError(f"{len(prompts)} prompts for {len(responses)} responses: expected as many.")
-        return [{"conversation": prompts[part[0]], "responses": [responses[i] for i in part]} for part in self._parts(prompts)]
+        parts = list(self._parts(prompts))
+        return parts, [{"conversation": prompts[part[0]], "responses": [responses[i] for i in part]} for part in parts]
 
-    def _rewards(self, rows: Sequence[Mapping[str, Any]], found: Sequence[Verdict | ServingError]) -> list[float | None]:
-        rewards = [reward for row, one in zip(rows, found, strict=True) for reward in self._counted(one, len(row["responses"]))]
+    def _rewards(self, parts: Sequence[Sequence[int]], found: Sequence[Verdict | ServingError]) -> list[float | None]:
+        rewards: dict[int, float | None] = {}
+        for part, one in zip(parts, found, strict=True):
+            rewards.update(zip(part, self._counted(one, len(part)), strict=True))
         refusals = [one for one in found if isinstance(one, ServingError)]
-        if refusals and not self.counts.judged + self.counts.unparsed:
+        if refusals and self._refusals >= REFUSALS and not self.counts.judged + self.counts.unparsed:
             raise refusals[0]
-        return rewards
+        return [rewards[i] for i in range(len(rewards))]
 
     def _parts(self, prompts: Sequence[Conversation]) -> Iterator[list[int]]:
         """Yield the indices that are judged together."""
-        for _, group in groupby(range(len(prompts)), lambda i: prompt_key(prompts[i])):
-            indices = list(group)
+        groups: dict[str, list[int]] = {}
+        for i, prompt in enumerate(prompts):
+            groups.setdefault(prompt_key(prompt), []).append(i)
+        for indices in groups.values():
             parts = math.ceil(len(indices) / self.max_responses)
             bounds = [len(indices) * part // parts for part in range(parts + 1)]
             yield from (indices[start:end] for start, end in zip(bounds, bounds[1:]))
@@ -105,6 +115,7 @@ class GroupJudge:
             if found.status not in SKIPPED:
                 raise found
             self.counts.refused += n
+            self._refusals += 1
             LOG.warning("%d responses have no reward: %s", n, found)
             return [None] * n
         rewards = shares(found)
@@ -124,6 +135,7 @@ def shares(verdict: Verdict) -> list[float | None]:
 @dataclass
 class _Group:
     conversation: Conversation
+    size: int
     responses: list[str] = field(default_factory=list)
     rewards: asyncio.Future[list[float | None]] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
     timer: asyncio.TimerHandle | None = None
@@ -132,44 +144,54 @@ class _Group:
 class GroupCollector:
     """Collects responses that arrive one at a time, and judges those to one prompt when the group is complete.
 
-    A group that stays incomplete for `wait_s` after its latest response is judged as it is, with a warning.
+    A group is judged whole or not at all, as scores of smaller groups are on another scale: the members of one that stays incomplete for
+    `wait_s` after its latest response have no reward, with a warning.
 
     Args:
         group_size: responses to each prompt.
     """
 
     def __init__(self, judge: GroupJudge, group_size: int, wait_s: float = 120.0):
-        if group_size < 1:
-            raise ValueError(f"group_size={group_size}: expected at least 1, the number of samples of each prompt.")
+        _check_size(group_size)
         self.judge, self.group_size, self.wait_s = judge, group_size, wait_s
         self._open: dict[str, _Group] = {}
         self._running: set[asyncio.Task[None]] = set()
         self._background = BackgroundLoop("rlsys-groups")
 
-    async def reward(self, conversation: Conversation, response: str) -> float | None:
-        """Return the reward of a response, when its group was judged. Callers may be in any event loop."""
-        return await self._background.arun(self._reward(conversation, response))
+    async def reward(self, conversation: Conversation, response: str, group_size: int | None = None) -> float | None:
+        """Return the reward of a response, when its group was judged; None if the rest of its group does not arrive.
 
-    async def _reward(self, conversation: Conversation, response: str) -> float | None:
-        key = prompt_key(conversation)
-        group = self._open.setdefault(key, _Group(conversation))
+        Callers may be in any event loop.
+
+        Args:
+            group_size: of this response's group, if not the usual one, for example of a prompt for validation.
+        """
+        size = self.group_size if group_size is None else group_size
+        _check_size(size)
+        return await self._background.arun(self._reward(conversation, response, size))
+
+    async def _reward(self, conversation: Conversation, response: str, size: int) -> float | None:
+        key = f"{size} {prompt_key(conversation)}"
+        group = self._open.setdefault(key, _Group(conversation, size))
         number = len(group.responses)
         group.responses.append(response)
         if group.timer:
             group.timer.cancel()
-        if len(group.responses) == self.group_size:
-            self._judge(key)
+        if len(group.responses) == size:
+            self._judge(self._open.pop(key))
         else:
             group.timer = asyncio.get_running_loop().call_later(self.wait_s, self._give_up, key)
         return (await asyncio.shield(group.rewards))[number]
 
     def _give_up(self, key: str) -> None:
-        found, advice = len(self._open[key].responses), "Are all responses to a prompt sent to one process?"
-        LOG.warning("judging %d of %d responses to a prompt, %g s after the last one. %s", found, self.group_size, self.wait_s, advice)
-        self._judge(key)
+        group = self._open.pop(key)
+        found, advice = len(group.responses), "Is group_size right, and do all samples of a prompt reach one process?"
+        LOG.warning("%d of %d responses to a prompt arrived, which have no reward: %g s passed. %s", found, group.size, self.wait_s, advice)
+        self.judge.counts.incomplete += found
+        group.rewards.set_result([None] * found)
 
-    def _judge(self, key: str) -> None:
-        task = asyncio.ensure_future(self._finish(self._open.pop(key)))
+    def _judge(self, group: _Group) -> None:
+        task = asyncio.ensure_future(self._finish(group))
         self._running.add(task)
         task.add_done_callback(self._running.discard)
 
@@ -178,6 +200,11 @@ class GroupCollector:
             group.rewards.set_result(await self.judge.arewards([group.conversation] * len(group.responses), group.responses))
         except Exception as error:  # noqa: BLE001  # every waiting caller gets it
             group.rewards.set_exception(error)
+
+
+def _check_size(group_size: int) -> None:
+    if group_size < 1:
+        raise ValueError(f"group_size={group_size}: expected at least 1, the number of samples of each prompt.")
 
 
 def open_judge(judge: str, token: str | None = None) -> GRM:

@@ -47,7 +47,8 @@ def agent_executor(
 
     Args:
         judge, token, k, strategy: as in `rlsys.integrations.groups.GroupJudge`.
-        group_size, wait_s: as in `rlsys.integrations.groups.GroupCollector`; OpenRLHF samples a prompt's group on one engine.
+        group_size, wait_s: as in `rlsys.integrations.groups.GroupCollector`; OpenRLHF samples a prompt's group on one engine. Evaluation
+            needs the same number of samples (`--eval.n_samples_per_prompt`), or its samples have no reward.
         conversation: from a row's prompt and label to what the judge reads.
         missing: reward of a sample without one. All samples of a group have it then, which is no advantage in GRPO; `judged` is 0.
     """
@@ -78,8 +79,8 @@ def reward_function(
     conversation: ToConversation = from_prompt,
     missing: float = 0.0,
 ) -> Callable[[Sequence[str], Sequence[str], Sequence[Any]], dict[str, Any]]:
-    """Return the `reward_func` of a reward file. OpenRLHF 0.11 calls it for each response alone; given several responses to equal prompts
-    side by side, as by older versions, it judges them together.
+    """Return the `reward_func` of a reward file. OpenRLHF 0.11 calls it for each response alone; given several responses to equal prompts,
+    as by older versions, it judges them together.
     """
     group = GroupJudge(judge, token=token, k=k, strategy=strategy)
 

@@ -22,7 +22,7 @@ def reward(
     name: str = "judge",
     **options: Unpack[Options],
 ) -> Reward:
-    """Return a function for `reward_funcs`. The completions of a prompt, which TRL puts side by side, are judged together.
+    """Return a function for `reward_funcs`. All completions of a prompt in a call are judged together.
 
     A reward is the score as a share of the score range, 0 to 1; None, which TRL counts as no reward, if no sample parsed, or if the
     judgement exceeds a limit of the judge. With several processes, each judges its own completions: a `per_device_train_batch_size` that

@@ -6,7 +6,8 @@
     reward.num_workers=1
 
 verl scores samples one at a time, in `reward.num_workers` processes that it chooses at random. With one process, all samples of a prompt
-meet there, and are judged together. The prompt is read from the row's extra_info, as verl does not pass it on.
+meet there, and are judged together. The prompt is read from the row's extra_info, as verl does not pass it on. Validation with another
+number of samples (`val_kwargs.n`) needs its number in the extra_info of its rows, as `group_size`; else its samples have no reward.
 """
 
 from __future__ import annotations
@@ -40,13 +41,15 @@ async def compute_score(
 
     Args:
         judge, token, k, strategy: as in `rlsys.integrations.groups.GroupJudge`.
-        group_size, wait_s: as in `rlsys.integrations.groups.GroupCollector`.
+        group_size, wait_s: as in `rlsys.integrations.groups.GroupCollector`; `group_size` of a row's extra_info goes first.
         prompt_key: key of extra_info that holds the prompt, as text or messages; None: question, prompt or raw_prompt.
         missing: score of a sample without a reward. All samples of a group have it then, which is no advantage in GRPO; `judged`, which
             verl logs, is 0.
     """
     collector = _collector(judge, token, k, strategy, group_size, wait_s)
-    return _result(await collector.reward(_prompt(extra_info, prompt_key), solution_str), missing)
+    size = (extra_info or {}).get("group_size")
+    found = await collector.reward(_prompt(extra_info, prompt_key), solution_str, None if size is None else int(size))
+    return _result(found, missing)
 
 
 def compute_scores(

@@ -17,8 +17,9 @@ from verl.workers.reward_manager.batch import BatchRewardManager
 
 from rlsys.integrations.verl import compute_scores
 
-SAMPLES = [("Name a tool", score) for score in (10, 1, 4)] + [("unparsed", score) for score in (2, 3, 4)]
-EXPECTED = [1, 0, 1 / 3, 0, 0, 0]
+# In the order of a batch that verl has balanced by length: the samples of a prompt are apart.
+SAMPLES = [("Name a tool", 10), ("unparsed", 2), ("Name a tool", 1), ("unparsed", 3), ("unparsed", 4), ("Name a tool", 4)]
+EXPECTED = [1, 0, 0, 0, 0, 1 / 3]
 
 
 def data(tokenizer: Any) -> DataProto:
@@ -49,7 +50,7 @@ def main(folder: Path) -> None:
     asyncio.set_event_loop(loop)
     found = loop.run_until_complete(one_by_one(load_reward_manager(config, tokenizer), data(tokenizer)))
     np.testing.assert_allclose([one["reward_score"] for one in found], EXPECTED, atol=1e-6)
-    assert [one["reward_extra_info"]["judged"] for one in found] == [1, 1, 1, 0, 0, 0]
+    assert [one["reward_extra_info"]["judged"] for one in found] == [1, 0, 1, 0, 0, 1]
     batch = BatchRewardManager(tokenizer, 0, compute_scores, judge=url)(data(tokenizer), return_dict=True)
     np.testing.assert_allclose(batch["reward_tensor"].sum(-1), EXPECTED, atol=1e-6)
     print("compute_score through the reward managers naive and batch, two groups of three")

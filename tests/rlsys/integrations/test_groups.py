@@ -39,9 +39,9 @@ def reward(score: int) -> float:
     return pytest.approx((score - 1) / 9)
 
 
-def test_adjacent_responses_to_equal_prompts_are_judged_together(url, asked):
+def test_responses_to_equal_prompts_are_judged_together_in_whatever_order_they_come(url, asked):
     messages = [{"role": "user", "content": "b"}]
-    prompts = ["a", "a", "a", messages, [dict(messages[0])], "a", "a"]
+    prompts = ["a", "c", messages, "a", "a", [dict(messages[0])], "c"]
     scores = [1, 10, 4, 7, 2, 5, 6]
     found = GroupJudge(url, k=3, options={"seed": 5}).rewards(prompts, [says(score) for score in scores])
     assert found == [reward(score) for score in scores]
@@ -74,8 +74,12 @@ def test_a_judgement_over_a_limit_is_left_out_and_said(url, caplog):
 
 
 def test_a_judge_that_refuses_everything_is_an_error(url):
+    judge = GroupJudge(url, max_responses=40)
+    for name in "abcdefg":
+        assert judge.rewards([name] * 33, ["x"] * 33) == [None] * 33, "it may be an unusual prompt"
     with pytest.raises(ServingError, match="responses: 33: the limit is 32"):
-        GroupJudge(url, max_responses=40).rewards(["a"] * 33, ["x"] * 33)
+        judge.rewards(["h"] * 33, ["x"] * 33)
+    assert judge.rewards(["h"], [says(2)]) and judge.rewards(["a"] * 33, ["x"] * 33) == [None] * 33, "not once it has judged"
 
 
 def test_errors_that_concern_every_request_are_raised(judge):
@@ -118,11 +122,23 @@ def test_responses_that_arrive_one_at_a_time_are_judged_together(url, asked):
     assert len(asked) == 4
 
 
-def test_a_group_that_stays_incomplete_is_judged_as_it_is(url, asked, caplog):
+def test_a_group_that_stays_incomplete_has_no_reward_nor_have_its_late_members(url, asked, caplog):
     collector = GroupCollector(GroupJudge(url), group_size=4, wait_s=0.3)
-    assert collect(collector, ["a"] * 3, [2, 3, 4]) == [reward(2), reward(3), reward(4)]
-    assert [len(request.responses) for request in asked] == [3]
-    assert "judging 3 of 4 responses to a prompt" in caplog.text
+    assert collect(collector, ["a"] * 3, [2, 3, 4]) == [None] * 3
+    assert "3 of 4 responses to a prompt arrived, which have no reward" in caplog.text
+    assert collect(collector, ["a"], [5]) == [None]
+    assert asked == [] and (collector.judge.counts.incomplete, collector.judge.counts.unjudged) == (4, 1)
+
+
+def test_a_group_may_have_a_size_of_its_own(url, asked):
+    collector = GroupCollector(GroupJudge(url), group_size=4)
+
+    async def ask() -> list[float | None]:
+        return await asyncio.gather(*[collector.reward("a", says(score), 2) for score in (3, 8)])
+
+    assert asyncio.run(asyncio.wait_for(ask(), 30)) == [reward(3), reward(8)]
+    with pytest.raises(ValueError, match="group_size=0"):
+        asyncio.run(collector.reward("a", "x", 0))
 
 
 def test_a_failure_reaches_every_caller(url):

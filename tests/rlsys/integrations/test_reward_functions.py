@@ -39,10 +39,24 @@ def test_verl_groups_samples_that_it_scores_one_at_a_time(judge, url):
     assert len(judge.requests) == 2
 
 
-def test_verl_scores_a_batch(judge, url):
-    extras = [{"prompt": [{"role": "user", "content": "a"}]}] * 2 + [{"prompt": "unparsed"}]
-    found = verl.compute_scores(["s"] * 3, ["score=10", "score=1", "x"], [None] * 3, extras, judge=url, missing=0.5)
-    assert found == [{"score": 1, "judged": 1}, {"score": 0, "judged": 1}, {"score": 0.5, "judged": 0}]
+def test_verl_rows_for_validation_may_have_another_group_size(judge, url):
+    async def step(extra: dict) -> list[dict[str, float]]:
+        samples = [verl.compute_score("s", f"score={score}", None, extra, judge=url, group_size=3, wait_s=0.3) for score in (10, 1)]
+        return await asyncio.wait_for(asyncio.gather(*samples), 60)
+
+    found = asyncio.run(step({"question": "a", "group_size": 2}))
+    assert found == [{"score": 1, "judged": 1}, {"score": 0, "judged": 1}]
+    assert asyncio.run(step({"question": "a", "group_size": None})) == [{"score": 0, "judged": 0}] * 2
+    assert len(judge.requests) == 1
+
+
+def test_verl_scores_a_batch_in_any_order(judge, url):
+    first, second = {"prompt": [{"role": "user", "content": "a"}]}, {"prompt": "unparsed"}
+    extras, texts = [first, second, first, second], ["score=10", "x", "score=1", "y"]
+    found = verl.compute_scores(["s"] * 4, texts, [None] * 4, extras, judge=url, missing=0.5)
+    missing = {"score": 0.5, "judged": 0}
+    assert found == [{"score": 1, "judged": 1}, missing, {"score": 0, "judged": 1}, missing]
+    assert [len(request.responses) for request in judge.requests] == [2, 2]
     assert judge.requests[0].conversation[0].content == "a" or judge.requests[1].conversation[0].content == "a"
 
 
