@@ -107,7 +107,7 @@ class Trajectories:
 
 @dataclass(frozen=True)
 class Answer:
-    """A teacher's answer; `text` is None if the endpoint failed."""
+    """A teacher's answer; `text` is None if the endpoint failed, or answered without one (a refusal, a content filter)."""
 
     text: str | None
     truncated: bool = False
@@ -142,8 +142,11 @@ def _answer(row: dict[str, Any]) -> Answer:
     response = row.get("response")
     if row.get("error") or (isinstance(response, dict) and response.get("status_code", 200) != 200):
         return Answer(None)
-    choice = row["response"]["body"]["choices"][0]
-    content = choice["message"]["content"]
+    choices = row["response"]["body"]["choices"]
+    if choices == []:
+        return Answer(None)
+    message, truncated = dict(choices[0]["message"]), choices[0].get("finish_reason") == "length"
+    content = "" if message.get("content") is None and truncated else message.get("content")
     if not isinstance(content, str | None):
         raise ValueError
-    return Answer(content or "", choice.get("finish_reason") == "length")
+    return Answer(content, truncated)

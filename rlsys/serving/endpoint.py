@@ -25,8 +25,11 @@ from rlsys.prompts.rendering import UserTurns
 AHEAD = 4
 """Requests that are prepared for each one in flight, so that a slow answer does not stop the others."""
 _TOO_LONG = re.compile(
-    r"context.?length|context.?window|maximum.{0,20}(?:length|tokens)|too (?:long|many tokens)|max_model_len", re.IGNORECASE
+    r"context.?(?:length|window|size)|maximum model length|max_model_len"
+    r"|\b(?:prompt|inputs?|messages?)\b[^.:'\"]{0,40}(?:too long|too many tokens|exceed)",
+    re.IGNORECASE,
 )
+_ANSWER_TOO_LONG = re.compile(r"max_(?:completion_)?tokens\b.{0,60}\b(?:too large|cannot be greater)", re.IGNORECASE)
 _NO_MODEL = re.compile(r"model", re.IGNORECASE)
 _QUOTED = 200
 """Characters of an endpoint's own message in ours."""
@@ -184,6 +187,8 @@ class EndpointJudge:
                     model=body.pop("model"), messages=body.pop("messages"), extra_body=body, timeout=self.settings.timeout_s
                 )
             except openai.BadRequestError as error:
+                if _ANSWER_TOO_LONG.search(error.message):
+                    raise self._explained(error) from None
                 if _TOO_LONG.search(error.message) or error.code == "context_length_exceeded":
                     raise PromptTooLong(f"its prompt is too long for the endpoint ({_reason(error)})") from None
                 if error.code == "content_filter":
@@ -221,6 +226,8 @@ class EndpointJudge:
                 return f"too many requests, {tried} ({reason}); lower the concurrency, or continue later."
             case openai.InternalServerError():
                 return f"fails {tried} ({reason})."
+            case openai.BadRequestError() if _ANSWER_TOO_LONG.search(error.message):
+                return f"has no room for rollout.max_tokens besides the prompt ({reason}); lower rollout.max_tokens."
         return f"refused a request ({reason})."
 
 

@@ -95,10 +95,25 @@ def test_passing_failures_are_repeated_and_the_pause_is_the_servers():
         ),
         ({"retries": 0}, failure(500, "boom"), r"fails after up to 1 attempt\(s\) \(500: boom\)"),
         ({}, failure(400, "seed is not supported"), r"refused a request \(400: seed is not supported\)"),
+        ({}, failure(400, "Your API key name is too long."), r"refused a request \(400: Your API key name is too long"),
+        (
+            {},
+            failure(
+                400,
+                "'max_tokens' or 'max_completion_tokens' is too large: 5000. This model's maximum context length is 4096 tokens and your "
+                "request has 10 input tokens (5000 > 4096 - 10).",
+            ),
+            r"\(400: 'max_tokens' or .* too large: 5000.*; lower rollout.max_tokens",
+        ),
+        (
+            {},
+            failure(400, "max_tokens=5000 cannot be greater than max_model_len=4096. Please request fewer output tokens."),
+            "lower rollout.max_tokens",
+        ),
         ({"model": "other"}, "", r"has no model 'other' \(404: The model `other` does not exist"),
         ({}, (200, {}, {}), "without choices"),
     ],
-    ids=["rate", "failing", "refused", "model", "shape"],
+    ids=["rate", "failing", "refused", "key", "answer", "answer of vLLM 0.32", "model", "shape"],
 )
 def test_a_failure_that_stays_ends_in_one_line(settings, answer, expected):
     with running(Peer(lambda body, attempt: answer)) as peer, pytest.raises(EndpointError, match=expected) as caught:
@@ -153,15 +168,25 @@ def test_one_of_several_models_must_be_named():
             pass
 
 
-def test_a_prompt_that_is_too_long_is_skipped_with_the_reason():
+@pytest.mark.parametrize(
+    "reason",
+    [
+        "This model's maximum context length is 64 tokens. However, your prompt contains at least 65 input tokens.",
+        "Input length (70) exceeds model's maximum context length (64).",
+        "The decoder prompt (length 70) is longer than the maximum model length of 64.",
+        "prompt is too long: 70 tokens > 64 maximum",
+        "The input token count (70) exceeds the maximum number of tokens allowed (64).",
+        "the request exceeds the available context size (64 tokens)",
+    ],
+)
+def test_a_prompt_that_is_too_long_is_skipped_with_the_reason(reason):
     def answer(body: dict, attempt: int):
-        long = "long" in body["messages"][0]["content"]
-        return failure(400, "This model's maximum context length is 64 tokens.") if long else right(body, attempt)
+        return failure(400, reason) if "long" in body["messages"][0]["content"] else right(body, attempt)
 
     with running(Peer(answer)) as peer:
         asks = [judge_request(record("a", other="long Bergen"), 2, "t"), judge_request(record("b"), 2, "t")]
         long, short = answers(peer, asks)
-    assert long.samples == [] and "maximum context length is 64" in long.rendered.skipped and long.prompt_tokens == 0
+    assert long.samples == [] and reason in long.rendered.skipped and long.prompt_tokens == 0
     assert len(short.samples) == 2 and short.rendered.skipped is None
 
 
