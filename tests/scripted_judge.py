@@ -41,6 +41,7 @@ class ScriptedJudge(JudgeBackend):
         self.chats: list[ChatRequest] = []
         self.release = threading.Event()
         self.running = self.cancelled = 0
+        self.seconds = 0.0
         self._meta_rewards = meta_rewards
 
     async def score(self, request: ScoreRequest) -> ScoreResponse:
@@ -101,7 +102,7 @@ class ScriptedJudge(JudgeBackend):
         try:
             while _says(request, "wait") and not self.release.is_set():
                 await asyncio.sleep(0.01)
-            await asyncio.sleep(0)
+            await asyncio.sleep(self.seconds)
         except asyncio.CancelledError:
             self.cancelled += 1
             raise

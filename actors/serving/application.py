@@ -23,6 +23,11 @@ STOP_S = 20.0
 TARGET_REQUESTS = 16
 """Requests in progress per engine above which another engine is started, and below which one is stopped."""
 
+GATHERINGS = 2
+"""Routes on which responses wait for their groups: /get_reward and /slime."""
+SPARE_REQUESTS = 256
+"""For probes, the page, and requests that are about to be refused."""
+
 
 def build(args: dict[str, Any]) -> Application:
     """Return the application, for `serve deploy`.
@@ -63,8 +68,16 @@ def application(arguments: ServiceArguments, config: Config, meta_rm: str | None
     judge = _deployment(JudgeReplica, "judge", *arguments.replicas, engine, arguments).bind(
         arguments, config, meta_rm, _threads(placement, "rollout"), backend, meta
     )
-    ingress = _deployment(Ingress, "ingress", 1, 1, {"num_cpus": 0}, arguments)
+    ingress = ingress_deployment(arguments)
     return ingress.bind(judge, Settings(arguments.limits, token))
+
+
+def ingress_deployment(arguments: ServiceArguments) -> Any:
+    """Return the HTTP ingress, which lets Serve hold back nothing that its own limits admit: they refuse, and say why, at once."""
+    limits = arguments.limits
+    admitted = GATHERINGS * limits.max_gathering + 2 * limits.max_pending + SPARE_REQUESTS
+    deployment = _deployment(Ingress, "ingress", 1, 1, {"num_cpus": 0}, arguments)
+    return deployment.options(max_ongoing_requests=admitted, max_queued_requests=limits.max_pending)
 
 
 def _deployment(kind: type, name: str, smallest: int, largest: int, options: dict[str, Any], arguments: ServiceArguments) -> Any:

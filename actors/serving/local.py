@@ -13,7 +13,7 @@ from typing import Any
 import ray
 from ray.exceptions import RayError
 
-from actors.cluster.calls import end_actors, rollout_names
+from actors.cluster.calls import end_actors, engine_names
 from actors.cluster.machines import require_same_files
 from actors.cluster.reservation import Reservation, cluster_machines
 from actors.cluster.session import ray_session
@@ -82,7 +82,7 @@ class LocalJudge:
             "weight_backend": weight_backend("auto", placement.gpus, colocated=True),
             "meta": scorers[0] if scorers else None,
         }
-        names = rollout_names(placement.count("rollout"))
+        names = engine_names(placement.count("rollout"))
         engines = [reservation.create(JudgeActor, name, name=name, gpus=reservation.gpu_ids(name), **common) for name in names]
         started.callback(end_actors, engines, scorers)
         wait_for("start", [Pending(engine.ready.remote(), name, "ready") for engine, name in zip(engines, names)], config.run)

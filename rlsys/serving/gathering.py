@@ -79,7 +79,7 @@ class Gathering:
         if options.group > limits.max_responses:
             raise limits.exceeded(f"group: {options.group}", "max_responses")
         waiting = sum(len(group.responses) for group in self._open.values())
-        if waiting >= limits.max_pending * limits.max_responses:
+        if waiting >= limits.max_gathering:
             found = f"{waiting} responses wait for the rest of their groups"
             raise ServingError(f"{found}; send all responses of a prompt at about the same time.", 429, RETRY_S)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import aclosing, contextmanager
 from typing import TypeVar
 
@@ -34,6 +34,7 @@ class Guard(JudgeBackend):
         self.model, self.version = backend.model, backend.version
         self._in_progress = 0
         self._draining = False
+        self._waiting = 0
         self._usual_s = 1.0
         self._batch_places = asyncio.Semaphore(max(1, limits.max_pending // 2))
 
@@ -62,6 +63,19 @@ class Guard(JudgeBackend):
             with self._admitted(waited=True):
                 return self._count(await self._in_time(self._backend.score(request)))
 
+    async def several(self, judgements: Sequence[Callable[[], Awaitable[T]]]) -> list[T]:
+        """Return the results of one request's judgements in order; the first failure, or the caller's cancellation, cancels the rest.
+
+        They wait for their turn, so the request is refused while as many judgements of such requests wait or run as may be in progress.
+        """
+        if self._waiting >= self.limits.max_pending:
+            raise self._busy(f"{self._waiting} judgements of requests with several in progress")
+        self._waiting += len(judgements)
+        try:
+            return await self._in_time(_in_parallel([one() for one in judgements]))
+        finally:
+            self._waiting -= len(judgements)
+
     async def stream(self, request: ScoreRequest) -> AsyncIterator[TextDelta | SampleDone | ScoreResponse]:
         self.limits.check_score(request)
         with self._admitted():
@@ -86,8 +100,7 @@ class Guard(JudgeBackend):
         if self._draining:
             raise ServingError("the service is shutting down; ask another one, or later.", 503, DRAIN_RETRY_S)
         if not waited and self._in_progress >= self.limits.max_pending:
-            found = f"{self._in_progress} requests in progress"
-            raise self.limits.exceeded(found, "max_pending", 429, retry_after_s=min(LONGEST_RETRY_S, max(1.0, self._usual_s)))
+            raise self._busy(f"{self._in_progress} requests in progress")
         began = time.monotonic()
         self._in_progress += 1
         self.metrics.in_progress.set(self._in_progress)
@@ -121,6 +134,9 @@ class Guard(JudgeBackend):
         finally:
             await items.aclose()  # type: ignore[attr-defined]  # backends' iterators are generators
 
+    def _busy(self, found: str) -> ServingError:
+        return self.limits.exceeded(found, "max_pending", 429, retry_after_s=min(LONGEST_RETRY_S, max(1.0, self._usual_s)))
+
     def _too_late(self) -> ServingError:
         return self.limits.exceeded(f"not finished after {self.limits.max_seconds} s", "max_seconds", 504)
 
@@ -134,3 +150,13 @@ class Guard(JudgeBackend):
         self.metrics.tokens.labels("prompt").inc(response.prompt_tokens)
         self.metrics.tokens.labels("generated").inc(sum(choice.tokens for choice in response.choices))
         return response
+
+
+async def _in_parallel(work: Sequence[Awaitable[T]]) -> list[T]:
+    tasks = [asyncio.ensure_future(one) for one in work]
+    try:
+        return await asyncio.gather(*tasks)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)

@@ -32,6 +32,11 @@ class Limits:
             if not isinstance(value := getattr(self, one.name), int) or isinstance(value, bool) or value < 1:
                 raise ValueError(f"{one.name} = {value!r}: expected an integer of at least 1, the {one.metadata['what']}.")
 
+    @property
+    def max_gathering(self) -> int:
+        """Responses that may wait for the rest of their groups, each in a request of its own (`rlsys.serving.gathering`)."""
+        return self.max_pending * self.max_responses
+
     def exceeded(self, found: str, name: str, status: int = 422, retry_after_s: float | None = None) -> ServingError:
         """Return the error for exceeding the limit `name`."""
         option = f"--{name.replace('_', '-')}"

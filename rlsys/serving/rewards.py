@@ -5,18 +5,17 @@ What these bodies cannot carry is asked for in the URL: `/get_reward?k=8&strateg
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Awaitable, Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
-from typing import Annotated, TypeVar
+from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from rlsys.serving.contract import Message, ScoreRequest, ScoreResponse, ServingError
 from rlsys.serving.guard import Guard
 
-T = TypeVar("T")
 Conversation = str | list[Message]
 MAX_JUDGEMENTS = 256
 """Judgements of one request. More responses, or more prompts, take several requests."""
@@ -73,12 +72,15 @@ async def judge_groups(
     if (count := sum(map(len, parts))) > MAX_JUDGEMENTS:
         held = f"at most {judge.limits.max_responses} responses each (--max-responses of `rlsys serve`)"
         raise ServingError(f"{count} judgements of {held}: the limit is {MAX_JUDGEMENTS} in one request; send several requests.", 422)
-    work = [
-        _judge(judge, conversation, [responses[index] for index in part], options, principles, alone=count == 1)
+    requests = [
+        _request(conversation, [responses[index] for index in part], options, principles)
         for (conversation, responses), own in zip(groups, parts, strict=True)
         for part in own
     ]
-    judgements = iter(await in_parallel(work))
+    if count == 1:
+        judgements = iter([await judge.score(requests[0])])
+    else:
+        judgements = iter(await judge.several([partial(judge.score_line, request) for request in requests]))
     return [
         _joined(len(responses), own, [next(judgements) for _ in own], options)
         for (_, responses), own in zip(groups, parts, strict=True)
@@ -97,21 +99,8 @@ def split(n: int, most: int) -> list[list[int]]:
     return [part if len(part) > 1 else sorted([part[0], part[0] + (1 if part[0] == 0 else -1)]) for part in parts]
 
 
-async def in_parallel(work: Iterable[Awaitable[T]]) -> list[T]:
-    """Return all results in order; the first failure, or the caller's cancellation, cancels the rest."""
-    tasks = [asyncio.ensure_future(one) for one in work]
-    try:
-        return await asyncio.gather(*tasks)
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-
-
-async def _judge(
-    judge: Guard, conversation: Conversation, responses: list[str], options: RewardOptions, principles: str | None, alone: bool
-) -> ScoreResponse:
-    request = ScoreRequest(
+def _request(conversation: Conversation, responses: list[str], options: RewardOptions, principles: str | None) -> ScoreRequest:
+    return ScoreRequest(
         conversation=conversation,
         responses=responses,
         k=options.k,
@@ -119,8 +108,6 @@ async def _judge(
         seed=options.seed,
         principles=principles,
     )
-    # Of several judgements, each waits for its turn; a single one is refused while the service is busy.
-    return await (judge.score(request) if alone else judge.score_line(request))
 
 
 def _joined(n: int, parts: list[list[int]], judgements: list[ScoreResponse], options: RewardOptions) -> Rewards:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from actors.serving.application import _options, _threads
+from actors.serving.application import _options, _threads, ingress_deployment
 from rlsys.config.files import load_config
+from rlsys.serving.limits import Limits
+from rlsys.serving.service import ServiceArguments
 from rlsys.system.placement import Machine, PlacementError, place_judges
 
 
@@ -30,6 +32,14 @@ def test_engines_get_their_share(machines, settings, meta, engine, scorer, threa
     # All replicas together fit the machines.
     count = placement.count("rollout")
     assert count * engine["num_gpus"] + (scorer or engine | {"num_gpus": 0})["num_gpus"] <= sum(machine.gpus for machine in machines)
+
+
+def test_serve_holds_back_nothing_that_the_limits_admit():
+    """Groups that gather on both routes, and judgements beside them; what is more is refused, not queued without end."""
+    limits = Limits(max_pending=100, max_responses=20)
+    ingress = ingress_deployment(ServiceArguments(model="m", limits=limits))
+    assert 2 * 100 * 20 + 2 * 100 < ingress.max_ongoing_requests < 2 * 100 * 20 + 1000
+    assert 0 < ingress.max_queued_requests <= 100
 
 
 def test_too_few_gpus_are_refused():

@@ -207,6 +207,41 @@ def test_wrong_options_are_refused_by_name(url):
     assert answer[:3] in ("400", "422") and url[1:].partition("=")[0] in answer and not judged
 
 
+# ---- requests with several judgements
+
+
+def pairs_of(count: int, query: str) -> dict[str, list[str]]:
+    return {"queries": [f"{query} {number}" for number in range(count)], "documents": ["score=5"] * count}
+
+
+def test_requests_with_several_judgements_are_refused_instead_of_queueing_without_end():
+    async def use(client: httpx.AsyncClient, judge: ScriptedJudge) -> Any:
+        waiting = asyncio.ensure_future(client.post("/score", json=pairs_of(5, "wait")))
+        await until(lambda: judge.running == 2)
+        refused = await client.post("/score", json=pairs_of(2, "q"))
+        alone = await client.post("/score", json=pairs_of(1, "q"))
+        judge.release.set()
+        later = (await waiting).status_code, (await client.post("/score", json=pairs_of(5, "q"))).status_code
+        return refused, alone.status_code, later
+
+    refused, *others = run(use, Limits(max_pending=4))
+    assert refused.status_code == 429 and int(refused.headers["Retry-After"]) >= 1 and "--max-pending" in refused.text
+    assert others == [200, (200, 200)]
+
+
+def test_the_time_limit_holds_for_all_judgements_together():
+    """Each of the five takes less than a second, one after the other."""
+
+    async def use(client: httpx.AsyncClient, judge: ScriptedJudge) -> Any:
+        judge.seconds = 0.6
+        answer = await client.post("/score", json=pairs_of(5, "q"))
+        await until(lambda: judge.running == 0)
+        return answer, len(judge.requests)
+
+    answer, started = run(use, Limits(max_pending=1, max_seconds=1))
+    assert answer.status_code == 504 and "--max-seconds" in answer.text and started < 5
+
+
 # ---- OpenRLHF
 
 
