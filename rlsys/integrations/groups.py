@@ -144,7 +144,7 @@ class _Group:
 class GroupCollector:
     """Collects responses that arrive one at a time, and judges those to one prompt when the group is complete.
 
-    A group is judged whole or not at all, as scores of smaller groups are on another scale: the members of one that stays incomplete for
+    A group is judged whole or not at all, as scores of smaller groups are not comparable: the members of one that stays incomplete for
     `wait_s` after its latest response have no reward, with a warning.
 
     Args:

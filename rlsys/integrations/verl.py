@@ -43,8 +43,7 @@ async def compute_score(
         judge, token, k, strategy: as in `rlsys.integrations.groups.GroupJudge`.
         group_size, wait_s: as in `rlsys.integrations.groups.GroupCollector`; `group_size` of a row's extra_info goes first.
         prompt_key: key of extra_info that holds the prompt, as text or messages; None: question, prompt or raw_prompt.
-        missing: score of a sample without a reward. All samples of a group have it then, which is no advantage in GRPO; `judged`, which
-            verl logs, is 0.
+        missing: score of a sample without a reward. All samples of a group have it then, which is no advantage in GRPO; `judged` is 0.
     """
     collector = _collector(judge, token, k, strategy, group_size, wait_s)
     size = (extra_info or {}).get("group_size")
