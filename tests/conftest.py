@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 # Before Ray starts, so that its actors inherit the setting: no usage statistics.
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+# As `actors.serving.session` does for a Ray of its own.
+os.environ.setdefault("RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S", "60")
 
 # Before torch is imported: with several test processes, each computes with one thread.
 if "PYTEST_XDIST_WORKER" in os.environ:

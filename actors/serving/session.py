@@ -7,26 +7,21 @@ import os
 import signal
 import threading
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import ray
 from ray import serve
 from ray.serve.context import _get_global_client
-from ray.serve.exceptions import RayServeException
 from ray.serve.handle import DeploymentHandle
 
 from actors.cluster.session import ray_session
 from actors.serving.application import NAME, application
 from rlsys.config.schema import Config
-from rlsys.reporting.view.server import own_names
 from rlsys.serving.service import ServiceArguments
 
-LOG = logging.getLogger(__name__)
 DRAIN_MARGIN_S = 10.0
 """Seconds that the answer of the draining ingress may take beyond the time it waits."""
-
-_FAILURES = (RuntimeError, TimeoutError, ray.exceptions.RayError, RayServeException)
 
 
 class ServiceError(RuntimeError):
@@ -68,13 +63,15 @@ def running_service(
         address: of a running Ray cluster; None: a local Ray of its own, which ends with the block.
 
     Raises:
-        ServiceError: the port is taken, the service runs already, or a model did not start.
+        ServiceError: the port is taken, or a model did not start.
     """
     # Serve's own lines about deployments and replicas; errors are raised.
     os.environ.setdefault("RAY_SERVE_LOG_TO_STDERR", "0")
+    # On a busy machine a proxy takes longer to start than the 5 s after which Serve would kill it.
+    os.environ.setdefault("RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S", "60")
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
     own_ray = address is None and not ray.is_initialized()
-    with _cluster(config, address), _sigterm_interrupts(), ExitStack() as ending:
+    with _cluster(config, address), _sigterm_interrupts():
         try:
             serve.start(
                 proxy_location="HeadOnly",
@@ -83,15 +80,16 @@ def running_service(
             )
             if not own_ray:
                 _require_address(host, port)
-                _require_no_application()
-            # From here on the application is this session's, and removed however the start or the block ends.
-            ending.callback(_stop, own_ray)
-            ingress = serve.run(application(arguments, config, meta_rm, token, own_names(host)), name=NAME, route_prefix="/")
+            ingress = serve.run(application(arguments, config, meta_rm, token), name=NAME, route_prefix="/")
         except ServiceError:
             raise
-        except _FAILURES as error:
+        except (RuntimeError, TimeoutError, ray.exceptions.RayError) as error:
+            _stop(own_ray)
             raise ServiceError(f"the service did not start: {error}") from error
-        yield Service(f"http://{f'[{host}]' if ':' in host else host}:{port}", ingress)
+        try:
+            yield Service(f"http://{f'[{host}]' if ':' in host else host}:{port}", ingress)
+        finally:
+            _stop(own_ray)
 
 
 @contextmanager
@@ -134,26 +132,9 @@ def _require_address(host: str, port: int) -> None:
         )
 
 
-def _require_no_application() -> None:
-    """Check that no other session runs the service on this cluster; starting would replace it, and ending remove it.
-
-    Raises:
-        ServiceError: one does.
-    """
-    if NAME in serve.status().applications:
-        raise ServiceError(f"an application named {NAME} runs on this cluster already; use it, or end it first.")
-
-
 def _stop(ray_ends: bool) -> None:
-    """Delete the application, and Serve as well if nothing else runs on it, unless it ends with its Ray.
-
-    A failure is logged, so that it does not hide why the service ends.
-    """
-    try:
-        others = [name for name in serve.status().applications if name != NAME]
-        serve.delete(NAME)
-        if not ray_ends and not others:
-            serve.shutdown()
-    except _FAILURES as error:
-        left = "" if ray_ends else f"; the application {NAME} may still run on the cluster, `serve shutdown` ends it"
-        LOG.error("the service could not be stopped in order (%s: %s)%s", type(error).__name__, error, left)
+    """Delete the application, and Serve as well if nothing else runs on it, unless it ends with its Ray."""
+    others = [name for name in serve.status().applications if name != NAME]
+    serve.delete(NAME)
+    if not ray_ends and not others:
+        serve.shutdown()
