@@ -7,21 +7,26 @@ import os
 import signal
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
 import ray
 from ray import serve
 from ray.serve.context import _get_global_client
+from ray.serve.exceptions import RayServeException
 from ray.serve.handle import DeploymentHandle
 
 from actors.cluster.session import ray_session
 from actors.serving.application import NAME, application
 from rlsys.config.schema import Config
+from rlsys.reporting.view.server import own_names
 from rlsys.serving.service import ServiceArguments
 
+LOG = logging.getLogger(__name__)
 DRAIN_MARGIN_S = 10.0
 """Seconds that the answer of the draining ingress may take beyond the time it waits."""
+
+_FAILURES = (RuntimeError, TimeoutError, ray.exceptions.RayError, RayServeException)
 
 
 class ServiceError(RuntimeError):
@@ -63,7 +68,7 @@ def running_service(
         address: of a running Ray cluster; None: a local Ray of its own, which ends with the block.
 
     Raises:
-        ServiceError: the port is taken, or a model did not start.
+        ServiceError: the port is taken, the service runs already, or a model did not start.
     """
     # Serve's own lines about deployments and replicas; errors are raised.
     os.environ.setdefault("RAY_SERVE_LOG_TO_STDERR", "0")
@@ -71,7 +76,7 @@ def running_service(
     os.environ.setdefault("RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S", "60")
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
     own_ray = address is None and not ray.is_initialized()
-    with _cluster(config, address), _sigterm_interrupts():
+    with _cluster(config, address), _sigterm_interrupts(), ExitStack() as ending:
         try:
             serve.start(
                 proxy_location="HeadOnly",
@@ -80,16 +85,15 @@ def running_service(
             )
             if not own_ray:
                 _require_address(host, port)
-            ingress = serve.run(application(arguments, config, meta_rm, token), name=NAME, route_prefix="/")
+                _require_no_application()
+            # From here on the application is this session's, and removed however the start or the block ends.
+            ending.callback(_stop, own_ray)
+            ingress = serve.run(application(arguments, config, meta_rm, token, own_names(host)), name=NAME, route_prefix="/")
         except ServiceError:
             raise
-        except (RuntimeError, TimeoutError, ray.exceptions.RayError) as error:
-            _stop(own_ray)
+        except _FAILURES as error:
             raise ServiceError(f"the service did not start: {error}") from error
-        try:
-            yield Service(f"http://{f'[{host}]' if ':' in host else host}:{port}", ingress)
-        finally:
-            _stop(own_ray)
+        yield Service(f"http://{f'[{host}]' if ':' in host else host}:{port}", ingress)
 
 
 @contextmanager
@@ -132,9 +136,26 @@ def _require_address(host: str, port: int) -> None:
         )
 
 
+def _require_no_application() -> None:
+    """Check that no other session runs the service on this cluster; starting would replace it, and ending remove it.
+
+    Raises:
+        ServiceError: one does.
+    """
+    if NAME in serve.status().applications:
+        raise ServiceError(f"an application named {NAME} runs on this cluster already; use it, or end it first.")
+
+
 def _stop(ray_ends: bool) -> None:
-    """Delete the application, and Serve as well if nothing else runs on it, unless it ends with its Ray."""
-    others = [name for name in serve.status().applications if name != NAME]
-    serve.delete(NAME)
-    if not ray_ends and not others:
-        serve.shutdown()
+    """Delete the application, and Serve as well if nothing else runs on it, unless it ends with its Ray.
+
+    A failure is logged, so that it does not hide why the service ends.
+    """
+    try:
+        others = [name for name in serve.status().applications if name != NAME]
+        serve.delete(NAME)
+        if not ray_ends and not others:
+            serve.shutdown()
+    except _FAILURES as error:
+        left = "" if ray_ends else f"; the application {NAME} may still run on the cluster, `serve shutdown` ends it"
+        LOG.error("the service could not be stopped in order (%s: %s)%s", type(error).__name__, error, left)

@@ -15,7 +15,7 @@ import typer
 
 from launch.bench.runner import run_systems
 from launch.bench.work import Cores, Model, Overrides, Timeout, Work, choose_cores, cores_text, local_ray, run_child
-from launch.console import report, to_stderr
+from launch.console import UserError, report, to_stderr
 from launch.options import AsJson
 from rlsys.system.terminal import Table
 
@@ -24,13 +24,16 @@ if TYPE_CHECKING:
     from rlsys.data.records import Record
     from rlsys.serving.service import ServiceArguments
 
-CONNECTIONS = (1, 8, 64)
+FEW, MOST = (1, 8), 64
+"""Connections of each load; that with the most has the rows that `rlsys judge` judges."""
 REQUESTS_PER_CONNECTION = 8
-"""Of the measurements with fewer than the most connections, which use all rows."""
+"""Of the measurements with fewer than the most connections."""
 WARM_UP = 16
 MAX_PROMPT_TOKENS = 1024
 TEMPERATURE = 0.5
 MEMORY_EVERY_S = 5.0
+SHORTEST_SOAK_S = 20
+"""Each third of it has several measurements of the memory."""
 CANCELLED, MALFORMED = 0.01, 0.01
 """Shares of a soak's requests."""
 
@@ -40,7 +43,7 @@ def serve(
     rows: Annotated[int, typer.Option(min=64, help="Rows, generated tasks of 2 or 4 responses.")] = 256,
     k: Annotated[int, typer.Option("--k", min=1, help="Samples per row.")] = 8,
     max_tokens: Annotated[int, typer.Option(min=1, help="Maximum tokens of a sample.")] = 96,
-    soak: Annotated[int, typer.Option("--soak", min=0, metavar="SECONDS", help="Then load it this long; 0: no soak.")] = 0,
+    soak: Annotated[int, typer.Option("--soak", min=0, metavar="SECONDS", help="Then load it this long, at least 20; 0: no soak.")] = 0,
     cores: Cores = 2,
     model: Model = "models/smollm2-135m-instruct",
     timeout: Timeout = 900,
@@ -55,6 +58,8 @@ def serve(
     Example: rlsys bench serve --model models/tiny-random --soak 180
     """
     work = Work(rows, k, MAX_PROMPT_TOKENS, max_tokens, choose_cores(cores), 1, overrides or [], model, shapes=[{"soak_s": soak}])
+    if 0 < soak < SHORTEST_SOAK_S:
+        raise UserError(f"--soak {soak}: expected 0, or at least {SHORTEST_SOAK_S} seconds, to compare the memory of its thirds.")
     bench_config(work)
     sides = {"judge": ("rlsys judge", "launch.bench.serve_engine"), "serve": ("rlsys serve", "launch.bench.serve")}
     limit = timeout + soak
@@ -77,12 +82,17 @@ def bench_config(work: Work) -> tuple[ServiceArguments, Config]:
     return arguments, config
 
 
-def bench_rows(work: Work) -> list[Record]:
-    """Return the rows of the warm-up, then those that are measured."""
+def bench_rows(work: Work) -> tuple[list[Record], list[Record], dict[int, list[Record]]]:
+    """Return the rows of the warm-up, those that both sides judge, and those of the loads with fewer connections.
+
+    No row is in two of them: the engine would have its prompt in its cache.
+    """
     from rlsys.config.sources import Data
     from rlsys.data.datasets import open_rows
 
-    return list(islice(open_rows(Path("tasks:heldout"), Data.model_validate({"responses": [2, 4]}), 0), WARM_UP + work.prompts))
+    rows = iter(open_rows(Path("tasks:heldout"), Data.model_validate({"responses": [2, 4]}), 0))
+    warm_up, judged = list(islice(rows, WARM_UP)), list(islice(rows, work.prompts))
+    return warm_up, judged, {few: list(islice(rows, few * REQUESTS_PER_CONNECTION)) for few in FEW}
 
 
 def request_of(record: Record, seed: int = 0) -> dict[str, Any]:
@@ -99,17 +109,15 @@ def measure(work: Work) -> dict[str, Any]:
     from launch.commands.serve import free_port
 
     arguments, config = bench_config(work)
-    records, soak_s = bench_rows(work), work.shapes[0]["soak_s"]
-    warm_up, bodies = ([request_of(record) for record in part] for part in (records[:WARM_UP], records[WARM_UP:]))
+    warm_up, judged, others = bench_rows(work)
+    bodies, soak_s = [request_of(record) for record in judged], work.shapes[0]["soak_s"]
     began = time.perf_counter()
     with local_ray(len(work.cores)):
         with running_service(arguments, config, None, None, "127.0.0.1", free_port("127.0.0.1", 0)) as service:
             start_s = time.perf_counter() - began
-            asyncio.run(load(service.url, warm_up, WARM_UP))
-            loads = {}
-            for connections in CONNECTIONS:
-                count = len(bodies) if connections == max(CONNECTIONS) else connections * REQUESTS_PER_CONNECTION
-                loads[connections] = asyncio.run(load(service.url, bodies[:count], connections))
+            asyncio.run(load(service.url, list(map(request_of, warm_up)), WARM_UP))
+            loads = {few: asyncio.run(load(service.url, list(map(request_of, rows)), few)) for few, rows in others.items()}
+            loads[MOST] = asyncio.run(load(service.url, bodies, MOST))
             soaked = asyncio.run(soak_service(service.url, bodies, soak_s)) if soak_s else None
     return {"system": "rlsys serve", "start_s": start_s, "loads": loads, "soak": soaked}
 
@@ -161,13 +169,12 @@ async def soak_service(url: str, bodies: list[dict[str, Any]], seconds: int) -> 
     async def watch() -> None:
         while True:
             memory.append({"at_s": time.perf_counter() - began} | await asyncio.to_thread(memory_mib))
-            await asyncio.sleep(MEMORY_EVERY_S)
+            await asyncio.sleep(min(MEMORY_EVERY_S, seconds / 12))
 
-    connections = max(CONNECTIONS)
-    async with httpx.AsyncClient(timeout=600, limits=httpx.Limits(max_connections=connections)) as client:
+    async with httpx.AsyncClient(timeout=600, limits=httpx.Limits(max_connections=MOST)) as client:
         watching = asyncio.ensure_future(watch())
         async with asyncio.TaskGroup() as group:
-            for number in range(connections):
+            for number in range(MOST):
                 group.create_task(connection(client, number))
         watching.cancel()
         left = (await client.get(f"{url}/readyz")).json()["in_progress"]

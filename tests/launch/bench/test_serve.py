@@ -6,10 +6,11 @@ import asyncio
 import io
 
 import pytest
+from commands import rlsys_here
 from judge_services import FakeJudge, served
 from rich.console import Console
 
-from launch.bench.serve import load, render, request_of, soak_service, summarise
+from launch.bench.serve import WARM_UP, bench_rows, load, render, request_of, soak_service, summarise
 from launch.bench.work import Work
 from rlsys.data.records import Record
 from rlsys.serving.app import create_app
@@ -27,6 +28,18 @@ def test_a_load_sends_every_request_once_over_its_connections():
     assert sorted(request.id for request in judge.asked) == sorted(record.id for record in RECORDS)
     assert judge.most_at_once == 8 and len(found["latencies"]) == 40 and min(found["latencies"]) >= 0.02
     assert (found["samples"], found["tokens"]) == (40 * 4, 40 * 20)
+
+
+def test_no_row_is_sent_twice():
+    warm_up, judged, others = bench_rows(Work(64, 2, 1024, 96, [0], 1, [], "m"))
+    assert (len(warm_up), len(judged), {few: len(rows) for few, rows in others.items()}) == (WARM_UP, 64, {1: 8, 8: 64})
+    ids = [record.id for part in (warm_up, judged, *others.values()) for record in part]
+    assert len(set(ids)) == len(ids)
+
+
+def test_a_soak_that_is_too_short_for_its_thirds_is_refused():
+    refused = rlsys_here("bench", "serve", "--model", "m", "--soak", 5)
+    assert refused.returncode == 2 and "at least 20 seconds" in refused.stderr
 
 
 def test_a_soak_accounts_for_every_request():
