@@ -53,8 +53,14 @@ def build(args: dict[str, Any]) -> Application:
     return application(arguments, config, meta_rm, token)
 
 
-def application(arguments: ServiceArguments, config: Config, meta_rm: str | None, token: str | None) -> Application:
-    """Return the application for checked arguments."""
+def application(
+    arguments: ServiceArguments, config: Config, meta_rm: str | None, token: str | None, hosts: frozenset[str] | None = None
+) -> Application:
+    """Return the application for checked arguments.
+
+    Args:
+        hosts: see `rlsys.serving.app.Settings`.
+    """
     placement = place_judges(config, cluster_machines(), scorer=meta_rm is not None)
     model = find_model(config.model.path)
     engine = _options(placement, "rollout")
@@ -69,7 +75,7 @@ def application(arguments: ServiceArguments, config: Config, meta_rm: str | None
         arguments, config, meta_rm, _threads(placement, "rollout"), backend, meta
     )
     ingress = ingress_deployment(arguments)
-    return ingress.bind(judge, Settings(arguments.limits, token))
+    return ingress.bind(judge, Settings(arguments.limits, token, hosts))
 
 
 def ingress_deployment(arguments: ServiceArguments) -> Any:
