@@ -26,7 +26,8 @@ AHEAD = 4
 """Requests that are prepared for each one in flight, so that a slow answer does not stop the others."""
 _TOO_LONG = re.compile(
     r"context.?(?:length|window|size)|maximum model length|max_model_len"
-    r"|\b(?:prompt|inputs?|messages?)\b[^.:'\"]{0,40}(?:too long|too many tokens|exceed)",
+    r"|\b(?:prompt|inputs?|messages?)\b[^.:'\"]{0,40}(?:too long|too many tokens|exceed)"
+    r"|\bprompt has [\d,]+ tokens",  # `rlsys serve`
     re.IGNORECASE,
 )
 _ANSWER_TOO_LONG = re.compile(r"max_(?:completion_)?tokens\b.{0,60}\b(?:too large|cannot be greater)", re.IGNORECASE)
@@ -186,7 +187,7 @@ class EndpointJudge:
                 answer = await self._client.chat.completions.create(
                     model=body.pop("model"), messages=body.pop("messages"), extra_body=body, timeout=self.settings.timeout_s
                 )
-            except openai.BadRequestError as error:
+            except (openai.BadRequestError, openai.UnprocessableEntityError) as error:
                 if _ANSWER_TOO_LONG.search(error.message):
                     raise self._explained(error) from None
                 if _TOO_LONG.search(error.message) or error.code == "context_length_exceeded":

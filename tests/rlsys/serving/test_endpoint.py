@@ -177,11 +177,16 @@ def test_one_of_several_models_must_be_named():
         "prompt is too long: 70 tokens > 64 maximum",
         "The input token count (70) exceeds the maximum number of tokens allowed (64).",
         "the request exceeds the available context size (64 tokens)",
+        pytest.param(
+            "messages: the prompt has 70 tokens; the limit is prompt.max_tokens=64, a setting of `rlsys serve`.", id="rlsys serve, with 422"
+        ),
     ],
 )
 def test_a_prompt_that_is_too_long_is_skipped_with_the_reason(reason):
     def answer(body: dict, attempt: int):
-        return failure(400, reason) if "long" in body["messages"][0]["content"] else right(body, attempt)
+        return (
+            failure(422 if "rlsys serve" in reason else 400, reason) if "long" in body["messages"][0]["content"] else right(body, attempt)
+        )
 
     with running(Peer(answer)) as peer:
         asks = [judge_request(record("a", other="long Bergen"), 2, "t"), judge_request(record("b"), 2, "t")]
