@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -62,6 +63,14 @@ def kill_rlsys_when(there: Callable[[], bool], log: Path, *arguments: object) ->
         assert process.poll() is None, f"ended before it could be killed:\n{log.read_text()[-3000:]}"
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
+
+
+def quickstarts_lines(model: Path) -> tuple[list[str], list[str]]:
+    """The two lines that launch/quickstart.sh ends with for a run, as words: serve, and curl."""
+    end = (ROOT / "launch/quickstart.sh").read_text().partition("# What to do with the model.")[2]
+    shown = subprocess.run(["bash", "-euc", f"run={shlex.quote(str(model))}\n{end}"], capture_output=True, text=True, timeout=60)
+    serve_line, curl_line = shown.stdout.splitlines()[-2:]
+    return shlex.split(serve_line), shlex.split(curl_line)
 
 
 def _command(arguments: tuple[object, ...]) -> list[str]:

@@ -5,12 +5,11 @@ from __future__ import annotations
 import io
 import json
 import os
-import shlex
 import subprocess
 from pathlib import Path
 
 import pytest
-from commands import ROOT, rlsys_here
+from commands import quickstarts_lines, rlsys_here
 from rich.console import Console
 
 from launch.commands.serve import introduce
@@ -41,14 +40,6 @@ def test_a_service_that_others_can_reach_needs_a_token(tiny_model, tmp_path, mon
 def test_mistakes_are_found_before_anything_starts(tiny_model, arguments, words):
     refused = rlsys_here("serve", "--model", tiny_model, "--port", "0", *arguments)
     assert refused.returncode == 2 and words in refused.stderr, refused.stderr
-
-
-def quickstarts_lines(model: Path) -> tuple[list[str], list[str]]:
-    """The two lines that launch/quickstart.sh ends with for a run, as words: serve, and curl."""
-    end = (ROOT / "launch/quickstart.sh").read_text().partition("# What to do with the model.")[2]
-    shown = subprocess.run(["bash", "-euc", f"run={shlex.quote(str(model))}\n{end}"], capture_output=True, text=True, timeout=60)
-    serve_line, curl_line = shown.stdout.splitlines()[-2:]
-    return shlex.split(serve_line), shlex.split(curl_line)
 
 
 def test_the_quickstarts_last_lines_name_a_command_and_a_request_that_are_accepted(tiny_model):

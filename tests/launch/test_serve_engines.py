@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shlex
 import signal
 import socket
 import subprocess
@@ -22,7 +21,7 @@ import pytest
 import ray
 import torch
 from boxing_model import RAMBLE, build_boxing_model
-from commands import ROOT, as_in_a_terminal
+from commands import ROOT, as_in_a_terminal, quickstarts_lines
 from ray import serve as ray_serve
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
@@ -206,14 +205,6 @@ def test_metrics_and_the_reference_are_served(client, rows):
 
 
 # --- the command ---------------------------------------------------------------------------------------------------------
-
-
-def quickstarts_lines(model: Path) -> tuple[list[str], list[str]]:
-    """The two lines that launch/quickstart.sh ends with for a run, as words: serve, and curl."""
-    end = (ROOT / "launch/quickstart.sh").read_text().partition("# What to do with the model.")[2]
-    shown = subprocess.run(["bash", "-euc", f"run={shlex.quote(str(model))}\n{end}"], capture_output=True, text=True, timeout=60)
-    serve_line, curl_line = shown.stdout.splitlines()[-2:]
-    return shlex.split(serve_line), shlex.split(curl_line)
 
 
 def test_the_quickstarts_last_lines_serve_and_ask_and_stopping_leaves_nothing(model):
