@@ -139,9 +139,9 @@ def _write_parquet(path: Path, block: list[dict[str, Any]], rows: int, row_group
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    from rlsys.data.writers import RECORD_SCHEMA
+    from rlsys.data.writers import record_table
 
-    table = pa.Table.from_pylist(block, schema=RECORD_SCHEMA)
+    table = record_table(block)
     # Dictionary encoding would shrink the repeated block to almost nothing.
     with pq.ParquetWriter(path, table.schema, use_dictionary=False) as writer:
         for start in range(0, rows, row_group):

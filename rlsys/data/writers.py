@@ -39,5 +39,10 @@ def write_parquet(rows: Iterator[dict[str, Any]], path: Path) -> None:
     """Write `rows` in chunks, so that memory use does not depend on their number."""
     with pq.ParquetWriter(path, RECORD_SCHEMA) as writer:
         while chunk := list(islice(rows, CHUNK_ROWS)):
-            chunk = [row | {"checks": json.dumps(row["checks"])} if "checks" in row else row for row in chunk]
-            writer.write_table(pa.Table.from_pylist(chunk, schema=RECORD_SCHEMA))
+            writer.write_table(record_table(chunk))
+
+
+def record_table(rows: Iterable[dict[str, Any]]) -> pa.Table:
+    """Return `rows` as a table with RECORD_SCHEMA."""
+    rows = [row | {"checks": json.dumps(row["checks"])} if "checks" in row else row for row in rows]
+    return pa.Table.from_pylist(rows, schema=RECORD_SCHEMA)
