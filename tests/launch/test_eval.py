@@ -252,7 +252,15 @@ def test_real_files(ray_session, judge_model, tmp_path):
     real = {name: REAL_DATA / f"{file}.jsonl" for name, file in names.items()}
     if absent := [str(path) for path in real.values() if not path.exists()]:
         pytest.skip(f"no {', '.join(absent)}")
-    evaluate(str(judge_model), named(real), tmp_path, [*SETTINGS, "prompt.max_tokens=3000"], k="1,2", limit=4, draws=10)
+    evaluate(
+        model=str(judge_model),
+        benchmark=named(real),
+        output=tmp_path,
+        settings=[*SETTINGS, "prompt.max_tokens=3000"],
+        k="1,2",
+        limit=4,
+        draws=10,
+    )
     document = json.loads((tmp_path / "eval.json").read_text())
     check_document(document)
     found = document["benchmarks"]
@@ -272,7 +280,9 @@ def test_killed_and_started_again_it_ends_with_the_same_rows(ray_session, straig
     assert part.exists() and 0 < part.read_bytes().count(b"\n") < 20, "it ended before it could be killed"
     with part.open("ab") as file:
         file.write(b'{"id": "half a l')
-    evaluate(str(judge_model), named(files), output, list(SETTINGS), k="1,2,6", draws=10, meta_rm=str(scorer))
+    evaluate(
+        model=str(judge_model), benchmark=named(files), output=output, settings=list(SETTINGS), k="1,2,6", draws=10, meta_rm=str(scorer)
+    )
     assert "resumed after row" in capsys.readouterr().out
     for path in sorted(undisturbed.glob("*.jsonl")):
         ours, theirs = rows(output / path.name), rows(path)
@@ -294,7 +304,13 @@ def test_errors(straight, judge_model, files, tmp_path, tiny_model):
 
     def error(model=judge_model, benchmark=None, output=tmp_path / "new", settings=SETTINGS, **options) -> str:
         with pytest.raises((UserError, DataError, ValueError)) as raised:
-            evaluate(str(model), benchmark or named(files), output, list(settings), **{"k": "1,2,6", "draws": 2, **options})
+            evaluate(
+                model=str(model),
+                benchmark=benchmark or named(files),
+                output=output,
+                settings=list(settings),
+                **{"k": "1,2,6", "draws": 2, **options},
+            )
         return str(raised.value)
 
     pairs = f"format:trl_preference={files['format:trl_preference']}"
@@ -320,7 +336,9 @@ def test_a_folder_in_use_is_left_alone(judge_model, files, tmp_path):
     with ResumableRows(tmp_path / "judgebench.samples.jsonl", {}) as other:
         other.write({"id": "theirs"})
         with pytest.raises(DataError, match="another process is writing it"):
-            evaluate(str(judge_model), [f"judgebench={files['judgebench']}"], tmp_path, list(SETTINGS), k="1")
+            evaluate(
+                model=str(judge_model), benchmark=[f"judgebench={files['judgebench']}"], output=tmp_path, settings=list(SETTINGS), k="1"
+            )
         assert list(other.rows()) == [{"id": "theirs"}]
 
 
