@@ -175,6 +175,7 @@ def test_a_folder_or_a_model_that_only_one_machine_has_is_refused_before_an_engi
 def test_a_machine_added_later_is_used_and_one_taken_away_is_named(cluster, finished, shared):
     added = cluster.add(1)
     settings = f"{SMALL} learner.ranks=4 rl.steps=1000 checkpoint.every=0 model.path={SHARED}/tiny-random run.dir={SHARED}/longer"
+    settings += " recovery.max_restarts=0"
     metrics = shared / "longer/metrics.jsonl"
     job = cluster.start_job(f"rlsys train {settings}")
     _until(lambda: job.poll() is not None or metrics.exists() and metrics.read_text().count("\n") >= 1, JOB_S)
