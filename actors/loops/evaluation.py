@@ -119,9 +119,9 @@ class Evaluation:
         if all(file.complete for file in files.values()):
             return
         # Ray and vLLM take seconds to import, and are not needed to score complete files.
-        from actors.loops.judge import endpoint_judge, running_judge, write_rows
+        from actors.loops.judge import open_judge, write_rows
 
-        judging = endpoint_judge(self.config, self.endpoint, console) if self.endpoint else running_judge(self.config, console, meta_rm)
+        judging = open_judge(self.config, self.endpoint, console, meta_rm)
         with judging as judge:
             for (name, part_name), file in files.items():
                 if file.complete:

@@ -6,7 +6,7 @@ import tempfile
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -122,6 +122,11 @@ def endpoint_judge(config: Config, endpoint: Endpoint, console: Console) -> Iter
         yield Judge(judge, UserTurns.for_endpoint(config.prompt), config)
         if judge.unmetered:
             print_text(console, f"{judge.unmetered:,} answers came without a count of their tokens, which are counted as 0", "yellow")
+
+
+def open_judge(config: Config, endpoint: Endpoint | None, console: Console, meta_rm: str | None = None) -> AbstractContextManager[Judge]:
+    """Return `endpoint_judge` if there is an endpoint, else `running_judge`."""
+    return endpoint_judge(config, endpoint, console) if endpoint else running_judge(config, console, meta_rm)
 
 
 @contextmanager

@@ -19,8 +19,8 @@ from ray.serve.handle import DeploymentHandle
 from actors.cluster.session import ray_session
 from actors.serving.application import NAME, application
 from rlsys.config.schema import Config
-from rlsys.reporting.view.server import own_names
 from rlsys.serving.service import ServiceArguments
+from rlsys.system.local_http import own_names
 
 LOG = logging.getLogger(__name__)
 DRAIN_MARGIN_S = 10.0

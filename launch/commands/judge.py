@@ -115,11 +115,10 @@ def judge(
             if file.complete:
                 print_text(console, f"{output} is already complete; use --again to start over.")
             else:
-                from actors.loops.judge import endpoint_judge, running_judge, write_rows
+                from actors.loops.judge import open_judge, write_rows
 
                 def judged(records: Iterator[Record]) -> Iterator[dict[str, Any]]:
-                    judging = endpoint_judge(config, endpoint, console) if endpoint else running_judge(config, console, reward_model)
-                    with judging as judge:
+                    with open_judge(config, endpoint, console, reward_model) as judge:
                         for answer in judge.answer_by(sampling_plan(chosen, k, options, seed), records, temperature):
                             yield result_row(answer, chosen, options, seed, judge.prompter.score_format.single, text)
 

@@ -124,7 +124,7 @@ def run_service(
 
 def exposed(host: str, token: str | None) -> list[str]:
     """Return the mistake of a service that others can reach without a token."""
-    from rlsys.reporting.view.server import is_loopback
+    from rlsys.system.local_http import is_loopback
 
     if token is not None or is_loopback(host):
         return []

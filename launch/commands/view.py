@@ -26,9 +26,10 @@ def view(
     Example: rlsys view runs/quickstart; on a cluster: ssh -L 8420:localhost:8420 HEAD, and `rlsys view` there
     """
     from rlsys.reporting.page.collect import unique_names
-    from rlsys.reporting.view.server import is_loopback, serve
+    from rlsys.reporting.view.server import serve
     from rlsys.reporting.view.tables import open_sources
     from rlsys.reporting.view.viewer import Viewer
+    from rlsys.system.local_http import is_loopback
 
     viewer = Viewer(open_sources(paths, unique_names(paths)))
     try:

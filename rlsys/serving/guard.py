@@ -20,6 +20,7 @@ from rlsys.serving.contract import (
 )
 from rlsys.serving.limits import Limits
 from rlsys.serving.metrics import Metrics
+from rlsys.serving.tasks import gather_or_cancel
 
 T = TypeVar("T")
 DRAIN_RETRY_S = 10.0
@@ -72,7 +73,7 @@ class Guard(JudgeBackend):
             raise self._busy(f"{self._waiting} judgements of requests with several in progress")
         self._waiting += len(judgements)
         try:
-            return await self._in_time(_in_parallel([one() for one in judgements]))
+            return await self._in_time(gather_or_cancel([one() for one in judgements]))
         finally:
             self._waiting -= len(judgements)
 
@@ -150,13 +151,3 @@ class Guard(JudgeBackend):
         self.metrics.tokens.labels("prompt").inc(response.prompt_tokens)
         self.metrics.tokens.labels("generated").inc(sum(choice.tokens for choice in response.choices))
         return response
-
-
-async def _in_parallel(work: Sequence[Awaitable[T]]) -> list[T]:
-    tasks = [asyncio.ensure_future(one) for one in work]
-    try:
-        return await asyncio.gather(*tasks)
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)

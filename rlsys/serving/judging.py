@@ -21,6 +21,7 @@ from rlsys.prompts.defusing import Defuser
 from rlsys.prompts.rendering import Prompter
 from rlsys.rewards.extraction import ScoreFormat
 from rlsys.serving.contract import ChatRequest, Message, SampleResult, ScoreRequest, ScoreResponse, ServingError
+from rlsys.serving.tasks import gather_or_cancel
 
 
 @dataclass(frozen=True)
@@ -87,7 +88,7 @@ async def judge(
         asks = [asked] if listener is None else one_by_one(asked)
         rendered = await _rendered(asks, prompter, settings)
         calls = [_sampled(one, sampling, sampler, listener, first + number, request.critiques) for number, one in enumerate(rendered)]
-        for more in await _all(calls):
+        for more in await gather_or_cancel(calls):
             result = result.extended(more) if result else more
     assert result is not None, "a plan requests samples of every record"
     return response_of(request, result, strategy, settings, prompter.score_format)
@@ -130,17 +131,6 @@ async def _sampled(
     result = await sampler(rendered, sampling, lambda more: text(number, more))
     listener.sample(number, sample_result(result.samples[0], critiques))
     return result
-
-
-async def _all(calls: Sequence[Awaitable[JudgeResult]]) -> list[JudgeResult]:
-    """Return all results; the first failure, or a cancellation, cancels the other calls."""
-    tasks = [asyncio.ensure_future(call) for call in calls]
-    try:
-        return await asyncio.gather(*tasks)
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 def one_by_one(request: JudgeRequest) -> list[JudgeRequest]:

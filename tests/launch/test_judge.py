@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 from commands import kill_rlsys_when, rlsys_here, run_rlsys
+from random_scorer import build_random_scorer
 from rich.console import Console
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
@@ -64,14 +65,7 @@ def pairs(straight_run, tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def scorer(straight_run, tmp_path_factory) -> Path:
     """A meta reward model: the trained one with a random head."""
-    folder, model = tmp_path_factory.mktemp("scorer"), straight_run[0].run.dir / "checkpoints" / "step_000003" / "model"
-    torch.manual_seed(0)
-    scorer = AutoModelForSequenceClassification.from_pretrained(model, num_labels=1, dtype=torch.float32)
-    tokenizer = AutoTokenizer.from_pretrained(model)
-    scorer.config.pad_token_id = tokenizer.pad_token_id
-    scorer.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return folder
+    return build_random_scorer(straight_run[0].run.dir / "checkpoints" / "step_000003" / "model", tmp_path_factory.mktemp("scorer"))
 
 
 @pytest.fixture(scope="module")

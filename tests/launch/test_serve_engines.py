@@ -19,11 +19,10 @@ import httpx
 import psutil
 import pytest
 import ray
-import torch
 from boxing_model import RAMBLE, build_boxing_model
 from commands import ROOT, as_in_a_terminal, quickstarts_lines
+from random_scorer import build_random_scorer
 from ray import serve as ray_serve
-from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from actors.serving.application import NAME
 from actors.serving.session import Service, running_service
@@ -64,14 +63,7 @@ def rows() -> list[dict[str, Any]]:
 @pytest.fixture(scope="module")
 def meta_rm(model, tmp_path_factory) -> Path:
     """A meta reward model: the same model with a random head."""
-    folder = tmp_path_factory.mktemp("scorer")
-    torch.manual_seed(0)
-    scorer = AutoModelForSequenceClassification.from_pretrained(model, num_labels=1, dtype=torch.float32)
-    tokenizer = AutoTokenizer.from_pretrained(model)
-    scorer.config.pad_token_id = tokenizer.pad_token_id
-    scorer.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return folder
+    return build_random_scorer(model, tmp_path_factory.mktemp("scorer"))
 
 
 @pytest.fixture(scope="module")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import ipaddress
 import json
 import socket
 import sys
@@ -17,6 +16,7 @@ from urllib.parse import parse_qsl, urlsplit
 
 from rlsys.io.files import finite_json
 from rlsys.reporting.view.viewer import NotFound, Viewer
+from rlsys.system.local_http import PAGE_HEADERS, own_names
 from rlsys.system.printable import printable
 
 STATIC = Path(__file__).parent / "static"
@@ -26,27 +26,6 @@ FILES = {
     "/view.js": ("view.js", "text/javascript"),
     "/render.js": ("render.js", "text/javascript"),
 }
-HEADERS = {
-    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src data:; "
-    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
-    "X-Content-Type-Options": "nosniff",
-    "Referrer-Policy": "no-referrer",
-    "Cache-Control": "no-cache",
-}
-LOCAL_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
-
-
-def is_loopback(host: str) -> bool:
-    """Return whether `host` can only be reached from this machine."""
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
-
-
-def own_names(host: str) -> frozenset[str] | None:
-    """Return the host names of requests to a server on a loopback address; None if `host` is another one, which may have any name."""
-    return LOCAL_NAMES | {host} if is_loopback(host) else None
 
 
 def serve(viewer: Viewer, host: str, port: int) -> ThreadingHTTPServer:
@@ -125,7 +104,7 @@ class Handler(BaseHTTPRequestHandler):
         if status == HTTPStatus.OK and self.headers.get("If-None-Match") == tag:
             status, body = HTTPStatus.NOT_MODIFIED, b""
         self.send_response(status)
-        for name, value in HEADERS.items():
+        for name, value in PAGE_HEADERS.items():
             self.send_header(name, value)
         self.send_header("ETag", tag)
         self.send_header("Content-Type", f"{kind}; charset=utf-8")

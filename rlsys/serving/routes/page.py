@@ -11,16 +11,10 @@ from starlette.responses import Response
 
 from rlsys.serving.boundary import PAGE
 from rlsys.serving.guard import Guard
+from rlsys.system.local_http import PAGE_HEADERS
 
 STATIC = Path(__file__).parents[1] / "static"
 _KINDS = {".html": "text/html", ".css": "text/css", ".js": "text/javascript"}
-HEADERS = {
-    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src data:; "
-    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
-    "X-Content-Type-Options": "nosniff",
-    "Referrer-Policy": "no-referrer",
-    "Cache-Control": "no-cache",
-}
 
 
 def router(judge: Guard) -> APIRouter:
@@ -35,6 +29,6 @@ def _file(path: Path) -> Callable[[], Coroutine[Any, Any, Response]]:
     body, kind = path.read_bytes(), f"{_KINDS[path.suffix]}; charset=utf-8"
 
     async def file() -> Response:
-        return Response(body, headers=HEADERS, media_type=kind)
+        return Response(body, headers=PAGE_HEADERS, media_type=kind)
 
     return file

@@ -371,7 +371,8 @@ assert all(hasattr(rlsys, name) for name in rlsys.__all__) and not hasattr(rlsys
 heavy = {"torch", "ray", "transformers", "vllm", "numpy", "pyarrow", "scipy", "actors", "launch"} & set(sys.modules)
 assert not heavy, heavy
 """
-    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert ended.returncode == 0, ended.stderr
 
 
 def test_without_engines_the_error_says_what_to_do(monkeypatch):

@@ -20,9 +20,9 @@ from rlsys.data.trajectories import TRAJECTORIES
 from rlsys.io.run_folder import write_parquet
 from rlsys.reporting.view import viewer as viewing
 from rlsys.reporting.view.groups import lead
-from rlsys.reporting.view.server import is_loopback
 from rlsys.reporting.view.tables import ParquetTable, open_sources
 from rlsys.reporting.view.viewer import NotFound, Viewer, parts
+from rlsys.system.local_http import is_loopback
 
 
 @pytest.fixture

@@ -13,10 +13,10 @@ import httpx
 import pytest
 from serving_peer import LengthJudge, client_of
 
-from rlsys.reporting.view.server import own_names
 from rlsys.serving.app import Settings, create_app
 from rlsys.serving.contract import SampleResult, ScoreResponse, ServingError
 from rlsys.serving.limits import Limits
+from rlsys.system.local_http import own_names
 
 PAIR = {"conversation": "Which?", "responses": ["a", "bcd"]}
 

@@ -164,7 +164,9 @@ def test_what_asks_for_nothing_is_accepted(client):
         "user": "u",
         "stop": [],
     }
-    client.chat.completions.create(model="scripted", messages=[message], **neutral)
+    plain = client.chat.completions.create(model="scripted", messages=[{"role": "user", "content": "Hi"}])
+    answer = client.chat.completions.create(model="scripted", messages=[message], **neutral)
+    assert answer.choices == plain.choices and answer.usage == plain.usage
 
 
 def test_limits_tokens_and_models_have_errors_of_their_own(client, address):
