@@ -57,7 +57,7 @@ def train(config: Config, console: Console | None = None, stages: tuple[str, ...
     """
     console = console or stderr()
     require_consistent_settings(config, "policy" if policy else "train" if "rl" in stages else "sft")
-    with RunFolder(config) as folder:
+    with RunFolder(config, judge=not policy) as folder:
         config = folder.config
         finished = folder.read(RunSummary)
         if finished is not None and finished.rl_steps >= (config.rl.steps if "rl" in stages else 0):
@@ -95,8 +95,7 @@ def run_stages(config: Config, folder: RunFolder, progress: ProgressReporter, st
             result = job.evaluate("rl")
             if folder.is_best(result.reward):
                 folder.set_best(job.loop.step, result.reward)
-            if not policy:  # the card is a judge's
-                write_model_card(folder.path, folder.checkpoint_path(job.loop.step) / "model")
+            write_model_card(folder.path, folder.checkpoint_path(job.loop.step) / "model")
         return job.summary()
 
 

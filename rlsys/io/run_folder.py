@@ -73,6 +73,7 @@ class RunFolder:
 
     `config`: the given one; learner.ranks=null becomes the number of ranks whose optimizer state is here, as only as many can load it.
     `was_reset`: the folder held another config without completed work and has been cleared.
+    `judge`: whether the run trains a judge, and not a policy for a judge to reward.
     `restored`: number of files that came from `run.copy_to`, as the folder held no run.
 
     Raises:
@@ -81,8 +82,8 @@ class RunFolder:
         OSError: the folder cannot be created or written.
     """
 
-    def __init__(self, config: Config):
-        self.config, self.path = config, config.run.dir.absolute()
+    def __init__(self, config: Config, judge: bool = True):
+        self.config, self.path, self._judge = config, config.run.dir.absolute(), judge
         self.path.mkdir(parents=True, exist_ok=True)
         self._lock = (self.path / ".lock").open("w")
         try:
@@ -172,8 +173,8 @@ class RunFolder:
 
     @property
     def model_files(self) -> dict[str, str]:
-        """Text files that a model of this run carries beside its weights, by name."""
-        return {FORM_FILE: form_of(self.config).to_text()}
+        """Text files that a model of this run carries beside its weights, by name: its form, if it is a judge."""
+        return {FORM_FILE: form_of(self.config).to_text()} if self._judge else {}
 
     @property
     def cold_start(self) -> Path:

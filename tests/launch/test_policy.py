@@ -118,6 +118,13 @@ def test_the_policy_was_trained_and_its_weights_reached_the_engine(policy_run):
     assert max(row["mismatch"] for row in metrics if row.get("mismatch") is not None) < config.rl.mismatch_float32 / 4
 
 
+def test_the_policys_model_has_neither_the_form_nor_the_card_of_a_judge(policy_run):
+    config, _ = policy_run
+    models = list((config.run.dir / "checkpoints").glob("*/model"))
+    assert models and all((model / "config.json").is_file() for model in models)
+    assert not [file for model in models for file in (model / "rlsys.json", model / "README.md") if file.exists()]
+
+
 def test_show_view_and_report_read_the_run(policy_run, tmp_path):
     config, _ = policy_run
     viewer = Viewer(open_sources([config.run.dir], ["run"]))
