@@ -57,6 +57,7 @@ def serve(
     max_k: Annotated[int, typer.Option(min=1, help="Limit: samples of a request.")] = DEFAULTS.max_k,
     max_seconds: Annotated[int, typer.Option(min=1, help="Limit: seconds that a request may take.")] = DEFAULTS.max_seconds,
     max_pending: Annotated[int, typer.Option(min=1, help="Limit: requests in progress; more are refused.")] = DEFAULTS.max_pending,
+    max_batches: Annotated[int, typer.Option(min=1, help="Limit: batches in progress; more are refused.")] = DEFAULTS.max_batches,
     drain_s: Annotated[float, typer.Option("--drain-s", min=0, help="Seconds for requests in progress, after Ctrl-C or SIGTERM.")] = 30.0,
     check: OnlyCheck = False,
 ) -> None:
@@ -72,7 +73,7 @@ def serve(
 
     if max_replicas is not None and max_replicas < min_replicas:
         raise UserError(f"--max-replicas {max_replicas}: expected at least --min-replicas, {min_replicas}.")
-    limits = Limits(max_body_mib, max_batch_mib, max_responses, max_k, max_seconds, max_pending)
+    limits = Limits(max_body_mib, max_batch_mib, max_responses, max_k, max_seconds, max_pending, max_batches)
     arguments = ServiceArguments(
         model=model,
         meta_rm=meta_rm,

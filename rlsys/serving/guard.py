@@ -37,6 +37,7 @@ class Guard(JudgeBackend):
         self._draining = False
         self._waiting = 0
         self._usual_s = 1.0
+        self._batches = 0
         self._batch_places = asyncio.Semaphore(max(1, limits.max_pending // 2))
 
     @property
@@ -56,6 +57,17 @@ class Guard(JudgeBackend):
         self.limits.check_score(request)
         with self._admitted():
             return self._count(await self._in_time(self._backend.score(request)))
+
+    @contextmanager
+    def batch(self) -> Iterator[None]:
+        """Surround a batch, whose body stays in memory until its last line is answered: only so many are admitted."""
+        if self._batches >= self.limits.max_batches:
+            raise self._busy(f"{self._batches} batches in progress", "max_batches")
+        self._batches += 1
+        try:
+            yield
+        finally:
+            self._batches -= 1
 
     async def score_line(self, request: ScoreRequest) -> ScoreResponse:
         """Score a request of a batch, which waits for its turn instead of being refused."""
@@ -135,8 +147,8 @@ class Guard(JudgeBackend):
         finally:
             await items.aclose()  # type: ignore[attr-defined]  # backends' iterators are generators
 
-    def _busy(self, found: str) -> ServingError:
-        return self.limits.exceeded(found, "max_pending", 429, retry_after_s=min(LONGEST_RETRY_S, max(1.0, self._usual_s)))
+    def _busy(self, found: str, limit: str = "max_pending") -> ServingError:
+        return self.limits.exceeded(found, limit, 429, retry_after_s=min(LONGEST_RETRY_S, max(1.0, self._usual_s)))
 
     def _too_late(self) -> ServingError:
         return self.limits.exceeded(f"not finished after {self.limits.max_seconds} s", "max_seconds", 504)

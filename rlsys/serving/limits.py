@@ -26,6 +26,7 @@ class Limits:
     max_k: int = _limit(64, "samples of a request")
     max_seconds: int = _limit(600, "seconds that a request may take")
     max_pending: int = _limit(256, "requests in progress; further ones are refused. Batches have half as many lines in progress")
+    max_batches: int = _limit(8, "batches in progress; further ones are refused")
 
     def __post_init__(self) -> None:
         for one in fields(self):

@@ -53,19 +53,20 @@ _BATCH_BODY = {
 async def batch_lines(judge: Guard, body: bytes) -> AsyncIterator[str]:
     """Yield the answers to the lines of a batch, each as soon as it is known."""
     lines, running = _numbered(body), set[asyncio.Task[Row]]()
-    try:
-        while True:
-            while len(running) < judge.limits.max_pending and (numbered := next(lines, None)):
-                running.add(asyncio.ensure_future(_line_answer(judge, *numbered)))
-            if not running:
-                return
-            done, running = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
-            for task in done:
-                yield json_line(task.result()) + "\n"
-    finally:
-        for task in running:
-            task.cancel()
-        await asyncio.gather(*running, return_exceptions=True)
+    with judge.batch():
+        try:
+            while True:
+                while len(running) < judge.limits.max_pending and (numbered := next(lines, None)):
+                    running.add(asyncio.ensure_future(_line_answer(judge, *numbered)))
+                if not running:
+                    return
+                done, running = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
+                for task in done:
+                    yield json_line(task.result()) + "\n"
+        finally:
+            for task in running:
+                task.cancel()
+            await asyncio.gather(*running, return_exceptions=True)
 
 
 def _numbered(body: bytes) -> Iterator[tuple[int, bytes]]:

@@ -286,6 +286,24 @@ def test_a_batch_leaves_half_of_the_places_to_others():
     run(use, Settings(Limits(max_pending=8)))
 
 
+def test_more_batches_than_the_limit_are_refused_until_one_ends():
+    async def use(client: httpx.AsyncClient, judge: LengthJudge) -> None:
+        def batch() -> Any:
+            lines = json.dumps(PAIR | {"conversation": "wait"})
+            return client.post("/v1/score/batch", content=lines, headers={"Content-Type": "application/jsonl"})
+
+        open_batches = [asyncio.ensure_future(batch()) for _ in range(2)]
+        await until(lambda: judge.running == 2)
+        refused = await batch()
+        assert refused.status_code == 429 and int(refused.headers["Retry-After"]) >= 1 and "--max-batches" in error_of(refused)
+        open_batches[0].cancel()  # a client that goes away
+        await until(lambda: judge.running == 1)
+        judge.release.set()
+        assert (await batch()).status_code == (await open_batches[1]).status_code == 200
+
+    run(use, Settings(Limits(max_batches=2)))
+
+
 def events(text: str) -> list[tuple[str, Any]]:
     parts = [block.split("\n") for block in text.strip().split("\n\n")]
     assert all(len(part) == 2 for part in parts)
