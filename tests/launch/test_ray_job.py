@@ -19,8 +19,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import httpx
 import pytest
+import yaml
 from commands import as_in_a_terminal
+from random_scorer import build_random_scorer
+
+from launch.commands.serve import free_port
 
 ROOT = Path(__file__).resolve().parents[2]
 START_S, SUBMIT_S, STOP_S = 600, 1200, 120
@@ -295,3 +300,54 @@ def test_without_the_token_nobody_gets_in(head: Head) -> None:
         assert result.returncode != 0
         assert "token" in (result.stdout + result.stderr).lower()
     assert result.returncode == 2 and "Traceback" not in result.stderr
+
+
+@pytest.mark.nightly
+def test_a_judge_is_served_by_serve_deploy_and_by_rlsys_serve(head: Head, tiny_model: Path, tmp_path: Path) -> None:
+    """The file that is shipped, for a tiny model; then the same with a meta reward model, by the command, which removes it at its end."""
+    port = free_port("127.0.0.1", 0)
+    url, body = f"http://127.0.0.1:{port}", {"conversation": "q", "responses": ["a", "b"], "k": 2}
+    token = tmp_path / "token"
+    token.write_text("a-token-for-the-test")
+    allowed = {"Authorization": f"Bearer {token.read_text()}"}
+    small = ["rollout.max_tokens=16", "rollout.kv_cache_gib=0.25"]
+
+    def score() -> httpx.Response:
+        return httpx.post(f"{url}/v1/score", json=body, headers=allowed, timeout=SUBMIT_S)
+
+    def is_ready() -> bool:
+        with contextlib.suppress(httpx.HTTPError):
+            return httpx.get(f"{url}/readyz", headers=allowed, timeout=60).status_code == 200
+        return False
+
+    described = yaml.safe_load((ROOT / "launch/cluster/serve.yaml").read_text())
+    described["http_options"] = {"host": "127.0.0.1", "port": port}
+    described["applications"][0]["args"] |= {
+        "model": str(tiny_model), "max_replicas": 1, "token_file": str(token), "settings": [*small, "rollout.cpus=1"]
+    }  # fmt: skip
+    file = tmp_path / "serve.yaml"
+    file.write_text(yaml.safe_dump(described))
+    deployed = head.run(f"serve deploy {file} --address {head.address()}")
+    assert deployed.returncode == 0, deployed.stdout + deployed.stderr
+    deadline = time.monotonic() + START_S
+    while not is_ready():
+        assert time.monotonic() < deadline, head.run(f"serve status --address {head.address()}").stdout
+        time.sleep(1)
+    assert len(score().json()["samples"]) == 2
+    assert httpx.post(f"{url}/v1/score", json=body, timeout=60).status_code == 401
+    assert head.run(f"serve shutdown -y --address {head.address()}").returncode == 0
+
+    scorer, log = build_random_scorer(tiny_model, tmp_path / "scorer"), tmp_path / "log"
+    gcs = re.search(r"--address='([\d.:]+)'", head.output.read_text())
+    assert gcs, head.output.read_text()
+    command = (
+        f"{RLSYS} serve --model {tiny_model} --meta-rm {scorer} --token-file {token} --address {gcs[1]} --port {port} {' '.join(small)}"
+    )
+    process = head.start(command, log)
+    wait_until(lambda: "Ctrl-C stops it" in log.read_text(), process)
+    answer = score().json()
+    assert answer["strategy"] == "meta" and all(isinstance(sample["meta_reward"], float) for sample in answer["samples"]), answer
+    process.send_signal(signal.SIGTERM)
+    _, messages = process.communicate(timeout=STOP_S)
+    assert process.returncode == 0, log.read_text() + messages.decode()
+    assert "rlsys" not in head.run(f"serve status --address {head.address()}").stdout

@@ -18,7 +18,6 @@ from typing import Any
 import httpx
 import psutil
 import pytest
-import ray
 from boxing_model import RAMBLE, build_boxing_model
 from commands import ROOT, as_in_a_terminal, quickstarts_lines
 from random_scorer import build_random_scorer
@@ -88,6 +87,13 @@ def request_of(row: dict[str, Any], **more: Any) -> dict[str, Any]:
     return {"id": row["id"], "conversation": row["context"], "responses": row["responses"], **more}
 
 
+def rounded(answer: Any) -> Any:
+    """Return an answer whose meta rewards are rounded: how many samples are scored together changes their last digits."""
+    if isinstance(answer, dict):
+        return {key: round(value, 4) if key == "meta_reward" and value is not None else rounded(value) for key, value in answer.items()}
+    return [rounded(value) for value in answer] if isinstance(answer, list) else answer
+
+
 def in_flight() -> int:
     return int(ray_serve.get_deployment_handle("judge", NAME).in_flight.remote().result(timeout_s=60))
 
@@ -144,9 +150,10 @@ def test_a_stream_ends_with_the_answer_of_score(client, rows):
         parts = [block.split("\n", 1) for block in text.strip().split("\n\n")]
         events = [(name.removeprefix("event: "), json.loads(data.removeprefix("data: "))) for name, data in parts]
         whole = client.post("/v1/score", json=body).json()
-        assert events[-1] == ("score", whole)
+        assert (events[-1][0], rounded(events[-1][1])) == ("score", rounded(whole))
         for number, sample in enumerate(whole["samples"]):
-            assert [data["result"] for name, data in events if name == "sample" and data["sample"] == number] == [sample]
+            results = [data["result"] for name, data in events if name == "sample" and data["sample"] == number]
+            assert rounded(results) == rounded([sample])
             streamed = "".join(data["text"] for name, data in events if name == "text" and data["sample"] == number)
             assert streamed == sample["text"]
 
@@ -158,7 +165,7 @@ def test_a_batch_answers_every_line(client, rows):
     found = {row["line"]: row for row in map(json.loads, response.text.splitlines())}
     assert sorted(found) == list(range(1, len(lines) + 1)) and found[len(lines)]["error"]["code"] == 400
     one = client.post("/v1/score", json=request_of(rows[2])).json()
-    assert found[3] == {"line": 3} | one
+    assert rounded(found[3]) == rounded({"line": 3} | one)
 
 
 @pytest.mark.nightly
@@ -234,27 +241,3 @@ def test_the_quickstarts_last_lines_serve_and_ask_and_stopping_leaves_nothing(mo
             if process.poll() is None:
                 os.killpg(process.pid, signal.SIGKILL)
                 process.wait()
-
-
-@pytest.mark.nightly
-def test_an_engine_that_dies_is_replaced_while_others_answer(ray_session, tiny_model):
-    arguments = ServiceArguments(
-        model=str(tiny_model), min_replicas=2, k=2, settings=["rollout.cpus=1", "rollout.kv_cache_gib=0.25", "rollout.max_tokens=16"]
-    )
-    config, _, problems = service_config(arguments)
-    assert not problems
-    with running_service(arguments, config, None, None, "127.0.0.1", free_port("127.0.0.1", 0)) as service:
-
-        def engines() -> list[psutil.Process]:
-            return [child for child in psutil.Process().children(recursive=True) if child.name() == "VLLM:EngineCore"]
-
-        until(lambda: len(engines()) == 2, "two engines")
-        first = engines()
-        first[0].kill()
-        body = {"conversation": "q", "responses": ["a", "b"]}
-        with httpx.Client(base_url=service.url, timeout=WAIT_S) as client:
-            statuses = [client.post("/v1/score", json=body | {"seed": seed}).status_code for seed in range(20)]
-            assert statuses == [200] * 20
-            until(lambda: len(engines()) == 2 and first[0].pid not in {engine.pid for engine in engines()}, "no replacement")
-            assert client.post("/v1/score", json=body).status_code == 200
-        assert ray.is_initialized()
