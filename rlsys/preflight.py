@@ -310,9 +310,8 @@ def _check_rows(command: str, config: Config, prompter: Renderer | None, report:
         heldout = [record for _, records in found for record in records]
         usable = [_check_lengths(f"data.heldout={name}", records, config, prompter, report) for name, records in found]
         if command == "policy" and usable and not any(record.checks for record in heldout):
-            report.mistakes.append(
-                f"data.heldout: none of the first {len(heldout)} rows has checks, by which a policy's answers are evaluated: use "
-                "writing:heldout, or add checks to the rows (docs/data.md)."
+            report.notes.append(
+                f"data.heldout: none of the first {len(heldout)} rows has checks (docs/data.md): the policy is not evaluated."
             )
         if usable and sum(usable) < min(FEW_HELDOUT, requested):
             report.notes.append(

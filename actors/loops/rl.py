@@ -84,7 +84,8 @@ def run_stages(config: Config, folder: RunFolder, progress: ProgressReporter, st
         job = Job(config, folder, progress, data, actors)
         job.resume()
         taught = "sft" in stages and config.sft.rows > 0
-        if advice := advise_if_nothing_parsed(job.evaluate("base"), taught):
+        base = job.evaluate("base")
+        if base and (advice := advise_if_nothing_parsed(base, taught)):
             progress.warn(advice)
         if taught:
             job.cold_start()
@@ -93,7 +94,7 @@ def run_stages(config: Config, folder: RunFolder, progress: ProgressReporter, st
         if "rl" in stages:
             job.reinforce()
             result = job.evaluate("rl")
-            if folder.is_best(result.reward):
+            if result and folder.is_best(result.reward):
                 folder.set_best(job.loop.step, result.reward)
             write_model_card(folder.path, folder.checkpoint_path(job.loop.step) / "model")
         return job.summary()
@@ -164,9 +165,11 @@ class Job:
 
     # --- evaluation ----------------------------------------------------------------------------------------------
 
-    def evaluate(self, stage: str) -> Stage:
-        """Score the held-out rows with the engines' current weights; a resumed run reuses the scores from before RL."""
+    def evaluate(self, stage: str) -> Stage | None:
+        """Score the held-out rows, if there are any, with the engines' current weights; a resumed run reuses the scores from before RL."""
         config, path = self.config, self.folder.heldout_path(stage)
+        if not self.data.heldout:
+            return None
         if not (stage in ("base", "cold_start") and path.exists()):
             with self.progress.phase("evaluate", f"scoring {len(self.data.heldout)} held-out rows ({stage})"):
                 prompts = prompt_batch([item.seeded(config.eval.samples, "heldout", config.seed) for item in self.data.heldout])
@@ -335,7 +338,7 @@ class Job:
         if self.loop.is_due(self.config.rl.eval_every):
             with self.engines:
                 result = self.evaluate(f"step_{batch.step:06d}")
-            best = result.reward if self.folder.is_best(result.reward) else None
+            best = result.reward if result and self.folder.is_best(result.reward) else None
         if best is not None or self.loop.is_last or self.loop.must_save:
             self.loop.save(version=self.version, sampler=batch.sampler_state)
             write_model_card(self.folder.path, self.folder.checkpoint_path(batch.step) / "model")

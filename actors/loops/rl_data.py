@@ -9,7 +9,7 @@ from transformers import AutoTokenizer
 
 from actors.loops.progress import ProgressReporter
 from rlsys.config.schema import Config
-from rlsys.data.batches import Feed, checked_rows, heldout_rows
+from rlsys.data.batches import Feed, heldout_rows
 from rlsys.data.chain import PromptItem
 from rlsys.data.exclusion import read_exclusion
 from rlsys.data.mixtures import Mixture, data_report, open_mixture
@@ -27,8 +27,9 @@ class RunData:
     feed: Feed
     heldout_source: Mixture
     heldout: list[PromptItem]
+    """Of a policy, those rows whose answers a program can check: there may be none."""
     is_policy: bool = False
-    """The prompts are plain conversations; held-out ones have checks."""
+    """The prompts are plain conversations."""
 
     def report(self) -> dict[str, Any]:
         """Account for every row read so far."""
@@ -54,13 +55,15 @@ def open_data(config: Config, folder: RunFolder, progress: ProgressReporter, pol
         heldout_source = open_mixture(config.data, "heldout", config.seed)
         heldout = heldout_rows(heldout_source, prompter, config.data.heldout_rows, config.prompt.max_tokens)
         if policy:
-            heldout = checked_rows(heldout)
+            heldout = [item for item in heldout if item.record.checks]
         data = RunData(base, feed, heldout_source, heldout, policy)
         folder.write_json("data_report.json", data.report())
     for part in source.parts:
         progress.say(f"training rows: {part.name}, {len(part.rows):,} rows, checked when read; data_report.json accounts for them")
     for part in heldout_source.parts:
         progress.say(f"held-out rows: {part.name}, {part.account}")
+    if not heldout:
+        progress.warn("no held-out row has checks, so the policy is not evaluated on them: only what its rewards say is measured")
     if config.data.exclude is not None:
         progress.say(str(excluded))
     return data

@@ -86,21 +86,6 @@ def heldout_rows(source: Mixture, prompter: Renderer, limit: int, max_prompt_tok
     return kept
 
 
-def checked_rows(items: Sequence[PromptItem]) -> list[PromptItem]:
-    """Return the items whose answers a program can check.
-
-    Raises:
-        DataError: there is none.
-    """
-    kept = [item for item in items if item.record.checks]
-    if not kept:
-        raise DataError(
-            f"data.heldout: none of {len(items)} rows has checks, by which a policy's answers are evaluated: use writing:heldout, or add "
-            "checks to the rows (docs/data.md)."
-        )
-    return kept
-
-
 def cold_start_examples(items: Sequence[PromptItem], prompter: Renderer) -> tuple[list[SupervisedExample], dict[str, int]]:
     """Return the teacher's correct trajectories (Eq. 10), and {kept, dropped}.
 

@@ -27,13 +27,37 @@ def summary_table(summary: RunSummary) -> Group:
     """Return held-out results by stage with 95% intervals, baselines, paired differences, families, and seconds by phase."""
     heldout = summary.heldout
     stages = [stage for stage in STAGES if stage in heldout]
-    first = heldout[stages[0]]
+    parts: list[Any] = [_results(summary, stages)] if stages else []
+    for name, pair in summary.paired.items():
+        after, _, before = name.partition("_minus_")
+        line = f"{STAGES[after]} minus {STAGES[before]}, paired: reward {_with_interval(pair.mean, pair.ci95, '{:+.3f}')}"
+        if (parsed := pair.accuracy_parsed) is not None:
+            line += f"; accuracy where both parsed {_with_interval(parsed.mean, parsed.ci95, '{:+.1%}')}"
+        parts.append(Text(line))
+    if summary.teacher:
+        parts.append(Text(f"cold start's teacher: {summary.teacher}"))
+    for side, words in (("train", "training rows"), ("heldout", "held-out rows")):
+        for name, source in summary.rows.get(side, {}).items():
+            account = RowCounts(source.rows, source.used, Counter(source.set_aside))
+            parts.append(Text(printable(f"{words}, {name}: {account}")))
+    if stages and len(heldout[stages[0]].families) > 1:
+        parts.append(_families(heldout, stages))
+    seconds = Table(title="Seconds by phase")
+    for name in summary.seconds:
+        seconds.add_column(name, justify="right")
+    seconds.add_row(*(f"{value:.0f}" for value in summary.seconds.values()))
+    parts.append(seconds)
+    return Group(*parts)
+
+
+def _results(summary: RunSummary, stages: list[str]) -> Table:
+    first = summary.heldout[stages[0]]
     results = Table(title=f"Held-out: {first.n} rows, 95% intervals")
     results.add_column("stage")
     for column in ("reward", "accuracy", "accuracy on parsed", "parse failures"):
         results.add_column(column, justify="right")
     for stage in stages:
-        row = heldout[stage]
+        row = summary.heldout[stage]
         results.add_row(
             STAGES[stage],
             _with_interval(row.reward, row.reward_ci95, "{:+.3f}"),
@@ -49,28 +73,7 @@ def summary_table(summary: RunSummary) -> Group:
     for name, accuracy, note in (("chance", base.chance, ""), ("first position", base.first, pairs), ("longer wins", base.longer, pairs)):
         if accuracy is not None:
             results.add_row(f"baseline: {name}", "", f"{accuracy:.1%}", "", note)
-
-    parts: list[Any] = [results]
-    for name, pair in summary.paired.items():
-        after, _, before = name.partition("_minus_")
-        line = f"{STAGES[after]} minus {STAGES[before]}, paired: reward {_with_interval(pair.mean, pair.ci95, '{:+.3f}')}"
-        if (parsed := pair.accuracy_parsed) is not None:
-            line += f"; accuracy where both parsed {_with_interval(parsed.mean, parsed.ci95, '{:+.1%}')}"
-        parts.append(Text(line))
-    if summary.teacher:
-        parts.append(Text(f"cold start's teacher: {summary.teacher}"))
-    for side, words in (("train", "training rows"), ("heldout", "held-out rows")):
-        for name, source in summary.rows.get(side, {}).items():
-            account = RowCounts(source.rows, source.used, Counter(source.set_aside))
-            parts.append(Text(printable(f"{words}, {name}: {account}")))
-    if len(first.families) > 1:
-        parts.append(_families(heldout, stages))
-    seconds = Table(title="Seconds by phase")
-    for name in summary.seconds:
-        seconds.add_column(name, justify="right")
-    seconds.add_row(*(f"{value:.0f}" for value in summary.seconds.values()))
-    parts.append(seconds)
-    return Group(*parts)
+    return results
 
 
 def _families(heldout: dict[str, Stage], stages: list[str]) -> Table:

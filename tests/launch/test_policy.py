@@ -1,5 +1,6 @@
 """`rlsys policy` on real parts: a tiny policy, judged by the tiny judge of the training tests, in one job, stopped and continued."""
 
+import io
 import json
 from collections import defaultdict
 
@@ -7,6 +8,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from commands import ROOT, rlsys_here
+from rich.console import Console
 
 from actors.loops.rl import train
 from rlsys.config.files import load_config
@@ -60,6 +62,25 @@ def test_the_run_goes_on_where_it_stopped(policy_run):
     asked = [row["prompt_id"] for step in (1, 2, 3) for group in samples_of(config, step).values() for row in group[:1]]
     assert len(set(asked)) == 9, "the second start drew rows of the first one again"
     assert summary.heldout.keys() == {"base", "rl"} and summary.paired["rl_minus_base"].accuracy_parsed.n == 6
+
+
+@pytest.mark.nightly
+def test_prompts_without_checks_train_a_policy_that_is_not_evaluated(policy_run, tmp_path):
+    loud = Console(file=io.StringIO(), width=400)
+    config, _ = policy_run
+    rows = open_rows(config.data.train, config.data, config.seed)
+    file, folder = tmp_path / "prompts.jsonl", tmp_path / "run"
+    file.write_text("".join(json.dumps({"prompt": rows[number].context[0]["content"]}) + "\n" for number in range(12)))
+    data = config.data.model_copy(update={"train": file, "heldout": file, "format": "prompts"})
+    run, rl = config.run.model_copy(update={"dir": folder}), config.rl.model_copy(update={"steps": 1})
+    other = config.model_copy(update={"data": data, "run": run, "rl": rl})
+    summary = train(other, loud, stages=("rl",), policy=True)
+    assert summary.rl_steps == 1 and summary.heldout == {} and "no held-out row has checks" in loud.file.getvalue()
+    (metrics,) = MetricsLog.read(folder)
+    assert metrics["judgements"] > 0 and "gold" not in metrics
+    assert (folder / "checkpoints/step_000001/model/config.json").is_file()
+    page = tmp_path / "page.html"
+    assert rlsys_here("report", folder, "--output", page).returncode == 0
 
 
 def test_checks_are_measured_as_they_stand_in_the_rows(policy_run):

@@ -68,6 +68,12 @@ def test_a_tracker_that_is_not_installed_is_a_mistake_of_what_logs_steps(check, 
     assert check("run.trackers=[wandb]", command="judge").mistakes == []
 
 
+def test_a_policy_without_a_checked_heldout_row_is_told_that_it_is_not_evaluated(check, tmp_path):
+    write_rows(tmp_path / "rows.jsonl", [ROW])
+    report = check("data.train=writing:train", "data.heldout=rows.jsonl", "policy.reward=gold", command="policy")
+    assert report.mistakes == [] and any("none of the first 1 rows has checks" in note for note in report.notes)
+
+
 def test_all_mistakes_are_reported_together(check, tmp_path):
     (tmp_path / "file").write_text("")
     mistakes = check(
@@ -143,7 +149,6 @@ def test_unknown_format_and_missing_file_are_reported_together(check):
         ([*WRITING, "policy.reward=gold", "judge.k=2", "judge.k_meta=3"], "policy", "at most judge.k=2"),
         ([*WRITING, "policy.reward=gold", "sft.rows=4"], "policy", "has no cold start"),
         ([*WRITING, "policy.reward=gold", "rl.group_size=1"], "policy", "always 0"),
-        (["policy.reward=gold", "data.heldout=rows.jsonl"], "policy", "none of the first 1 rows has checks"),
         (["model.path=rows.jsonl"], "judge", "file"),
     ],
 )
