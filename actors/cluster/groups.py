@@ -52,6 +52,7 @@ def create_rollouts(
             log_dir=str(logs),
             template_args=config.prompt.chat_template_args,
             gpus=reservation.gpu_ids(name),
+            prefix_caching=not config.run.deterministic,
         )
         for name in engine_names(reservation.placement.count(kind), kind)
     ]

@@ -80,6 +80,7 @@ class RolloutActor:
         threads: int | None = None,
         template_args: dict[str, Any] | None = None,
         gpus: list[str] | None = None,
+        prefix_caching: bool = True,
     ):
         """
         Args:
@@ -93,6 +94,7 @@ class RolloutActor:
             threads: number of cores, shared with no other rollout actor of this machine; None: all of them.
             template_args: arguments of the chat template, which defines the end-of-turn token.
             gpus: ids of the GPUs to use; None: those that Ray assigned.
+            prefix_caching: compute what prompts have in common once; then rounding depends on which ones came before.
         """
         if gpus is not None:
             os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(gpus)
@@ -100,7 +102,7 @@ class RolloutActor:
         self.name, self.model_path, self.rollout, self.dtype = name, model_path, rollout, dtype
         self.max_model_len, self.seed, self.weight_backend = max_model_len, seed, weight_backend
         self.threads = threads or len(os.sched_getaffinity(0))
-        self.template_args = template_args
+        self.template_args, self.prefix_caching = template_args, prefix_caching
         self.log = Path(log_dir) / f"{name}.log"
         logs.redirect_output(self.log)
         self._engine: Any = None
@@ -177,7 +179,7 @@ class RolloutActor:
             max_model_len=self.max_model_len,
             seed=self.seed,
             tensor_parallel_size=self.rollout.tensor_parallel,
-            enable_prefix_caching=True,
+            enable_prefix_caching=self.prefix_caching,
             logprobs_mode="processed_logprobs",  # after temperature and top-p: of the distribution that is sampled from
             weight_transfer_config=WeightTransferConfig(backend=self.weight_backend),
             worker_extension_cls="actors.weights.engine.WorkerExtension",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from rlsys.config.deterministic import deterministic_conflicts
 from rlsys.config.passthrough import deepspeed_option_mistakes, engine_option_mistakes
 from rlsys.config.schema import Config, ConfigError
 from rlsys.data.datasets import GENERATED
@@ -11,7 +12,7 @@ def find_conflicts(config: Config, command: str) -> list[str]:
     """Return a message for each conflict, including how to resolve it."""
     options = deepspeed_option_mistakes(config.learner.deepspeed) + engine_option_mistakes(config.rollout.engine)
     rules = _rules(config, command) + (_policy_rules(config) if command == "policy" else [])
-    return [message for violated, message in rules if violated] + options
+    return [message for violated, message in rules if violated] + deterministic_conflicts(config, command) + options
 
 
 def require_consistent_settings(config: Config, command: str) -> None:

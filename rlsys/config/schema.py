@@ -8,8 +8,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, ValidationInfo, field_validator
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, ValidationInfo, field_validator, model_validator
 
+from rlsys.config.deterministic import fill_in
 from rlsys.config.endpoint import Endpoint
 from rlsys.config.policy import Judge, Policy
 from rlsys.config.section import Section
@@ -42,6 +43,10 @@ class Run(Section):
     copy_to: str | None = None
     """URL of a copy of the run folder in an object store (s3://BUCKET/PATH, gs://, abfs://), kept up to date step by step. If run.dir holds
     no run, the run in the copy is downloaded and resumed. null: no copy."""
+    deterministic: bool = False
+    """Compute the same bits whenever the run is repeated and however often it is interrupted (docs/reliability.md): in float32, with one
+    thread per process, one request at a time in each engine, and no overlap. Sets model.dtype, rollout.cpus, rollout.max_num_seqs and
+    learner.cpus accordingly; other values of theirs are errors. Slow; `rlsys train` and `rlsys sft` on CPUs only."""
     actor_timeout_s: PositiveFloat = 600.0
     """Timeout of a single remote call, in seconds, of every kind for which run.timeouts_s is null. A call that exceeds it ends the job, and
     the error names the actor."""
@@ -469,6 +474,11 @@ class Config(Section):
     ladder: Ladder = Field(default_factory=Ladder)
     policy: Policy = Field(default_factory=Policy)
     judge: Judge = Field(default_factory=Judge)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill_in(cls, tree: Any) -> Any:
+        return fill_in(tree)
 
 
 class ConfigError(ValueError):

@@ -135,6 +135,8 @@ def place(config: Config, machines: Sequence[Machine]) -> Placement:
     total = sum(gpus)
     if not total:
         return _place_on_cores(config, machines, ranks, engines)
+    if config.run.deterministic:
+        raise PlacementError(f"run.deterministic=true: on CPUs only, and the cluster has {total} GPU(s). Set run.deterministic=false.")
     found = f"{total} ({', '.join(f'{machine.name}: {machine.gpus}' for machine in machines)})"
     least = max(ranks, engines * width)
     if total < least:

@@ -10,6 +10,7 @@ import pytest
 import yaml
 from pydantic import ValidationError
 
+from rlsys.config.checks import find_conflicts
 from rlsys.config.files import known_keys, load_config, save_config
 from rlsys.config.schema import Config, ConfigError
 from rlsys.config.section import Section
@@ -340,3 +341,17 @@ def test_a_run_folder_is_not_a_url():
         ConfigError, match=r"run\.dir: s3://bucket/run is a URL, expected a folder; for a copy .* set run.copy_to=s3://bucket/run"
     ):
         load_config(None, ["run.dir=s3://bucket/run"])
+
+
+def test_a_deterministic_run_sets_what_it_requires_and_refuses_the_rest(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.yaml", "run: {deterministic: on}\nrollout: {max_tokens: 7, cpus: null}\n")
+    for config in (load_config(path), load_config(None, ["run.deterministic=true", "rollout.max_tokens=7"])):
+        assert (config.model.dtype, config.rollout.cpus, config.learner.cpus, config.rollout.max_num_seqs) == ("float32", 1, 1, 1)
+        assert config.rollout.max_tokens == 7 and find_conflicts(config, "train") == []
+    save_config(config, tmp_path / "saved.yaml")
+    assert load_config(tmp_path / "saved.yaml") == config
+    assert Config().rollout.cpus is None
+    others = ["model.dtype=bfloat16", "rl.staleness=1", "learner.cpus=2", "rollout.max_num_seqs=32"]
+    found = find_conflicts(load_config(None, ["run.deterministic=true", *others]), "train")
+    assert sorted(problem.partition(":")[0] for problem in found) == sorted(others)
+    assert any("only `rlsys train` and `rlsys sft`" in problem for problem in find_conflicts(config, "meta-rm"))

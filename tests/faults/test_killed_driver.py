@@ -1,0 +1,22 @@
+"""The driver of a run is killed again and again; the same command goes on, and the run equals an undisturbed one to the bit."""
+
+import random
+import signal
+
+import pytest
+
+from launch.faults.disturbed import disturb
+from launch.faults.injection import Fault
+from launch.faults.runs import ResumedRun
+from launch.faults.soak import prepare
+
+KILLS = 20
+
+
+@pytest.mark.nightly
+def test_twenty_kills_of_the_driver_change_nothing(tmp_path):
+    reference, arguments = prepare(tmp_path, KILLS + 4, print)
+    kills = [Fault("driver", signal.SIGKILL)] * KILLS
+    outcome = disturb(ResumedRun(tmp_path / "killed", arguments, tmp_path), kills, print, random.Random(0), reference)
+    assert len(outcome.faults) == KILLS and outcome.starts == KILLS + 1
+    assert outcome.good, outcome
