@@ -21,7 +21,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from rlsys.config.checks import find_conflicts
 from rlsys.config.schema import Config
-from rlsys.io.run_folder import require_same_config, resolve_model
+from rlsys.io.run_folder import resolve_model
+from rlsys.io.same_run import require_same_run
 from rlsys.models.folder import check_model_folder, check_vocabulary
 from rlsys.models.loading import ModelError, ensure_model, is_built_on_demand
 from rlsys.monitoring.trackers import missing_libraries
@@ -130,7 +131,7 @@ def _check_outputs(task: PreflightTask, config: Config) -> None:
     if task.command in IN_RUN_DIR:
         require_writable(config.run.dir)
         if task.command != "ladder":
-            require_same_config(config)
+            require_same_run(config)
     if task.folder is not None:
         require_writable(Path(task.folder))
     for name in map(Path, task.files):

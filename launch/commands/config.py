@@ -69,6 +69,7 @@ def _flatten(settings: BaseModel, tree: dict[str, Any]) -> list[tuple[str, objec
 
 def _reference() -> str:
     """Render docs/configuration.md from `rlsys.config.schema`: type, default and meaning of every key."""
+    from rlsys.config.resuming import changeable
     from rlsys.config.schema import Config
     from rlsys.config.section import Section
     from rlsys.config.sources import Source
@@ -112,6 +113,21 @@ def _reference() -> str:
             needed["path"] = "FILE"
             lines += ["", "### Entries of data.train and data.heldout", "", _cell(Source.__doc__), *table(Source, "")]
             needed.clear()
+    lines += [
+        "",
+        "## When a run is resumed",
+        "",
+        "A folder with completed work goes on with the settings that it began with; a start with others is refused, and shows each that",
+        "differs, before and now. These may change (`rlsys/config/resuming.py`):",
+        "",
+        "| keys | determine |",
+        "|---|---|",
+        *(f"| {', '.join(f'`{key}`' for key in keys)} | {why} |" for why, keys in changeable().items()),
+        "",
+        "The files of `data.train`, `data.heldout`, `data.exclude`, `sft.data`, `rft.instruction_data`, `meta_rm.data` and a template of",
+        "your own must be the same, too: RUN/data_files.json holds a SHA-256 of each (of a file larger than 64 MiB, of its size and 64",
+        "blocks of 1 MiB); times of change do not matter. Not recorded are models, pipes, and datasets of the Hugging Face Hub.",
+    ]
     return "\n".join(lines) + "\n"
 
 

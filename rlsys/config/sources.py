@@ -60,6 +60,8 @@ class Data(Section):
     """Largest share of malformed rows in a file. Above it the run ends: a wrong format or column name is likely."""
     strict: bool = False
     """Check every row before the run starts, and fail on the first malformed row instead of counting it."""
+    may_change: bool = False
+    """Resume a run although a file of its data, or its template, has changed since it began. false: refuse, and name the file."""
     heldout_rows: PositiveInt = 256
     """Maximum number of rows of `heldout` per evaluation."""
     families: tuple[str, ...] = ()

@@ -1,6 +1,7 @@
 """Layout, lock and checkpoints of a run folder.
 
 RUN/config.yaml              resolved config
+RUN/data_files.json          fingerprints of the files that rows are read from
 RUN/progress.json            what the run is doing now
 RUN/metrics.jsonl            one line per step (tensorboard/ holds the same)
 RUN/trajectories/            step_000001.parquet ..., heldout_base.parquet, heldout_cold_start.parquet, heldout_rl.parquet
@@ -18,10 +19,8 @@ import fcntl
 import json
 import os
 import shutil
-import tempfile
 from collections.abc import Callable
 from contextlib import suppress
-from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -37,31 +36,12 @@ from rlsys.io.files import atomic_write, write_text_atomically
 from rlsys.io.model_form import form_of, read_form
 from rlsys.io.progress import read_progress
 from rlsys.io.remote_copy import RemoteCopy, RemoteCopyError
+from rlsys.io.same_run import DATA_FILES, changed_settings, require_same_copy, require_same_run
 from rlsys.models.loading import ensure_model
 from rlsys.prompts.rendering import FORM_FILE
 
-MAY_CHANGE = {"run", "recovery", "watchdog", "checkpoint", "rl.steps", "rl.eval_every"} | {
-    f"rft.teacher.{name}" for name in ("api_key_env", "concurrency", "timeout_s", "retries", "price_prompt", "price_completion")
-}
-"""Keys and sections that may change when a run is resumed."""
-
 LEARNER_STATE = "optimizer/learner.json"
 """In a checkpoint: `learner_identity`, and the state of the learning-rate schedule."""
-
-WORK_PATTERNS = (
-    "cold_start.json",
-    "metrics.jsonl",
-    "checkpoints/step_*/state.json",
-    "trajectories/step_*.parquet",
-    "trajectories/rft_round_*.parquet",
-    "round_*/samples.jsonl",
-    "round_*/samples.jsonl.part",
-    "round_*/model",
-    "model",
-    "report.json",
-    "summary.json",
-)
-"""Results of training or sampling, which a run with another config may not discard. Empty files and folders do not count."""
 
 
 class CheckpointError(ValueError):
@@ -77,7 +57,7 @@ class RunFolder:
     `restored`: number of files that came from `run.copy_to`, as the folder held no run.
 
     Raises:
-        ConfigError: another process holds the lock, or the folder or its copy holds completed work of a different config.
+        ConfigError: another process holds the lock, or the folder or its copy holds completed work of a different config or other data.
         RemoteCopyError: `run.copy_to` cannot be read.
         OSError: the folder cannot be created or written.
     """
@@ -90,10 +70,10 @@ class RunFolder:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             self._copy = RemoteCopy(config.run.copy_to, self.path) if config.run.copy_to else None
             if self._copy:
-                _require_same_copy(config, self._copy)
+                require_same_copy(config, self._copy)
             self.restored = self._copy.restore() if self._copy else 0
-            require_same_config(config)
-            self.was_reset = bool(_changed(config))
+            data = require_same_run(config)
+            self.was_reset = bool(changed_settings(config))
             if self.was_reset:
                 _clear(self.path)
             for name in ("trajectories", "checkpoints", "logs"):
@@ -101,6 +81,7 @@ class RunFolder:
             for partial in (self.path / "checkpoints").glob(".partial_*"):
                 shutil.rmtree(partial, ignore_errors=True)
             save_config(config, self.path / "config.yaml")
+            self.write_json(DATA_FILES, data)
             self.config = self._with_saved_ranks()
         except BlockingIOError as error:
             self._lock.close()
@@ -363,33 +344,6 @@ def write_parquet(table: pa.Table, path: Path) -> None:
         pq.write_table(table, temporary, row_group_size=ROW_GROUP, write_batch_size=32)
 
 
-def completed_work(folder: Path) -> list[str]:
-    """List results of training or sampling in `folder`, which would have to be computed again.
-
-    Evaluations of the base model, logs and incomplete results do not count.
-    """
-    return sorted(str(found.relative_to(folder)) for pattern in WORK_PATTERNS for found in folder.glob(pattern) if _has_content(found))
-
-
-def _has_content(path: Path) -> bool:
-    return any(path.iterdir()) if path.is_dir() else path.stat().st_size > 0
-
-
-def require_same_config(config: Config) -> None:
-    """Check that `run.dir` does not hold completed work of another config.
-
-    Raises:
-        ConfigError: it does; the message names the settings that differ.
-    """
-    folder = config.run.dir.absolute()
-    changed = _changed(config)
-    if changed and (work := completed_work(folder)):
-        raise ConfigError(
-            f"{folder / 'config.yaml'}: the folder holds results ({work[0]}{', ...' if len(work) > 1 else ''}) of a run with "
-            f"another config ({'; '.join(changed)}). Choose another run.dir, or remove the folder."
-        )
-
-
 def _saved_ranks(folder: Path) -> int | None:
     """Return the number of ranks whose state `folder` holds; None if it holds none that can be read."""
     with suppress(OSError, ValueError, LookupError, TypeError):
@@ -420,35 +374,6 @@ def _writer(folder: Path) -> str:
     return ""
 
 
-def _require_same_copy(config: Config, copy: RemoteCopy) -> None:
-    """Check that `run.copy_to` does not hold completed work of another config, which would be overwritten."""
-    saved = copy.config()
-    if saved is None or not any(fnmatch(name, pattern) for name in copy.names for pattern in WORK_PATTERNS):
-        return
-    with tempfile.NamedTemporaryFile(suffix=".yaml") as file:
-        file.write(saved)
-        file.flush()
-        changed = _changed(config, Path(file.name))
-    if changed:
-        raise ConfigError(f"run.copy_to={config.run.copy_to}: holds a run with another config ({'; '.join(changed)}). Choose another URL.")
-
-
-def _changed(config: Config, saved: Path | None = None) -> list[str]:
-    """Describe differences from the `saved` config (None: that of the folder), except in `MAY_CHANGE`."""
-    saved = saved or config.run.dir.absolute() / "config.yaml"
-    if not saved.exists():
-        return []
-    try:
-        old = load_config(saved)
-    except ConfigError as error:
-        return [f"its config cannot be read: {error}"]
-    return [
-        f"{key}: {before!r} before, {after!r} now"
-        for key, before, after in _differences(old.model_dump(mode="json"), config.model_dump(mode="json"))
-        if key not in MAY_CHANGE and key.partition(".")[0] not in MAY_CHANGE
-    ]
-
-
 def _clear(folder: Path) -> None:
     """Remove leftovers of a run without completed work."""
     trackers = ("tensorboard", "wandb", "trackio")
@@ -456,14 +381,3 @@ def _clear(folder: Path) -> None:
         shutil.rmtree(place, ignore_errors=True)
     for name in ("progress.json", "actors.json", "data_report.json", "metrics.jsonl", "trackers.json", "mlflow.db"):
         (folder / name).unlink(missing_ok=True)
-
-
-def _differences(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> list[tuple[str, Any, Any]]:
-    found = []
-    for key in old.keys() | new.keys():
-        before, after = old.get(key), new.get(key)
-        if isinstance(before, dict) and isinstance(after, dict):
-            found.extend(_differences(before, after, f"{prefix}{key}."))
-        elif before != after:
-            found.append((f"{prefix}{key}", before, after))
-    return sorted(found, key=lambda item: item[0])

@@ -34,8 +34,10 @@ def test_second_writer_is_rejected(tmp_path):
 def test_other_config_is_rejected_unless_only_the_steps_change(tmp_path):
     with RunFolder(config(tmp_path)) as folder:
         folder.write_json("cold_start.json", {})
-    with pytest.raises(ConfigError, match=r"cold_start.json.*rl.beta: 0.01 before, 0.5 now"):
-        RunFolder(config(tmp_path, "rl.beta=0.5"))
+    with pytest.raises(ConfigError, match=r"cold_start.json.*rl.beta: 0.01 before, 0.5 now; these may change: rl.steps: 20 before, 9 now"):
+        RunFolder(config(tmp_path, "rl.beta=0.5", "rl.steps=9"))
+    with pytest.raises(ConfigError, match="run.deterministic: False before, True now"):
+        RunFolder(config(tmp_path, "run.deterministic=true"))
     RunFolder(config(tmp_path, "rl.steps=99", "checkpoint.keep=5")).close()
     assert load_config(tmp_path / "run" / "config.yaml").rl.steps == 99
 
@@ -69,7 +71,7 @@ def test_folder_without_completed_work_is_reset_for_another_config(tmp_path):
     with RunFolder(config(tmp_path, "learner.lr=1e-5")) as folder:
         assert folder.was_reset and load_config(tmp_path / "run" / "config.yaml").learner.lr == 1e-5
         left = {str(path.relative_to(folder.path)) for path in folder.path.rglob("*") if path.is_file()}
-        assert left == {".lock", "config.yaml", "notes.txt", "metrics.jsonl-nothing-yet"}
+        assert left == {".lock", "config.yaml", "notes.txt", "metrics.jsonl-nothing-yet", "data_files.json"}
     with RunFolder(config(tmp_path, "learner.lr=1e-5")) as folder:
         assert not folder.was_reset
 

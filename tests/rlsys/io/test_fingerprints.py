@@ -1,0 +1,90 @@
+"""A run goes on with the data that it began with, or is refused."""
+
+import os
+import shutil
+
+import pytest
+
+from rlsys.config.files import load_config
+from rlsys.config.schema import ConfigError
+from rlsys.io.fingerprints import WHOLE_BYTES, fingerprint, fingerprints
+from rlsys.io.run_folder import RunFolder
+
+ROW = '{"id": "%s", "prompt": "q", "responses": ["a", "b"], "rewards": [1, 0]}\n'
+
+
+@pytest.fixture
+def settings(tmp_path):
+    """Settings of a run with data of every kind that has a fingerprint."""
+    shards = tmp_path / "shards"
+    shards.mkdir()
+    for name in ("train.jsonl", "teacher.jsonl", "shards/a.jsonl", "shards/b.jsonl"):
+        (tmp_path / name).write_text(ROW % name)
+    (tmp_path / "own.jinja").write_text("{{ prompt }}")
+    return [
+        f"run.dir={tmp_path / 'run'}",
+        f"data.train=[{tmp_path / 'train.jsonl'}, {shards}]",
+        "data.heldout=tasks:heldout",
+        f"sft.data={tmp_path / 'teacher.jsonl'}",
+        f"prompt.template={tmp_path / 'own.jinja'}",
+    ]
+
+
+def begin(settings):
+    """Let a run with these settings complete its cold start."""
+    with RunFolder(load_config(None, settings)) as folder:
+        folder.write_json("cold_start.json", {})
+
+
+@pytest.mark.parametrize("name", ["train.jsonl", "teacher.jsonl", "shards/b.jsonl", "own.jinja"])
+def test_a_data_file_that_changed_is_refused_and_named(tmp_path, settings, name):
+    begin(settings)
+    (tmp_path / name).write_text(ROW % "another")
+    with pytest.raises(ConfigError, match=rf"{tmp_path / name} has changed since the run in .* began.*data.may_change=true"):
+        RunFolder(load_config(None, settings))
+    RunFolder(load_config(None, [*settings, "data.may_change=true"])).close()
+    RunFolder(load_config(None, settings)).close()  # goes on with what it was told to accept
+
+
+def test_missing_and_new_files_are_named(tmp_path, settings):
+    begin(settings)
+    (tmp_path / "shards/b.jsonl").rename(tmp_path / "shards/c.jsonl")
+    with pytest.raises(ConfigError, match=r"shards/b.jsonl is missing; .*shards/c.jsonl is new since"):
+        RunFolder(load_config(None, settings))
+
+
+def test_a_copy_with_other_times_is_the_same(tmp_path, settings):
+    begin(settings)
+    shutil.copyfile(tmp_path / "train.jsonl", tmp_path / "copy")
+    os.replace(tmp_path / "copy", tmp_path / "train.jsonl")
+    os.utime(tmp_path / "teacher.jsonl", (0, 0))
+    RunFolder(load_config(None, settings)).close()
+
+
+def test_without_completed_work_the_data_may_change(tmp_path, settings):
+    RunFolder(load_config(None, settings)).close()
+    (tmp_path / "train.jsonl").write_text(ROW % "another")
+    begin(settings)
+    RunFolder(load_config(None, settings)).close()
+
+
+def test_large_files_are_read_in_parts(tmp_path):
+    path = tmp_path / "large"
+    with path.open("wb") as file:
+        file.truncate(4 * WHOLE_BYTES)  # takes no space
+    before = fingerprint(path)
+    assert before.startswith("sha256 of 64 blocks:")
+    for place in (0, 4 * WHOLE_BYTES - 1):
+        with path.open("r+b") as file:
+            file.seek(place)
+            file.write(b"x")
+        assert fingerprint(path) != before
+        before = fingerprint(path)
+    with path.open("ab") as file:
+        file.write(b"x")
+    assert fingerprint(path) != before
+
+
+def test_generated_rows_and_datasets_of_the_hub_have_no_fingerprint():
+    config = load_config(None, ["data.train=[tasks:train, owner/name:train]", "data.heldout=owner/name"])
+    assert fingerprints(config) == {}
