@@ -19,11 +19,23 @@ def atomic_write(path: Path, *, concurrent: bool = False) -> Iterator[Path]:
         concurrent: several processes may write `path` at once; each then gets a temporary file of its own.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.partial" if concurrent else f".{path.name}.partial")
+    with naming(path):
+        try:
+            yield temporary
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Name `path` in an OSError that names no file: those of a write, as on a full disk, know only a descriptor."""
     try:
-        yield temporary
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+        yield
+    except OSError as error:
+        if error.errno is None or error.filename is not None:
+            raise
+        raise OSError(error.errno, os.strerror(error.errno), str(path)) from error
 
 
 def write_text_atomically(path: Path, text: str) -> None:

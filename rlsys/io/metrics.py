@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, NonNegativeInt, model_validator
 
 from rlsys.config.schema import Config
 from rlsys.data.readers.json_files import JsonLines
-from rlsys.io.files import write_text_atomically
+from rlsys.io.files import naming, write_text_atomically
 from rlsys.monitoring.definitions import MetricValue, of_a_step
 from rlsys.monitoring.trackers import TrackedRun, open_trackers
 
@@ -65,17 +65,21 @@ class MetricsLog:
         """
         finite = {name: None if isinstance(value, float) and not math.isfinite(value) else value for name, value in metrics.items()}
         row = MetricsRow.model_validate({"step": step, **finite})
-        self._file.write(json.dumps(row.model_dump(), allow_nan=False) + "\n")
-        self._file.flush()
+        with naming(self.path):
+            self._file.write(json.dumps(row.model_dump(), allow_nan=False) + "\n")
+            self._file.flush()
         numbers = {name: value for name, value in row.metrics.items() if isinstance(value, int | float)}
-        for tracker in self._trackers:
-            tracker.write(step, numbers)
+        with naming(self.path.parent):
+            for tracker in self._trackers:
+                tracker.write(step, numbers)
 
     def close(self) -> None:
         """Close the file and all trackers."""
-        self._file.close()
-        for tracker in self._trackers:
-            tracker.close()
+        with naming(self.path):
+            self._file.close()
+        with naming(self.path.parent):
+            for tracker in self._trackers:
+                tracker.close()
 
     @staticmethod
     def read(folder: Path) -> list[dict[str, Any]]:
