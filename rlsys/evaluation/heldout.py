@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 
 import pyarrow as pa
 
@@ -67,10 +67,16 @@ def _cut_off(table: pa.Table) -> int:
 
 def _interval(table: pa.Table, included: Sequence[bool]) -> Interval | None:
     """Return the interval of the accuracy over the included samples, clustered by row."""
-    rows: dict[RowKey, list[bool]] = {}
-    for key, correct, include in zip(row_keys(table), table["correct"].to_pylist(), included, strict=True):
-        if include:
-            rows.setdefault(key, []).append(correct)
+    judged = zip(row_keys(table), table["correct"].to_pylist(), included, strict=True)
+    chosen = [(key, correct) for key, correct, include in judged if include]
+    return clustered_accuracy_ci([key for key, _ in chosen], [correct for _, correct in chosen])
+
+
+def clustered_accuracy_ci(keys: Sequence[Hashable], correct: Sequence[bool]) -> Interval | None:
+    """Return the interval of the accuracy of samples; those with the same key belong to one row. None if there are too few rows."""
+    rows: dict[Hashable, list[bool]] = {}
+    for key, right in zip(keys, correct, strict=True):
+        rows.setdefault(key, []).append(right)
     sizes = [len(row) for row in rows.values()]
     return mean_ci([sum(row) / len(row) for row in rows.values()], sizes, binary=set(sizes) == {1})
 
