@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import random
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -12,8 +13,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import yaml
 
-from rlsys.data.trajectories import TRAJECTORIES
+from rlsys.data.records import Record
+from rlsys.data.trajectories import REWARD_COLUMNS, TRAJECTORIES
+from rlsys.documents.runs import RunSummary
 from rlsys.evaluation.calibration import summarise
+from rlsys.evaluation.heldout import baselines, paired
+from rlsys.evaluation.heldout import summarise as summarise_heldout
+from rlsys.prompts.rendering import UserTurns
 from rlsys.reporting.page import Page, collect, outline, write_page
 
 HOSTILE = (
@@ -138,6 +144,87 @@ def training_run(folder: Path, steps: int = 3, **changes) -> Path:
     for stage, right in (("base", 1), ("step_000002", 3)):
         held = [trajectory(i, "abcd"[i % 2], i < right, None if i < 3 else "no_box", **changes) for i in range(4)]
         pq.write_table(pa.Table.from_pylist(held, TRAJECTORIES), folder / "trajectories" / f"heldout_{stage}.parquet")
+    return folder
+
+
+STAGES = {"base": 0.0, "cold_start": 0.5, "rl": 0.8}
+"""Chance of a correct judgement by stage of `judge_run`; a base model's do not parse."""
+
+
+def judge_run(folder: Path, rows: int = 60, samples: int = 1, hostile: str = "", complete: bool = True) -> Path:
+    """A run of a judge, with prompts of the template `compact`: rows of 1, 2 and 4 responses, in random orders, judged at random.
+
+    Args:
+        samples: per row.
+        hostile: text that is in every query, response and judgement, too.
+    """
+    write(folder / "config.yaml", yaml.safe_dump({"model": {"path": "models/small"}, "prompt": {"template": "compact"}}))
+    steps = [
+        {"step": step, "reward": 0.1 * step, "kl": 0.01, "entropy": 0.5 - 0.1 * step, "tokens_per_sample": 70.0 + step} for step in (1, 2)
+    ]
+    more = {"truncated": 2, "samples": 40, "groups_equal_share": 0.25, "generated_tokens_per_s": 500.0}
+    write(folder / "metrics.jsonl", "".join(json.dumps(step | more) + "\n" for step in steps))
+    (folder / "trajectories").mkdir()
+    turns, rng = UserTurns("compact"), random.Random(0)
+    records, orders = [], []
+    for number in range(rows):
+        n = rng.choice([1, 2, 4])
+        best = rng.randrange(n)
+        truth = tuple(float(rng.random() < 0.5) if n == 1 else float(i == best) for i in range(n))
+        query = ({"role": "user", "content": f"query {number} {hostile}"},)
+        records.append(
+            Record(f"row-{number}", "made", query, tuple(f"response {i} {hostile}" for i in range(n)), truth, family="ab"[number % 2])
+        )
+        orders.append(rng.sample(range(n), n))
+    tables = {}
+    for stage, right in STAGES.items():
+        held = []
+        for number, (record, order) in enumerate(zip(records, orders, strict=True)):
+            for sample in range(samples):
+                scores = None if stage == "base" or rng.random() < 0.05 else [rng.choice([1, 2, 9]) for _ in range(record.n)]
+                held.append(
+                    trajectory(number, str(record.family), scores is not None and rng.random() < right, None if scores else "no_box")
+                    | {"sample": sample, "source": record.source, "order": order, "ground_truth": record.rewards, "scores": scores}
+                    | {"prompt": f"<|im_start|>user\n{turns.user_turn(record, order)}<|im_end|>\n", "text": f"{stage} {number} {hostile}"}
+                )
+        tables[stage] = pa.Table.from_pylist(held, TRAJECTORIES)
+        pq.write_table(tables[stage], folder / "trajectories" / f"heldout_{stage}.parquet")
+    if complete:
+        pairs = {
+            f"{after}_minus_{before}": paired(tables[after], tables[before])
+            for after, before in (("cold_start", "base"), ("rl", "cold_start"))
+        }
+        summary = RunSummary(
+            heldout={stage: summarise_heldout(table) for stage, table in tables.items()},
+            baselines=baselines(records),
+            paired=pairs,
+            seconds={"start": 30.0, "train": 90.0},
+            rl_steps=2,
+        )
+        write(folder / "summary.json", summary.to_json())
+    return folder
+
+
+def policy_run(folder: Path, text: str = "an answer", steps: int = 20) -> Path:
+    """A policy whose judge's score rises, and gold with it only at first."""
+    write(folder / "config.yaml", yaml.safe_dump({"model": {"path": "models/small"}}))
+    rows = [
+        {"step": step, "reward": 4 + step / 10, "judge_score": 4 + step / 10, "gold": 0.2 + min(step, 20 - step) / 100, "bt": step / 50}
+        | {"kl": step / 1000, "judge_agreement": 0.7, "seconds/train": 6.0}
+        for step in range(1, steps + 1)
+    ]
+    write(folder / "metrics.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
+    (folder / "trajectories").mkdir()
+    unknown = dict.fromkeys(("order", "ground_truth", "scores", "judge_score", "bt"))
+    for stage, right in (("base", 2), ("rl", 7)):
+        held = []
+        for number in range(10):
+            prompt = f"<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\nquery {number}<|im_end|>\n<|im_start|>assistant\n"
+            row = trajectory(number, "ab"[number % 2], number < right, text=text, prompt=prompt, source="made", gold=number < right)
+            held.append(row | unknown)
+        pq.write_table(
+            pa.Table.from_pylist(held, pa.schema([*TRAJECTORIES, *REWARD_COLUMNS])), folder / "trajectories" / f"heldout_{stage}.parquet"
+        )
     return folder
 
 

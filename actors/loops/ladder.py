@@ -24,6 +24,7 @@ from rlsys.data.readers import strict_rows
 from rlsys.data.records import Record
 from rlsys.documents.core import write_document
 from rlsys.documents.runs import LadderReport, Rung
+from rlsys.evaluation import heldout
 from rlsys.evaluation.benchmarks import load
 from rlsys.evaluation.ladder import RowAccuracy, row_accuracy, rung
 from rlsys.io.files import atomic_output
@@ -173,7 +174,7 @@ class Ladder:
             rungs.append(rung(f"meta@{k}", f"guided vote, k = {k}", guided, seed, votes[k], tokens))
         baseline = dict(zip(gold, self.bradley_terry(records), strict=True))
         rungs.append(rung("bt", "Bradley-Terry baseline", baseline, seed, previous, None))
-        return LadderReport(benchmark="test rows", n=len(records), rungs=rungs, notes=NOTES)
+        return LadderReport(benchmark="test rows", n=len(records), rungs=rungs, baselines=heldout.baselines(records), notes=NOTES)
 
     def read_test_rows(self) -> list[Record]:
         """Read rows of two or more responses that come after those of the stages' own held-out evaluations.

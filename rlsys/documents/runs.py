@@ -144,4 +144,6 @@ class LadderReport(Document):
     """Rows."""
     rungs: list[Rung]
     """Lowest first."""
+    baselines: RunBaselines = RunBaselines()
+    """Of the same rows."""
     notes: list[str] = []

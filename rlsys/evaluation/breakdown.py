@@ -6,7 +6,7 @@ A sample is a row of a trajectory table (`rlsys.data.trajectories.TRAJECTORIES`)
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -63,13 +63,13 @@ def by_place(samples: Sequence[Sample]) -> dict[Place, Group]:
 
 def picks(samples: Sequence[Sample]) -> dict[Place, float]:
     """Return how often each place has the highest score: the share of the parsed samples with as many responses. Ties share it."""
-    wins: Counter[Place] = Counter()
+    wins: dict[Place, float] = defaultdict(float)
     shown: Counter[int] = Counter()
     for sample in _parsed(samples):
         scores = [sample["scores"][response] for response in sample["order"]]
         shown[len(scores)] += 1
         for place, score in enumerate(scores, 1):
-            wins[len(scores), place] += (score == max(scores)) / scores.count(max(scores))  # type: ignore[assignment]
+            wins[len(scores), place] += (score == max(scores)) / scores.count(max(scores))
     return {(n, place): wins[n, place] / shown[n] for n in sorted(shown) for place in range(1, n + 1)}
 
 

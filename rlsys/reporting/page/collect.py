@@ -8,12 +8,19 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
 from rlsys.data.readers import DataError
 from rlsys.data.readers.json_files import JsonLines
+from rlsys.data.trajectories import REWARD_COLUMNS
 from rlsys.documents.core import AnyDocument, checked, cleaned, read_document, read_json
 from rlsys.documents.evaluation import EvalReport
+from rlsys.documents.progress import Progress
 from rlsys.documents.runs import LadderReport, RunSummary, Stage
 from rlsys.documents.scalar import ScalarReport
+from rlsys.io.progress import read_progress
+from rlsys.prompts.reading import PromptReader
+from rlsys.prompts.rendering import PromptError, UserTurns
 from rlsys.system.printable import printable
 
 EXPECTED = "a run of `rlsys train` or `rlsys meta-rm`, an evaluation (eval.json) or a ladder (ladder.json)"
@@ -55,8 +62,28 @@ class TrainingRun:
     """Results by stage, in order of evaluation."""
     summary: RunSummary | None = None
     """summary.json; None if the run is incomplete."""
-    samples: list[dict[str, Any]] = field(default_factory=list)
-    """Trajectories of the last held-out evaluation."""
+    tables: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
+    """Trajectories of the held-out evaluations by stage, without those between steps but for the last."""
+    progress: Progress | None = None
+    """progress.json."""
+    reader: PromptReader | None = None
+    """Reads the prompts; None if they are not known to be of a judge's template."""
+
+    @property
+    def is_policy(self) -> bool:
+        """Whether the run trains a policy that answers, instead of a judge (`rlsys policy`)."""
+        return any(not row.keys().isdisjoint(REWARD_COLUMNS.names) for rows in (self.metrics, *self.tables.values()) for row in rows[:1])
+
+    @property
+    def stages(self) -> dict[str, Stage]:
+        """Results without those between steps."""
+        return {stage: result for stage, result in self.heldout.items() if step_of(stage) is None}
+
+    @property
+    def judged(self) -> dict[str, list[dict[str, Any]]]:
+        """Trajectories of a judge by stage, without those between steps; empty for a policy and where the ground truth is not known."""
+        known = {stage: rows for stage, rows in self.tables.items() if step_of(stage) is None and rows[0]["ground_truth"] is not None}
+        return {} if self.is_policy else known
 
 
 Source = Ladder | Evaluation | ScalarRun | TrainingRun
@@ -126,17 +153,31 @@ def _training_run(folder: Path, name: str) -> TrainingRun:
     summarised = summary.heldout if summary else {}
     stages = in_order(tables.keys() | summarised.keys())
     heldout = {stage: summarised.get(stage) or _summarise(tables[stage]) for stage in stages}
-    samples = _read(tables[next(reversed(tables))], CRITIQUES).to_pylist() if tables else []
-    return TrainingRun(name, folder, _model(folder / "config.yaml"), metrics, heldout, summary, cleaned(samples))
+    shown = [stage for stage in tables if step_of(stage) is None or stage == next(reversed(tables))]
+    samples = {stage: cleaned(_read(tables[stage], CRITIQUES).to_pylist()) for stage in shown}
+    model, reader = _config(folder / "config.yaml")
+    return TrainingRun(name, folder, model, metrics, heldout, summary, samples, read_progress(folder), reader)
 
 
-def _model(path: Path) -> str:
+def _config(path: Path) -> tuple[str, PromptReader | None]:
+    """Return the model that the run begins with, and what reads its prompts."""
     import yaml
 
     try:
-        return printable(str(yaml.safe_load(path.read_text(encoding="utf-8"))["model"]["path"]))
+        config = yaml.safe_load(path.read_text(encoding="utf-8"))
+        return printable(str(config["model"]["path"])), _reader(config.get("prompt"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError, KeyError, TypeError) as error:
         raise DataError(f"{path}: not the config of a run (expected YAML with model.path): {error}.") from error
+
+
+def _reader(prompt: Any) -> PromptReader | None:
+    """Return what reads the prompts of a run with these settings; None if its template is not there any more."""
+    from rlsys.config.schema import Prompt
+
+    try:
+        return PromptReader(UserTurns.for_endpoint(Prompt.model_validate(prompt or {})))
+    except (PromptError, ValidationError):
+        return None
 
 
 def _metrics(path: Path) -> Iterator[dict[str, Any]]:
@@ -173,13 +214,13 @@ def step_of(stage: str) -> int | None:
 
 
 CRITIQUES = ("prompt_id", "family", "order", "ground_truth", "prompt", "text", "scores", "parse_failure", "correct")
-"""Columns of `rlsys.data.trajectories.TRAJECTORIES` that sample critiques need."""
+"""Columns of `rlsys.data.trajectories.TRAJECTORIES` that rows, critiques and their breakdown need."""
 LATER = ("ground_truth",)
 """Columns missing from tables of earlier versions; null there."""
 RESULTS = ("prompt_id", "family", "parse_failure", "correct", "reward", "token_count")
 """Columns that held-out results need."""
-OPTIONAL = ("group", "source", "finish_reason")
-"""Columns that distinguish rows with the same id, and why generation ended, if present."""
+OPTIONAL = ("group", "source", "finish_reason", "gold")
+"""Columns that distinguish rows with the same id, why generation ended, and whether a policy's answer passes its checks, if present."""
 
 
 def _read(path: Path, columns: Sequence[str]) -> Any:

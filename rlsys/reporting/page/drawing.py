@@ -8,9 +8,9 @@ from __future__ import annotations
 import io
 import re
 import textwrap
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rlsys.documents.core import Interval
 
@@ -28,6 +28,8 @@ GREY = "#7f8081"
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", INK)
 MARKERS = "osD^vPX"
 LINES = ("-", "--", ":", "-.")
+LEVEL_LINES: tuple[Any, ...] = ("--", ":", "-.", (0, (6, 2, 1, 2, 1, 2)), (0, (1, 4)))
+"""Of lines across a plot; their colour is grey."""
 WIDTH = 5.2
 """Inches: two plots fit side by side on a desktop page, and one is still readable on a phone."""
 WIDE = 10.8
@@ -68,12 +70,15 @@ def figure_for(height: float, labels: Sequence[str], width: float) -> Figure:
     return Figure(figsize=(width, height + 0.22 * -(-len(labels) // _columns(labels, width))), layout="constrained")
 
 
-def finished(figure: Figure, axes: Axes, title: str) -> Figure:
-    """Add the title and the legend of `axes` to the figure."""
+def finished(figure: Figure, axes: Axes | Sequence[Axes], title: str) -> Figure:
+    """Add the title, and a legend of what `axes` show, to the figure."""
     width = figure.get_figwidth()
     figure.suptitle(textwrap.fill(short(title, 120), int(54 * width / WIDTH), break_on_hyphens=False), x=0.01, horizontalalignment="left")
-    handles, labels = axes.get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=_columns(labels, width), handlelength=2.4)
+    handles: dict[str, Any] = {}
+    for one in axes if isinstance(axes, Iterable) else [axes]:
+        handles |= dict(zip(*one.get_legend_handles_labels()[::-1]))
+    labels = list(handles)
+    figure.legend(handles.values(), labels, loc="outside lower center", ncols=_columns(labels, width), handlelength=2.4)
     return figure
 
 
@@ -105,7 +110,7 @@ def in_percent(axis: Axis) -> None:
     axis.set_major_formatter(lambda value, _: f"{round(100 * value, 6):g}%")
 
 
-def short(text: str, length: int = 44) -> str:
+def short(text: str, length: int = 60) -> str:
     """Return `text` on one line, truncated; a leading "_" is escaped, as matplotlib would omit the label from legends."""
     text = " ".join(text.split()) or "?"
     text = f"\N{ZERO WIDTH SPACE}{text}" if text.startswith("_") else text

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 from rlsys.documents.core import Estimate, Interval
 from rlsys.documents.evaluation import Baseline, BenchmarkBaselines, BenchmarkReport, Point
+from rlsys.documents.runs import RunBaselines
 from rlsys.reporting.page.collect import Evaluation
 from rlsys.reporting.page.content import Cell, Section, Table
 from rlsys.reporting.page.plots import Curves, Series, common_range
@@ -16,7 +17,14 @@ METRICS = {"accuracy": ("accuracy", "percent"), "roc_auc": ("ROC-AUC", "figure")
 BASELINES = {"chance": "chance", "first": "always the first", "longer": "always the longest"}
 MEAN = "mean of the benchmarks"
 NEAR = 0.15
-"""Greedy and chance levels are plotted only this close to the curves, as distant ones would compress the axis."""
+"""Greedy and baselines other than chance are plotted only this close to the curves, as distant ones would compress the axis."""
+
+
+def baselines_named(found: RunBaselines | BenchmarkBaselines) -> dict[str, float]:
+    """Return the accuracies of trivial judges that are known, by name."""
+    values = {words: getattr(found, key) for key, words in BASELINES.items()}
+    numbers = {words: value.value if isinstance(value, Baseline) else value for words, value in values.items()}
+    return {words: value for words, value in numbers.items() if value is not None}
 
 
 def metric_of(benchmark: BenchmarkReport) -> tuple[str, str]:
@@ -210,8 +218,7 @@ def _curve(strategy: str, points: dict[int, Point], style: int, place: Callable[
 
 def _levels(benchmark: BenchmarkReport, series: Sequence[Series]) -> dict[str, float]:
     heights = [value for one in series for _, value, _ in one.points]
-    levels = {"greedy": benchmark.greedy.overall.value} if benchmark.greedy else {}
-    chance = benchmark.baselines.chance
-    levels |= {"chance": chance.value} if chance else {}
+    greedy = benchmark.greedy.overall.value if benchmark.greedy else None
+    levels = ({} if greedy is None else {"greedy": greedy}) | baselines_named(benchmark.baselines)
     low, high = min(heights) - NEAR, max(heights) + NEAR
-    return {name: value for name, value in levels.items() if value is not None and low <= value <= high}
+    return {name: value for name, value in levels.items() if name == BASELINES["chance"] or low <= value <= high}

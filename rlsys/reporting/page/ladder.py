@@ -10,6 +10,7 @@ from rlsys.documents.runs import Rung
 from rlsys.evaluation.statistics import TOO_FEW
 from rlsys.reporting.page.collect import Ladder
 from rlsys.reporting.page.content import Cell, Section, Table
+from rlsys.reporting.page.evaluations import BASELINES, baselines_named
 from rlsys.reporting.page.plots import Categories, Curves, Plot, Series
 
 KINDS = {
@@ -38,8 +39,9 @@ def section(ladders: Sequence[Ladder]) -> Section:
         ablations = [rung for rung in ladder.report.rungs if rung.ablation]
         if rungs:
             tables.append(_table(f"Ladder: {about}{name}", rungs, "minus the rung before, paired"))
-            plots.append(_by_rung(f"Accuracy by rung: {about}{name}", rungs))
-            plots += _by_k(f"Accuracy against k: {about}{name}", rungs)
+            base = baselines_named(ladder.report.baselines)
+            plots.append(_by_rung(f"Accuracy by rung: {about}{name}", rungs, base))
+            plots += _by_k(f"Accuracy against k: {about}{name}", rungs, base)
         if ablations:
             tables.append(_table(f"Ablations: {about}{name}", ablations, "paired difference"))
         notes += ladder.report.notes
@@ -78,7 +80,7 @@ def kind(rung: Rung) -> str:
     return rung.name.partition("@")[0]
 
 
-def _by_rung(title: str, rungs: Sequence[Rung]) -> Categories:
+def _by_rung(title: str, rungs: Sequence[Rung], baselines: dict[str, float]) -> Categories:
     """Plot the rungs one below the other, in one colour per kind."""
     titles = list(dict.fromkeys(rung.title for rung in rungs))
     seeds = list(dict.fromkeys(rung.seed for rung in rungs))
@@ -91,10 +93,10 @@ def _by_rung(title: str, rungs: Sequence[Rung]) -> Categories:
             values, intervals = [rung.value if rung else None for rung in ordered], [rung.ci95 if rung else None for rung in ordered]
             if by_title:
                 series.append(Series(label, values, ci95=intervals, style=_style(name), variant=variant))
-    return Categories(title, "Bars are 95% intervals.", x_label="accuracy", categories=titles, series=series)
+    return Categories(title, "Bars are 95% intervals.", x_label="accuracy", categories=titles, series=series, levels=baselines)
 
 
-def _by_k(title: str, rungs: Sequence[Rung]) -> list[Curves]:
+def _by_k(title: str, rungs: Sequence[Rung], baselines: dict[str, float]) -> list[Curves]:
     """Plot the votes against k, with other rungs as levels, unless no kind of vote has two points."""
     series = []
     for name in _kinds(rungs):
@@ -104,6 +106,7 @@ def _by_k(title: str, rungs: Sequence[Rung]) -> list[Curves]:
             values, intervals = [rung.value for rung in found], [rung.ci95 for rung in found]
             series.append(Series(KINDS.get(name, name), values, ks, intervals, _style(name)))
     levels = {rung.title: rung.value for rung in rungs if rung.name in LEVELS}
+    levels |= {name: value for name, value in baselines.items() if name == BASELINES["chance"]}
     note = "Bars are 95% intervals; curves are offset horizontally for legibility."
     return [Curves(title, note, True, "samples per row, k (log scale)", "accuracy", series, levels, log2=True)] if series else []
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from rlsys.data.readers import DataError
 from rlsys.documents.core import read_json
-from rlsys.reporting.page.content import Cell, Critique, Section, Table
+from rlsys.reporting.page.content import Cell, Comparison, Critique, Headline, Section, Table
 from rlsys.reporting.page.drawing import WIDE, render
 from rlsys.reporting.page.plots import Plot
 from rlsys.system.printable import printable
@@ -50,7 +50,8 @@ def write_page(page: Page, output: Path, atomic_output: AtomicOutput) -> dict[st
         atomic_output: context manager that yields a temporary path and moves it into place on success.
 
     Returns:
-        the document in PAGE.json: made_by, title, files, sections: {title, tables: {title, columns, rows}, plots, critiques, notes}.
+        the document in PAGE.json: made_by, title, files, sections: {title, headlines, tables: {title, columns, rows}, plots,
+            comparisons, critiques, notes}.
 
     Raises:
         DataError: `output` is not .html, or would overwrite a .json or .md not written by `rlsys report`.
@@ -63,13 +64,25 @@ def write_page(page: Page, output: Path, atomic_output: AtomicOutput) -> dict[st
     with ExitStack() as stack:
         beside = {name: stack.enter_context(atomic_output(output.with_name(name))) for name in pngs.values()}
         drawn = {id(plot): render(plot.draw, name, beside[pngs[id(plot)]]) for name, plot in page.plots()}
-        alone = {id(section.plots[-1]) for section in page.sections if len(section.plots) % 2}
+        alone = {id(plot) for section in page.sections for plot in without_neighbour(section.plots)}
         wide = {id(plot): render(partial(plot.draw, WIDE), f"{name}-wide") for name, plot in page.plots() if id(plot) in alone}
         document = _document(page, pngs, [output.with_suffix(suffix).name for suffix in FORMS])
         texts = (html(page, drawn, wide), markdown(page, pngs), json.dumps(document, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
         for suffix, text in zip(FORMS, texts, strict=True):
             stack.enter_context(atomic_output(output.with_suffix(suffix))).write_text(text, encoding="utf-8")
     return document
+
+
+def without_neighbour(plots: Sequence[Plot]) -> list[Plot]:
+    """Return the plots that take a whole row where two fit: those that are wide, and those without another one beside them."""
+    alone: list[Plot] = []
+    waiting: list[Plot] = []
+    for plot in plots:
+        if plot.wide:
+            alone, waiting = [*alone, *waiting, plot], []
+        else:
+            waiting = [] if waiting else [plot]
+    return alone + waiting
 
 
 def _refuse_foreign(output: Path) -> None:
@@ -87,8 +100,10 @@ def _document(page: Page, files: dict[int, str], forms: list[str]) -> dict[str, 
     sections = [
         {
             "title": section.title,
+            "headlines": [headline.document() for headline in section.headlines],
             "tables": [table.document() for table in section.tables],
             "plots": [{"file": files[id(plot)], **plot.document()} for plot in section.plots],
+            "comparisons": [comparison.document() for comparison in section.comparisons],
             "critiques": [critique.document() for critique in section.critiques],
             "notes": section.notes,
         }
@@ -128,10 +143,12 @@ def markdown(page: Page, files: dict[int, str]) -> str:
     for section in page.sections:
         parts.append(f"## {_escaped(section.title)}")
         parts += [section.lead] if section.lead else []
+        parts += [part for headline in section.headlines for part in _markdown_headline(headline)]
         parts += [f"![{_escaped(plot.title)}]({files[id(plot)]})" for plot in section.plots]
         for table in section.tables:
             parts += [f"**{_escaped(table.title)}**", _markdown_table(table)]
         parts += [f"- {_escaped(note)}" for note in section.notes]
+        parts += [part for comparison in section.comparisons for part in _markdown_comparison(comparison)]
         parts += [part for critique in section.critiques for part in _markdown_critique(critique)]
     return "\n\n".join(parts) + "\n"
 
@@ -141,11 +158,35 @@ def _markdown_table(table: Table) -> str:
     return "\n".join(f"| {row} |" for row in (rows[0], " | ".join(["---"] * len(table.columns)), *rows[1:]))
 
 
+def _markdown_headline(headline: Headline) -> list[str]:
+    rows: list[list[Cell | str]] = [[name, cell, remark] for name, cell, remark in headline.figures]
+    facts = "; ".join(f"{_escaped(name)}: {_escaped(str(fact))}" for name, fact in headline.facts)
+    return [f"**{_escaped(headline.name)}**: {_escaped(headline.measured)}", _markdown_table(Table("", ["", "accuracy", ""], rows)), facts]
+
+
+def _markdown_comparison(comparison: Comparison) -> list[str]:
+    first = comparison.first
+    parts = [f"**{_escaped(comparison.source)}, {_escaped(comparison.id)}**", *_markdown_row(first)]
+    parts += [f"Ground truth: {_escaped(first.truth)}"] if first.truth else []
+    for stage, critique in comparison.critiques.items():
+        parts += [f"{_escaped(stage)}: **{_escaped(critique.verdict)}**{_scores(critique)}", _fenced(critique.text)]
+    return parts
+
+
 def _markdown_critique(critique: Critique) -> list[str]:
     head = f"**{_escaped(critique.verdict)}**: {_escaped(critique.source)}, {_escaped(critique.id)}"
-    scores = "" if critique.scores is None else ", scores " + ", ".join(f"{score:g}" for score in critique.scores)
     truth = f", ground truth: {_escaped(critique.truth)}" if critique.truth else ""
-    return [head + scores + truth, _fenced(critique.text)]
+    return [head + _scores(critique) + truth, *_markdown_row(critique), _fenced(critique.text)]
+
+
+def _markdown_row(critique: Critique) -> list[str]:
+    """Return the query and the responses, if they are known apart from the prompt."""
+    turns = [_fenced(f"{role}: {content}" if len(critique.turns) > 1 else content) for role, content in critique.turns]
+    return turns + [part for place, text in enumerate(critique.responses, 1) for part in (f"Response {place}:", _fenced(text))]
+
+
+def _scores(critique: Critique) -> str:
+    return "" if critique.scores is None else ", scores " + ", ".join(f"{score:g}" for score in critique.scores)
 
 
 def _escaped(text: str) -> str:

@@ -9,12 +9,13 @@ from typing import Any
 from rlsys.documents.core import Interval
 from rlsys.documents.evaluation import Figures
 from rlsys.documents.runs import Family, RunBaselines
+from rlsys.evaluation.breakdown import baselines, chance
 from rlsys.evaluation.statistics import proportion_ci
 from rlsys.monitoring.definitions import STEP_PHASES
 from rlsys.reporting.page.collect import Evaluation, ScalarRun, TrainingRun, step_of
 from rlsys.reporting.page.content import Cell, Section, Table
-from rlsys.reporting.page.evaluations import benchmarks, metric_of
-from rlsys.reporting.page.plots import Categories, Curves, Plot, Series, common_range
+from rlsys.reporting.page.evaluations import BASELINES, baselines_named, benchmarks, metric_of
+from rlsys.reporting.page.plots import Categories, Curves, Panels, Plot, Series, common_range
 from rlsys.reporting.summary import STAGES
 
 SMOOTH = 5
@@ -30,25 +31,71 @@ def stage_name(stage: str) -> str:
 
 
 def training(runs: Sequence[TrainingRun]) -> Section:
-    """Return the section with reward and KL on training samples and held-out accuracy over steps, and held-out results by stage."""
+    """Return the section on the judges: reward, held-out accuracy, KL and entropy over steps, and held-out results by stage."""
+    judges = [run for run in runs if not run.is_policy]
     plots = [
-        _over_steps("Reward of the training samples", "mean reward, from -1 to +1", "reward", runs),
-        _heldout_curve(runs),
-        _over_steps("Judge's score of the training samples", "mean score", "judge_score", runs),
-        _over_steps("Training samples that pass their checks (gold)", "share", "gold", runs),
-        _over_steps("Bradley-Terry score of the training samples", "mean score", "bt", runs),
-        _over_steps("KL divergence from the reference policy", "KL, nats per token", "kl", runs),
+        _over_steps("Reward of the training samples", "mean reward, from -1 to +1", "reward", judges),
+        _heldout_curve("Accuracy on held-out rows", "accuracy", judges),
+        _over_steps("KL divergence from the reference policy", "KL, nats per token", "kl", judges),
+        _over_steps("Entropy of the policy", "entropy, nats per token", "entropy", judges),
     ]
-    tables = [_stage_table(runs), _paired_table(runs)]
-    lead = "The reward is +1 for a correct judgement and -1 otherwise; a policy's has any scale. Held-out rows are never trained on."
+    tables = [_stage_table("Held-out results by stage, 95% intervals", "accuracy", judges), _paired_table(judges)]
+    lead = "The reward is +1 for a correct judgement and -1 otherwise. Held-out rows are never trained on." if judges else ""
     return Section("Training", lead, [table for table in tables if table.rows], [plot for plot in plots if plot is not None])
 
 
-def _over_steps(title: str, label: str, key: str, runs: Sequence[TrainingRun]) -> Curves | None:
+PANELS = (
+    ("judge_score", "judge's score", False),
+    ("gold", "gold: pass\ntheir checks", True),
+    ("bt", "Bradley-Terry\nscore", False),
+    ("kl", "KL, nats\nper token", False),
+)
+"""(metric, axis label, whether it is a fraction) of what a policy is rewarded by or measured with."""
+
+
+def policies(runs: Sequence[TrainingRun]) -> Section:
+    """Return the section on trained policies: all that was measured over the same steps, so that over-optimisation shows."""
+    trained = [run for run in runs if run.is_policy]
+    panels = [_over_steps("", label, key, trained, percent) for key, label, percent in PANELS]
+    found = [panel for panel in panels if panel is not None]
+    note = "Where the judge's score rises and gold does not, the policy pleases the judge without getting better. "
+    plots: list[Plot] = [Panels("Rewards and KL divergence over steps", note + found[0].note, panels=found)] if found else []
+    curves = [
+        _over_steps("Reward that was trained on", "mean reward", "reward", trained),
+        _heldout_curve("Held-out answers that pass their checks (gold)", "share", trained),
+        _over_steps("Pairs of which the judge prefers the right one", "share", "judge_agreement", trained, True),
+        _over_steps("Entropy of the trained policy", "entropy, nats per token", "entropy", trained),
+    ]
+    tables = [_stage_table("Held-out answers by stage, 95% intervals", "pass their checks", trained), _paired_table(trained)]
+    lead = (
+        "The judge's score and gold are means over the same training samples; gold, the verdict of the rows' own checks, is the yardstick."
+    )
+    shown = [table for table in tables if table.rows], [*plots, *(plot for plot in curves if plot is not None)]
+    return Section("Policies trained by a reward", lead if trained else "", *shown)
+
+
+CUT_OFF = "cut_off_share"
+"""Not in metrics.jsonl: `truncated` over `samples`."""
+
+
+def sampling(runs: Sequence[TrainingRun]) -> Section:
+    """Return the section with length, cut-off share, share of equal groups and speed over steps."""
+    plots = [
+        _over_steps("Length of the training samples", "generated tokens per sample", "tokens_per_sample", runs),
+        _over_steps("Samples cut off at the token limit", "share of samples", CUT_OFF, runs, True),
+        _over_steps("Groups of equal rewards", "share of groups", "groups_equal_share", runs, True),
+        _over_steps("Generated tokens per second", "tokens per second, all engines", "generated_tokens_per_s", runs),
+    ]
+    lead = "A group of equal rewards teaches nothing. The speed is that of the generate phase."
+    found = [plot for plot in plots if plot is not None]
+    return Section("Samples and speed", lead if found else "", plots=found)
+
+
+def _over_steps(title: str, label: str, key: str, runs: Sequence[TrainingRun], percent: bool = False) -> Curves | None:
     series = [_metric(run, key, style) for style, run in enumerate(runs)]
     series = [one for one in series if len(one.y) > 1]
     smooth = _smooth(series)
-    return Curves(title, _smoothing(smooth), False, "step", label, series, smooth=smooth) if series else None
+    return Curves(title, _smoothing(smooth), percent, "step", label, series, smooth=smooth) if series else None
 
 
 def _smooth(series: Sequence[Series]) -> int:
@@ -61,15 +108,20 @@ def _smoothing(smooth: int) -> str:
 
 
 def _metric(run: TrainingRun, key: str, style: int) -> Series:
-    rows = [(row["step"], row[key]) for row in run.metrics if _is_number(row.get(key))]
+    rows = [(row["step"], value) for row in run.metrics if _is_number(value := _cut_off(row) if key == CUT_OFF else row.get(key))]
     return Series(run.name, [value for _, value in rows], [step for step, _ in rows], style=style)
+
+
+def _cut_off(row: dict[str, Any]) -> float | None:
+    truncated, samples = row.get("truncated"), row.get("samples")
+    return truncated / samples if _is_number(truncated) and samples else None
 
 
 def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
-def _heldout_curve(runs: Sequence[TrainingRun]) -> Curves | None:
+def _heldout_curve(title: str, label: str, runs: Sequence[TrainingRun]) -> Curves | None:
     series = []
     for style, run in enumerate(runs):
         by_step = [(step, result) for stage, result in run.heldout.items() if (step := _plot_step(stage, run)) is not None]
@@ -77,7 +129,15 @@ def _heldout_curve(runs: Sequence[TrainingRun]) -> Curves | None:
         series.append(Series(run.name, values, [step for step, _ in by_step], intervals, style))
     series = [one for one in series if len(one.y) > 1]
     note = "Bars are 95% intervals. Step 0 is the policy before RL."
-    return Curves("Accuracy on held-out rows", note, True, "step", "accuracy", series) if series else None
+    known = [baselines_of(run) for run in runs]
+    # Of several runs, only what they have in common.
+    levels = baselines_named(known[0]) if known and all(one == known[0] for one in known) else {}
+    return Curves(title, note, True, "step", label, series, levels) if series else None
+
+
+def baselines_of(run: TrainingRun) -> RunBaselines:
+    """Return the accuracy of trivial judges on the held-out rows, as far as it is known."""
+    return run.summary.baselines if run.summary else baselines(next(iter(run.judged.values()), []))
 
 
 def _plot_step(stage: str, run: TrainingRun) -> int | None:
@@ -87,18 +147,20 @@ def _plot_step(stage: str, run: TrainingRun) -> int | None:
     return {begin: 0, "rl": last}.get(stage, step_of(stage))
 
 
-def _stage_table(runs: Sequence[TrainingRun]) -> Table:
+def _stage_table(title: str, measured: str, runs: Sequence[TrainingRun]) -> Table:
     rows: list[list[Cell | str]] = []
     for run in runs:
         for stage, result in run.heldout.items():
             parsed = Cell(result.accuracy_parsed, "percent", result.accuracy_parsed_ci95)
             reward, accuracy = Cell(result.reward, "signed", result.reward_ci95), Cell(result.accuracy, "percent", result.accuracy_ci95)
-            rows.append([run.name, stage_name(stage), Cell(result.n, "count"), reward, accuracy, parsed])
-        baselines = run.summary.baselines if run.summary else RunBaselines()
-        for key, words in (("chance", "chance"), ("first", "always the first"), ("longer", "always the longest")):
-            if (accuracy_of := getattr(baselines, key)) is not None:
-                rows.append([run.name, f"baseline: {words}", "", "", Cell(accuracy_of), ""])
-    return Table("Held-out results by stage, 95% intervals", ["run", "stage", "rows", "reward", "accuracy", "accuracy where parsed"], rows)
+            rows.append([run.name, stage_name(stage), Cell(result.n, "count"), reward, accuracy, *([] if run.is_policy else [parsed])])
+        base = baselines_of(run)
+        for words, value in baselines_named(base).items():
+            of = base.pairs_n if words != BASELINES["chance"] else max((stage.n for stage in run.heldout.values()), default=0)
+            rows.append([run.name, f"baseline: {words}", Cell(of, "count"), "", Cell(value), ""])
+    # The answers of a policy need not parse.
+    columns = ["run", "stage", "rows", "reward", measured, f"{measured} where parsed"]
+    return Table(title, columns[: max((len(row) for row in rows), default=0)], rows)
 
 
 def _paired_table(runs: Sequence[TrainingRun]) -> Table:
@@ -118,6 +180,7 @@ def _paired_table(runs: Sequence[TrainingRun]) -> Table:
 def parse_failures(runs: Sequence[TrainingRun], evaluations: Sequence[Evaluation]) -> Section:
     """Return the section with parse failures by reason: fractions of training samples over steps, counts per evaluation."""
     plots: list[Curves] = []
+    runs = [run for run in runs if not run.is_policy]
     reasons = sorted({key for run in runs for row in run.metrics for key in row if key.startswith(REASON)})
     for run in runs:
         steps = [row for row in run.metrics if _is_number(row.get("parse_failure_share")) and row.get("samples")]
@@ -181,7 +244,7 @@ def families(runs: Sequence[TrainingRun], evaluations: Sequence[Evaluation]) -> 
 
 
 def _family_plots(run: TrainingRun, of: str) -> list[Plot]:
-    stages = {stage: result for stage, result in run.heldout.items() if step_of(stage) is None}
+    stages = run.stages
     names = list(dict.fromkeys(family for result in stages.values() for family in result.families))
     if len(names) < 2:
         return []
@@ -193,7 +256,13 @@ def _family_plots(run: TrainingRun, of: str) -> list[Plot]:
         single = result.samples == result.n
         intervals = [_wilson(entry) if entry and single else None for entry in entries]
         series.append(Series(stage_name(stage), values, ci95=intervals, style=style))
-    return [Categories(f"Held-out accuracy by family{of}", x_label="accuracy", categories=names, series=series)]
+    if rows := next(iter(run.judged.values()), []):
+        random = {name: [chance(len(row["order"])) for row in rows if row["family"] == name] for name in names}
+        series.append(Series("chance", [sum(own) / len(own) if (own := random[name]) else None for name in names], expected=True))
+    title, label = (
+        ("Held-out answers that pass their checks by family", "share") if run.is_policy else ("Held-out accuracy by family", "accuracy")
+    )
+    return [Categories(f"{title}{of}", x_label=label, categories=names, series=series)]
 
 
 def _wilson(family: Family) -> Interval | None:
@@ -214,7 +283,7 @@ def _group_plot(title: str, metric: str, percent: bool, judged: dict[str, Figure
 
 def seconds(runs: Sequence[TrainingRun | ScalarRun]) -> Section:
     """Return the section with wall time by phase; for incomplete runs, the sum over their steps."""
-    spent = {run.name: by_phase for run in runs if (by_phase := _seconds(run))}
+    spent = {run.name: by_phase for run in runs if (by_phase := seconds_of(run))}
     phases = list(dict.fromkeys(phase for by_phase in spent.values() for phase in by_phase))
     series = [Series(name, [by_phase.get(phase) for phase in phases], style=style) for style, (name, by_phase) in enumerate(spent.items())]
     if not phases:
@@ -228,11 +297,14 @@ def seconds(runs: Sequence[TrainingRun | ScalarRun]) -> Section:
     return Section("Seconds by phase", "Wall time of each run by phase.", [table], [plot])
 
 
-def _seconds(run: TrainingRun | ScalarRun) -> dict[str, float]:
+def seconds_of(run: TrainingRun | ScalarRun) -> dict[str, float]:
+    """Return the wall time by phase, as far as the run has come."""
     if isinstance(run, ScalarRun):
         return dict(run.report.seconds)
     if run.summary:
         return dict(run.summary.seconds)
+    if run.progress and run.progress.seconds:
+        return dict(run.progress.seconds)
     totals: dict[str, float] = {}
     for row in run.metrics:
         for phase in STEP_PHASES:

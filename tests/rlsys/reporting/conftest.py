@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
-from page_folders import HOSTILE, benchmark, build, evaluation, ladder, scalar_run, training_run, write
+from page_folders import HOSTILE, benchmark, build, evaluation, judge_run, ladder, policy_run, scalar_run, training_run, write
 
 
 @pytest.fixture(scope="module")
@@ -29,3 +29,18 @@ def page(folders, tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def document(page) -> dict:
     return json.loads(page.with_suffix(".json").read_text())
+
+
+@pytest.fixture(scope="module")
+def page_of_runs(tmp_path_factory) -> Path:
+    """The page of a judge's run, of votes with its model, and of a policy, with hostile texts in every query, response and output."""
+    root = tmp_path_factory.mktemp("runs")
+    run = judge_run(root / "judge", hostile=HOSTILE)
+    write(run / "votes" / "eval.json", evaluation(made=benchmark(0.6)) | {"model": "elsewhere"})
+    build([run, run / "votes", policy_run(root / "policy", HOSTILE)], root / "page.html", HOSTILE)
+    return root / "page.html"
+
+
+@pytest.fixture(scope="module")
+def document_of_runs(page_of_runs) -> dict:
+    return json.loads(page_of_runs.with_suffix(".json").read_text())

@@ -1,0 +1,48 @@
+"""The pictures in docs/ are drawn from the figures in docs/ladder.md. If this fails: `.venv/bin/python tests/docs_pictures.py`."""
+
+from __future__ import annotations
+
+import json
+import re
+
+import pytest
+from docs_pictures import DOCS, PICTURES, SOURCE, ladder
+from page_folders import build, plots, write
+
+
+def table() -> list[list[str]]:
+    """The rungs in docs/ladder.md."""
+    text = (DOCS / "ladder.md").read_text()
+    body = re.search(r"^\| rung \|.*\n\|[-|]+\n((?:\|.*\n)+)", text, re.MULTILINE)[1]
+    return [[cell.strip() for cell in line.split("|")[1:-1]] for line in body.splitlines()]
+
+
+def test_every_figure_of_the_table_is_in_the_source() -> None:
+    source = ladder()
+    assert source["n"] == 400 and source["baselines"] == {"chance": 0.379, "first": 0.385, "longer": 0.347}
+    assert len(source["rungs"]) == len(table()) == 19
+    for rung, (_, value, interval, difference, _, tokens) in zip(source["rungs"], table(), strict=True):
+        low, high = rung["ci95"]
+        assert (f"{rung['value']:.1%}", f"{low:.1%} to {high:.1%}") == (value, interval)
+        change = rung["minus_previous"]
+        told = "" if change is None else "{:+.1%} ({:+.1%} to {:+.1%})".format(change["mean"], *change["ci95"])
+        assert told == difference.strip("*")
+        assert tokens == ("" if rung["tokens_per_item"] is None else f"{rung['tokens_per_item']:,.0f}")
+
+
+@pytest.mark.parametrize("name", PICTURES)
+def test_a_picture_is_drawn_from_them(name) -> None:
+    from PIL import Image
+
+    with Image.open(DOCS / name) as picture:
+        assert json.loads(picture.text[SOURCE]) == ladder()
+
+
+def test_the_page_of_the_source_shows_them(tmp_path) -> None:
+    write(tmp_path / "ladder" / "ladder.json", ladder())
+    document = build([tmp_path / "ladder"], tmp_path / "page.html")
+    by_k = plots(document)["Accuracy against k: test rows, 400 rows"]
+    drawn = {f"{one['name']}@{x:g}": f"{y:.1%}" for one in by_k["series"] for x, y in zip(one["x"], one["y"])}
+    told = {row[0].replace("RL, one sample (vote@1)", "vote@1"): row[1] for row in table()}
+    assert drawn == {name.replace("meta", "guided vote"): value for name, value in told.items() if re.match(r"(vote|meta)@", name)}
+    assert by_k["levels"] == {"base (primed), greedy": 0.47, "RL, greedy": 0.582, "Bradley-Terry baseline": 0.95, "chance": 0.379}
