@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 import uuid
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,7 @@ from launch.console import ROOT
 from launch.faults.injection import MARK, Fault, actor_processes, listening_ports, marked
 from rlsys.documents.runs import RunSummary
 
+RLSYS = (sys.executable, "-m", "launch.cli")
 SHARED = Path("/dev/shm")
 LINGER_S = 60.0
 """Time for Ray's own processes to end after the command."""
@@ -43,19 +45,21 @@ class Leftovers:
 
 
 class ResumedRun:
-    """`rlsys train` on one run folder, started again by the same command as often as necessary.
+    """A command on one run folder, started again as often as necessary.
 
     Args:
         folder: the run folder.
-        arguments: of `rlsys train`, without run.dir.
+        arguments: of the command, without run.dir.
         place: for the command's output; its temporary files go to a short path of their own, as sockets' names are limited.
+        command: of `rlsys`.
+        program: what runs the command.
     """
 
-    def __init__(self, folder: Path, arguments: list[str], place: Path, command: str = "train"):
+    def __init__(self, folder: Path, arguments: list[str], place: Path, command: str = "train", program: Sequence[str] = RLSYS):
         self.folder, self.mark = folder, uuid.uuid4().hex
         self.log, self.temporary = place / f"{folder.name}.log", Path(f"/tmp/rlsys-{self.mark[:8]}")
         self.temporary.mkdir()
-        self._command = [sys.executable, "-m", "launch.cli", command, *arguments, f"run.dir={folder}"]
+        self._command = [*program, command, *arguments, f"run.dir={folder}"]
         self._shared = set(os.listdir(SHARED))
         self.starts, self.longest_stall_s = 0, 0.0
         self._process: subprocess.Popen[bytes] | None = None

@@ -26,7 +26,14 @@ from rlsys.system.terminal import Table, as_text
 CONFIG = str(ROOT / "launch/configs/tiny.yaml")
 SETTINGS = ["run.deterministic=true", "rollout.max_num_seqs=1", "data.heldout_rows=6", "rl.prompts_per_step=2", "checkpoint.every=1"]
 """Of all runs: the same bits in each, and a checkpoint after every step."""
-PATIENT = ["recovery.heartbeat_s=15", "recovery.max_restarts=100", "recovery.grace_s=60", "run.trackers=[]", "learner.lr=1e-4"]
+PATIENT = [
+    "run.timeouts_s.start=300",
+    "recovery.heartbeat_s=15",
+    "recovery.max_restarts=100",
+    "recovery.grace_s=60",
+    "run.trackers=[]",
+    "learner.lr=1e-4",
+]
 """Of the runs of RL: no limit of restarts ends them, and they learn slowly enough to keep writing scores."""
 FAULTS = (2, 6)
 """Fewest and most faults of one run."""

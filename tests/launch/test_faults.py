@@ -1,12 +1,19 @@
-"""The comparison of two runs, which the fault tests and the soak rely on: it sees every kind of difference."""
+"""What the fault tests and the soak rely on: a run is resumed until it is complete, and every kind of difference is seen."""
 
 import json
+import random
+import signal
+import sys
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from launch.faults.comparison import compare
+from launch.faults.disturbed import disturb
+from launch.faults.injection import Fault
+from launch.faults.runs import ResumedRun
+from launch.faults.soak import tables, totals
 from rlsys.io.metrics import MetricsLog
 
 
@@ -66,3 +73,62 @@ def test_other_texts_metrics_and_weights_are_named(tmp_path, reference):
 def test_nothing_at_all_is_no_equal_run(tmp_path, reference):
     found = compare(tmp_path / "nothing", reference)
     assert found.lost == 12 and not found.equal
+
+
+STAND_IN = """
+import json, os, sys, time
+from pathlib import Path
+import pyarrow as pa, pyarrow.parquet as pq
+folder = Path(sys.argv[-1].removeprefix("run.dir="))
+(folder / "trajectories").mkdir(parents=True, exist_ok=True)
+for step in range(1 + len(list(folder.glob("trajectories/step_*"))), 7):
+    time.sleep(0.2)
+    lost = sys.argv[1] == "loses" and (folder / "resumed").exists()
+    rows = pa.table({"group": [0], "sample": [0], "prompt_id": [f"{step}"], "order": [[0]]}).slice(0, 0 if lost else 1)
+    table = folder / f"trajectories/.{step}"
+    pq.write_table(rows, table)
+    (folder / "resumed").touch()
+    os.replace(table, folder / f"trajectories/step_{step:06d}.parquet")
+if sys.argv[1] == "leaves":
+    Path(os.environ["TMPDIR"], "left").write_text("12345")
+(folder / "checkpoints/step_000006").mkdir(parents=True)
+(folder / "checkpoints/step_000006/state.json").write_text(json.dumps({"files": {"model/model.safetensors": "a"}}))
+(folder / "summary.json").write_text("{}")
+"""
+"""A command that resumes after its last step, as `rlsys train` does; it may lose rows once it was started again, or leave a file."""
+
+
+class AtOnce(random.Random):
+    """Every fault comes right after one more step."""
+
+    def random(self):
+        return 0.5
+
+    def uniform(self, low, high):
+        return low
+
+
+def disturbed(folder, behaviour, faults=(), reference=None):
+    run = ResumedRun(folder / behaviour, [], folder, behaviour, (sys.executable, "-c", STAND_IN))
+    return disturb(run, faults, lambda text: None, AtOnce(), reference)
+
+
+def test_a_disturbed_run_is_resumed_until_it_is_complete_and_judged(tmp_path):
+    reference = disturbed(tmp_path, "undisturbed")
+    assert reference.complete and reference.starts == 1 and reference.good
+    faults = [Fault("driver", number) for number in (signal.SIGKILL, signal.SIGTERM)]
+    outcome = disturbed(tmp_path, "exact", faults, tmp_path / "undisturbed")
+    assert (outcome.complete, outcome.starts, outcome.comparison.equal) == (True, 3, True)
+    assert [(fault.fault, fault.status, fault.expected) for fault in outcome.faults] == [
+        ("driver SIGKILL", -9, True),
+        ("driver SIGTERM", -15, True),
+    ]
+    assert outcome.good, outcome
+    loses = disturbed(tmp_path, "loses", faults[:1], tmp_path / "undisturbed")
+    assert loses.complete and loses.comparison.lost == 5 and not loses.good
+    leaves = disturbed(tmp_path, "leaves", [], tmp_path / "undisturbed")
+    assert leaves.comparison.equal and list(leaves.left.temporary.values()) == [5] and not leaves.good
+    found = totals([outcome, loses, leaves], 60)
+    assert (found["runs"], found["complete"], found["equal to the bit"], found["prompts lost"], found["bytes left"]) == (3, 3, 2, 5, 5)
+    assert found["faults by kind"]["driver SIGKILL"]["resumed by the same command"] == 2
+    assert all(table.row_count for table in tables(found))
