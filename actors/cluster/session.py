@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -38,7 +40,10 @@ def ray_session(run: Run) -> Iterator[None]:
                 "env_vars": {name: value for name, value in os.environ.items() if name.startswith(PASSED_ON) and "TOKEN" not in name}
             }
         }
+    on_sigterm = signal.getsignal(signal.SIGTERM)
     ray.init(log_to_driver=True, logging_level="warning", **options)
+    if callable(on_sigterm) and threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, on_sigterm)  # Ray has replaced it by one that exits with 15
     if submitted and not run.dir.is_absolute():
         print(f"run.dir={run.dir} is relative: it is in this job's working folder, {Path.cwd()}. Give an absolute path to keep it.")
     try:

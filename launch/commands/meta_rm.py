@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from launch.console import only_json, to_stderr, to_stdout
 from launch.options import AsJson, ConfigFile, OnlyCheck, Overrides
+from rlsys.system.stopping import stops_at_sigterm
 
 
+@stops_at_sigterm()
 def meta_rm(config: ConfigFile, overrides: Overrides = None, check: OnlyCheck = False, as_json: AsJson = False) -> None:
     """Train a scalar reward model: the meta reward model for guided votes, or the Bradley-Terry baseline.
 

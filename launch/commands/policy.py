@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from launch.console import to_stdout
 from launch.options import ConfigFile, OnlyCheck, Overrides
+from rlsys.system.stopping import stops_at_sigterm
 
 
+@stops_at_sigterm()
 def policy(config: ConfigFile, overrides: Overrides = None, check: OnlyCheck = False) -> None:
     """Train a policy on the scores of a judge (section `judge`), on checks, or on a Bradley-Terry model's scores (`policy.reward`).
 

@@ -9,8 +9,10 @@ import typer
 
 from launch.console import to_stdout
 from launch.options import ConfigFile, OnlyCheck, Overrides
+from rlsys.system.stopping import stops_at_sigterm
 
 
+@stops_at_sigterm()
 def rft(config: ConfigFile, overrides: Overrides = None, check: OnlyCheck = False) -> None:
     """Rejective fine-tuning: sample rows with and without a hint, reject samples, fine-tune on the rest.
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from launch.console import to_stdout
 from launch.options import ConfigFile, OnlyCheck, Overrides
+from rlsys.system.stopping import stops_at_sigterm
 
 
+@stops_at_sigterm()
 def train(config: ConfigFile, overrides: Overrides = None, check: OnlyCheck = False) -> None:
     """Run the main job: held-out evaluation, cold start, online RL, evaluation again.
 
@@ -23,6 +25,7 @@ def train(config: ConfigFile, overrides: Overrides = None, check: OnlyCheck = Fa
     run(settings, console=to_stdout())
 
 
+@stops_at_sigterm()
 def sft(config: ConfigFile, overrides: Overrides = None, check: OnlyCheck = False) -> None:
     """Run the cold start alone: fine-tune on worked trajectories.
 

@@ -19,7 +19,7 @@ EXPECTED = {
     signal.SIGTERM: {PREEMPTED, -signal.SIGTERM},
     signal.SIGINT: {INTERRUPTED, -signal.SIGINT},
 }
-"""Exit status after a signal to the driver; negative while it is still importing."""
+"""Exit status after a signal to the driver; negative while Python has only just started."""
 POLL_S = 0.2
 STALLED_S = 400.0
 """Time without a sign of progress after which a run counts as hung, and is killed."""

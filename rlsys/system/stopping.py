@@ -26,6 +26,23 @@ class Stopped(Exception):
         self.status = status
 
 
+@contextmanager
+def stops_at_sigterm() -> Iterator[None]:
+    """Let SIGTERM raise `Stopped` in the block, also before and after `StopSignals` takes it: nothing has begun, or all is saved."""
+
+    def stop(_number: int, _frame: FrameType | None) -> None:
+        raise Stopped("stopped by SIGTERM; nothing new was saved. The same command resumes from the last checkpoint.", PREEMPTED)
+
+    if threading.current_thread() is not threading.main_thread():  # no other thread can take signals
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
 class StopSignals:
     """Takes SIGTERM and SIGINT while it is entered.
 

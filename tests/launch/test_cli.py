@@ -119,6 +119,28 @@ def test_ctrl_c_ends_with_130(tmp_path: Path) -> None:
     assert "Traceback" not in errors and errors.startswith("interrupted") and errors.count("\n") == 1
 
 
+def test_sigterm_before_anything_began_ends_with_75(tmp_path: Path) -> None:
+    fifo = tmp_path / "worked.jsonl"
+    os.mkfifo(fifo)
+    config = ROOT / "launch/configs/tiny.yaml"
+    command = [
+        sys.executable,
+        "-m",
+        "launch.cli",
+        "sft",
+        config,
+        f"sft.data={fifo}",
+        f"run.dir={tmp_path / 'run'}",
+        f"model.path={tmp_path / 'tiny-random'}",
+    ]
+    process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True)
+    with fifo.open("w"):  # opens only once the checks are reading: from then on they wait for rows
+        process.send_signal(signal.SIGTERM)
+        _, errors = process.communicate(timeout=600)
+    assert process.returncode == 75
+    assert "Traceback" not in errors and errors.splitlines()[-1].startswith("error: stopped by SIGTERM; nothing new was saved.")
+
+
 def test_ctrl_c_during_imports_prints_one_line() -> None:
     program = (
         "import sys\nclass Pressed:\n    def find_spec(self, name, *_):\n        if name == 'typer':\n            raise KeyboardInterrupt\n"
