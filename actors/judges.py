@@ -80,8 +80,7 @@ class Judges:
             self.scorer = self.reservation.create(ScalarScorer, SCORER, name=SCORER, **self._scorer_arguments)
             calls.append(Pending(self.scorer.ready.remote(), SCORER, "ready"))
         found |= bring_up(self.rollouts, [call for call in calls if call.actor not in found])
-        actors = dict(zip(self.rollouts.names, self.rollouts.actors, strict=True))
-        self.pulse.watch(actors | ({SCORER: self.scorer} if self.scorer else {}))
+        self.pulse.watch(self.rollouts.engines | ({SCORER: self.scorer} if self.scorer else {}))
         self.rollouts.pulse = self.pulse
         return found
 
@@ -133,7 +132,7 @@ class Judges:
             yield batch
 
     def _answers(self, share: _Share, prompter: Prompter) -> list[JudgeResult]:
-        meta_rewards = wait_for("sample", [share.scoring], self.rollouts.run, self.pulse)[0] if share.scoring else None
+        meta_rewards = wait_for("sample", [share.scoring], self.rollouts.run, self.pulse.of([SCORER]))[0] if share.scoring else None
         samples = fetch(Pending(share.samples, "rollout", "sample"), self.rollouts.run.timeout_s("sample"))
         return collect_results(share.questions, samples, meta_rewards, prompter.score_format)
 

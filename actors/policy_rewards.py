@@ -20,9 +20,9 @@ import pyarrow as pa
 import ray
 from transformers import AutoTokenizer
 
-from actors.cluster.calls import RewardClient
 from actors.cluster.machines import require_same_files
 from actors.cluster.reservation import Reservation, cluster_machines
+from actors.cluster.reward_client import RewardCall, RewardClient
 from actors.cluster.waiting import ActorFailed, Pending, fetch, wait_for
 from actors.judges import Judges, Sampling
 from rlsys.config.schema import Config, ConfigError, Run
@@ -168,7 +168,7 @@ class PolicyRewards(RewardClient):
         self._judgements[key] += judgement_rows(groups)
         return super().judge(key, step, prompts, samples, given=given, **options) | figures
 
-    def begin_writing(self, key: str, path: Path, trained: pa.Table | None = None) -> Pending:
+    def begin_writing(self, key: str, path: Path, trained: pa.Table | None = None) -> RewardCall:
         """Write the judgements, too, to judgements/ beside the folder of `path`."""
         if rows := self._judgements.pop(key, []):
             file = path.parent.parent / "judgements" / f"{path.stem}.jsonl"

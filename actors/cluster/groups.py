@@ -8,10 +8,13 @@ from typing import TYPE_CHECKING, Any
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from actors.cluster.calls import Actors, LearnerGroup, RewardClient, RolloutGroup, end_actors, engine_names
+from actors.cluster.calls import Actors, LearnerGroup, end_actors
 from actors.cluster.heartbeats import Pulse
 from actors.cluster.machines import require_same_files
+from actors.cluster.replacement import Recoveries, Replacements
 from actors.cluster.reservation import Reservation, cluster_machines
+from actors.cluster.reward_client import REWARD, RewardClient
+from actors.cluster.rollout_group import RolloutGroup, engine_names
 from actors.cluster.waiting import ActorFailed, Pending, wait_for
 from actors.reward import RewardActor
 from actors.rollout.rollout import RolloutActor
@@ -38,8 +41,9 @@ def create_rollouts(
 ) -> RolloutGroup:
     """Create the engines of a kind in their places."""
     rollout = config.rollout.model_copy(update={"sleep": sleeps})
-    actors = [
-        reservation.create(
+
+    def create(name: str) -> Any:
+        return reservation.create(
             RolloutActor,
             name,
             name=name,
@@ -54,10 +58,12 @@ def create_rollouts(
             gpus=reservation.gpu_ids(name),
             prefix_caching=not config.run.deterministic,
         )
-        for name in engine_names(reservation.placement.count(kind), kind)
-    ]
+
+    actors = [create(name) for name in engine_names(reservation.placement.count(kind), kind)]
     sequences = concurrent_sequences(rollout, "gpu" if reservation.placement.gpus else "cpu")
-    return RolloutGroup(actors, config.run, sequences, sleeps, kind)
+    group = RolloutGroup(actors, config.run, sequences, sleeps, kind)
+    group.create = create
+    return group
 
 
 def create_learners(
@@ -95,9 +101,21 @@ def bring_up(rollouts: RolloutGroup, calls: list[Pending]) -> dict[str, Any]:
 
 
 class Cluster:
-    """All actors of a training run. `close` ends them; every wait is bounded by `run.timeouts_s`."""
+    """All actors of a training run. `close` ends them; every wait is bounded by `run.timeouts_s`.
 
-    def __init__(self, config: Config, model_path: str, max_model_len: int, logs: Path, score_format: ScoreFormat = DEFAULT_FORMAT):
+    Args:
+        recoveries: lets a rollout engine or the reward actor be replaced alone; None: the first failure ends the job.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        model_path: str,
+        max_model_len: int,
+        logs: Path,
+        score_format: ScoreFormat = DEFAULT_FORMAT,
+        recoveries: Recoveries | None = None,
+    ):
         require_same_files(model_path, logs, config.run.timeout_s("start"))
         self.config, self.placement = config, place(config, cluster_machines())
         gpus, colocated = self.placement.gpus, self.placement.colocated
@@ -113,9 +131,16 @@ class Cluster:
         machine = reward_machine(self.placement)
         node = machine.node_id if machine else ray.get_runtime_context().get_node_id()
         options = {"num_cpus": 0, "scheduling_strategy": NodeAffinitySchedulingStrategy(node, soft=False)}
-        reward = ray.remote(RewardActor).options(name="reward", **options).remote("reward", score_format)
-        self.actors = Actors(rollouts, learners, RewardClient(reward, config.run))
+
+        def create_reward() -> Any:
+            return ray.remote(RewardActor).options(name=REWARD, **options).remote(REWARD, score_format)
+
+        reward = RewardClient(create_reward(), config.run)
+        reward.create = create_reward
+        self.actors = Actors(rollouts, learners, reward)
         self.pulse = Pulse(config.recovery.heartbeat_s)
+        self.recoveries = recoveries
+        self.replacements: Replacements | None = None
 
     def start(self) -> dict[str, Any]:
         """Start all actors; returns their self-descriptions, by name.
@@ -139,15 +164,34 @@ class Cluster:
             # The weights are still the same on both sides, so that the engines can compare their answers.
             learners.send_weights(0)
         self.actors.watch(self.pulse)
+        if self.recoveries is not None:
+            self.replacements = Replacements(self.recoveries, self.pulse, {name: one["node"] for name, one in found.items()})
+            self._let_replace(self.replacements)
         return {
             name: one | ({"placement": self.placement.describe(name)} if name in self.placement.slots else {})
             for name, one in found.items()
         }
 
+    def _let_replace(self, replacements: Replacements) -> None:
+        """Allow what can be replaced alone to be replaced."""
+        rollouts, reward = self.actors.rollouts, self.actors.reward
+        reward.replacements = replacements
+        # A GPU's free memory must not change while an engine starts, and frozen samples would be lost track of.
+        if not (self.placement.gpus and self.placement.colocated) and not self.config.rollout.in_flight_updates:
+            rollouts.replacements = replacements
+            # Otherwise the learners may be in the middle of a step while engines sample.
+            rollouts.refresh = self.actors.refresh if self.config.rl.staleness == 0 else None
+
     def close(self) -> None:
         """Let engines and learners shut down in order, briefly; kill what does not answer."""
+        if self.replacements is not None:
+            self.replacements.close()
+        self.actors.rollouts.supervisor.retire()
         self.pulse.close()
-        end_actors([*self.actors.rollouts.actors, *self.actors.learners.actors], [self.actors.reward.actor])
+        rollouts = self.actors.rollouts
+        starting = rollouts.starting  # cannot handle a shutdown call
+        up = [engine for engine in rollouts.actors if engine not in starting]
+        end_actors([*up, *self.actors.learners.actors], [*starting, self.actors.reward.actor])
         self.reservation.release()
 
 
@@ -175,7 +219,7 @@ class LearnerCluster:
         calls = self.learners.join()
         found = wait_for("start", calls, self.learners.run)
         self.pulse.watch(dict(zip(self.learners.names, self.learners.actors, strict=True)))
-        self.learners.pulse = self.pulse
+        self.learners.pulse = self.learners.transfer_pulse = self.pulse.of(self.learners.names)
         return {call.actor: one | {"placement": self.placement.describe(call.actor)} for call, one in zip(calls, found, strict=True)}
 
     def close(self) -> None:

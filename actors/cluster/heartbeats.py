@@ -7,7 +7,8 @@ beats come from a thread of their own, and an engine's only after it has answere
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 from threading import Thread
 from typing import Any
 
@@ -56,32 +57,62 @@ class Pulse:
     def __init__(self, limit_s: float | None):
         self.limit_s = limit_s
         self._actor = None if limit_s is None else ray.remote(Heartbeats).options(num_cpus=0).remote()
-        self._next_check = 0.0
+        self._next_look = 0.0
+        self._watched: set[str] = set()
+        self._silence: dict[str, float] = {}
 
     def watch(self, actors: Mapping[str, Any]) -> None:
         """Let the actors, which are up, beat from now on."""
         if self._actor is not None:
+            for name in actors:  # Their silence begins now, whatever an earlier actor of this name did.
+                self._actor.beat.remote(name)
+                self._silence.pop(name, None)
+            self._watched |= set(actors)
             calls = [Pending(actor.start_heartbeat.remote(self._actor), name, "start_heartbeat") for name, actor in actors.items()]
             wait(calls, self.limit_s or 0.0, "recovery.heartbeat_s")
 
-    def check(self) -> None:
-        """Look at the beats, at most once per BEAT_S; cheap otherwise.
+    def forget(self, name: str) -> None:
+        """Watch an actor that is given up no longer."""
+        self._watched.discard(name)
+
+    def silence(self, names: Collection[str]) -> dict[str, float]:
+        """Return the seconds since the latest beat of those of `names` that are watched, as seen at most BEAT_S ago; cheap otherwise."""
+        now = time.monotonic()
+        if self._actor is None or self.limit_s is None:
+            return {}
+        if now >= self._next_look:
+            self._next_look = now + BEAT_S
+            self._silence = fetch(Pending(self._actor.silence.remote(), "heartbeats", "silence"), self.limit_s)
+        return {name: seconds for name, seconds in self._silence.items() if name in self._watched and name in names}
+
+    def check(self, names: Collection[str]) -> None:
+        """Look at the beats of `names`.
 
         Raises:
-            ActorFailed: an actor was silent for longer than the limit; the message names it.
+            ActorFailed: one of them was silent for longer than the limit; the message names it.
         """
-        now = time.monotonic()
-        if self._actor is None or self.limit_s is None or now < self._next_check:
-            return
-        self._next_check = now + BEAT_S
-        silence = fetch(Pending(self._actor.silence.remote(), "heartbeats", "silence"), self.limit_s)
-        for name, seconds in silence.items():
-            if seconds > self.limit_s:
-                raise ActorFailed(
-                    f"{name} hangs: no sign of life for {seconds:.0f} s (recovery.heartbeat_s={self.limit_s:g}).", recoverable=True
-                )
+        for name, seconds in self.silence(names).items():
+            if self.limit_s is not None and seconds > self.limit_s:
+                message = f"{name} hangs: no sign of life for {seconds:.0f} s (recovery.heartbeat_s={self.limit_s:g})."
+                raise ActorFailed(message, recoverable=True, actor=name)
+
+    def of(self, names: Collection[str]) -> PulseOf:
+        """Return what checks `names` alone, for a wait that concerns no others."""
+        return PulseOf(self, names)
 
     def close(self) -> None:
         """End the receiving actor."""
         if self._actor is not None:
             ray.kill(self._actor)
+
+
+@dataclass(frozen=True)
+class PulseOf:
+    """Checks the heartbeats of some actors."""
+
+    pulse: Pulse
+    names: Collection[str]
+
+    def check(self) -> None:
+        """Raise ActorFailed if one of them hangs."""
+        self.pulse.check(self.names)

@@ -27,11 +27,12 @@ class ActorFailed(RuntimeError):
     Args:
         recoverable: new actors may succeed: the old ones died, hung or lost their engine. False for an exception in an actor's code, which
             would be raised again.
+        actor: the one that died, hung or lost its engine: a new one in its place may be enough. None: that is not known.
     """
 
-    def __init__(self, message: str, recoverable: bool = False):
+    def __init__(self, message: str, recoverable: bool = False, actor: str | None = None):
         super().__init__(message)
-        self.recoverable = recoverable
+        self.recoverable, self.actor = recoverable, actor
 
 
 class HasPulse(Protocol):
@@ -74,7 +75,9 @@ def wait(calls: Sequence[Pending], timeout_s: float, setting: str = "run.actor_t
             continue
         if not done:
             late = ", ".join(f"{call.actor} ({call.call})" for call in open_calls.values())
-            raise ActorFailed(f"no answer within {timeout_s:.0f} s from {late}. Raise {setting} if it is only slow.", recoverable=True)
+            alone = next(iter(open_calls.values())).actor if len(open_calls) == 1 else None
+            message = f"no answer within {timeout_s:.0f} s from {late}. Raise {setting} if it is only slow."
+            raise ActorFailed(message, recoverable=True, actor=alone)
         call = open_calls.pop(done[0])
         try:
             results[call.ref] = fetch(call, timeout_s)
@@ -122,9 +125,9 @@ def fetch(call: Pending, timeout_s: float) -> Any:
         # An operating-system error needs no traceback; anything else is reported with the actor's.
         reason = words if words is not None else f"{error.cause or error}\n{error}"
         recoverable = bool(getattr(error.cause, "recoverable", False))
-        raise ActorFailed(f"{call.actor} failed in {call.call}: {reason}", recoverable) from error
+        raise ActorFailed(f"{call.actor} failed in {call.call}: {reason}", recoverable, call.actor) from error
     except ray.exceptions.RayActorError as error:
-        raise ActorFailed(f"{call.actor} died during {call.call}: {error}", recoverable=True) from error
+        raise ActorFailed(f"{call.actor} died during {call.call}: {error}", recoverable=True, actor=call.actor) from error
     except ray.exceptions.GetTimeoutError as error:
         raise ActorFailed(f"{call.actor}: the result of {call.call} did not arrive within {timeout_s:.0f} s.", recoverable=True) from error
     except ray.exceptions.RayError as error:

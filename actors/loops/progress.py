@@ -66,9 +66,8 @@ class ProgressReporter:
             self.metrics.set("last_progress", time.time())
 
     def restart(self, reason: str) -> None:
-        """Warn that the job starts anew; the seconds of its phases are counted again from those of its last checkpoint."""
+        """Warn that one actor or all of them start anew, and count it."""
         self.warn(reason)
-        self.seconds.clear()
         self._file.restart()
         self.metrics.set("restarts", self._file.restarts)
 

@@ -1,8 +1,9 @@
-"""Recovery of a job: after the failure of an actor all actors start anew, and the job continues from its last checkpoint."""
+"""Recovery of a job: a new actor in the place of one that failed, or all actors anew, from the last checkpoint. Both count alike."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from threading import Lock
 from typing import TypeVar
 
 from actors.cluster.waiting import ActorFailed
@@ -13,31 +14,58 @@ from rlsys.system.restarts import Restarts
 T = TypeVar("T")
 
 
-def with_restarts(attempt: Callable[[], T], recovery: Recovery, progress: ProgressReporter) -> T:
-    """Return the result of `attempt`, which starts the actors and resumes the run; call it again after a failure that may not recur.
+class Recoveries:
+    """Counts and tells the recoveries of a job; may be used by several threads."""
 
-    A failure recurs if it is an exception in an actor's code; an actor that died or hangs, or whose engine failed, is replaced.
+    def __init__(self, recovery: Recovery, progress: ProgressReporter):
+        self.recovery, self.progress = recovery, progress
+        self._restarts = Restarts(recovery.max_restarts, recovery.window_s)
+        self._first: ActorFailed | None = None
+        self._lock = Lock()
 
-    Raises:
-        Stopped: a signal came before the failure.
-        ActorFailed: the failure would recur, or there were more than `recovery.max_restarts` within `recovery.window_s`; the message
-            then starts with the first failure.
-    """
-    restarts = Restarts(recovery.max_restarts, recovery.window_s)
-    first: ActorFailed | None = None
-    while True:
-        try:
-            return attempt()
-        except ActorFailed as failure:
-            if progress.stop.requested is not None:  # a preempted machine takes its actors with it
-                raise progress.stop.stopped("the step was not saved, as an actor failed") from failure
+    def admit(self, failure: ActorFailed, remedy: str) -> None:
+        """Count one more recovery, and say what happened and what is done about it.
+
+        A failure recurs if it is an exception in an actor's code; an actor that died or hangs, or whose engine failed, can be replaced.
+
+        Raises:
+            Stopped: a signal came before the failure.
+            ActorFailed: the failure would recur, or there were more than `recovery.max_restarts` within `recovery.window_s`; the message
+                then starts with the first failure.
+        """
+        recovery = self.recovery
+        with self._lock:
+            if self.progress.stop.requested is not None:  # a preempted machine takes its actors with it
+                raise self.progress.stop.stopped("the step was not saved, as an actor failed") from failure
             if not failure.recoverable or recovery.max_restarts == 0:
-                raise
-            first = first or failure
-            if not restarts.admit():
+                raise failure
+            self._first = self._first or failure
+            if not self._restarts.admit():
                 raise ActorFailed(
-                    f"{first}\nThis was the first failure. All actors started anew {restarts.total} time(s), and another failure followed "
-                    f"within {recovery.window_s:g} s (recovery.max_restarts={recovery.max_restarts}): {failure}"
+                    f"{self._first}\nThis was the first failure. Actors started anew {self._restarts.total} time(s), and another failure "
+                    f"followed within {recovery.window_s:g} s (recovery.max_restarts={recovery.max_restarts}): {failure}"
                 ) from failure
             reason = str(failure).partition("\n")[0].rstrip(".")
-            progress.restart(f"{reason}; restart {restarts.total}: all actors start anew, and the run continues from its last checkpoint")
+            self.progress.restart(f"{reason}; restart {self._restarts.total}: {remedy}")
+
+    def say(self, message: str) -> None:
+        """Say that a recovery is over."""
+        self.progress.say(message)
+
+
+def with_restarts(attempt: Callable[[Recoveries], T], recovery: Recovery, progress: ProgressReporter) -> T:
+    """Return the result of `attempt`, which starts the actors and resumes the run; call it again after a failure that may not recur.
+
+    Args:
+        attempt: gets what counts the recoveries, as it may replace single actors itself.
+
+    Raises:
+        Stopped, ActorFailed: as `Recoveries.admit`.
+    """
+    recoveries = Recoveries(recovery, progress)
+    while True:
+        try:
+            return attempt(recoveries)
+        except ActorFailed as failure:
+            recoveries.admit(failure, "all actors start anew, and the run continues from its last checkpoint")
+            progress.seconds.clear()  # counted again from those of the last checkpoint

@@ -58,7 +58,7 @@ def rejective_fine_tuning(config: Config, console: Console | None = None) -> Run
         summary = folder.read(RunSummary)
         if summary is None:
             with ray_session(config.run), ProgressReporter(console, folder.path.name, folder.path, config.recovery.grace_s) as progress:
-                summary = with_restarts(lambda: run_rounds(folder, progress), config.recovery, progress)
+                summary = with_restarts(lambda _: run_rounds(folder, progress), config.recovery, progress)
             folder.write(summary)
         console.print(summary_table(summary))
         print_text(console, f"run folder: {folder.path}, the model is in model/, the samples in trajectories/")

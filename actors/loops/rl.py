@@ -18,11 +18,11 @@ from rich.console import Console
 
 from actors.cluster.calls import Actors
 from actors.cluster.groups import Cluster
+from actors.cluster.reward_client import RewardCall
 from actors.cluster.session import ray_session
-from actors.cluster.waiting import Pending
 from actors.loops.admission import admit
 from actors.loops.progress import ProgressReporter
-from actors.loops.recovery import with_restarts
+from actors.loops.recovery import Recoveries, with_restarts
 from actors.loops.rl_data import RunData, open_data
 from actors.loops.rl_step import TrainingBatch, add_counts, set_aside_note, step_line, step_metrics
 from actors.loops.stage import StageLoop
@@ -67,7 +67,9 @@ def train(config: Config, console: Console | None = None, stages: tuple[str, ...
         with ray_session(config.run), ProgressReporter(console, folder.path.name, folder.path, config.recovery.grace_s) as progress:
             if folder.restored:
                 progress.say(f"{folder.restored} files of this run came from {config.run.copy_to}")
-            summary = with_restarts(lambda: run_stages(config, folder, progress, stages, policy), config.recovery, progress)
+            summary = with_restarts(
+                lambda recoveries: run_stages(config, folder, progress, recoveries, stages, policy), config.recovery, progress
+            )
         folder.write(summary)
         console.print(summary_table(summary))
         if "rl" in stages and not policy and (advice := advise_at_end(summary.heldout["rl"])):
@@ -76,11 +78,13 @@ def train(config: Config, console: Console | None = None, stages: tuple[str, ...
         return summary
 
 
-def run_stages(config: Config, folder: RunFolder, progress: ProgressReporter, stages: tuple[str, ...], policy: bool = False) -> RunSummary:
+def run_stages(
+    config: Config, folder: RunFolder, progress: ProgressReporter, recoveries: Recoveries, stages: tuple[str, ...], policy: bool = False
+) -> RunSummary:
     """Start the actors, resume what the folder holds, and run what is left of the stages."""
     folder.require_intact_cold_start()
     data = open_data(config, folder, progress, policy)
-    with running_actors(config, folder, progress, data) as actors:
+    with running_actors(config, folder, progress, recoveries, data) as actors:
         job = Job(config, folder, progress, data, actors)
         job.resume()
         taught = "sft" in stages and config.sft.rows > 0
@@ -101,12 +105,14 @@ def run_stages(config: Config, folder: RunFolder, progress: ProgressReporter, st
 
 
 @contextmanager
-def running_actors(config: Config, folder: RunFolder, progress: ProgressReporter, data: RunData) -> Iterator[Actors]:
+def running_actors(
+    config: Config, folder: RunFolder, progress: ProgressReporter, recoveries: Recoveries, data: RunData
+) -> Iterator[Actors]:
     """Start the actors with the base model, or with that of the cold start once there is one; end them with the block."""
     model = str(folder.cold_start / "model") if folder.cold_start_state() is not None else data.base
     longest = config.prompt.max_tokens + max(config.rollout.max_tokens, config.eval.max_tokens or 0)
     with progress.phase("start", "starting rollout engines and learners"):
-        cluster = Cluster(config, model, longest, folder.logs, data.feed.prompter.score_format)
+        cluster = Cluster(config, model, longest, folder.logs, data.feed.prompter.score_format, recoveries)
     with closing(cluster):
         with progress.phase("start", "starting rollout engines and learners"):
             folder.write_json("actors.json", cluster.start())
@@ -294,7 +300,7 @@ class Job:
             raise RuntimeError(f"step {batch.step}: a sample is {lag} weight versions old, rl.staleness allows {self.config.rl.staleness}.")
         return lag
 
-    def _train(self, batch: TrainingBatch) -> tuple[dict[str, Any], Pending]:
+    def _train(self, batch: TrainingBatch) -> tuple[dict[str, Any], RewardCall]:
         """Run one GRPO update on all ranks while the engines sleep. Without a group to train on (rl.equal_groups), nothing happens.
 
         Returns:
@@ -315,7 +321,7 @@ class Job:
         """
         self.version += 1
         with nullcontext() if self.config.rollout.in_flight_updates else self.engines:
-            sent: int = self.actors.learners.send_weights(self.version)["bytes"]
+            sent: int = self.actors.send_weights(self.version)["bytes"]
         return sent
 
     def _report(self, batch: TrainingBatch, update: dict[str, Any]) -> dict[str, Any]:

@@ -51,7 +51,7 @@ def train_scalar(config: Config, console: Console | None = None) -> ScalarReport
         else:
             with ray_session(config.run), ProgressReporter(console, folder.path.name, folder.path, config.recovery.grace_s) as progress:
                 base, data = open_data(config, progress)
-                report = with_restarts(lambda: run_job(config, folder, progress, base, data), config.recovery, progress)
+                report = with_restarts(lambda _: run_job(config, folder, progress, base, data), config.recovery, progress)
             render(reliability(report, TITLES[objective]).draw, "calibration", folder.path / "calibration.png")
             folder.write(report)
         console.print(calibration.table(report.heldout, TITLES[objective]))

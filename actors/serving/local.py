@@ -13,9 +13,10 @@ from typing import Any
 import ray
 from ray.exceptions import RayError
 
-from actors.cluster.calls import end_actors, engine_names
+from actors.cluster.calls import end_actors
 from actors.cluster.machines import require_same_files
 from actors.cluster.reservation import Reservation, cluster_machines
+from actors.cluster.rollout_group import engine_names
 from actors.cluster.session import ray_session
 from actors.cluster.waiting import Pending, wait_for
 from actors.judges import SCORER

@@ -12,8 +12,10 @@ from typing import Any
 import pyarrow as pa
 import ray
 
-from actors.cluster.calls import Actors, LearnerGroup, RewardClient, RolloutGroup
-from actors.cluster.waiting import Pending, wait
+from actors.cluster.calls import Actors, LearnerGroup
+from actors.cluster.reward_client import RewardClient
+from actors.cluster.rollout_group import RolloutGroup
+from actors.cluster.waiting import Pending, wait, wait_for
 from actors.loops.progress import ProgressReporter
 from actors.loops.rl import Job
 from actors.loops.rl_data import open_data
@@ -92,7 +94,7 @@ class TimedJob(Job):
         """Append the current CPU time and memory to `usage`, here and after every step."""
         self.usage = usage
         reward = self.actors.reward
-        memory = reward.finish(Pending(reward.actor.__ray_call__.remote(resident_bytes), "reward", "resident_bytes"))
+        memory = wait_for("judge", [Pending(reward.actor.__ray_call__.remote(resident_bytes), "reward", "resident_bytes")], reward.run)[0]
         usage.append({"cpu_s": time.process_time(), "driver_bytes": resident_bytes(), "reward_bytes": memory})
 
     def _checkpoint(self, batch: TrainingBatch) -> None:

@@ -16,7 +16,7 @@ from rlsys.config.schema import Run
 from rlsys.system.terminal import Table, as_text
 
 if TYPE_CHECKING:
-    from actors.cluster.calls import RewardClient
+    from actors.cluster.reward_client import RewardClient
 
 PHASES = ("judge", "hand over", "write")
 WAIT_S = 120
@@ -41,8 +41,8 @@ def measure(groups: int, samples: int, prompt_tokens: int, repeats: int) -> dict
     """Measure the seconds of each batch by phase, and of copying the batch and judging its texts alone on the same core."""
     import ray
 
-    from actors.cluster.calls import RewardClient
-    from actors.cluster.waiting import Pending
+    from actors.cluster.reward_client import RewardClient
+    from actors.cluster.waiting import Pending, wait
     from launch.bench.stand_ins import serialized_bytes
 
     group_rows, sample_rows = batch(groups, samples, prompt_tokens)
@@ -50,11 +50,10 @@ def measure(groups: int, samples: int, prompt_tokens: int, repeats: int) -> dict
     with to_stderr().status(as_text("judging …")), tempfile.TemporaryDirectory(prefix="rlsys-bench-") as folder, local_ray():
         actor = ray.remote(num_cpus=0)(_pinned_reward()).remote("reward")
         reward = RewardClient(actor, Run(actor_timeout_s=WAIT_S))
-        reward.finish(Pending(actor.pin_to.remote(core), "reward", "pin_to"))
-        reward.finish(reward.ready())
+        wait([Pending(actor.pin_to.remote(core), "reward", "pin_to"), reward.ready()], WAIT_S)
         references = ray.put(group_rows), ray.put(sample_rows)
         batches = [judge_one(reward, *references, Path(folder) / f"{number}.parquet") for number in range(1 + repeats)]
-        ceiling = reward.finish(Pending(actor.ceilings.remote(*references), "reward", "ceilings"))
+        ceiling = wait([Pending(actor.ceilings.remote(*references), "reward", "ceilings")], WAIT_S)[0]
         ray.kill(actor)
     counts = batches[0]["counts"]
     median = {phase: sorted(one["seconds"][phase] for one in batches[1:])[repeats // 2] for phase in PHASES}

@@ -8,7 +8,7 @@ import pyarrow as pa
 import pytest
 import ray
 
-from actors.cluster.calls import RolloutGroup
+from actors.cluster.rollout_group import RolloutGroup
 from actors.cluster.waiting import ActorFailed, Pending, wait
 from rlsys.config.schema import Run
 from rlsys.data.chain import PROMPTS, SAMPLES

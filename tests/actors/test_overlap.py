@@ -104,8 +104,8 @@ def job(*overrides: str) -> tuple[Job, list[int]]:
         sent.append(version)
         return {"bytes": 0}
 
-    learners = SimpleNamespace(send_weights=send_weights)
-    return Job(load_config(None, list(overrides)), None, None, None, SimpleNamespace(learners=learners)), sent
+    actors = SimpleNamespace(learners=None, send_weights=send_weights)
+    return Job(load_config(None, list(overrides)), None, None, None, actors), sent
 
 
 def test_weights_wait_for_the_batch_in_generation_unless_in_flight_updates_are_on():

@@ -15,7 +15,7 @@ import ray
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from actors.cluster.calls import RolloutGroup
+from actors.cluster.rollout_group import RolloutGroup
 from actors.cluster.waiting import ActorFailed
 from actors.loops.rl import train
 from actors.rollout.rollout import RolloutActor

@@ -5,6 +5,7 @@ import random
 import signal
 import threading
 import time
+from collections import Counter
 
 import psutil
 import pyarrow.parquet as pq
@@ -14,59 +15,54 @@ import ray
 from actors.cluster.waiting import ActorFailed
 from actors.loops.rl import train
 from rlsys.io.metrics import MetricsLog
+from rlsys.io.progress import read_progress
 
 WAIT_S = 600
 STEPS = 12
 
 
 class Faults(threading.Thread):
-    """Injects one fault into each start of a run, once it has taken one more step.
+    """Injects faults into a run: each once all actors are up, or up again, have taken one more step, and are sampling the next.
 
     Args:
         faults: (actor, whether its engine's process is meant, signal).
     """
 
-    def __init__(self, folder, faults):
+    def __init__(self, folder, console, faults):
         super().__init__(daemon=True)
-        self.folder, self.left, self.injected, self.error = folder, list(faults), [], None
+        self.folder, self.console, self.faults, self.injected, self.error = folder, console, list(faults), [], None
         self.moments = random.Random(len(faults))
 
     def run(self):
         try:
-            seen = None
-            while self.left:
-                pids, seen = self._next_start(seen)
-                actor, engine, number = self.left[0]
-                self._wait_for_step(len(self.injected) + 1)
-                time.sleep(self.moments.uniform(0, 1))  # in whatever phase
-                process = psutil.Process(pids[actor])
+            for actor, engine, number in self.faults:
+                self._wait_for(lambda: self._starts() > len(self.injected))
+                steps = self._steps()
+                self._wait_for(lambda steps=steps: self._steps() > steps and self._phase() == "wait for samples")
+                time.sleep(self.moments.uniform(0, 0.5))
+                pid = ray.get(ray.get_actor(actor).__ray_call__.remote(lambda self: os.getpid()), timeout=WAIT_S)
+                process = psutil.Process(pid)
                 os.kill(process.children()[0].pid if engine else process.pid, number)
                 self.injected.append(actor)
-                self.left.pop(0)
         except Exception as error:  # noqa: BLE001  reported by the test, not by the thread
             self.error = error
 
-    def _wait_for_step(self, step):
-        deadline = time.monotonic() + WAIT_S
-        while not (self.folder / f"trajectories/step_{step:06d}.parquet").exists():
-            assert time.monotonic() < deadline, f"no step {step} within {WAIT_S} s"
-            time.sleep(0.02)
+    def _starts(self):
+        """Of all actors, or of one of them."""
+        text = self.console.file.getvalue()
+        return text.count("ready after") + text.count(" is back")
 
-    def _next_start(self, seen):
-        """Wait for actors other than those `seen`."""
+    def _steps(self):
+        return len(list(self.folder.glob("trajectories/step_*.parquet")))
+
+    def _phase(self):
+        return read_progress(self.folder).phase
+
+    def _wait_for(self, condition):
         deadline = time.monotonic() + WAIT_S
-        while time.monotonic() < deadline:
-            time.sleep(0.1)
-            try:
-                names = ["reward", "rollout-0", "learner-0"]
-                calls = [ray.get_actor(name).__ray_call__.remote(lambda self: os.getpid()) for name in names]
-                pids = dict(zip(names, ray.get(calls, timeout=WAIT_S)))
-                started = (self.folder / "actors.json").stat().st_mtime_ns
-            except (ValueError, FileNotFoundError, ray.exceptions.RayError):
-                continue  # some of them are not up, or gone
-            if pids != (seen or [None])[0] and started != (seen or [0, None])[1]:
-                return pids, (pids, started)
-        raise TimeoutError(f"no new actors within {WAIT_S} s; left: {self.left}")
+        while not condition():
+            assert time.monotonic() < deadline, f"nothing within {WAIT_S} s; injected: {self.injected}"
+            time.sleep(0.02)
 
 
 @pytest.fixture(scope="module")
@@ -78,11 +74,11 @@ def undisturbed(straight_run, tiny, quiet, tmp_path_factory):
     return config
 
 
-def disturb(config, folder, faults, **recovery):
-    """Return the config of a run in `folder` that lasts while `faults` are injected, and what injects them."""
+def disturb(config, folder, console, faults, **recovery):
+    """Return the config of a run in `folder` into which `faults` are injected, and what injects them."""
     run = config.run.model_copy(update={"dir": folder})
     limits = config.recovery.model_copy(update={"heartbeat_s": 15.0, "max_restarts": len(faults) + 2, **recovery})
-    injector = Faults(folder, faults)
+    injector = Faults(folder, console, faults)
     injector.start()
     return config.model_copy(update={"run": run, "recovery": limits}), injector
 
@@ -96,37 +92,55 @@ def same_rows(ours, theirs):
     )
 
 
-SOME = [("rollout-0", True, signal.SIGKILL), ("learner-0", False, signal.SIGSTOP)]
+ENGINE, LEARNER, REWARD = ("rollout-0", True, signal.SIGKILL), ("learner-0", False, signal.SIGSTOP), ("reward", False, signal.SIGKILL)
+SOME = [ENGINE, REWARD, LEARNER]
 ALL = [
     *SOME,
     ("rollout-0", False, signal.SIGKILL),
     ("rollout-0", True, signal.SIGSTOP),
     ("rollout-0", False, signal.SIGSTOP),
     ("learner-0", False, signal.SIGKILL),
-    ("reward", False, signal.SIGKILL),
     ("reward", False, signal.SIGSTOP),
 ]
 
 
 @pytest.mark.parametrize("faults", [pytest.param(SOME, id="some"), pytest.param(ALL, id="all", marks=pytest.mark.nightly)])
 def test_a_run_goes_on_whatever_actor_dies_or_hangs(undisturbed, loud, tmp_path, faults):
-    config, injector = disturb(undisturbed, tmp_path / "run", faults)
+    """Its only engine and the reward actor are replaced alone; the loss of a learner starts all actors anew."""
+    config, injector = disturb(undisturbed, tmp_path / "run", loud, faults)
     summary = train(config, loud)
     assert injector.error is None and injector.injected == [actor for actor, _, _ in faults]
     assert summary.rl_steps == STEPS
     assert [row["step"] for row in MetricsLog.read(config.run.dir)] == list(range(1, STEPS + 1))
     assert same_rows(config.run.dir, undisturbed.run.dir)
     text = loud.file.getvalue()
-    assert text.count("all actors start anew") >= len(faults)
-    assert text.count("hangs: no sign of life for") >= sum(number == signal.SIGSTOP for _, _, number in faults)
+    actors = Counter(actor for actor, _, _ in faults)
+    assert text.count("all actors start anew") == actors["learner-0"]
+    assert text.count("rollout-0 is back, with the weights of version") == actors["rollout-0"]
+    assert text.count("reward is back") == actors["reward"]
+    assert text.count("hangs: no sign of life for") == sum(number == signal.SIGSTOP for _, _, number in faults)
+    assert read_progress(config.run.dir).restarts == len(faults)
     # Nothing that was stopped or orphaned is left.
     assert not [child for child in psutil.Process().children(recursive=True) if child.status() == psutil.STATUS_STOPPED]
 
 
 @pytest.mark.nightly
+def test_other_engines_take_over_until_the_new_one_has_the_current_weights(undisturbed, loud, tmp_path):
+    faults = [("rollout-1", True, signal.SIGKILL), ("rollout-0", False, signal.SIGSTOP)]
+    config, injector = disturb(undisturbed, tmp_path / "run", loud, faults)
+    update = {"rollout": config.rollout.model_copy(update={"actors": 2}), "rl": config.rl.model_copy(update={"steps": 8 * STEPS})}
+    train(config.model_copy(update=update), loud)
+    assert injector.error is None and len(injector.injected) == 2
+    assert same_rows(config.run.dir, undisturbed.run.dir)
+    text = loud.file.getvalue()
+    assert "all actors start anew" not in text and text.count("go to the other engines; a new one starts") >= 1
+    assert "rollout-1 is back, with the weights of version" in text
+
+
+@pytest.mark.nightly
 def test_too_many_failures_end_the_job_with_the_first_one(undisturbed, loud, tmp_path):
     faults = [("rollout-0", False, signal.SIGKILL), ("learner-0", False, signal.SIGKILL)]
-    config, injector = disturb(undisturbed, tmp_path / "run", faults, max_restarts=1)
+    config, injector = disturb(undisturbed, tmp_path / "run", loud, faults, max_restarts=1)
     with pytest.raises(ActorFailed, match=r"(?s)\Arollout-0 died.*This was the first failure.*learner-0 died"):
         train(config, loud)
     assert injector.injected == ["rollout-0", "learner-0"]
