@@ -76,12 +76,13 @@ class Run(Section):
 
 
 class Recovery(Section):
-    """What a job does when an actor dies or hangs: all its actors start anew, and it continues from its last checkpoint
-    (docs/reliability.md).
+    """What a job does when an actor dies or hangs: a new one takes its place, or all actors start anew and the job continues from its last
+    checkpoint (docs/reliability.md).
     """
 
     max_restarts: NonNegativeInt = 3
-    """Restarts within any `window_s` seconds after which the next failure ends the job. 0: the first failure ends it."""
+    """Restarts, of one actor or of all, within any `window_s` seconds after which the next failure ends the job. 0: the first failure ends
+    it."""
     window_s: PositiveFloat = 3600.0
     """Length of that window, in seconds."""
     heartbeat_s: float | None = Field(default=60.0, ge=10)
