@@ -193,11 +193,11 @@ class RolloutGroup:
         calls = {name: Pending(self.engines[name].engine_failure.remote(), name, "engine_failure") for name in self.supervisor.names(*LIVE)}
         while calls or self.supervisor.names(State.SUSPECT):
             try:
-                self._listen()
                 for name, call in list(calls.items()):
                     if broken := wait_for("weights", [call], self.run, self._pulse())[0]:
                         raise ActorFailed(f"{name} failed: {broken}", recoverable=True, actor=name)
                     del calls[name]
+                self._listen()
             except ActorFailed as failure:
                 self._lose(failure)
                 calls.pop(str(failure.actor), None)

@@ -131,6 +131,7 @@ def running_actors(
         with ExitStack() as running:
             with progress.phase("start", "starting the judge"):
                 rewards = running.enter_context(policy_rewards(config, cluster.actors.reward.actor, placement, model, folder.logs))
+            rewards.pulse = cluster.actors.reward.pulse
             progress.say(f"rewards: {rewards.describe()}; ready after {progress.seconds['start']:.0f} s")
             yield replace(cluster.actors, reward=rewards)
 
