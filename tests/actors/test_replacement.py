@@ -199,27 +199,23 @@ def batch(first):
     return prompts, pa.RecordBatch.from_pylist([row | {"weight_version": 0} for row in answers], schema=SAMPLES)
 
 
-MOMENTS = ["before a refill", "before the learner's batch", "before it is written", "while it is written", "after it is written"]
-
-
-@pytest.mark.parametrize("moment", MOMENTS)
-def test_a_new_reward_actor_ends_up_with_every_batch_once(ray_session, recoveries, tmp_path, moment):
-    """Two batches are open, as with rl.staleness=1; the tables are those of an actor that lives on."""
-    job = recoveries()
+def test_a_new_reward_actor_ends_up_with_every_batch_once(ray_session, recoveries, tmp_path):
+    """It is lost between any two calls, with up to two batches open, as with rl.staleness=1; the tables are those of one that lives on."""
+    job = recoveries(limit=10)
 
     def create():
         return ray.remote(num_cpus=0)(RewardActor).options(name="reward").remote("reward")
 
     client = RewardClient(create(), Run(actor_timeout_s=WAIT_S))
-    client.create, first = create, client.actor
+    client.create = create
     wait([client.ready()], WAIT_S)
     pulse = Pulse(60.0)
     client.replacements = Replacements(job, pulse, {"reward": ray.get_runtime_context().get_node_id()})
-    plain = RewardActor("reward")
+    plain, lost = RewardActor("reward"), []
 
-    def die_at(now):
-        if now == moment:
-            ray.kill(client.actor)
+    def lose():
+        lost.append(client.actor)
+        ray.kill(client.actor)
 
     def judge(key, number):
         prompts, samples = batch(number)
@@ -229,17 +225,17 @@ def test_a_new_reward_actor_ends_up_with_every_batch_once(ray_session, recoverie
         judge("step 0", 0)
         client.write_trajectories("step 0", tmp_path / "0.parquet")
         judge("step 1", 0)
-        die_at("before a refill")
+        lose()
         judge("step 1", 2)
-        die_at("before the learner's batch")
+        lose()
         rows, expected = plain.pop_learner_batch("step 1")
         assert ray.get(client.pop_learner_batch("step 1"), timeout=WAIT_S).rows.equals(expected.rows) and rows == 4
         judge("step 2", 0)
-        die_at("before it is written")
+        lose()
         writing = client.begin_writing("step 1", tmp_path / "1.parquet")
-        die_at("while it is written")
+        lose()  # while it writes
         client.finish(writing)
-        die_at("after it is written")
+        lose()
         judge("step 2", 2)
         client.write_trajectories("step 2", tmp_path / "2.parquet")
         assert ray.get(client.actor.__ray_call__.remote(lambda self: (self.tables, self.popped)), timeout=WAIT_S) == ({}, {})
@@ -252,7 +248,8 @@ def test_a_new_reward_actor_ends_up_with_every_batch_once(ray_session, recoverie
     for number in (1, 2):
         assert pq.read_table(tmp_path / f"{number}.parquet").equals(pq.read_table(tmp_path / f"expected {number}.parquet"))
     assert pq.read_table(tmp_path / "0.parquet").num_rows == 4
-    assert client.actor is not first and told(job).count("reward is back") == 1
+    # The one that was lost while it wrote may have written, and answered, before.
+    assert len(lost) == 5 and told(job).count("reward is back") in (4, 5)
 
 
 def test_a_reward_actor_that_fails_at_its_work_is_not_replaced(ray_session, recoveries):
