@@ -67,9 +67,10 @@ class Faults(threading.Thread):
 
 @pytest.fixture(scope="module")
 def undisturbed(straight_run, tiny, quiet, tmp_path_factory):
-    """A run of RL alone, from a model that writes scores."""
+    """A run of RL alone, from a model that writes scores. Its prompts and versions do not depend on how an engine rounds."""
     model = straight_run[0].run.dir / "checkpoints/cold_start/model"
-    config = tiny(tmp_path_factory.mktemp("undisturbed") / "run", model, "sft.rows=0", "checkpoint.every=1", f"rl.steps={STEPS}")
+    settings = ["sft.rows=0", "rl.equal_groups=train", "checkpoint.every=1", f"rl.steps={STEPS}"]
+    config = tiny(tmp_path_factory.mktemp("undisturbed") / "run", model, *settings)
     train(config, quiet)
     return config
 
