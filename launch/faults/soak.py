@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -60,7 +60,7 @@ def soak(folder: Path, minutes: float, steps: int, seed: int, kinds: tuple[Fault
     """Disturb one run after the other until the time is up; returns what became of them. `soak.json` in `folder` is kept up to date."""
     reference, arguments = prepare(folder, steps, say)
     chance, outcomes, bag = random.Random(seed), list[Outcome](), list[Fault]()
-    began, end = time.monotonic(), time.monotonic() + 60 * minutes
+    end = time.monotonic() + 60 * minutes
     while time.monotonic() < end:
         faults = []
         for _ in range(chance.randint(*FAULTS)):
@@ -70,13 +70,13 @@ def soak(folder: Path, minutes: float, steps: int, seed: int, kinds: tuple[Fault
         outcome = disturb(run, faults, say, chance, reference, end)
         outcomes.append(outcome)
         say(f"{outcome.name}: {outcome.describe()}", "green" if outcome.good else "red")
-        write_text_atomically(folder / "soak.json", json.dumps(totals(outcomes, time.monotonic() - began), indent=2) + "\n")
+        write_text_atomically(folder / "soak.json", json.dumps(totals(outcomes), indent=2) + "\n")
         if outcome.good:  # else it is kept for inspection
             shutil.rmtree(run.folder)
     return outcomes
 
 
-def totals(outcomes: list[Outcome], seconds: float) -> dict[str, object]:
+def totals(outcomes: list[Outcome]) -> dict[str, Any]:
     """Sum up the runs."""
     injected = [fault for outcome in outcomes for fault in outcome.faults]
     kinds = {
@@ -89,14 +89,14 @@ def totals(outcomes: list[Outcome], seconds: float) -> dict[str, object]:
         for kind in sorted({fault.fault for fault in injected})
     }
     return {
-        "minutes": round(seconds / 60, 1),
+        "minutes": round(sum(outcome.seconds for outcome in outcomes) / 60, 1),
         "runs": len(outcomes),
         "complete": sum(outcome.complete for outcome in outcomes),
         "equal to the bit": sum(outcome.complete and outcome.comparison.equal for outcome in outcomes),
         "starts of the command": sum(outcome.starts for outcome in outcomes),
         "faults": len(injected),
-        "prompts lost": sum(outcome.comparison.lost for outcome in outcomes),
-        "prompts doubled": sum(outcome.comparison.doubled for outcome in outcomes),
+        "samples lost": sum(outcome.comparison.lost for outcome in outcomes),
+        "samples doubled": sum(outcome.comparison.doubled for outcome in outcomes),
         "longest stall, in seconds": round(max((outcome.longest_stall_s for outcome in outcomes), default=0), 1),
         "processes left": sum(len(outcome.left.processes) for outcome in outcomes if outcome.left),
         "ports left": sum(outcome.left.ports for outcome in outcomes if outcome.left),
@@ -107,10 +107,9 @@ def totals(outcomes: list[Outcome], seconds: float) -> dict[str, object]:
     }
 
 
-def tables(found: dict[str, object]) -> list[Table]:
+def tables(found: dict[str, Any]) -> list[Table]:
     """Show `totals`: faults by kind, and the other figures."""
-    kinds, *_ = (value for name, value in found.items() if name == "faults by kind")
-    assert isinstance(kinds, dict)
+    kinds = found["faults by kind"]
     columns = list(next(iter(kinds.values()), {}))
     by_kind, figures = Table("fault", *columns, title="faults"), Table("figure", "value", title="runs")
     for kind, row in kinds.items():
@@ -143,7 +142,7 @@ def main(
             print_text(console, f"{elapsed:3d}:{seconds:02d} {text}", style)
 
         outcomes = soak(folder, minutes, steps, seed, kinds, say)
-    found = totals(outcomes, time.monotonic() - began)
+    found = totals(outcomes)
     for table in tables(found):
         to_stdout().print(table)
     print_text(to_stdout(), f"all figures: {folder / 'soak.json'}")

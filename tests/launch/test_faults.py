@@ -128,7 +128,7 @@ def test_a_disturbed_run_is_resumed_until_it_is_complete_and_judged(tmp_path):
     assert loses.complete and loses.comparison.lost == 5 and not loses.good
     leaves = disturbed(tmp_path, "leaves", [], tmp_path / "undisturbed")
     assert leaves.comparison.equal and list(leaves.left.temporary.values()) == [5] and not leaves.good
-    found = totals([outcome, loses, leaves], 60)
-    assert (found["runs"], found["complete"], found["equal to the bit"], found["prompts lost"], found["bytes left"]) == (3, 3, 2, 5, 5)
+    found = totals([outcome, loses, leaves])
+    assert (found["runs"], found["complete"], found["equal to the bit"], found["samples lost"], found["bytes left"]) == (3, 3, 2, 5, 5)
     assert found["faults by kind"]["driver SIGKILL"]["resumed by the same command"] == 2
     assert all(table.row_count for table in tables(found))
