@@ -168,6 +168,14 @@ def test_what_can_never_be_granted_is_refused_with_what_to_set(shape, sizes, mes
         place(config(*shape), machines(*sizes))
 
 
+def test_a_deterministic_run_gets_one_thread_per_process_and_no_gpu():
+    deterministic = config(1, 1, 1, 0, "run.deterministic=true")
+    placement = place(deterministic, machines((8, 0)))
+    assert [placement.threads(name) for name in ("learner-0", "rollout-0")] == [1, 1]
+    with pytest.raises(PlacementError, match="run.deterministic=true: on CPUs only, and the cluster has 2 GPU"):
+        place(deterministic, machines((8, 2)))
+
+
 def test_a_cluster_that_offers_nothing_is_refused():
     with pytest.raises(PlacementError, match="no machine of the cluster offers CPUs or GPUs"):
         place(config(), machines((0, 0)))
