@@ -16,6 +16,7 @@ FORMS = {
     "figure": "{:.3f}",
     "score": "{:.2f}",
     "count": "{:,.0f}",
+    "minutes": "{:,.1f}",
     "plain": "{:g}",
 }
 """Number formats: fractions as percentages, other measures with three decimals, mean scores with two, tokens and seconds as integers."""

@@ -47,7 +47,7 @@ def _of_run(run: TrainingRun, votes: Sequence[Evaluation]) -> Headline:
     rows = max((stage.n for stage in run.stages.values()), default=0)
     measured = f"{rows:,} held-out rows: {'answers that pass their checks' if run.is_policy else 'accuracy'}"
     facts = _baselines(baselines_of(run))
-    facts += [("steps", Cell(steps, "count")), ("minutes", Cell(sum(seconds_of(run).values()) / 60, "count")), ("model", run.model)]
+    facts += [("steps", Cell(steps, "count")), ("minutes", Cell(sum(seconds_of(run).values()) / 60, "minutes")), ("model", run.model)]
     facts += [] if run.summary else [("state", "in progress")]
     return Headline(run.name, measured, [*_stages(run), *(figure for one in votes for figure in _votes(one))], facts)
 
@@ -87,7 +87,7 @@ def _of_evaluation(evaluation: Evaluation) -> Headline:
         figures.insert(0, ("greedy", _estimate(found, found.greedy.overall.value, found.greedy.overall.ci95), ""))
     facts += _baselines(found.baselines) if found else []
     if evaluation.report.seconds is not None:
-        facts.append(("minutes", Cell(evaluation.report.seconds / 60, "count")))
+        facts.append(("minutes", Cell(evaluation.report.seconds / 60, "minutes")))
     single = next(iter(evaluation.report.benchmarks), "")
     measured = f"mean of {len(evaluation.report.benchmarks)} benchmarks" if len(evaluation.report.benchmarks) > 1 else single
     return Headline(evaluation.name, measured, figures, [*facts, ("model", evaluation.report.model)])
@@ -118,10 +118,11 @@ def _by_stage(runs: Sequence[TrainingRun], votes: dict[Path, list[Evaluation]]) 
         cells = [own.get(name) for name in names]
         intervals = [cell.ci95 if cell and cell.ci95 else None for cell in cells]
         series.append(Series(run_name, [cell.value if cell else None for cell in cells], ci95=intervals, style=style))  # type: ignore[arg-type]
-    levels: dict[str, float] = {}
-    for run in judges:
-        of = f" ({run.name})" if len(judges) > 1 else ""
-        levels |= {words + of: value for words, value in baselines_named(baselines_of(run)).items()}
+    known = {run.name: baselines_named(baselines_of(run)) for run in judges}
+    levels = known[judges[0].name]
+    if any(own != levels for own in known.values()):
+        # Of different rows: one line for each run.
+        levels = {f"chance ({name})": own["chance"] for name, own in known.items() if "chance" in own}
     return [Categories("Accuracy by stage", "Bars are 95% intervals.", True, "accuracy", names, series, levels)]
 
 

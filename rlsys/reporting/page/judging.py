@@ -37,7 +37,7 @@ def section(runs: Sequence[TrainingRun]) -> Section:
 def _accuracy_plots(stages: Mapping[str, Sequence[dict[str, Any]]], of: str) -> list[Plot]:
     groups = {stage: _groups(rows) for stage, rows in stages.items()}
     names = {name: group for own in groups.values() for name, group in own.items()}
-    title = f"Accuracy by number of responses and place of the best one{of}"
+    title = f"Accuracy by responses and place of the best one{of}"
     if len(names) > MANY_GROUPS:
         title, names = f"Accuracy by number of responses{of}", {name: group for name, group in names.items() if not name[1]}
     keys = sorted(names)

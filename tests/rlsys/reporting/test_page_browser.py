@@ -37,6 +37,7 @@ for (const width of [1280, 390]) {
       pictures: pictures.map(one => [one.getBoundingClientRect().width, one.getBoundingClientRect().height]),
       figures: [...inner.querySelectorAll('figure')].map(one => one.getBoundingClientRect())
         .map(box => [box.left, box.top, box.right].map(Math.round)),
+      unscrolled: [...inner.querySelectorAll('table')].filter(one => getComputedStyle(one.parentElement).overflowX != 'auto').length,
       images: [...inner.images].map(one => one.naturalWidth), scripts: inner.scripts.length,
       twice: ids.filter((id, place) => ids.indexOf(id) !== place),
       missing: [...inner.querySelectorAll('use, a')].map(one => one.getAttribute('xlink:href') || one.getAttribute('href'))
@@ -83,7 +84,7 @@ def test_nothing_is_wider_than_the_page(laid_out, shown, width) -> None:
     document = json.loads(shown.with_suffix(".json").read_text())
     assert len(told["pictures"]) == len(plots(document)) > 10
     assert all(wide > 200 and high > 100 for wide, high in told["pictures"])
-    assert told["outside"] == []
+    assert told["outside"] == [] and told["unscrolled"] == 0
 
 
 @in_a_browser

@@ -75,7 +75,7 @@ def test_the_headline_of_a_ladder_compares_like_with_like(tmp_path) -> None:
 
 
 def test_accuracy_by_number_of_responses_and_by_place(shown, held) -> None:
-    plot = plots(shown)["Accuracy by number of responses and place of the best one"]
+    plot = plots(shown)["Accuracy by responses and place of the best one"]
     found = by_name(plot)
     counts: dict[str, int] = {}
     for stage, rows in held.items():
