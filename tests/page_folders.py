@@ -21,6 +21,7 @@ from rlsys.evaluation.heldout import baselines, paired
 from rlsys.evaluation.heldout import summarise as summarise_heldout
 from rlsys.prompts.rendering import UserTurns
 from rlsys.reporting.page import Page, collect, outline, write_page
+from rlsys.reporting.page.render import page_document
 
 HOSTILE = (
     "</pre></script><script>document.title = 'taken'</script><img src=x onerror=\"document.title = 'taken'\"> "
@@ -37,6 +38,12 @@ def in_place(path: Path):
 def build(folders: list[Path], output: Path, title: str = "a page") -> dict:
     """The document of the page of `folders`."""
     return write_page(Page(title, outline(collect(folders))), output, in_place)
+
+
+def told(*folders: Path) -> dict:
+    """The same document, without drawing anything."""
+    page = Page("a page", outline(collect(folders)))
+    return json.loads(json.dumps(page_document(page, {id(plot): name for name, plot in page.plots()}, [])))
 
 
 def plots(document: dict) -> dict[str, dict]:

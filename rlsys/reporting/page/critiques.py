@@ -27,8 +27,9 @@ def section(runs: Sequence[TrainingRun], evaluations: Sequence[Evaluation]) -> S
             (name, _of_example(f"{evaluation.name}, {name}", example)) for name, benchmark in benchmarks for example in benchmark.examples
         ]
         chosen += choose(examples)
-    lead = "Chosen by outcome and family, not by content. Scores are listed in the order in which the responses were shown."
-    return Section("Sample critiques", lead if chosen else "", critiques=chosen)
+    lead = "Chosen by outcome and family, not by content. Responses are numbered as they were shown."
+    title = "Sample answers" if chosen and all(one.answers for one in chosen) else "Sample critiques"
+    return Section(title, lead if chosen else "", critiques=chosen)
 
 
 def choose(critiques: Sequence[tuple[str | None, Critique]]) -> list[Critique]:

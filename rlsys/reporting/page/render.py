@@ -66,7 +66,7 @@ def write_page(page: Page, output: Path, atomic_output: AtomicOutput) -> dict[st
         drawn = {id(plot): render(plot.draw, name, beside[pngs[id(plot)]]) for name, plot in page.plots()}
         alone = {id(plot) for section in page.sections for plot in without_neighbour(section.plots)}
         wide = {id(plot): render(partial(plot.draw, WIDE), f"{name}-wide") for name, plot in page.plots() if id(plot) in alone}
-        document = _document(page, pngs, [output.with_suffix(suffix).name for suffix in FORMS])
+        document = page_document(page, pngs, [output.with_suffix(suffix).name for suffix in FORMS])
         texts = (html(page, drawn, wide), markdown(page, pngs), json.dumps(document, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
         for suffix, text in zip(FORMS, texts, strict=True):
             stack.enter_context(atomic_output(output.with_suffix(suffix))).write_text(text, encoding="utf-8")
@@ -96,7 +96,13 @@ def _refuse_foreign(output: Path) -> None:
             raise DataError(f"{path}: exists and was not written by `rlsys report`; choose another name or folder for the page.")
 
 
-def _document(page: Page, files: dict[int, str], forms: list[str]) -> dict[str, Any]:
+def page_document(page: Page, files: dict[int, str], forms: list[str]) -> dict[str, Any]:
+    """Return the contents of PAGE.json.
+
+    Args:
+        files: id(plot) -> name of its picture.
+        forms: names of the other files.
+    """
     sections = [
         {
             "title": section.title,

@@ -39,8 +39,3 @@ def page_of_runs(tmp_path_factory) -> Path:
     write(run / "votes" / "eval.json", evaluation(made=benchmark(0.6)) | {"model": "elsewhere"})
     build([run, run / "votes", policy_run(root / "policy", HOSTILE)], root / "page.html", HOSTILE)
     return root / "page.html"
-
-
-@pytest.fixture(scope="module")
-def document_of_runs(page_of_runs) -> dict:
-    return json.loads(page_of_runs.with_suffix(".json").read_text())

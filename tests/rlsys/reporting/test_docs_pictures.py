@@ -7,7 +7,7 @@ import re
 
 import pytest
 from docs_pictures import DOCS, PICTURES, SOURCE, ladder
-from page_folders import build, plots, write
+from page_folders import plots, told, write
 
 
 def table() -> list[list[str]]:
@@ -40,9 +40,8 @@ def test_a_picture_is_drawn_from_them(name) -> None:
 
 def test_the_page_of_the_source_shows_them(tmp_path) -> None:
     write(tmp_path / "ladder" / "ladder.json", ladder())
-    document = build([tmp_path / "ladder"], tmp_path / "page.html")
-    by_k = plots(document)["Accuracy against k: test rows, 400 rows"]
+    by_k = plots(told(tmp_path / "ladder"))["Accuracy against k: test rows, 400 rows"]
     drawn = {f"{one['name']}@{x:g}": f"{y:.1%}" for one in by_k["series"] for x, y in zip(one["x"], one["y"])}
-    told = {row[0].replace("RL, one sample (vote@1)", "vote@1"): row[1] for row in table()}
-    assert drawn == {name.replace("meta", "guided vote"): value for name, value in told.items() if re.match(r"(vote|meta)@", name)}
+    figures = {row[0].replace("RL, one sample (vote@1)", "vote@1"): row[1] for row in table()}
+    assert drawn == {name.replace("meta", "guided vote"): value for name, value in figures.items() if re.match(r"(vote|meta)@", name)}
     assert by_k["levels"] == {"base (primed), greedy": 0.47, "RL, greedy": 0.582, "Bradley-Terry baseline": 0.95, "chance": 0.379}

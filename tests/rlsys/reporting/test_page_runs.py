@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
-from page_folders import HOSTILE, STAGES, build, evaluation, judge_run, ladder, plots, policy_run, tables, write
+from page_folders import HOSTILE, STAGES, evaluation, judge_run, ladder, plots, policy_run, tables, told, write
 
+from rlsys.reporting.page import collect, outline
 from rlsys.reporting.page.plots import Categories, Curves, Series, drawn_once, span_of
 from rlsys.reporting.page.render import without_neighbour
 
@@ -21,8 +22,8 @@ def run(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def shown(run, tmp_path_factory) -> dict:
-    return build([run], tmp_path_factory.mktemp("page") / "page.html")
+def shown(run) -> dict:
+    return told(run)
 
 
 @pytest.fixture(scope="module")
@@ -55,10 +56,10 @@ def test_the_headline_comes_first(shown, held) -> None:
 def test_votes_with_a_model_of_the_run_end_its_headline(run, tmp_path) -> None:
     votes = write(tmp_path / "votes" / "eval.json", evaluation() | {"model": str(run / "checkpoints" / "step_000002" / "model")}).parent
     other = write(tmp_path / "other" / "eval.json", evaluation()).parent
-    told = json.loads((votes / "eval.json").read_text())["benchmarks"]
-    first, second = build([run, votes, other], tmp_path / "page.html")["sections"][0]["headlines"]
+    figures = json.loads((votes / "eval.json").read_text())["benchmarks"]
+    first, second = told(run, votes, other)["sections"][0]["headlines"]
     # Of the benchmarks of accuracy, alpha and beta.
-    mean = sum(told[name]["strategies"]["vote"]["4"]["overall"]["value"] for name in ("alpha", "beta")) / 2
+    mean = sum(figures[name]["strategies"]["vote"]["4"]["overall"]["value"] for name in ("alpha", "beta")) / 2
     assert [one["name"] for one in first["figures"]] == [*NAMES.values(), "vote@4", "meta@4"]
     assert first["figures"][3]["value"] == pytest.approx(mean)
     assert first["figures"][3]["remark"] == "the mean of the benchmarks, 200 rows"
@@ -69,7 +70,7 @@ def test_the_headline_of_a_ladder_compares_like_with_like(tmp_path) -> None:
     names = ("base", "base@1", "rft", "rft@1", "rl", "vote@1", "vote@2", "vote@8", "meta@2", "meta@8", "bt")
     rungs = [{"name": name, "title": name, "value": place / 20, "ci95": None} for place, name in enumerate(names)]
     write(tmp_path / "x" / "ladder.json", ladder() | {"rungs": rungs, "baselines": {"chance": 0.4}})
-    (headline,) = build([tmp_path / "x"], tmp_path / "page.html")["sections"][0]["headlines"]
+    (headline,) = told(tmp_path / "x")["sections"][0]["headlines"]
     assert [one["name"] for one in headline["figures"]] == ["base@1", "rft@1", "vote@1", "vote@8", "meta@8"]
     assert headline["facts"]["bt"]["value"] == 0.5 and headline["facts"]["chance"] == {"value": 0.4}
 
@@ -138,7 +139,7 @@ def test_the_same_row_stands_side_by_side(shown, held) -> None:
             row, critique = next(row for row in rows if row["prompt_id"] == one["id"]), one["critiques"][NAMES[stage]]
             assert (critique["text"], critique["correct"]) == (row["text"], row["correct"])
             assert critique["scores"] == (row["scores"] and [row["scores"][response] for response in row["order"]])
-            assert critique["turns"] == [("user", f"query {one['id'].removeprefix('row-')} ")]
+            assert critique["turns"] == [["user", f"query {one['id'].removeprefix('row-')} "]]
             assert critique["responses"] == [f"response {response} " for response in row["order"]]
             best = row["ground_truth"].index(max(row["ground_truth"]))
             assert critique["gold"] == (row["order"].index(best) if len(row["order"]) > 1 else None)
@@ -157,7 +158,7 @@ def test_a_run_in_progress_is_taken_apart_as_far_as_it_has_come(tmp_path) -> Non
         (run / "trajectories" / f"heldout_{stage}.parquet").unlink()
     (run / "metrics.jsonl").unlink()
     write(run / "progress.json", {"started": 1.0, "host": "h", "pid": 1, "since": 2.0, "seconds": {"start": 60.0, "evaluate": 120.0}})
-    document = build([run], tmp_path / "page.html")
+    document = told(run)
     (headline,) = document["sections"][0]["headlines"]
     assert [one["name"] for one in headline["figures"]] == ["base model"]
     assert (headline["facts"]["state"], headline["facts"]["minutes"]["value"], headline["facts"]["steps"]["value"]) == (
@@ -171,7 +172,7 @@ def test_a_run_in_progress_is_taken_apart_as_far_as_it_has_come(tmp_path) -> Non
 
 def test_a_policy_shows_its_rewards_and_kl_over_the_same_steps(tmp_path) -> None:
     run = policy_run(tmp_path / "policy", HOSTILE)
-    document = build([run], tmp_path / "page.html")
+    document = told(run)
     rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     plot = plots(document)["Rewards and KL divergence over steps"]
     assert [panel["series"][0]["y"] for panel in plot["panels"]] == [
@@ -182,11 +183,16 @@ def test_a_policy_shows_its_rewards_and_kl_over_the_same_steps(tmp_path) -> None
     assert headline["measured"] == "10 held-out rows: answers that pass their checks"
     assert [(one["name"], one["value"]) for one in headline["figures"]] == [("base model", 0.2), ("after RL", 0.7)]
     comparison = next(one for section in document["sections"] for one in section["comparisons"])
-    assert comparison["critiques"]["after RL"]["turns"] == [("user", "query 2")]
-    text = (tmp_path / "page.html").read_text()
-    assert "passes its checks" in text and "fails its checks" in text and "not parsed" not in text
+    assert comparison["critiques"]["after RL"]["turns"] == [["user", "query 2"]]
     titles = {section["title"] for section in document["sections"]}
-    assert not {"Training", "Where the judge is right", "Parse failures"} & titles
+    assert not {"Training", "Where the judge is right", "Parse failures", "Sample critiques"} & titles
+
+
+def test_an_answer_of_a_policy_passes_or_fails(tmp_path) -> None:
+    """It has no scores; that is no parse failure."""
+    sections = outline(collect([policy_run(tmp_path / "policy")]))
+    verdicts = [critique.verdict for section in sections for critique in section.critiques]
+    assert verdicts == ["passes its checks"] * 3 + ["fails its checks"] * 2
 
 
 # --- how plots are drawn --------------------------------------------------------------------------------------------
