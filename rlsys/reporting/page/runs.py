@@ -58,7 +58,8 @@ def policies(runs: Sequence[TrainingRun]) -> Section:
     trained = [run for run in runs if run.is_policy]
     panels = [_over_steps("", label, key, trained, percent) for key, label, percent in PANELS]
     found = [panel for panel in panels if panel is not None]
-    note = "Where the judge's score rises and gold does not, the policy pleases the judge without getting better. "
+    both = panels[0] is not None and panels[1] is not None
+    note = "Where the judge's score rises and gold does not, the policy pleases the judge without getting better. " if both else ""
     plots: list[Plot] = [Panels("Rewards and KL divergence over steps", note + found[0].note, panels=found)] if found else []
     curves = [
         _over_steps("Reward that was trained on", "mean reward", "reward", trained),

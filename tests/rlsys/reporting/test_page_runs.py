@@ -179,6 +179,11 @@ def test_a_policy_shows_its_rewards_and_kl_over_the_same_steps(tmp_path) -> None
         [row[key] for row in rows] for key in ("judge_score", "gold", "bt", "kl")
     ]
     assert all(panel["series"][0]["x"] == [row["step"] for row in rows] for panel in plot["panels"])
+    assert "the judge's score rises and gold does not" in plot["note"]
+    gold = policy_run(tmp_path / "gold")
+    write(gold / "metrics.jsonl", "".join(json.dumps({key: row[key] for key in ("step", "reward", "gold", "kl")}) + "\n" for row in rows))
+    alone = plots(told(gold))["Rewards and KL divergence over steps"]
+    assert len(alone["panels"]) == 2 and "judge" not in alone["note"]
     (headline,) = document["sections"][0]["headlines"]
     assert headline["measured"] == "10 held-out rows: answers that pass their checks"
     assert [(one["name"], one["value"]) for one in headline["figures"]] == [("base model", 0.2), ("after RL", 0.7)]
