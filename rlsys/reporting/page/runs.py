@@ -68,9 +68,7 @@ def policies(runs: Sequence[TrainingRun]) -> Section:
         _over_steps("Entropy of the trained policy", "entropy, nats per token", "entropy", trained),
     ]
     tables = [_stage_table("Held-out answers by stage, 95% intervals", "pass their checks", trained), _paired_table(trained)]
-    lead = (
-        "The judge's score and gold are means over the same training samples; gold, the verdict of the rows' own checks, is the yardstick."
-    )
+    lead = "Means over the training samples of each step. Gold is the verdict of the rows' own checks: the yardstick."
     shown = [table for table in tables if table.rows], [*plots, *(plot for plot in curves if plot is not None)]
     return Section("Policies trained by a reward", lead if trained else "", *shown)
 
