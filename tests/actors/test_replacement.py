@@ -12,6 +12,7 @@ import pytest
 import ray
 from rich.console import Console
 
+from actors.cluster.calls import Actors, LearnerGroup
 from actors.cluster.heartbeats import Pulse, beat_from_a_thread
 from actors.cluster.replacement import Replacements
 from actors.cluster.reward_client import RewardClient
@@ -71,6 +72,17 @@ class Engine:
         return int(sizes.sum()), pa.record_batch(columns, schema=SAMPLES)
 
 
+class Learner:
+    """Sends its weights to the engines that it was last connected to."""
+
+    def connect_rollouts(self, engines, backend, bucket_mib, timeout_s):
+        self.engines = engines
+
+    def send_weights(self, version, verify):
+        ray.get([engine.load.remote(version) for engine in self.engines], timeout=WAIT_S)
+        return {"bytes": 0}
+
+
 @pytest.fixture
 def recoveries():
     """`recoveries(limit)`: those of a job, which count up to `limit`; what they tell is in `.progress.console.file`."""
@@ -87,40 +99,37 @@ def told(recoveries):
 
 
 @contextmanager
-def group(recoveries, *faults, alone=False):
-    """Engines with these faults; the new ones have none."""
+def group(recoveries, *faults, idle_learners=False):
+    """The `Actors` of a job whose engines have these faults; the new ones have none."""
     host = ray.remote(num_cpus=0, max_concurrency=2)(Engine)
     names = [f"rollout-{i}" for i in range(len(faults))]
     engines = [host.options(name=name).remote(name, fault, VERSION) for name, fault in zip(names, faults)]
     ray.get([engine.ready.remote() for engine in engines], timeout=WAIT_S)
-    rollouts = RolloutGroup(engines, Run(actor_timeout_s=WAIT_S), max_num_seqs=4)
-    rollouts.supervisor.updated(VERSION, names)
+    run = Run(actor_timeout_s=WAIT_S)
+    rollouts = RolloutGroup(engines, run, max_num_seqs=4)
+    learners = LearnerGroup([ray.remote(num_cpus=0)(Learner).remote()], run)
+    actors = Actors(rollouts, learners, None)
+    learners.connect_rollouts(engines, "cpu", 1)
+    actors.send_weights(VERSION)
     rollouts.pulse = pulse = Pulse(6.0)
     pulse.watch(rollouts.engines)
     node = ray.get_runtime_context().get_node_id()
     rollouts.replacements = Replacements(recoveries, pulse, dict.fromkeys(names, node))
     rollouts.create = lambda name: host.options(name=name).remote(name)
-    rollouts.refresh = (lambda: send(rollouts, rollouts.supervisor.version)) if alone else None
+    rollouts.refresh = actors.refresh if idle_learners else None
     try:
-        yield rollouts
+        yield actors
     finally:
         rollouts.replacements.close()
         pulse.close()
-        for engine in rollouts.actors:
-            ray.kill(engine)
+        for actor in [*rollouts.actors, *learners.actors]:
+            ray.kill(actor)
 
 
-def send(rollouts, version):
-    """As `Actors.send_weights`, with engines that load at once."""
-    names = rollouts.muster()
-    ray.get([rollouts.engines[name].load.remote(version) for name in names], timeout=WAIT_S)
-    rollouts.updated(version, names)
-
-
-def sampled(rollouts, groups=16, samples=2):
+def sampled(actors, groups=16, samples=2):
     """The (group, sample, version) of what was sampled, in order."""
     rows = [{"group": g, "prompt_token_ids": [g], "seeds": list(range(samples))} for g in range(groups)]
-    parts = rollouts.sample(pa.RecordBatch.from_pylist(rows, schema=PROMPTS), 1.0, 1.0, 8)
+    parts = actors.rollouts.sample(pa.RecordBatch.from_pylist(rows, schema=PROMPTS), 1.0, 1.0, 8)
     together = pa.concat_batches(ray.get(parts, timeout=WAIT_S))
     return list(zip(*(together[name].to_pylist() for name in ("group", "sample", "weight_version"))))
 
@@ -131,54 +140,51 @@ EVERYTHING = [(g, s, VERSION) for g in range(16) for s in range(2)]
 @pytest.mark.parametrize(("fault", "words"), [("dies", "rollout-1 died during generate"), ("hangs", "rollout-1 hangs: no sign of life")])
 def test_the_others_sample_what_a_lost_engine_had_and_the_new_one_waits_for_weights(ray_session, recoveries, fault, words):
     job = recoveries()
-    with group(job, None, fault) as rollouts:
-        assert sampled(rollouts) == EVERYTHING
+    with group(job, None, fault) as actors:
+        rollouts = actors.rollouts
+        assert sampled(actors) == EVERYTHING
         line = told(job)
         assert words in line and "restart 1: its " in line and " samples go to the other engines; a new one starts" in line
         assert rollouts.supervisor.state("rollout-1") is State.RESTARTING
         # A batch before the new engine has the current weights: it gets nothing.
-        assert sampled(rollouts) == EVERYTHING
+        assert sampled(actors) == EVERYTHING
         new = rollouts.engines["rollout-1"]
-        wait_until_up(new)
+        ray.get(new.ready.remote(), timeout=WAIT_S)
         assert ray.get(new.seen.remote(), timeout=WAIT_S) == []
-        send(rollouts, VERSION + 1)
+        actors.send_weights(VERSION + 1)
         assert "rollout-1 is back, with the weights of version 4" in told(job)
-        assert sampled(rollouts) == [(g, s, VERSION + 1) for g in range(16) for s in range(2)]
+        assert sampled(actors) == [(g, s, VERSION + 1) for g in range(16) for s in range(2)]
         assert ray.get(new.seen.remote(), timeout=WAIT_S)
-
-
-def wait_until_up(engine):
-    ray.get(engine.ready.remote(), timeout=WAIT_S)
 
 
 def test_the_last_engine_is_waited_for_and_given_the_current_weights_before_it_samples(ray_session, recoveries):
     job = recoveries()
-    with group(job, "dies", "dies", alone=True) as rollouts:
-        assert sampled(rollouts) == EVERYTHING
+    with group(job, "dies", "dies", idle_learners=True) as actors:
+        assert sampled(actors) == EVERYTHING
         assert "wait for the new one that starts" in told(job) and "is back, with the weights of version 3" in told(job)
 
 
 def test_an_engine_that_died_between_two_batches_is_found_before_weights_are_sent(ray_session, recoveries):
     job = recoveries()
-    with group(job, None) as rollouts:  # even where learners may be training while engines sample
-        ray.kill(rollouts.engines["rollout-0"])
-        send(rollouts, VERSION + 1)
+    with group(job, None) as actors:  # even where learners may be training while engines sample
+        ray.kill(actors.rollouts.engines["rollout-0"])
+        actors.send_weights(VERSION + 1)
         assert "rollout-0 is back, with the weights of version 4" in told(job)
-        assert sampled(rollouts) == [(g, s, VERSION + 1) for g in range(16) for s in range(2)]
+        assert sampled(actors) == [(g, s, VERSION + 1) for g in range(16) for s in range(2)]
 
 
 def test_the_job_fails_where_no_engine_can_be_waited_for_or_recoveries_are_used_up_or_it_ends(ray_session, recoveries):
-    with group(recoveries(), "dies", "dies") as rollouts, pytest.raises(ActorFailed, match="died during generate") as failed:
-        sampled(rollouts)
+    with group(recoveries(), "dies", "dies") as actors, pytest.raises(ActorFailed, match="died during generate") as failed:
+        sampled(actors)
     assert failed.value.recoverable  # all actors start anew
-    with group(recoveries(limit=0), None, "dies") as rollouts, pytest.raises(ActorFailed, match="rollout-1 died during generate"):
-        sampled(rollouts)
+    with group(recoveries(limit=0), None, "dies") as actors, pytest.raises(ActorFailed, match="rollout-1 died during generate"):
+        sampled(actors)
     ended = recoveries()
-    with group(ended, None, "dies") as rollouts:
-        rollouts.replacements.close()
-        rollouts.create = None
+    with group(ended, None, "dies") as actors:
+        actors.rollouts.replacements.close()
+        actors.rollouts.create = lambda name: pytest.fail("a job that ends starts nothing")
         with pytest.raises(ActorFailed, match="rollout-1 died during generate"):
-            sampled(rollouts)
+            sampled(actors)
     assert "restart" not in told(ended)
 
 
