@@ -27,6 +27,7 @@ from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
 
 from actors.learner.deepspeed_engine import Engine, full_weights
 from actors.weights.source import layer_of
+from rlsys.documents.core import read_object
 from rlsys.io.files import apply_umask
 from rlsys.prompts.chat import Chat
 
@@ -146,7 +147,7 @@ def load_optimizer(engine: Engine, folder: Path, identity: dict[str, Any]) -> di
     where = folder / "learner.json"
     if not where.exists():
         raise ValueError(f"{folder}: no optimizer state here (learner.json is missing). Resume from a complete checkpoint.")
-    state = json.loads(where.read_text())
+    state = read_object(where)
     differing = [f"{key} was {state.get(key)} and is {value}" for key, value in identity.items() if state.get(key) != value]
     if differing:
         raise ValueError(

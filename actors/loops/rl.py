@@ -185,7 +185,7 @@ class Job:
                 samples = self.actors.rollouts.sample(prompts, config.eval.temperature, config.rollout.top_p, max_tokens)
                 self.actors.reward.judge(stage, self.loop.step, prompts, samples)
                 self.actors.reward.write_trajectories(stage, path)
-        result = heldout.summarise(pq.read_table(path))
+        result = heldout.read(path)
         self.progress.say(heldout.describe(stage, result))
         return result
 

@@ -65,7 +65,8 @@ def read_samples(run: Path, name: str, what: str) -> list[dict[str, Any]]:
         what: the table in words, for error messages.
 
     Raises:
-        UserError: there is no such run, no such table (the message lists existing ones), or the table cannot be read.
+        UserError: there is no such run, or no such table (the message lists existing ones).
+        DataError: the table cannot be read.
     """
     folder = run / "trajectories"
     if not folder.is_dir():
@@ -77,13 +78,12 @@ def read_samples(run: Path, name: str, what: str) -> list[dict[str, Any]]:
         stages = ", ".join(stem.removeprefix("heldout_") for stem in available if stem.startswith("heldout_"))
         found = "; ".join([*([f"steps {_ranges(steps)}"] if steps else []), *([f"held-out {stages}"] if stages else [])])
         raise UserError(f"{run}: no samples of {what}; {'found ' + found if found else 'none have been written yet'}.")
-    import pyarrow as pa
-    import pyarrow.parquet as pq
+    from rlsys.data.trajectories import TRAJECTORIES, read_trajectories, rows_of
 
-    try:
-        return pq.read_table(path).to_pylist()
-    except (OSError, pa.ArrowInvalid) as error:
-        raise UserError(f"{path}: cannot be read as Parquet ({error}).") from error
+    never_null = ("group", "sample", "prompt_id", "prompt", "text", "token_count")
+    # Tables of earlier versions have neither ground truth nor source.
+    required = set(TRAJECTORIES.names) - {"ground_truth", "source", "prompt_token_count"}
+    return list(rows_of(read_trajectories(path, sorted(required), never_null), path))
 
 
 def choose(rows: list[dict[str, Any]], best: int, worst: int) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:

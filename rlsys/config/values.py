@@ -14,6 +14,8 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 import yaml
 from pydantic import BaseModel
 
+MAX_NODES = 100_000
+"""Values in a YAML document, counting what aliases repeat: a few lines of aliases of aliases would otherwise fill any memory."""
 NULLS = ("", "null", "~", "Null", "NULL")
 """Spellings of null, for fields that may be None."""
 
@@ -30,8 +32,9 @@ def parse_text(text: str, kind: Any) -> Any:
     """Parse the value of an override: verbatim for a text field, as YAML for lists, mappings and fields that accept any value.
 
     Raises:
-        yaml.YAMLError: invalid YAML.
+        yaml.YAMLError: invalid YAML, or text with a character that no file can hold.
     """
+    _require_writable(text)
     kinds = list(_alternatives(kind))
     if type(None) in kinds and text.strip() in NULLS:
         return None
@@ -50,19 +53,47 @@ def parse_yaml(text: str, kind: Any) -> Any:
     """Parse a YAML document, converting scalars according to the types declared by `kind`.
 
     Raises:
-        yaml.YAMLError: invalid YAML, a duplicate key, or unbounded nesting.
+        yaml.YAMLError: invalid YAML, a duplicate key, unbounded nesting, or aliases that repeat more than MAX_NODES values.
     """
     loader = yaml.SafeLoader(text)
     try:
         node = loader.get_single_node()
         if node is None:
             return None
+        if _size(node, {}) > MAX_NODES:
+            raise yaml.YAMLError(f"it has more than {MAX_NODES:,} values, counting those that aliases repeat")
         _reject_duplicate_keys(node)
         return _construct(loader, node, kind)
     except RecursionError as error:
         raise yaml.YAMLError("it is nested too deeply, or an alias refers to a node that contains it") from error
     finally:
         loader.dispose()
+
+
+def _size(node: yaml.Node, known: dict[int, int]) -> int:
+    """Return the number of nodes below and including `node`, each as often as aliases repeat it. `known`: sizes by id(node)."""
+    if id(node) not in known:
+        pairs = node.value if isinstance(node, yaml.MappingNode) else []
+        children = node.value if isinstance(node, yaml.SequenceNode) else [child for pair in pairs for child in pair]
+        known[id(node)] = 1 + sum(_size(child, known) for child in children)
+    return known[id(node)]
+
+
+def _require_writable(text: str, mark: yaml.Mark | None = None) -> None:
+    """Raise if `text` has a null character or a lone surrogate, which neither paths nor the run's config.yaml can hold."""
+    if "\0" in text or any("\ud800" <= char <= "\udfff" for char in text):
+        raise yaml.constructor.ConstructorError(None, None, f"{ascii(text)[:60]} has a character that no file can hold", mark)
+
+
+def _scalar(loader: yaml.SafeLoader, node: yaml.ScalarNode) -> Any:
+    """Return the value of a scalar by YAML's own types."""
+    try:
+        return loader.construct_object(node)
+    except (ValueError, LookupError, AttributeError) as error:  # PyYAML's, for example for the date 2024-13-45, or !!int x
+        kind = node.tag.rpartition(":")[2]
+        raise yaml.constructor.ConstructorError(
+            None, None, f"expected a valid {kind}, found {ascii(node.value)[:60]}", node.start_mark
+        ) from error
 
 
 def _reject_duplicate_keys(node: yaml.Node) -> None:
@@ -83,17 +114,20 @@ def _reject_duplicate_keys(node: yaml.Node) -> None:
 def _construct(loader: yaml.SafeLoader, node: yaml.Node, kind: Any) -> Any:
     kinds = list(_alternatives(kind))
     if isinstance(node, yaml.ScalarNode):
+        _require_writable(node.value, node.start_mark)
         if node.style is None and node.tag == "tag:yaml.org,2002:null":
             # A key without a value is null, never text.
             return node.value if is_text(kind) and type(None) not in kinds and node.value else None
-        return loader.construct_object(node) if _uses_yaml_types(kind) else node.value
+        return _scalar(loader, node) if _uses_yaml_types(kind) else node.value
     if isinstance(node, yaml.SequenceNode):
         return [_construct(loader, child, _item_type(kind, index)) for index, child in enumerate(node.value)]
     assert isinstance(node, yaml.MappingNode)
     loader.flatten_mapping(node)
     mapping: dict[str, Any] = {}
     for key, child in node.value:
-        name = key.value if isinstance(key, yaml.ScalarNode) else str(loader.construct_object(key, deep=True))
+        if not isinstance(key, yaml.ScalarNode):
+            raise yaml.constructor.ConstructorError(None, None, "expected text as a key, found a list or a mapping", key.start_mark)
+        _require_writable(name := key.value, key.start_mark)
         mapping[name] = _construct(loader, child, _item_type(kind, name))
     return mapping
 

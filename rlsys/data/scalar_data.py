@@ -19,7 +19,7 @@ from rlsys.data.datasets import GENERATED
 from rlsys.data.mixtures import Mixture, open_mixture
 from rlsys.data.readers import DataError
 from rlsys.data.records import Record
-from rlsys.data.trajectories import trajectory_files
+from rlsys.data.trajectories import NOT_PARQUET, trajectory_files, unreadable
 from rlsys.documents.scalar import Texts
 from rlsys.models.scalar import Group
 from rlsys.prompts.chat import ChatError
@@ -143,15 +143,15 @@ def _read_table(path: Path) -> pa.Table:
     """Read and check the columns COLUMNS and OPTIONAL of one table."""
     try:
         file = pq.ParquetFile(path)
-    except (OSError, pa.ArrowInvalid) as error:
-        raise DataError(f"cannot be read as Parquet ({error}).", file=str(path)) from error
-    with file:
-        present = file.schema_arrow.names
-        missing = [name for name in COLUMNS if name not in present]
-        if missing:
-            raise DataError(f"no column {', '.join(missing)}: expected a trajectory table, with {', '.join(COLUMNS)}.", file=str(path))
-        wanted = COLUMNS | {name: types for name, types in OPTIONAL.items() if name in present}
-        table = file.read(columns=list(wanted))
+        with file:
+            present = file.schema_arrow.names
+            missing = [name for name in COLUMNS if name not in present]
+            if missing:
+                raise DataError(f"no column {', '.join(missing)}: expected a trajectory table, with {', '.join(COLUMNS)}.", file=str(path))
+            wanted = COLUMNS | {name: types for name, types in OPTIONAL.items() if name in present}
+            table = file.read(columns=list(wanted))
+    except NOT_PARQUET as error:
+        raise unreadable(path, error) from error
     columns = {}
     for name, types in wanted.items():
         column = table[name]

@@ -6,10 +6,12 @@ Key and units are those of `rlsys.data.chain`, whose example this continues: rec
 from __future__ import annotations
 
 import glob
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from rlsys.data.readers.fields import DataError
 from rlsys.rewards.extraction import ScoreFormat
@@ -66,6 +68,116 @@ def with_scores_of(schema: pa.Schema, score_format: ScoreFormat) -> pa.Schema:
         return schema
     index = schema.get_field_index("scores")
     return schema.set(index, pa.field("scores", pa.list_(pa.float64())))
+
+
+# --- reading ---------------------------------------------------------------------------------------------------------
+
+
+def read_trajectories(path: Path, required: Sequence[str], never_null: Sequence[str] = ()) -> pa.Table:
+    """Read a table of trajectories, with all columns that it has.
+
+    Args:
+        required: columns that it must have.
+        never_null: those of them that must not be null in any row.
+
+    Raises:
+        DataError: the file is not Parquet, lacks a column, or a column has another type or a null.
+    """
+    try:
+        table = pq.read_table(path)
+    except NOT_PARQUET as error:
+        raise unreadable(path, error) from error
+    check_columns(table.schema, path, required)
+    for name in never_null:
+        if table[name].null_count:
+            row = table[name].is_null().index(True).as_py() + 1
+            raise DataError(f"{name}: expected {table[name].type}, found null.", key=name, file=str(path), row=row)
+    return table
+
+
+NOT_PARQUET = (OSError, pa.ArrowException, UnicodeDecodeError)
+"""What pyarrow raises for a file that is not Parquet, or is damaged; the last is for the name of a column."""
+
+
+def unreadable(path: Path, error: Exception) -> DataError:
+    """Return the error for a file that is not Parquet, or is damaged."""
+    return DataError(f"{path}: cannot be read as Parquet ({' '.join(str(error).split())}). Write it again, or restore it from a copy.")
+
+
+def check_columns(schema: pa.Schema, path: Path, required: Iterable[str]) -> None:
+    """Check the columns of a table of trajectories.
+
+    Raises:
+        DataError: a `required` column is missing, or one of TRAJECTORIES or REWARD_COLUMNS has another type, or is there twice.
+    """
+    try:
+        names = schema.names
+    except UnicodeDecodeError as error:
+        raise unreadable(path, error) from error
+    if missing := sorted(set(required) - set(names)):
+        raise DataError(f"{path}: has no column {', '.join(missing)}; expected a table of trajectories of a run.")
+    for field in (*TRAJECTORIES, *REWARD_COLUMNS):
+        found = schema.get_all_field_indices(field.name)
+        if len(found) > 1:
+            raise DataError(f"{path}: has {len(found)} columns {field.name}; expected a table of trajectories of a run.")
+        if found and not _fits(actual := schema.field(found[0]).type, field.type):
+            raise DataError(f"{path}: {field.name}: expected a column of {field.type}, found {actual}.", key=field.name)
+
+
+def _fits(actual: pa.DataType, expected: pa.DataType) -> bool:
+    """Whether a column may have type `actual`: that of `expected` in another width, or a number for a decimal one, or nothing but nulls."""
+    is_list = pa.types.is_list
+    if is_list(expected):
+        return pa.types.is_null(actual) or is_list(actual) and _fits(actual.value_type, expected.value_type)
+    numbers = pa.types.is_integer(actual), pa.types.is_floating(actual)
+    kinds = [
+        (pa.types.is_boolean, pa.types.is_boolean(actual)),
+        (pa.types.is_string, pa.types.is_string(actual) or pa.types.is_large_string(actual)),
+        (pa.types.is_integer, numbers[0]),
+        (pa.types.is_floating, any(numbers)),
+    ]
+    return pa.types.is_null(actual) or any(is_kind(expected) and fits for is_kind, fits in kinds)
+
+
+def rows_of(batch: pa.RecordBatch | pa.Table, path: Path, first: int = 1) -> Iterator[dict[str, Any]]:
+    """Yield the rows of a table of trajectories. Bytes of a text that are not UTF-8, such as lone surrogates, become U+FFFD.
+
+    Args:
+        first: number of the first row in the file, for messages.
+
+    Raises:
+        DataError: order, scores and ground truth of a row do not fit together; names file and row.
+    """
+    for number, values in enumerate(zip(*map(_values, batch.columns)), first):
+        row = dict(zip(batch.schema.names, values))
+        try:
+            check_judgement(row)
+        except DataError as error:
+            raise error.at(str(path), number) from error
+        yield row
+
+
+def check_judgement(row: dict[str, Any]) -> None:
+    """Check that order, scores and ground truth of a sample, as far as it has them, are about the same responses.
+
+    Raises:
+        DataError: they are not; names the key.
+    """
+    order, scores, truth = (row.get(name) for name in ("order", "scores", "ground_truth"))
+    n = next((len(value) for value in (order, scores, truth) if value is not None), 0)
+    if order is not None and (None in order or sorted(order) != list(range(n))):
+        raise DataError(f"order: expected each of 0 .. {n - 1} once, the index of the response at each place, found {order}.", key="order")
+    if scores is not None and order is None and "order" in row:
+        raise DataError("order: expected the index of the response at each place, found null beside scores.", key="order")
+    for name, value in (("scores", scores), ("ground_truth", truth)):
+        if value is not None and (None in value or len(value) != n or not n):
+            raise DataError(f"{name}: expected {n or 'one or more'} numbers, one per response, found {value}.", key=name)
+
+
+def _values(column: pa.Array | pa.ChunkedArray) -> list[Any]:
+    if not pa.types.is_string(column.type) and not pa.types.is_large_string(column.type):
+        return list(column.to_pylist())
+    return [None if value is None else value.decode("utf-8", "replace") for value in column.cast(pa.large_binary()).to_pylist()]
 
 
 RowKey = tuple[str | int | None, str]

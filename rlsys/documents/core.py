@@ -10,6 +10,7 @@ from typing import Any, ClassVar, TypeVar
 from pydantic import BaseModel, ConfigDict, FiniteFloat, NonNegativeInt, ValidationError
 
 from rlsys.data.readers import DataError
+from rlsys.data.readers.fields import describe
 from rlsys.io.files import atomic_output
 from rlsys.system.printable import printable
 
@@ -66,13 +67,29 @@ def read_json(path: Path) -> Any:
     Raises:
         DataError: it cannot be read or is not valid JSON, e.g. because it is incomplete.
     """
+    return cleaned(_parsed(path))
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """Return the JSON object in a file, as it is.
+
+    Raises:
+        DataError: it cannot be read, or is not a JSON object.
+    """
+    value = _parsed(path)
+    if not isinstance(value, dict):
+        raise DataError(f"{path}: expected a JSON object, found {describe(value)}. Restore it from a copy, or remove it.")
+    return value
+
+
+def _parsed(path: Path) -> Any:
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{path}: cannot be read as UTF-8 text ({error}).") from error
     try:
-        return cleaned(json.loads(text))
-    except ValueError as error:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
         raise DataError(f"{path}: not valid JSON ({error}); it may be incomplete.") from error
 
 

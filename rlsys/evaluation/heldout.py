@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Hashable, Sequence
+from pathlib import Path
 
 import pyarrow as pa
 
+from rlsys.data.readers import DataError
 from rlsys.data.records import Record
-from rlsys.data.trajectories import RowKey, row_keys
+from rlsys.data.trajectories import RowKey, read_trajectories, row_keys
 from rlsys.documents.core import Interval
 from rlsys.documents.runs import Family, Paired, ParsedDifference, RunBaselines, Stage
 from rlsys.evaluation.advice import describe_failures
@@ -21,6 +23,23 @@ def per_row_reward(table: pa.Table, by_group: bool = False) -> dict[RowKey, floa
     for key, reward in zip(row_keys(table, by_group), table["reward"].to_pylist(), strict=True):
         totals.setdefault(key, []).append(reward)
     return {key: sum(rewards) / len(rewards) for key, rewards in totals.items()}
+
+
+COLUMNS = ("prompt_id", "family", "parse_failure", "correct", "reward", "token_count")
+"""Columns of `rlsys.data.trajectories.TRAJECTORIES` that a summary needs."""
+NEVER_NULL = ("prompt_id", "correct", "reward", "token_count")
+
+
+def read(path: Path) -> Stage:
+    """Summarise the held-out rows in a file.
+
+    Raises:
+        DataError: it is not a table of trajectories, or has no rows.
+    """
+    table = read_trajectories(path, COLUMNS, NEVER_NULL)
+    if not table.num_rows:
+        raise DataError(f"{path}: no rows; expected the trajectories of a held-out evaluation.")
+    return summarise(table)
 
 
 def summarise(table: pa.Table) -> Stage:

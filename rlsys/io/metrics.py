@@ -83,12 +83,12 @@ class MetricsLog:
 
     @staticmethod
     def read(folder: Path) -> list[dict[str, Any]]:
-        """Read all rows of a run's metrics.jsonl, except an incomplete last line left by an interrupted write."""
+        """Read all rows of a run's metrics.jsonl, up to the first that is no step's, as an interrupted write may leave."""
         path = folder / "metrics.jsonl"
         rows = JsonLines(path).scan() if path.exists() else iter(())
         complete: list[dict[str, Any]] = []
         for _, row in rows:
-            if not isinstance(row, dict):
+            if not isinstance(row, dict) or type(row.get("step")) is not int:
                 break
             complete.append(row)
         return complete

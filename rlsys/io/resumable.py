@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from rlsys.data.readers import DataError, strict_rows
+from rlsys.documents.core import read_object
 from rlsys.io.files import write_text_atomically
 
 
@@ -53,7 +54,7 @@ class ResumableRows:
 
     def _require_same_settings(self, settings: dict[str, Any]) -> None:
         started = self.path.exists() or os.fstat(self._file.fileno()).st_size > 0
-        saved = json.loads(self.settings_path.read_text()) if self.settings_path.exists() else None
+        saved = read_object(self.settings_path) if self.settings_path.exists() else None
         if started and saved != settings:
             old = saved or {}
             changed = sorted(name for name in {*old, *settings} if old.get(name) != settings.get(name))

@@ -16,6 +16,7 @@ RUN/summary.json             written last: the run is complete
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import json
 import os
 import shutil
@@ -30,7 +31,7 @@ import pyarrow.parquet as pq
 from rlsys.config.files import load_config, save_config
 from rlsys.config.schema import Config, ConfigError
 from rlsys.data.readers import DataError
-from rlsys.documents.core import AnyResult, Result, read_document, write_document
+from rlsys.documents.core import AnyResult, Result, read_document, read_object, write_document
 from rlsys.io.checksums import checksums, damage
 from rlsys.io.files import atomic_write, write_text_atomically
 from rlsys.io.model_form import form_of, read_form
@@ -146,9 +147,14 @@ class RunFolder:
     def write_json(self, name: str, value: Any) -> None:
         write_text_atomically(self.path / name, json.dumps(value, indent=2) + "\n")
 
-    def read_json(self, name: str) -> Any | None:
+    def read_json(self, name: str) -> dict[str, Any] | None:
+        """Read a JSON object; None if there is no such file.
+
+        Raises:
+            DataError: the file holds something else.
+        """
         path = self.path / name
-        return json.loads(path.read_text()) if path.exists() else None
+        return read_object(path) if path.exists() else None
 
     # --- checkpoints ---------------------------------------------------------------------------------------------
 
@@ -162,12 +168,16 @@ class RunFolder:
         return self.path / "checkpoints" / "cold_start"
 
     def cold_start_state(self) -> dict[str, Any] | None:
-        """Return the content of cold_start.json, which is written after the weights; None if the cold start is not complete."""
-        return self.read_json("cold_start.json")
+        """Return the content of cold_start.json, which is written after the weights; None if the cold start is not complete.
+
+        Raises:
+            CheckpointError: the file is damaged.
+        """
+        return _unsealed(self.path / "cold_start.json")
 
     def commit_cold_start(self, state: dict[str, Any]) -> None:
         """Complete the cold start, whose weights are saved: write cold_start.json."""
-        self.write_json("cold_start.json", state | {"files": checksums(self.cold_start)})
+        self.write_json("cold_start.json", _sealed(state | {"files": checksums(self.cold_start)}))
 
     def require_intact_cold_start(self) -> None:
         """Check the files of the cold start, which RL starts from and keeps as its reference.
@@ -202,7 +212,7 @@ class RunFolder:
         """
         partial = self._partial_path(step)
         # Written last: it makes the checkpoint complete.
-        write_text_atomically(partial / "state.json", json.dumps(state | {"files": checksums(partial)}, indent=2))
+        write_text_atomically(partial / "state.json", json.dumps(_sealed(state | {"files": checksums(partial)}), indent=2))
         shutil.rmtree(self.checkpoint_path(step), ignore_errors=True)
         os.replace(partial, self.checkpoint_path(step))
         for old in self.checkpoints()[:-keep]:
@@ -223,15 +233,19 @@ class RunFolder:
         return sorted(path for path in (self.path / "checkpoints").glob("step_*") if (path / "state.json").exists())
 
     def best(self) -> dict[str, Any]:
-        """Return {"checkpoint": name, "reward": held-out reward} of the best checkpoint; empty before the first evaluation."""
-        return self.read_json("checkpoints/best.json") or {}
+        """Return {"checkpoint": name, "reward": held-out reward} of the best checkpoint; empty before the first evaluation.
+
+        Raises:
+            CheckpointError: best.json is damaged.
+        """
+        return _best(self.path / "checkpoints")
 
     def is_best(self, reward: float) -> bool:
         best: float = self.best().get("reward", float("-inf"))
         return reward > best
 
     def set_best(self, step: int, reward: float) -> None:
-        self.write_json("checkpoints/best.json", {"checkpoint": self.checkpoint_path(step).name, "reward": reward})
+        self.write_json("checkpoints/best.json", _sealed({"checkpoint": self.checkpoint_path(step).name, "reward": reward}))
 
     def latest_state(self, warn: Callable[[str], None]) -> tuple[Path, dict[str, Any]] | None:
         """Return the newest intact checkpoint and its state, or None for a run without checkpoints.
@@ -302,8 +316,7 @@ def _chosen_model(run: Path, which: str) -> Path:
     checkpoints = run / "checkpoints"
     name = which
     if which == "best":
-        best = checkpoints / "best.json"
-        name = json.loads(best.read_text())["checkpoint"] if best.is_file() else "best"
+        name = _best(checkpoints).get("checkpoint", "best")
     elif which.startswith("step_") and which[5:].isdecimal():
         name = f"step_{int(which[5:]):06d}"
     found = {path.parent.name: path for path in sorted(checkpoints.glob("*/model")) if not path.parent.name.startswith(".")}
@@ -329,8 +342,11 @@ def has_compatible_optimizer_state(folder: Path, config: Config, ranks: int) -> 
     Its fp32 master weights preserve updates that are too small for the bfloat16 weights of the saved model.
     """
     identity_file = folder / LEARNER_STATE
+    if not identity_file.is_file():
+        return False
+    found = read_object(identity_file)
     required = learner_identity(ranks, config.learner.zero_stage, config.model.dtype)
-    return identity_file.is_file() and required.items() <= json.loads(identity_file.read_text()).items()
+    return all(found.get(name) == value for name, value in required.items())
 
 
 ROW_GROUP = 1024
@@ -354,16 +370,57 @@ def _saved_ranks(folder: Path) -> int | None:
 def _read_state(checkpoint: Path) -> tuple[dict[str, Any], str | None]:
     """Return the state of a checkpoint, and why it cannot be continued from (None: it can)."""
     try:
-        state = json.loads((checkpoint / "state.json").read_text())
-        files = state.pop("files", {})  # absent in checkpoints of earlier versions
-    except (OSError, ValueError, AttributeError, TypeError) as error:
+        state = _unsealed(checkpoint / "state.json") or {}
+    except CheckpointError as error:
         return {}, f"state.json cannot be read ({error})"
+    files = state.pop("files", {})  # absent in checkpoints of earlier versions
     if any(name.startswith("optimizer/") for name in files) and not (checkpoint / "optimizer").exists():
         return state, "it has no optimizer state (checkpoint.optimizer=last)"
     try:
         return state, damage(checkpoint, files)
     except OSError as error:
         return state, f"it cannot be read ({error})"
+
+
+def _sealed(content: dict[str, Any]) -> dict[str, Any]:
+    """Return what a file of state holds: `content`, and a digest by which a change of it is recognised."""
+    return content | {"sha256": _digest(content)}
+
+
+def _digest(content: dict[str, Any]) -> str:
+    as_read = json.loads(json.dumps(content))  # tuples are lists, and keys text
+    return hashlib.sha256(json.dumps(as_read, sort_keys=True).encode()).hexdigest()
+
+
+def _unsealed(path: Path) -> dict[str, Any] | None:
+    """Return the content of a file of state; None if there is no such file. `files` has the checksums of the files that belong to it.
+
+    Raises:
+        CheckpointError: it is damaged.
+    """
+    if not path.exists():
+        return None
+    try:
+        content = read_object(path)
+    except DataError as error:
+        raise CheckpointError(str(error)) from error
+    # Earlier versions wrote neither sha256 nor files.
+    if "sha256" in content and content.pop("sha256") != _digest(content):
+        raise CheckpointError(f"{path}: has changed since it was written. Restore it from a copy.")
+    files = content.get("files", {})
+    if not isinstance(files, dict) or not all(isinstance(digest, str) for digest in files.values()):
+        raise CheckpointError(f"{path}: files: expected checksums by name. Restore it from a copy.")
+    return content
+
+
+def _best(checkpoints: Path) -> dict[str, Any]:
+    path = checkpoints / "best.json"
+    found = _unsealed(path)
+    if found is None:
+        return {}
+    if not isinstance(found.get("checkpoint"), str) or not isinstance(found.get("reward"), int | float):
+        raise CheckpointError(f"{path}: expected the name of a checkpoint and its reward. Restore it from a copy, or remove it.")
+    return found
 
 
 def _writer(folder: Path) -> str:

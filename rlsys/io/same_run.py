@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import tempfile
 from fnmatch import fnmatch
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 from rlsys.config.files import load_config
 from rlsys.config.resuming import may_change
 from rlsys.config.schema import Config, ConfigError
+from rlsys.documents.core import read_object
 from rlsys.io.fingerprints import fingerprints
 from rlsys.io.remote_copy import RemoteCopy
 
@@ -123,7 +123,7 @@ def _differences(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> 
 def _changed_data(folder: Path, now: dict[str, str]) -> list[str]:
     """Describe the data files that differ from those that the run in `folder` began with, as far as it recorded them."""
     record = folder / DATA_FILES
-    before: dict[str, str] = json.loads(record.read_text()) if record.exists() else now
+    before = read_object(record) if record.exists() else now
     return [
         f"{name} {'is missing' if name not in now else 'is new' if name not in before else 'has changed'}"
         for name in sorted(before.keys() | now.keys())

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from rlsys.config.schema import ConfigError
+from rlsys.documents.core import read_object
 from rlsys.io.files import write_text_atomically
 
 EXTRA = "rlsys[trackers]"
@@ -53,11 +54,11 @@ class TrackedRun:
     def identifier(self, tracker: str, create: Callable[[], str]) -> str:
         """Return the tracker's own id of this run, created at its first start."""
         path = self.folder / "trackers.json"
-        known: dict[str, str] = json.loads(path.read_text()) if path.exists() else {}
-        if tracker not in known:
+        known = read_object(path) if path.exists() else {}
+        if not isinstance(known.get(tracker), str):
             known[tracker] = create()
             write_text_atomically(path, json.dumps(known, indent=2) + "\n")
-        return known[tracker]
+        return str(known[tracker])
 
 
 class TensorBoard:

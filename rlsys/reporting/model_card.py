@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import pyarrow.parquet as pq
-
 from rlsys.documents.core import Interval
 from rlsys.documents.runs import Stage
 from rlsys.evaluation import heldout
@@ -35,7 +33,7 @@ def results_of(run: Path, model: Path) -> dict[str, Stage]:
         names = [*names, checkpoint, *(["rl"] if checkpoint == newest else [])]
     tables = {name: run / "trajectories" / f"heldout_{name}.parquet" for name in names}
     found = {STAGES.get(name, f"after {name.replace('_', ' ')}"): path for name, path in tables.items() if path.is_file()}
-    return {title: heldout.summarise(pq.read_table(path)) for title, path in found.items()}
+    return {title: heldout.read(path) for title, path in found.items()}
 
 
 def model_card(form: ModelForm, results: dict[str, Stage]) -> str:

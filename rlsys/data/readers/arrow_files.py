@@ -35,9 +35,10 @@ class Parquet(SingleFile):
         try:
             # A memory map would count the pages of the file as resident memory.
             self._file = pq.ParquetFile(path, buffer_size=BUFFER_BYTES, pre_buffer=False)
-        except pa.ArrowException as error:
+        except (OSError, pa.ArrowException, UnicodeDecodeError) as error:  # the last: a column's name
             raise DataError(f"not a readable Parquet file ({error}).", file=str(path)) from error
-        _check_names(self._file.schema_arrow, path)
+        with reading_errors(path):
+            _check_names(self._file.schema_arrow, path)
         metadata = self._file.metadata
         sizes = (metadata.row_group(group).num_rows for group in range(metadata.num_row_groups))
         self._starts: list[int] = list(accumulate(sizes, initial=0))
@@ -95,6 +96,7 @@ class ArrowFile(SingleFile):
 
     def __init__(self, path: Path):
         super().__init__(path)
+        self._validated: set[int] = set()
         with reading_errors(path):
             self._map = pa.memory_map(str(path))
             if self._map.read(6) == b"ARROW1":
@@ -102,7 +104,7 @@ class ArrowFile(SingleFile):
             else:
                 self._map.seek(0)
                 self._open_stream()
-        _check_names(self._schema, path)
+            _check_names(self._schema, path)
 
     def __len__(self) -> int:
         return self._starts[-1]
@@ -110,7 +112,7 @@ class ArrowFile(SingleFile):
     def scan(self) -> Iterator[tuple[int, RawRow]]:
         for number, first in enumerate(self._starts[:-1]):
             with reading_errors(self._path):
-                batch = self._batch(number)
+                batch = self._valid_batch(number)
             for start in range(0, len(batch), BATCH_ROWS):
                 yield from enumerate(rows_of(batch.slice(start, BATCH_ROWS)), start=first + start + 1)
 
@@ -120,9 +122,19 @@ class ArrowFile(SingleFile):
         with reading_errors(self._path):
             for index in sorted(set(indices)):
                 if (needed := bisect_right(self._starts, index) - 1) != number:
-                    number, batch = needed, self._batch(needed)
+                    number, batch = needed, self._valid_batch(needed)
                 rows[index] = row_of(batch, index - self._starts[number])
         return [(index + 1, rows[index]) for index in indices]
+
+    def _valid_batch(self, number: int) -> pa.RecordBatch:
+        """Return a batch. Arrow trusts the offsets in a file: one that points elsewhere would end the process, so they are checked once."""
+        batch = self._batch(number)
+        if number not in self._validated:
+            for column in batch.columns:
+                # Texts as bytes: one that is not UTF-8 is an error of its row alone.
+                column.view(_with_bytes(column.type)).validate(full=True)
+            self._validated.add(number)
+        return batch
 
     def _open_file(self, reader: pa.ipc.RecordBatchFileReader) -> None:
         self._schema, self._batch = reader.schema, reader.get_batch
@@ -167,6 +179,21 @@ def _without_dictionaries(reader: pa.ipc.RecordBatchStreamReader) -> pa.MemoryMa
             for batch in reader:
                 writer.write_batch(pa.RecordBatch.from_pylist(batch.to_pylist(), schema))
         return pa.memory_map(file.name)
+
+
+def _with_bytes(kind: pa.DataType) -> pa.DataType:
+    """Return the type with the same layout whose texts are bytes."""
+    if pa.types.is_string(kind):
+        return pa.binary()
+    if pa.types.is_large_string(kind):
+        return pa.large_binary()
+    if pa.types.is_struct(kind):
+        return pa.struct([field.with_type(_with_bytes(field.type)) for field in kind])
+    if pa.types.is_list(kind):
+        return pa.list_(kind.value_field.with_type(_with_bytes(kind.value_type)))
+    if pa.types.is_large_list(kind):
+        return pa.large_list(kind.value_field.with_type(_with_bytes(kind.value_type)))
+    return kind
 
 
 def _plain_type(kind: pa.DataType) -> pa.DataType:

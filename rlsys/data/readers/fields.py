@@ -212,7 +212,7 @@ def checks_of(row: Row) -> tuple[dict[str, Any], ...]:
     if isinstance(value, str):
         try:
             value = json.loads(value)
-        except ValueError:
+        except (ValueError, RecursionError):
             raise wrong("checks", "a list of rules, or its JSON", value) from None
     if value is None:
         return ()

@@ -154,9 +154,15 @@ def _training_run(folder: Path, name: str) -> TrainingRun:
     stages = in_order(tables.keys() | summarised.keys())
     heldout = {stage: summarised.get(stage) or _summarise(tables[stage]) for stage in stages}
     shown = [stage for stage in tables if step_of(stage) is None or stage == next(reversed(tables))]
-    samples = {stage: cleaned(_read(tables[stage], CRITIQUES).to_pylist()) for stage in shown}
+    samples = {stage: cleaned(_samples(tables[stage])) for stage in shown}
     model, reader = _config(folder / "config.yaml")
     return TrainingRun(name, folder, model, metrics, heldout, summary, samples, read_progress(folder), reader)
+
+
+def _samples(path: Path) -> list[dict[str, Any]]:
+    from rlsys.data.trajectories import rows_of
+
+    return list(rows_of(_read(path, CRITIQUES), path))
 
 
 def _config(path: Path) -> tuple[str, PromptReader | None]:
@@ -166,7 +172,7 @@ def _config(path: Path) -> tuple[str, PromptReader | None]:
     try:
         config = yaml.safe_load(path.read_text(encoding="utf-8"))
         return printable(str(config["model"]["path"])), _reader(config.get("prompt"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError, KeyError, TypeError) as error:
+    except (OSError, ValueError, yaml.YAMLError, LookupError, TypeError, AttributeError, RecursionError) as error:
         raise DataError(f"{path}: not the config of a run (expected YAML with model.path): {error}.") from error
 
 
@@ -219,25 +225,23 @@ LATER = ("ground_truth",)
 """Columns missing from tables of earlier versions; null there."""
 RESULTS = ("prompt_id", "family", "parse_failure", "correct", "reward", "token_count")
 """Columns that held-out results need."""
+NEVER_NULL = ("prompt_id", "prompt", "text", "correct", "reward", "token_count")
+"""Those of both that every row has."""
 OPTIONAL = ("group", "source", "finish_reason", "gold")
 """Columns that distinguish rows with the same id, why generation ended, and whether a policy's answer passes its checks, if present."""
 
 
 def _read(path: Path, columns: Sequence[str]) -> Any:
     import pyarrow as pa
-    import pyarrow.parquet as pq
 
-    try:
-        table = pq.read_table(path)
-    except (OSError, pa.ArrowInvalid) as error:
-        raise DataError(f"{path}: cannot be read as Parquet ({error}).") from error
+    from rlsys.data.trajectories import read_trajectories
+
+    table = read_trajectories(path, [name for name in columns if name not in LATER], [name for name in NEVER_NULL if name in columns])
     for name in LATER:
         if name not in table.column_names:
             table = table.append_column(name, pa.nulls(table.num_rows))
-    missing = [name for name in columns if name not in table.column_names]
-    if missing or not table.num_rows:
-        problem = f"no column {', '.join(missing)}" if missing else "no rows"
-        raise DataError(f"{path}: {problem}; expected the trajectories of a held-out evaluation.")
+    if not table.num_rows:
+        raise DataError(f"{path}: no rows; expected the trajectories of a held-out evaluation.")
     return table.select([*columns, *(name for name in OPTIONAL if name in table.column_names)])
 
 

@@ -13,14 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import psutil
-import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from rlsys.config.files import load_config
 from rlsys.config.schema import ConfigError
 from rlsys.data.readers import DataError
-from rlsys.data.trajectories import HELDOUT_FILES
+from rlsys.data.trajectories import HELDOUT_FILES, read_trajectories
 from rlsys.documents.progress import Progress
 from rlsys.io.progress import read_progress
 from rlsys.monitoring.definitions import STEP_PHASES
@@ -172,7 +170,7 @@ def read_tail(path: Path) -> list[dict[str, Any]]:
     for line in tail(path, TAIL).splitlines():
         try:
             row = json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):
             continue
         if isinstance(row, dict) and isinstance(row.get("step"), int):
             found.append(row)
@@ -207,8 +205,8 @@ def _heldout(folder: Path) -> list[Heldout]:
 def _result(path: Path, changed: int) -> Heldout | None:
     """Return the result in a table that was `changed` at that time; None if it cannot be read."""
     try:
-        table = pq.read_table(path, columns=["reward", "correct", "parse_failure"])
-    except (OSError, pa.ArrowInvalid):
+        table = read_trajectories(path, ["reward", "correct", "parse_failure"])
+    except DataError:
         return None
     if not table.num_rows:
         return None
@@ -220,9 +218,10 @@ def _result(path: Path, changed: int) -> Heldout | None:
 def _actors(folder: Path, others: Sequence[Actor]) -> list[Actor]:
     """Return the actors of actors.json and those of the cluster, which know their states."""
     try:
-        described = json.loads((folder / "actors.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        described = {}
+        found = json.loads((folder / "actors.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        found = {}
+    described = {name: about for name, about in found.items() if isinstance(about, dict)} if isinstance(found, dict) else {}
     live = {actor.name: actor for actor in others}
     names = list(dict.fromkeys([*described, *live]))
     return [_actor(name, described.get(name, {}), live.get(name), folder / "logs" / f"{name}.log") for name in names]

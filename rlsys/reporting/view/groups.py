@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
 
+from rlsys.data.readers import DataError
 from rlsys.reporting.view.tables import Row
 
 
@@ -81,6 +82,8 @@ def lead(samples: Sequence[Row]) -> float | None:
     right samples minus that of wrong ones, in [-1, 1].
     """
     parsed = [row for row in samples if row.get("scores") is not None]
+    if len({len(row["scores"]) for row in parsed}) > 1:
+        raise DataError(f"group {samples[0]['group']}: expected samples of the same responses, found scores of different numbers of them.")
     truth = parsed[0].get("ground_truth") if parsed else None
     if not truth:
         return None

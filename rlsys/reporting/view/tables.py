@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from rlsys.data.readers import DataError
-from rlsys.data.trajectories import HELDOUT_FILES
+from rlsys.data.trajectories import HELDOUT_FILES, NOT_PARQUET, check_columns, rows_of, unreadable
 
 Row = dict[str, Any]
 """A sample as in rlsys.data.trajectories.TRAJECTORIES; columns that its table lacks are missing."""
@@ -63,56 +63,54 @@ class ParquetTable:
     """A table of trajectories.
 
     Raises:
-        DataError: the file is not Parquet, or lacks a required column.
+        DataError: the file is not Parquet, lacks a required column, or a column has another type; later, if a row is not valid.
     """
 
     def __init__(self, path: Path):
         self._path = path
         with self._open() as file:
-            names = set(file.schema_arrow.names)
-        if missing := REQUIRED - names:
-            raise DataError(f"{path}: has no column {', '.join(sorted(missing))}; expected a table of trajectories of a run.")
-        self._summarised = [name for name in SUMMARISED if name in names]
+            schema = file.schema_arrow
+        check_columns(schema, path, REQUIRED)
+        self._summarised = [name for name in SUMMARISED if name in schema.names]
 
     def summaries(self) -> Iterator[Row]:
         with self._open() as file:
-            for batch in file.iter_batches(BATCH, columns=self._summarised):
-                yield from _rows(batch)
+            rows = _rows(file.iter_batches(BATCH, columns=self._summarised), self._path)
+            for number, row in enumerate(rows, 1):
+                for name in REQUIRED & row.keys():
+                    if row[name] is None:
+                        raise DataError(f"{name}: expected a value, found null.", key=name, file=str(self._path), row=number)
+                yield row
 
     def samples(self, place: int, first: int, count: int) -> list[Row]:
         with self._open() as file:
             starts = [0, *accumulate(file.metadata.row_group(number).num_rows for number in range(file.num_row_groups))]
             needed = [number for number, (start, end) in enumerate(pairwise(starts)) if start < first + count and end > first]
-            return list(_slice(file.iter_batches(TEXT_BATCH, row_groups=needed), first - starts[needed[0]], count)) if needed else []
+            batches = file.iter_batches(TEXT_BATCH, row_groups=needed)
+            return list(_rows(_slice(batches, first - starts[needed[0]], count), self._path)) if needed else []
 
     def _open(self) -> pq.ParquetFile:
         try:
             # Columns are read as they are decoded. Not mapped: reading a mapped file that is cut short meanwhile would end the process.
             return pq.ParquetFile(self._path, buffer_size=2**20, pre_buffer=False)
-        except (pa.ArrowInvalid, OSError) as error:
-            raise DataError(f"{self._path}: cannot be read as Parquet: {error}.") from error
+        except NOT_PARQUET as error:
+            raise unreadable(self._path, error) from error
 
 
-def _slice(batches: Iterator[pa.RecordBatch], first: int, count: int) -> Iterator[Row]:
+def _slice(batches: Iterator[pa.RecordBatch], first: int, count: int) -> Iterator[pa.RecordBatch]:
     """Yield rows first .. first + count - 1 of consecutive batches."""
-    for batch in batches:
-        if count <= 0:
-            return
+    while count > 0 and (batch := next(batches, None)) is not None:
         part = batch.slice(min(first, batch.num_rows), count)
         first, count = max(first - batch.num_rows, 0), count - part.num_rows
-        yield from _rows(part)
+        yield part
 
 
-def _rows(batch: pa.RecordBatch) -> list[Row]:
-    columns = [_values(column) for column in batch.columns]
-    return [dict(zip(batch.schema.names, values)) for values in zip(*columns)]
-
-
-def _values(column: pa.Array) -> list[Any]:
-    """Return the values of a column. Bytes of a text that are not UTF-8, such as lone surrogates, become U+FFFD."""
-    if not pa.types.is_string(column.type):
-        return list(column.to_pylist())
-    return [None if value is None else value.decode("utf-8", "replace") for value in column.cast(pa.binary()).to_pylist()]
+def _rows(batches: Iterator[pa.RecordBatch], path: Path) -> Iterator[Row]:
+    try:
+        for batch in batches:
+            yield from rows_of(batch, path)
+    except NOT_PARQUET as error:
+        raise unreadable(path, error) from error
 
 
 # --- folders --------------------------------------------------------------------------------------------------------

@@ -194,7 +194,7 @@ def test_judged_lines_are_tables_too(tmp_path) -> None:
 
 def test_lines_that_are_no_judgements_are_named(tmp_path) -> None:
     good = json.dumps({"id": "r1", "samples": []})
-    for line, message in (('{"id": 1}', "judged.jsonl, row 2: has no id and samples"), ("{", "judged.jsonl, line 2: expected JSON")):
+    for line, message in (('{"id": 1}', "judged.jsonl, row 2: has no id and samples"), ("{", "judged.jsonl, row 2: expected JSON")):
         look = viewer(write(tmp_path / "judged.jsonl", f"{good}\n{line}\n{good}\n"))
         with pytest.raises(DataError, match=message):
             look.groups({"run": "0", "table": "judged"})
