@@ -1,6 +1,7 @@
 """The samples of one prompt as records to be judged, and the judgements back to one reward per sample.
 
-Equal texts are judged once. More texts than one judgement takes are split into parts that share some of them, the anchors:
+Equal texts are judged once. More texts than one judgement takes are split into parts that share some of them, the anchors. All parts are
+full, as judges are unreliable for a number of responses that they were not trained on; a text that fills a part has the mean of its scores:
 
     samples   a b b c d e          texts   a b c d e      at most 3 per judgement, 1 anchor
     parts     (b, a, d)  (b, c, e)                        judged k times each, in fresh orders
@@ -86,13 +87,14 @@ class SampledGroup:
 
 
 def split(n: int, limit: int, anchors: int, key: Key) -> tuple[tuple[int, ...], ...]:
-    """Split responses 0 .. n-1 into parts of at most `limit`, of nearly equal size, each of which begins with the same `anchors`."""
+    """Split responses 0 .. n-1 into parts of `limit`, each of which begins with the same `anchors`; the last ones may fill parts twice."""
     if n <= limit:
         return (tuple(range(n)),)
     order = shuffled(n, "parts", *key)
     shared, rest = order[:anchors], order[anchors:]
-    count = -(-len(rest) // (limit - anchors))
-    return tuple((*shared, *rest[start::count]) for start in range(count))
+    own = limit - anchors
+    starts = [min(start, len(rest) - own) for start in range(0, len(rest), own)]
+    return tuple((*shared, *rest[start : start + own]) for start in starts)
 
 
 def joined(parts: Sequence[Sequence[int]], values: Sequence[Floats], anchors: int) -> Floats:

@@ -98,9 +98,8 @@ def test_parts_cover_every_response_and_share_the_anchors(n, limit, data):
     assert set().union(*parts) == set(range(n)) and all(len(set(part)) == len(part) <= limit for part in parts)
     if len(parts) > 1:
         assert n > limit and len({part[:anchors] for part in parts}) == 1
-        assert sum(len(part) - anchors for part in parts) + anchors == n
-        sizes = [len(part) for part in parts]
-        assert max(sizes) - min(sizes) <= 1
+        assert {len(part) for part in parts} == {limit}
+        assert len(parts) == -(-(n - anchors) // (limit - anchors)), "more parts than necessary"
     else:
         assert n <= limit
 
