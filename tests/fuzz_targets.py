@@ -70,7 +70,7 @@ class Target:
     """Writes the files that belong to it into a folder."""
 
 
-class Untold(AssertionError):
+class Unreported(AssertionError):
     """An error that would reach a person as a traceback, or without the place of the mistake."""
 
 
@@ -81,14 +81,14 @@ def refusal(action: Callable[[], object], *places: str) -> Exception | None:
         places: names, one of which the message must contain.
 
     Raises:
-        Untold: the error would be a traceback, or does not say where.
+        Unreported: the error would be a traceback, or does not say where.
     """
     try:
         action()
     except Exception as error:
         own = type(error).__module__.partition(".")[0] in PACKAGES or type(error) is ValueError or isinstance(error, OSError)
         if exit_status(error) is None or not own or not any(place in str(error) for place in places):
-            raise Untold(f"{type(error).__name__}: {error}") from error
+            raise Unreported(f"{type(error).__name__}: {error}") from error
         return error
     return None
 
@@ -201,7 +201,7 @@ def score_texts(path: Path) -> None:
 
 
 def extract_scores(path: Path) -> None:
-    text = path.read_bytes().decode("utf-8", "surrogatepass" if path.stat().st_size % 2 else "replace") if path.stat().st_size else ""
+    text = path.read_bytes().decode("utf-8", "surrogateescape" if path.stat().st_size % 2 else "replace") if path.stat().st_size else ""
     for score_format in FORMATS:
         for n in (1, 2, 3):
             found = score_format.extract(text, n)

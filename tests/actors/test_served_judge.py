@@ -75,7 +75,7 @@ def test_a_request_whose_replica_dies_is_sent_to_another():
     assert run(lambda: judge.score(REQUEST)) == "answer" and len(calls) == TRIES
 
 
-def test_after_three_deaths_the_client_is_told_to_ask_again():
+def test_after_three_deaths_the_client_is_reported_to_ask_again():
     judge, calls = judge_of(*[ActorDiedError()] * (TRIES + 1))
     with pytest.raises(ServingError) as caught:
         run(lambda: judge.score(REQUEST))

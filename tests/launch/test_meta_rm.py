@@ -58,7 +58,7 @@ def straight_run(ray_session, tiny_model, trajectories, tmp_path_factory):
     return config, train_scalar(config, quiet())
 
 
-def test_critiques_that_can_be_told_apart_are_told_apart_on_rows_never_seen(straight_run):
+def test_critiques_that_can_be_told_apart_are_reported_apart_on_rows_never_seen(straight_run):
     _, report = straight_run
     heldout = report.heldout.to_json()
     assert heldout["auc"]["value"] > 0.9 and heldout["auc_within_row"]["value"] > 0.9

@@ -68,7 +68,7 @@ def test_a_tracker_that_is_not_installed_is_a_mistake_of_what_logs_steps(check, 
     assert check("run.trackers=[wandb]", command="judge").mistakes == []
 
 
-def test_a_policy_without_a_checked_heldout_row_is_told_that_it_is_not_evaluated(check, tmp_path):
+def test_a_policy_without_a_checked_heldout_row_is_reported_that_it_is_not_evaluated(check, tmp_path):
     write_rows(tmp_path / "rows.jsonl", [ROW])
     report = check("data.train=writing:train", "data.heldout=rows.jsonl", "policy.reward=gold", command="policy")
     assert report.mistakes == [] and any("none of the first 1 rows has checks" in note for note in report.notes)

@@ -92,7 +92,7 @@ def test_a_failed_process_is_quoted(run_bench, tmp_path: Path) -> None:
     assert "Traceback" not in result.stderr.split("error:")[0]
 
 
-def test_a_wrong_setting_is_told_before_anything_starts(run_bench, tiny_bench_model: Path) -> None:
+def test_a_wrong_setting_is_reported_before_anything_starts(run_bench, tiny_bench_model: Path) -> None:
     result = run_bench("step", "--model", tiny_bench_model, "learner.pack=true")
     assert result.returncode == 2
     assert "learner.packing" in result.stderr

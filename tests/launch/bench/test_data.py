@@ -103,7 +103,7 @@ def test_a_job_ends_even_while_something_is_finalised(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("options", "expected"), [(["--format", "csv"], "jsonl"), (["--rows", 10**12], "free")])
-def test_what_cannot_be_done_is_told_and_leaves_nothing(tmp_path: Path, options: list[object], expected: str) -> None:
+def test_what_cannot_be_done_is_reported_and_leaves_nothing(tmp_path: Path, options: list[object], expected: str) -> None:
     result = rlsys_here("bench", "data", "--folder", tmp_path, *options)
     assert result.returncode == 2
     assert expected in result.stderr and "Traceback" not in result.stderr

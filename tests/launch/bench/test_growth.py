@@ -40,7 +40,7 @@ def test_values_that_are_none(text: str) -> None:
 
 
 @pytest.mark.parametrize("command", ["growth", "control"])
-def test_a_plot_with_nowhere_to_go_is_told_before_anything_is_measured(command: str, tmp_path) -> None:
+def test_a_plot_with_nowhere_to_go_is_reported_before_anything_is_measured(command: str, tmp_path) -> None:
     ended = rlsys_here("bench", command, "--output", tmp_path)
     assert ended.returncode == 2 and f"{tmp_path}: is a folder; give the name of a file." in ended.stderr.replace("\n", "")
     assert not list(tmp_path.parent.glob(f".{tmp_path.name}*"))

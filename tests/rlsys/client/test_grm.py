@@ -308,7 +308,7 @@ def test_closing_stops_what_is_in_progress_and_can_be_repeated():
         grm.score("q", ["a"])
 
 
-def test_a_forked_process_is_told_to_make_its_own():
+def test_a_forked_process_is_reported_to_make_its_own():
     with GRM.over(FakeJudge()) as grm:
         child = os.fork()
         if not child:

@@ -91,7 +91,7 @@ def test_ids_are_made_unique(tmp_path):
     assert [item.id for item in benchmark.items] == [f"livebench-math/{name}" for name in ("p#0", "p#1", "p@2#0", "p@2#1")]
 
 
-def test_what_cannot_be_loaded_is_told(tmp_path):
+def test_what_cannot_be_loaded_is_reported(tmp_path):
     with pytest.raises(DataError, match="unknown benchmark 'rewardbench3'. Did you mean rewardbench2?"):
         load("rewardbench3", tmp_path)
     with pytest.raises(DataError, match="the folder holds no file that ends in .jsonl"):
@@ -104,7 +104,7 @@ def test_what_cannot_be_loaded_is_told(tmp_path):
         load("judgebench", write(tmp_path / "rows.jsonl", [{"question": "A or B?"}]))
 
 
-def test_totals_of_another_shape_are_told(tmp_path):
+def test_totals_of_another_shape_are_reported(tmp_path):
     benchmark = load("rewardbench2", write(tmp_path / "test.jsonl", [of_four(1), of_four(2)]))
     with pytest.raises(ValueError, match="expected totals for its 2 items, found 1"):
         score(benchmark, [np.zeros((1, 4))])
@@ -173,7 +173,7 @@ def test_a_file_that_breaks_off_is_no_stray_file(tmp_path):
         load("judgebench", tmp_path)
 
 
-def test_a_folder_without_a_usable_file_is_told(tmp_path):
+def test_a_folder_without_a_usable_file_is_reported(tmp_path):
     write(tmp_path / "a.jsonl", [])
     write(tmp_path / "b.jsonl", [{"note": "to self"}])
     with pytest.raises(DataError, match="none of the 0 rows is usable as judgebench. The first: a.jsonl: the file is empty."):

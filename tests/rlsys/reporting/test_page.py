@@ -217,7 +217,7 @@ def test_the_same_folders_make_the_same_page(folders, tmp_path) -> None:
     assert (tmp_path / "one.html").read_text() == (tmp_path / "two.html").read_text()
 
 
-def test_folders_of_one_name_are_told_apart(tmp_path) -> None:
+def test_folders_of_one_name_are_reported_apart(tmp_path) -> None:
     for parent in ("a", "b"):
         write(tmp_path / parent / "ladder" / "ladder.json", ladder())
     assert [source.name for source in collect([tmp_path / "a" / "ladder", tmp_path / "b" / "ladder"])] == ["a/ladder", "b/ladder"]

@@ -103,7 +103,7 @@ def test_families_are_compared_over_all_stages() -> None:
     assert not any("Accuracy by family" in line for line in shown(summary()))  # one family is all rows
 
 
-def test_accounts_and_the_teacher_are_told() -> None:
+def test_accounts_and_the_teacher_are_reported() -> None:
     account = {"rows": 1200, "used": 1000, "set_aside": {"too long": 150, "malformed": 50}}
     rows = {"train": {"a [bold]": account}, "heldout": {"b": {"rows": 5, "used": 5, "set_aside": {}}}}
     lines = [line.strip() for line in shown(summary(rows=rows, teacher="tasks"))]

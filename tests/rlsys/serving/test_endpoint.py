@@ -154,7 +154,7 @@ def test_nothing_at_the_address():
             pass
 
 
-def test_a_wrong_path_is_told_from_a_missing_model():
+def test_a_wrong_path_is_reported_from_a_missing_model():
     with running(Peer(right)) as peer:
         url = peer.url.removesuffix("/v1")
         with pytest.raises(EndpointError, match="no /chat/completions there .* such as http://127.0.0.1:8000/v1"):

@@ -131,7 +131,7 @@ def test_other_scores_are_refused_by_name(body, words):
     assert not judged and all(word in answer for word in words), answer
 
 
-def test_vllms_old_path_is_told_apart_by_its_keys():
+def test_vllms_old_path_is_reported_apart_by_its_keys():
     answer, _ = post("/v1/score", {"text_1": "a", "text_2": "b"})
     assert answer.startswith("400") and "conversation" in answer and "text_1" in answer
 
