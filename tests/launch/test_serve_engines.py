@@ -183,8 +183,8 @@ def test_a_client_that_goes_away_stops_its_samples(service, rows, route):
     assert in_flight() == 0
     kind = "application/jsonl" if "batch" in route else "application/json"
     body = json.dumps(ENDLESS | {"k": 32})
-    head = f"POST {route} HTTP/1.1\r\nHost: judge\r\nContent-Type: {kind}\r\nContent-Length: {len(body)}\r\n\r\n"
     url = httpx.URL(service.url)
+    head = f"POST {route} HTTP/1.1\r\nHost: {url.host}\r\nContent-Type: {kind}\r\nContent-Length: {len(body)}\r\n\r\n"
     with socket.create_connection((url.host, url.port), timeout=WAIT_S) as connection:
         connection.sendall((head + body).encode())
         until(lambda: in_flight() > 0, "no sample was started")
