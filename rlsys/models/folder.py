@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 DIGESTED = 1 << 20
 """Bytes at either end of a file that `file_digests` reads."""
+PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 QUANTIZED = ("quantization_config", "compression_config")
 LONGEST = ("max_position_embeddings", "n_positions", "max_sequence_length", "max_seq_len")
 """Config keys for the maximum sequence length."""
@@ -30,8 +31,8 @@ def check_model_folder(model: str, tokens: int | None, trains: bool = False) -> 
         trains: whether it will be trained.
 
     Raises:
-        ModelError: no readable config; not a causal language model, or one with custom code; weights that are missing, truncated or (for
-            training) quantized; or too short a context.
+        ModelError: no readable config; not a causal language model, or one with custom code; weights that are missing, pickled, truncated or
+            (for training) quantized; or too short a context.
     """
     folder = Path(model)
     if not folder.is_dir():
@@ -147,7 +148,7 @@ def _check_kind(model: str, kind: Any, config: dict[str, Any], trains: bool) -> 
 
 
 def _check_weights(folder: Path, model: str) -> None:
-    indices = sorted(folder.glob("*.index.json"))
+    indices = sorted(folder.glob("*.safetensors.index.json"))
     files: set[str] = set()
     for index in indices:
         named = _read_json(index, model).get("weight_map")
@@ -155,16 +156,21 @@ def _check_weights(folder: Path, model: str) -> None:
             raise ModelError(f"model {model}: {index.name} has no weight_map. Copy the model again.")
         files |= {str(name) for name in named.values()}
     if not files:
-        files = {path.name for pattern in ("*.safetensors", "pytorch_model*.bin") for path in folder.glob(pattern)}
+        files = {path.name for path in folder.glob("*.safetensors")}
         if shards := sorted(name for name in files if SHARD.search(name)):
             raise ModelError(f"model {model}: {shards[0]} is a shard, but there is no index (model.safetensors.index.json). Copy it, too.")
+    if not files and (pickled := sorted(path.name for pattern in PICKLED for path in folder.glob(pattern))):
+        raise ModelError(
+            f"model {model}: {pickled[0]} is a pickle, which may run code when it is read. Save the model as safetensors "
+            "(save_pretrained of transformers), where you trust it."
+        )
     if not files:
         raise ModelError(f"model {model}: there are no weights (*.safetensors) next to its config.json.")
     for name in sorted(files):
         path = folder / name
         if not path.is_file():
             raise ModelError(f"model {model}: {name} is listed in its index, but missing. Copy the model again.")
-        if path.suffix == ".safetensors" and not _is_complete(path):
+        if not _is_complete(path):
             raise ModelError(f"model {model}: {name} is truncated or not a safetensors file. Copy the model again.")
 
 

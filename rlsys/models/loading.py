@@ -44,7 +44,13 @@ def load_strictly(auto: Any, path: str | Path, dtype: Any, **settings: Any) -> t
     """
     try:
         model, report = auto.from_pretrained(
-            path, dtype=dtype, output_loading_info=True, ignore_mismatched_sizes=True, trust_remote_code=False, **settings
+            path,
+            dtype=dtype,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,
+            trust_remote_code=False,
+            use_safetensors=True,
+            **settings,
         )
     except MemoryError:
         raise

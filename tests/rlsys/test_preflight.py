@@ -178,6 +178,7 @@ QUANTIZED = '{"model_type": "llama", "quantization_config": {"quant_method": "gp
         (lambda place: (place / "config.json").write_text('{"model_type": "llama", "hidden_size": 65}'), "not a multiple"),
         (lambda place: (place / "config.json").unlink(), "config.json"),
         (lambda place: (place / "model.safetensors").unlink(), "no weights"),
+        (lambda place: (place / "model.safetensors").rename(place / "pytorch_model.bin"), "pytorch_model.bin is a pickle"),
         (lambda place: (place / "model.safetensors").write_bytes((place / "model.safetensors").read_bytes()[:-100]), "truncated"),
         (lambda place: (place / "model.safetensors.index.json").write_text('{"weight_map": {"w": "model-1.safetensors"}}'), "model-1"),
         (lambda place: (place / "model.safetensors.index.json").write_text('{"weight_map": []}'), "no weight_map"),
