@@ -21,7 +21,7 @@ EXPECTED = {
 }
 """Exit status after a signal to the driver; negative while Python has only just started."""
 POLL_S = 0.2
-STALLED_S = 400.0
+STALLED_S = 900.0
 """Time without a sign of progress after which a run counts as hung, and is killed."""
 MORE_STARTS = 3
 """Starts of the command beyond those that its faults explain."""
