@@ -6,6 +6,7 @@ import signal
 import threading
 import time
 from collections import Counter
+from functools import cache
 
 import psutil
 import pyarrow.parquet as pq
@@ -18,7 +19,6 @@ from rlsys.io.metrics import MetricsLog
 from rlsys.io.progress import read_progress
 
 WAIT_S = 600
-STEPS = 12
 
 
 class Faults(threading.Thread):
@@ -67,12 +67,20 @@ class Faults(threading.Thread):
 
 @pytest.fixture(scope="module")
 def undisturbed(straight_run, tiny, quiet, tmp_path_factory):
-    """A run of RL alone, from a model that writes scores. Its prompts and versions do not depend on how an engine rounds."""
+    """Return `undisturbed(steps)`: the config of a run of RL alone, from a model that writes scores, which has ended.
+
+    Its prompts and versions do not depend on how an engine rounds.
+    """
     model = straight_run[0].run.dir / "checkpoints/cold_start/model"
-    settings = ["sft.rows=0", "rl.equal_groups=train", "checkpoint.every=1", f"rl.steps={STEPS}"]
-    config = tiny(tmp_path_factory.mktemp("undisturbed") / "run", model, *settings)
-    train(config, quiet)
-    return config
+
+    @cache
+    def run(steps):
+        settings = ["sft.rows=0", "rl.equal_groups=train", "checkpoint.every=1", f"rl.steps={steps}"]
+        config = tiny(tmp_path_factory.mktemp("undisturbed") / "run", model, *settings)
+        train(config, quiet)
+        return config
+
+    return run
 
 
 def disturb(config, folder, console, faults, **recovery):
@@ -85,11 +93,11 @@ def disturb(config, folder, console, faults, **recovery):
 
 
 def same_rows(ours, theirs):
-    """Every sample of every step is there once, in the same place, with the same prompt."""
+    """Every sample of every step of `theirs` is there once, in the same place, with the same prompt."""
     names = ["prompt_id", "order", "prompt", "group", "sample", "weight_version"]
     return all(
-        pq.read_table(ours / file, columns=names).to_pylist() == pq.read_table(theirs / file, columns=names).to_pylist()
-        for file in (f"trajectories/step_{step:06d}.parquet" for step in range(1, STEPS + 1))
+        pq.read_table(ours.run.dir / file, columns=names).to_pylist() == pq.read_table(theirs.run.dir / file, columns=names).to_pylist()
+        for file in (f"trajectories/step_{step:06d}.parquet" for step in range(1, theirs.rl.steps + 1))
     )
 
 
@@ -108,12 +116,13 @@ ALL = [
 @pytest.mark.parametrize("faults", [pytest.param(SOME, id="some"), pytest.param(ALL, id="all", marks=pytest.mark.nightly)])
 def test_a_run_goes_on_whatever_actor_dies_or_hangs(undisturbed, loud, tmp_path, faults):
     """Its only engine and the reward actor are replaced alone; the loss of a learner starts all actors anew."""
-    config, injector = disturb(undisturbed, tmp_path / "run", loud, faults)
+    straight = undisturbed(len(faults) + 3)
+    config, injector = disturb(straight, tmp_path / "run", loud, faults)
     summary = train(config, loud)
     assert injector.error is None and injector.injected == [actor for actor, _, _ in faults]
-    assert summary.rl_steps == STEPS
-    assert [row["step"] for row in MetricsLog.read(config.run.dir)] == list(range(1, STEPS + 1))
-    assert same_rows(config.run.dir, undisturbed.run.dir)
+    assert summary.rl_steps == straight.rl.steps
+    assert [row["step"] for row in MetricsLog.read(config.run.dir)] == list(range(1, straight.rl.steps + 1))
+    assert same_rows(config, straight)
     text = loud.file.getvalue()
     actors = Counter(actor for actor, _, _ in faults)
     assert text.count("all actors start anew") == actors["learner-0"]
@@ -128,11 +137,13 @@ def test_a_run_goes_on_whatever_actor_dies_or_hangs(undisturbed, loud, tmp_path,
 @pytest.mark.nightly
 def test_other_engines_take_over_until_the_new_one_has_the_current_weights(undisturbed, loud, tmp_path):
     faults = [("rollout-1", True, signal.SIGKILL), ("rollout-0", False, signal.SIGSTOP)]
-    config, injector = disturb(undisturbed, tmp_path / "run", loud, faults)
-    update = {"rollout": config.rollout.model_copy(update={"actors": 2}), "rl": config.rl.model_copy(update={"steps": 8 * STEPS})}
+    straight = undisturbed(6)
+    config, injector = disturb(straight, tmp_path / "run", loud, faults)
+    # The new engine is back before the end.
+    update = {"rollout": config.rollout.model_copy(update={"actors": 2}), "rl": config.rl.model_copy(update={"steps": 96})}
     train(config.model_copy(update=update), loud)
     assert injector.error is None and len(injector.injected) == 2
-    assert same_rows(config.run.dir, undisturbed.run.dir)
+    assert same_rows(config, straight)
     text = loud.file.getvalue()
     assert "all actors start anew" not in text and text.count("go to the other engines; a new one starts") >= 1
     assert "rollout-1 is back, with the weights of version" in text
@@ -141,7 +152,7 @@ def test_other_engines_take_over_until_the_new_one_has_the_current_weights(undis
 @pytest.mark.nightly
 def test_too_many_failures_end_the_job_with_the_first_one(undisturbed, loud, tmp_path):
     faults = [("rollout-0", False, signal.SIGKILL), ("learner-0", False, signal.SIGKILL)]
-    config, injector = disturb(undisturbed, tmp_path / "run", loud, faults, max_restarts=1)
+    config, injector = disturb(undisturbed(6), tmp_path / "run", loud, faults, max_restarts=1)
     with pytest.raises(ActorFailed, match=r"(?s)\Arollout-0 died.*This was the first failure.*learner-0 died"):
         train(config, loud)
     assert injector.injected == ["rollout-0", "learner-0"]
