@@ -96,7 +96,7 @@ def disturb(
     """Bring `run` to its end through `faults`, one after the other, at moments that `chance` chooses.
 
     Args:
-        say: is told of each fault.
+        say: called with a line about each fault.
         reference: a run to compare with.
         until: time by the monotonic clock from which on nothing more is injected.
     """

@@ -120,8 +120,10 @@ def check_columns(schema: pa.Schema, path: Path, required: Iterable[str]) -> Non
         found = schema.get_all_field_indices(field.name)
         if len(found) > 1:
             raise DataError(f"{path}: has {len(found)} columns {field.name}; expected a table of trajectories of a run.")
-        if found and not _fits(actual := schema.field(found[0]).type, field.type):
-            raise DataError(f"{path}: {field.name}: expected a column of {field.type}, found {actual}.", key=field.name)
+        # Decimal scores have the type of `with_scores_of`, which whole ones fit.
+        expected = pa.list_(pa.float64()) if field.name == "scores" else field.type
+        if found and not _fits(actual := schema.field(found[0]).type, expected):
+            raise DataError(f"{path}: {field.name}: expected a column of {expected}, found {actual}.", key=field.name)
 
 
 def _fits(actual: pa.DataType, expected: pa.DataType) -> bool:

@@ -40,12 +40,13 @@ def fingerprint(path: Path) -> str:
 def fingerprints(config: Config) -> dict[str, str]:
     """Return the fingerprint of every file that a run reads rows or its template from, by path.
 
-    Generated rows have none, nor have pipes and datasets of the Hugging Face Hub. What cannot be read is left to its reader to report.
+    Generated rows have none, nor have pipes, datasets of the Hugging Face Hub, and what the run itself writes (its trajectories may be
+    `meta_rm.data`). What cannot be read is left to its reader to report.
     """
-    found = dict[str, str]()
+    found, own = dict[str, str](), config.run.dir.absolute()
     for path in _files(config):
         with suppress(OSError):
-            if path.is_file():
+            if path.is_file() and own not in path.absolute().parents:
                 found[str(path)] = fingerprint(path)
     return found
 

@@ -37,7 +37,7 @@ from rlsys.io.files import atomic_write, write_text_atomically
 from rlsys.io.model_form import form_of, read_form
 from rlsys.io.progress import read_progress
 from rlsys.io.remote_copy import RemoteCopy, RemoteCopyError
-from rlsys.io.same_run import DATA_FILES, changed_settings, require_same_copy, require_same_run
+from rlsys.io.same_run import DATA_FILES, changed_data, changed_settings, completed_work, require_same_copy, require_same_run
 from rlsys.models.loading import ensure_model
 from rlsys.prompts.rendering import FORM_FILE
 
@@ -53,7 +53,7 @@ class RunFolder:
     """Open or create a run folder, and hold its lock until `close` or the end of the `with` block.
 
     `config`: the given one; learner.ranks=null becomes the number of ranks whose optimizer state is here, as only as many can load it.
-    `was_reset`: the folder held another config without completed work and has been cleared.
+    `was_reset`: the folder held another config, or other data, without completed work, and has been cleared.
     `judge`: whether the run trains a judge, and not a policy for a judge to reward.
     `restored`: number of files that came from `run.copy_to`, as the folder held no run.
 
@@ -74,7 +74,8 @@ class RunFolder:
                 require_same_copy(config, self._copy)
             self.restored = self._copy.restore() if self._copy else 0
             data = require_same_run(config)
-            self.was_reset = bool(changed_settings(config))
+            # Without completed work, an evaluation of the base model on other rows may be there.
+            self.was_reset = bool(changed_settings(config) or not completed_work(self.path) and changed_data(self.path, data))
             if self.was_reset:
                 _clear(self.path)
             for name in ("trajectories", "checkpoints", "logs"):
@@ -89,7 +90,7 @@ class RunFolder:
             raise ConfigError(
                 f"{self.path}: another process is writing this run{_writer(self.path)}; wait for it or choose another run.dir."
             ) from error
-        except (OSError, ConfigError, RemoteCopyError):
+        except (OSError, ConfigError, DataError, RemoteCopyError):
             self._lock.close()
             raise
 
@@ -251,7 +252,7 @@ class RunFolder:
         """Return the newest intact checkpoint and its state, or None for a run without checkpoints.
 
         Args:
-            warn: is told of each newer checkpoint that is damaged.
+            warn: called with a message about each newer checkpoint that is damaged.
 
         Raises:
             CheckpointError: all are damaged.

@@ -15,7 +15,7 @@ from rlsys.io.fingerprints import fingerprints
 from rlsys.io.remote_copy import RemoteCopy
 
 DATA_FILES = "data_files.json"
-"""Fingerprints of the data files that the run began with, by file."""
+"""Fingerprints of the data files that the run was last started with, by file."""
 WORK_PATTERNS = (
     "cold_start.json",
     "metrics.jsonl",
@@ -57,7 +57,7 @@ def require_same_run(config: Config) -> dict[str, str]:
             f"{folder / 'config.yaml'}: the folder holds results ({work[0]}{', ...' if len(work) > 1 else ''}) of a run with "
             f"another config ({_all_differences(config)}). Choose another run.dir, or remove the folder."
         )
-    if work and not config.data.may_change and (changed := _changed_data(folder, data)):
+    if work and not config.data.may_change and (changed := changed_data(folder, data)):
         raise ConfigError(
             f"{'; '.join(changed)} since the run in {folder} began. Restore the data, choose another run.dir, or set data.may_change=true "
             "to continue with the data as they are now."
@@ -120,8 +120,8 @@ def _differences(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> 
     return sorted(found, key=lambda item: item[0])
 
 
-def _changed_data(folder: Path, now: dict[str, str]) -> list[str]:
-    """Describe the data files that differ from those that the run in `folder` began with, as far as it recorded them."""
+def changed_data(folder: Path, now: dict[str, str]) -> list[str]:
+    """Describe the data files that differ from those that the run in `folder` was last started with, as far as it recorded them."""
     record = folder / DATA_FILES
     before = read_object(record) if record.exists() else now
     return [

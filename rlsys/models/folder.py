@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 DIGESTED = 1 << 20
 """Bytes at either end of a file that `file_digests` reads."""
-PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt")
+PICKLED = ("pytorch_model*.bin", "model*.bin", "*.pth", "*.ckpt")
 QUANTIZED = ("quantization_config", "compression_config")
 LONGEST = ("max_position_embeddings", "n_positions", "max_sequence_length", "max_seq_len")
 """Config keys for the maximum sequence length."""
@@ -31,8 +31,8 @@ def check_model_folder(model: str, tokens: int | None, trains: bool = False) -> 
         trains: whether it will be trained.
 
     Raises:
-        ModelError: no readable config; not a causal language model, or one with custom code; weights that are missing, pickled, truncated or
-            (for training) quantized; or too short a context.
+        ModelError: no readable config; not a causal language model, or one with custom code; weights that are missing, pickled, truncated
+            or (for training) quantized; or too short a context.
     """
     folder = Path(model)
     if not folder.is_dir():

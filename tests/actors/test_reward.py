@@ -12,6 +12,7 @@ from actors.reward import RewardActor
 from rlsys.algorithms.grpo import LossInputs, group_advantages, grpo_loss
 from rlsys.data.chain import LEARNER_ROWS, PROMPTS, SAMPLES
 from rlsys.data.trajectories import REWARD_COLUMNS, REWARDS, TRAJECTORIES
+from rlsys.evaluation import heldout
 from rlsys.models.packing import plan_micro_batches
 from rlsys.rewards.extraction import ScoreFormat, extract, score_range
 from rlsys.rewards.rules import is_correct, unshuffle
@@ -91,6 +92,7 @@ def test_a_released_judges_decimals_are_paid_and_kept_and_integers_stay_integers
         table = pq.read_table(tmp_path / "t.parquet")
         assert table["scores"].to_pylist() == scores and table["scores"].type.value_type == kind
         assert table["correct"].to_pylist() == [scores[0] is not None, False]
+        assert heldout.read(tmp_path / "t.parquet").samples == 2
 
 
 def test_a_thought_that_the_prompt_began_and_a_text_that_was_cut_off_are_not_paid():

@@ -16,7 +16,7 @@ KILLS = int(os.environ.get("RLSYS_KILLS", "20"))
 
 @pytest.mark.nightly
 def test_kills_of_the_driver_change_nothing(tmp_path):
-    reference, arguments = prepare(tmp_path, KILLS + 4, print)
+    reference, arguments = prepare(tmp_path, 3 * KILLS, print)
     kills = [Fault("driver", signal.SIGKILL)] * KILLS
     outcome = disturb(ResumedRun(tmp_path / "killed", arguments, tmp_path), kills, print, random.Random(0), reference)
     assert len(outcome.faults) == KILLS and outcome.starts == KILLS + 1

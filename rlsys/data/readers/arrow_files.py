@@ -37,8 +37,7 @@ class Parquet(SingleFile):
             self._file = pq.ParquetFile(path, buffer_size=BUFFER_BYTES, pre_buffer=False)
         except (OSError, pa.ArrowException, UnicodeDecodeError) as error:  # the last: a column's name
             raise DataError(f"not a readable Parquet file ({error}).", file=str(path)) from error
-        with reading_errors(path):
-            _check_names(self._file.schema_arrow, path)
+        _check_names(self._file.schema_arrow, path)
         metadata = self._file.metadata
         sizes = (metadata.row_group(group).num_rows for group in range(metadata.num_row_groups))
         self._starts: list[int] = list(accumulate(sizes, initial=0))
@@ -182,7 +181,9 @@ def _without_dictionaries(reader: pa.ipc.RecordBatchStreamReader) -> pa.MemoryMa
 
 
 def _with_bytes(kind: pa.DataType) -> pa.DataType:
-    """Return the type with the same layout whose texts are bytes."""
+    """Return the type with the same layout whose texts are bytes, and whose dates in milliseconds need not be whole days."""
+    if pa.types.is_date64(kind):
+        return pa.int64()
     if pa.types.is_string(kind):
         return pa.binary()
     if pa.types.is_large_string(kind):
@@ -207,7 +208,11 @@ def _plain_type(kind: pa.DataType) -> pa.DataType:
 
 
 def _check_names(schema: pa.Schema, path: Path) -> None:
-    twice = sorted({name for name in schema.names if schema.names.count(name) > 1})
+    try:
+        names = schema.names
+    except UnicodeDecodeError as error:
+        raise DataError(f"the file is damaged (the name of a column: {error}).", file=str(path)) from error
+    twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
         raise DataError(f"expected columns of different names, found {', '.join(twice)} more than once.", file=str(path))
 

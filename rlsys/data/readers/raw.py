@@ -92,5 +92,5 @@ def reading_errors(path: Path) -> Iterator[None]:
     """Turn errors while reading `path` into a DataError."""
     try:
         yield
-    except (OSError, EOFError, zlib.error, lzma.LZMAError, pa.ArrowException, UnicodeDecodeError) as error:  # the last: a column's name
+    except (OSError, EOFError, zlib.error, lzma.LZMAError, pa.ArrowException) as error:
         raise DataError(f"the file is damaged ({error}).", file=str(path)) from error

@@ -49,7 +49,8 @@ def _of_run(run: TrainingRun, votes: Sequence[Evaluation]) -> Headline:
     facts = _baselines(baselines_of(run))
     facts += [("steps", Cell(steps, "count")), ("minutes", Cell(sum(seconds_of(run).values()) / 60, "minutes")), ("model", run.model)]
     facts += [] if run.summary else [("state", "in progress")]
-    return Headline(run.name, measured, [*_stages(run), *(figure for one in votes for figure in _votes(one))], facts)
+    judged = [(f"{name} ({one.name})" if len(votes) > 1 else name, *figure) for one in votes for name, *figure in _votes(one)]
+    return Headline(run.name, measured, [*_stages(run), *judged], facts)
 
 
 def _stages(run: TrainingRun) -> Iterator[Figure]:
@@ -89,7 +90,7 @@ def _of_evaluation(evaluation: Evaluation) -> Headline:
     if evaluation.report.seconds is not None:
         facts.append(("minutes", Cell(evaluation.report.seconds / 60, "minutes")))
     single = next(iter(evaluation.report.benchmarks), "")
-    measured = f"mean of {len(evaluation.report.benchmarks)} benchmarks" if len(evaluation.report.benchmarks) > 1 else single
+    measured = "mean of the benchmarks" if averaged(evaluation) else single
     return Headline(evaluation.name, measured, figures, [*facts, ("model", evaluation.report.model)])
 
 
@@ -109,7 +110,9 @@ def _baselines(found: RunBaselines | BenchmarkBaselines) -> list[tuple[str, Cell
 def _by_stage(runs: Sequence[TrainingRun], votes: dict[Path, list[Evaluation]]) -> list[Categories]:
     """Plot the headlines of the runs that train a judge, with their baselines."""
     judges = [run for run in runs if not run.is_policy]
-    figures = {run.name: {name: cell for name, cell, _ in _of_run(run, votes[run.path]).figures} for run in judges}
+    figures = {
+        run.name: {name: cell for name, cell, _ in _of_run(run, votes[run.path]).figures if cell.form == "percent"} for run in judges
+    }
     names = list(dict.fromkeys(name for own in figures.values() for name in own))
     if len(names) < 2:
         return []

@@ -37,10 +37,9 @@ def section(runs: Sequence[TrainingRun]) -> Section:
 def _accuracy_plots(stages: Mapping[str, Sequence[dict[str, Any]]], of: str) -> list[Plot]:
     groups = {stage: _groups(rows) for stage, rows in stages.items()}
     names = {name: group for own in groups.values() for name, group in own.items()}
-    title = f"Accuracy by responses and place of the best one{of}"
+    title, keys = f"Accuracy by responses and place of the best one{of}", sorted(names)
     if len(names) > MANY_GROUPS:
-        title, names = f"Accuracy by number of responses{of}", {name: group for name, group in names.items() if not name[1]}
-    keys = sorted(names)
+        title, keys = f"Accuracy by number of responses{of}", [key for key in keys if not key[1]]
     series = []
     for style, (stage, own) in enumerate(groups.items()):
         found = [own.get(key) for key in keys]

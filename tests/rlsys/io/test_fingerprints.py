@@ -3,6 +3,8 @@
 import os
 import shutil
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from rlsys.config.files import load_config
@@ -62,10 +64,23 @@ def test_a_copy_with_other_times_is_the_same(tmp_path, settings):
 
 
 def test_without_completed_work_the_data_may_change(tmp_path, settings):
-    RunFolder(load_config(None, settings)).close()
+    with RunFolder(load_config(None, settings)) as folder:
+        folder.heldout_path("base").write_text("of other rows")
+    with RunFolder(load_config(None, settings)) as folder:
+        assert not folder.was_reset and folder.heldout_path("base").exists()
     (tmp_path / "train.jsonl").write_text(ROW % "another")
+    with RunFolder(load_config(None, settings)) as folder:
+        assert folder.was_reset and not folder.heldout_path("base").exists()
     begin(settings)
     RunFolder(load_config(None, settings)).close()
+
+
+def test_what_the_run_writes_itself_is_no_data_of_it(tmp_path, settings):
+    config = load_config(None, [*settings, f"meta_rm.data=[{tmp_path}/run/trajectories/*.parquet]"])
+    before = fingerprints(config)
+    begin(settings)
+    pq.write_table(pa.table({"x": [1]}), tmp_path / "run/trajectories/step_000001.parquet")
+    assert fingerprints(config) == before
 
 
 def test_large_files_are_read_in_parts(tmp_path):
