@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pyarrow.parquet as pq
 import pytest
 from page_folders import HOSTILE, STAGES, evaluation, judge_run, ladder, plots, policy_run, tables, told, write
 
-from rlsys.reporting.page import collect, outline
+from rlsys.reporting.page import collect, judging, outline
 from rlsys.reporting.page.plots import Categories, Curves, Series, drawn_once, span_of
 from rlsys.reporting.page.render import without_neighbour
 
@@ -243,3 +244,17 @@ def test_wide_plots_and_those_without_a_neighbour_take_a_row() -> None:
     assert without_neighbour([one, two, three]) == [three]
     assert without_neighbour([one, two]) == []
     assert without_neighbour([one, many, two, three]) == [one, many]
+
+
+def test_the_place_of_the_best_response_is_shown_however_many_groups_there_are(tmp_path):
+    """With two to six responses there are more groups than the plot of the accuracy has room for."""
+    rows = [
+        {"order": list(range(n)), "ground_truth": [float(i == best) for i in range(n)], "scores": [9] + [2] * (n - 1), "correct": best == 0,
+         "parse_failure": None, "prompt_id": f"{n}-{best}", "source": "s", "group": 0, "sample": 0}
+        for n in range(2, 7) for best in range(n)
+    ]  # fmt: skip
+    run = SimpleNamespace(judged={"rl": rows}, name="run")
+    accuracy, places, *_ = judging.section([run]).plots
+    assert len(accuracy.categories) == 5
+    (best,) = (series for series in places.series if series.expected)
+    assert best.y == pytest.approx([1 / n for n in range(2, 7) for _ in range(n)])
