@@ -101,9 +101,10 @@ class Judging:
         run = self.judge.config.run
         while True:
             try:
-                part = self._parts.get(timeout=run.timeout_s("sample"))
+                # A policy's engine that fails meanwhile is replaced, which takes a start more.
+                part = self._parts.get(timeout=(limit_s := run.timeout_s("start") + run.timeout_s("sample")))
             except Empty:
-                raise ActorFailed(f"judge: no samples of the policy within {run.timeout_s('sample'):.0f} s.") from None
+                raise ActorFailed(f"judge: no samples of the policy within {limit_s:.0f} s.", recoverable=True) from None
             if part is None:
                 return
             for group, samples in by_group([fetch(Pending(part, "rollout", "sample"), run.timeout_s("sample"))]).items():

@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from threading import Thread
+from threading import Lock, Thread
 from typing import Any
 
 import ray
@@ -60,14 +60,17 @@ class Pulse:
         self._next_look = 0.0
         self._watched: set[str] = set()
         self._silence: dict[str, float] = {}
+        # The thread that samples and the one that trains wait at the same time.
+        self._lock = Lock()
 
     def watch(self, actors: Mapping[str, Any]) -> None:
         """Let the actors, which are up, beat from now on."""
         if self._actor is not None:
-            for name in actors:  # Their silence begins now, whatever an earlier actor of this name did.
-                self._actor.beat.remote(name)
-                self._silence.pop(name, None)
-            self._watched |= set(actors)
+            with self._lock:
+                for name in actors:  # Their silence begins now, whatever an earlier actor of this name did.
+                    self._actor.beat.remote(name)
+                    self._silence.pop(name, None)
+                self._watched |= set(actors)
             calls = [Pending(actor.start_heartbeat.remote(self._actor), name, "start_heartbeat") for name, actor in actors.items()]
             wait(calls, self.limit_s or 0.0, "recovery.heartbeat_s")
 
@@ -77,13 +80,13 @@ class Pulse:
 
     def silence(self, names: Collection[str]) -> dict[str, float]:
         """Return the seconds since the latest beat of those of `names` that are watched, as seen at most BEAT_S ago; cheap otherwise."""
-        now = time.monotonic()
         if self._actor is None or self.limit_s is None:
             return {}
-        if now >= self._next_look:
-            self._next_look = now + BEAT_S
-            self._silence = fetch(Pending(self._actor.silence.remote(), "heartbeats", "silence"), self.limit_s)
-        return {name: seconds for name, seconds in self._silence.items() if name in self._watched and name in names}
+        with self._lock:
+            if (now := time.monotonic()) >= self._next_look:
+                self._next_look = now + BEAT_S
+                self._silence = fetch(Pending(self._actor.silence.remote(), "heartbeats", "silence"), self.limit_s)
+            return {name: seconds for name, seconds in self._silence.items() if name in self._watched and name in names}
 
     def check(self, names: Collection[str]) -> None:
         """Look at the beats of `names`.

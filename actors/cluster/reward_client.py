@@ -132,6 +132,7 @@ class RewardClient:
                 wait_for("start", [self.ready()], self.run)
                 replacements.pulse.watch({REWARD: self.actor})
             except ActorFailed as error:
+                self.replacements = None  # another thread that waits for the same actor does not try once more
                 raise not_replaced(REWARD, error) from error
             for one in self._calls:
                 self._issue(one)

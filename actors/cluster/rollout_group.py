@@ -70,9 +70,12 @@ class RolloutGroup:
         return [Pending(actor.ready.remote(), name, "ready") for name, actor in self.engines.items()]
 
     def sleep(self) -> None:
-        """Let every engine release its memory (if `sleeps`); call it before learners train. Sending weights wakes the engines."""
+        """Let the engines release their memory (if `sleeps`); call it before learners train. Sending weights wakes the engines.
+
+        A new engine that has not joined yet stays as it is.
+        """
         if self.sleeps:
-            calls = [Pending(actor.sleep.remote(), name, "sleep") for name, actor in self.engines.items()]
+            calls = [Pending(self.engines[name].sleep.remote(), name, "sleep") for name in self.supervisor.names(*LIVE)]
             wait_for("weights", calls, self.run, self._pulse())
 
     def sample(
@@ -141,9 +144,9 @@ class RolloutGroup:
         """Wait for the next share that is done, or failed; the engines' heartbeats are checked meanwhile."""
         deadline = time.monotonic() + timeout_s
         while (left := deadline - time.monotonic()) > 0:
+            self._listen()
             with suppress(Empty):
                 return finished.get(timeout=left if self.pulse is None else min(left, TICK_S))
-            self._listen()
         late = ", ".join(sorted({share.engine for share in in_flight}))
         message = f"no samples within {timeout_s:.0f} s from {late}. Raise run.timeouts_s.sample if it is only slow."
         raise ActorFailed(message, recoverable=True)

@@ -111,7 +111,7 @@ def group(recoveries, *faults, idle_learners=False):
     actors = Actors(rollouts, learners, None)
     learners.connect_rollouts(engines, "cpu", 1)
     actors.send_weights(VERSION)
-    rollouts.pulse = pulse = Pulse(6.0)
+    rollouts.pulse = pulse = Pulse(10.0 if "hangs" in faults else 60.0)
     pulse.watch(rollouts.engines)
     node = ray.get_runtime_context().get_node_id()
     rollouts.replacements = Replacements(recoveries, pulse, dict.fromkeys(names, node))
@@ -124,6 +124,14 @@ def group(recoveries, *faults, idle_learners=False):
         pulse.close()
         for actor in [*rollouts.actors, *learners.actors]:
             ray.kill(actor)
+
+
+def kill(actor):
+    """Kill an actor, and wait until it answers no more."""
+    ray.kill(actor)
+    with pytest.raises(ray.exceptions.RayActorError):
+        while True:
+            ray.get(actor.__ray_ready__.remote(), timeout=WAIT_S)
 
 
 def sampled(actors, groups=16, samples=2):
@@ -167,7 +175,7 @@ def test_the_last_engine_is_waited_for_and_given_the_current_weights_before_it_s
 def test_an_engine_that_died_between_two_batches_is_found_before_weights_are_sent(ray_session, recoveries):
     job = recoveries()
     with group(job, None) as actors:  # even where learners may be training while engines sample
-        ray.kill(actors.rollouts.engines["rollout-0"])
+        kill(actors.rollouts.engines["rollout-0"])
         actors.send_weights(VERSION + 1)
         assert "rollout-0 is back, with the weights of version 4" in told(job)
         assert sampled(actors) == [(g, s, VERSION + 1) for g in range(16) for s in range(2)]
@@ -219,9 +227,9 @@ def test_a_new_reward_actor_ends_up_with_every_batch_once(ray_session, recoverie
     client.replacements = Replacements(job, pulse, {"reward": ray.get_runtime_context().get_node_id()})
     plain, lost = RewardActor("reward"), []
 
-    def lose():
+    def lose(end=kill):
         lost.append(client.actor)
-        ray.kill(client.actor)
+        end(client.actor)
 
     def judge(key, number):
         prompts, samples = batch(number)
@@ -239,7 +247,7 @@ def test_a_new_reward_actor_ends_up_with_every_batch_once(ray_session, recoverie
         judge("step 2", 0)
         lose()
         writing = client.begin_writing("step 1", tmp_path / "1.parquet")
-        lose()  # while it writes
+        lose(ray.kill)  # while it writes
         client.finish(writing)
         lose()
         judge("step 2", 2)

@@ -1,7 +1,6 @@
 """Actors of a real run are killed and stopped; the run goes on by itself, and ends as an undisturbed one does."""
 
 import os
-import random
 import signal
 import threading
 import time
@@ -31,18 +30,17 @@ class Faults(threading.Thread):
     def __init__(self, folder, console, faults):
         super().__init__(daemon=True)
         self.folder, self.console, self.faults, self.injected, self.error = folder, console, list(faults), [], None
-        self.moments = random.Random(len(faults))
 
     def run(self):
         try:
             for actor, engine, number in self.faults:
                 self._wait_for(lambda: self._starts() > len(self.injected))
-                steps = self._steps()
-                self._wait_for(lambda steps=steps: self._steps() > steps and self._phase() == "wait for samples")
-                time.sleep(self.moments.uniform(0, 0.5))
                 pid = ray.get(ray.get_actor(actor).__ray_call__.remote(lambda self: os.getpid()), timeout=WAIT_S)
                 process = psutil.Process(pid)
-                os.kill(process.children()[0].pid if engine else process.pid, number)
+                victim = process.children()[0].pid if engine else process.pid
+                steps = self._steps()
+                self._wait_for(lambda steps=steps: self._steps() > steps and self._phase() == "wait for samples")
+                os.kill(victim, number)
                 self.injected.append(actor)
         except Exception as error:  # noqa: BLE001  reported by the test, not by the thread
             self.error = error
