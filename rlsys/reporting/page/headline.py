@@ -49,7 +49,7 @@ def _of_run(run: TrainingRun, votes: Sequence[Evaluation]) -> Headline:
     facts = _baselines(baselines_of(run))
     facts += [("steps", Cell(steps, "count")), ("minutes", Cell(sum(seconds_of(run).values()) / 60, "minutes")), ("model", run.model)]
     facts += [] if run.summary else [("state", "in progress")]
-    judged = [(f"{name} ({one.name})" if len(votes) > 1 else name, *figure) for one in votes for name, *figure in _votes(one)]
+    judged = [(f"{name} ({one.name})" if len(votes) > 1 else name, cell, remark) for one in votes for name, cell, remark in _votes(one)]
     return Headline(run.name, measured, [*_stages(run), *judged], facts)
 
 
