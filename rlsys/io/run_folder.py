@@ -218,12 +218,20 @@ class RunFolder:
         os.replace(partial, self.checkpoint_path(step))
         for old in self.checkpoints()[:-keep]:
             if old.name != self.best().get("checkpoint"):
-                shutil.rmtree(old)
+                self._remove(old)
         if optimizer == "last":
             for old in self.checkpoints()[:-1]:
-                shutil.rmtree(old / "optimizer", ignore_errors=True)
+                self._remove(old / "optimizer")
         # A resumed run starts from this checkpoint; only the model of the cold start is still needed, as the reference.
-        shutil.rmtree(self.cold_start / "optimizer", ignore_errors=True)
+        self._remove(self.cold_start / "optimizer")
+
+    def _remove(self, folder: Path) -> None:
+        """Remove a folder as a whole: if the process is killed meanwhile, the next start removes the rest."""
+        if folder.exists():
+            aside = self.path / "checkpoints" / ".partial_removed"
+            shutil.rmtree(aside, ignore_errors=True)
+            os.replace(folder, aside)
+            shutil.rmtree(aside, ignore_errors=True)
 
     def discard_checkpoint(self, step: int) -> None:
         """Remove the folder of `begin_checkpoint`, as the checkpoint could not be written."""

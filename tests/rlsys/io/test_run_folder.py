@@ -270,3 +270,28 @@ def test_what_an_interrupted_checkpoint_left_is_removed(tmp_path):
         (folder.begin_checkpoint(3) / "half").write_text("x")
     with RunFolder(config(tmp_path)) as folder:
         assert list((folder.path / "checkpoints").iterdir()) == []
+
+
+def test_a_kill_while_a_folder_is_removed_leaves_no_part_of_it(tmp_path, monkeypatch):
+    """The cold start's optimizer state is removed with the first checkpoint, here until one of its two files is gone."""
+    with RunFolder(config(tmp_path)) as folder:
+        (folder.cold_start / "optimizer").mkdir(parents=True)
+        for name in ("learner.json", "rank_0"):
+            (folder.cold_start / "optimizer" / name).write_text(name)
+        folder.commit_cold_start({"kept": 1})
+
+        def killed(place, ignore_errors=False):
+            if (Path(place) / "learner.json").exists():
+                (Path(place) / "learner.json").unlink()
+                raise KeyboardInterrupt
+
+        monkeypatch.setattr("rlsys.io.run_folder.shutil.rmtree", killed)
+        with pytest.raises(KeyboardInterrupt):
+            _checkpoint(folder, 1)
+        monkeypatch.undo()
+    with RunFolder(config(tmp_path)) as folder:
+        folder.require_intact_cold_start()
+        assert [path.name for path in (folder.path / "checkpoints").iterdir()] in (
+            ["cold_start", "step_000001"],
+            ["step_000001", "cold_start"],
+        )
