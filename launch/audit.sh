@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Looks the pinned packages up in a database of known vulnerabilities (pip-audit, in a temporary environment). Needs the internet: pypi.org, or
-# with --vulnerability-service osv, osv.dev. Ends with an error for a vulnerability, and for a package that could not be looked up.
+# Looks the pinned packages up in a database of known vulnerabilities (pip-audit, in a temporary environment), which it has to be able to
+# reach. Ends with an error for a vulnerability, and for a package that could not be looked up.
 #   bash launch/audit.sh                                   # both sets
 #   bash launch/audit.sh --vulnerability-service osv       # arguments are passed to pip-audit
 set -euo pipefail

@@ -21,10 +21,10 @@ class Recoveries(Protocol):
     """`actors.loops.recovery.Recoveries`."""
 
     def admit(self, failure: ActorFailed, remedy: str) -> None:
-        """Count and tell a recovery, or raise."""
+        """Count and report a recovery, or raise."""
 
     def say(self, message: str) -> None:
-        """Tell that it is over."""
+        """Report that it is over."""
 
 
 class Replacements:

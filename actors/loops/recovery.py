@@ -15,7 +15,7 @@ T = TypeVar("T")
 
 
 class Recoveries:
-    """Counts and tells the recoveries of a job; may be used by several threads."""
+    """Counts and reports the recoveries of a job; may be used by several threads."""
 
     def __init__(self, recovery: Recovery, progress: ProgressReporter):
         self.recovery, self.progress = recovery, progress

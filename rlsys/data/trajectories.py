@@ -73,18 +73,19 @@ def with_scores_of(schema: pa.Schema, score_format: ScoreFormat) -> pa.Schema:
 # --- reading ---------------------------------------------------------------------------------------------------------
 
 
-def read_trajectories(path: Path, required: Sequence[str], never_null: Sequence[str] = ()) -> pa.Table:
-    """Read a table of trajectories, with all columns that it has.
+def read_trajectories(path: Path, required: Sequence[str], never_null: Sequence[str] = (), others: bool = True) -> pa.Table:
+    """Read a table of trajectories.
 
     Args:
         required: columns that it must have.
         never_null: those of them that must not be null in any row.
+        others: read its other columns, too.
 
     Raises:
         DataError: the file is not Parquet, lacks a column, or a column has another type or a null.
     """
     try:
-        table = pq.read_table(path)
+        table = pq.read_table(path, columns=None if others else list(required))
     except NOT_PARQUET as error:
         raise unreadable(path, error) from error
     check_columns(table.schema, path, required)

@@ -13,7 +13,7 @@ from typing import Any
 
 from rlsys.documents.core import Interval
 from rlsys.documents.runs import RunBaselines
-from rlsys.evaluation.heldout import clustered_accuracy_ci
+from rlsys.evaluation.heldout import chance, clustered_accuracy_ci
 
 Sample = Mapping[str, Any]
 Place = tuple[int, int]
@@ -44,11 +44,6 @@ class Scores:
     """Mean score of the other responses."""
     ties: float | None
     """Fraction of the samples in which several responses share the highest score."""
-
-
-def chance(responses: int) -> float:
-    """Return the accuracy of random scores: a single response is right or wrong."""
-    return 1 / responses if responses > 1 else 0.5
 
 
 def by_responses(samples: Sequence[Sample]) -> dict[int, Group]:

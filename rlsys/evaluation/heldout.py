@@ -142,13 +142,18 @@ def _parsed_accuracy(table: pa.Table, by_group: bool) -> dict[RowKey, float]:
     return {key: sum(values) / len(values) for key, values in parsed.items()}
 
 
+def chance(responses: int) -> float:
+    """Return the accuracy of random scores: a single response is right or wrong."""
+    return 1 / responses if responses > 1 else 0.5
+
+
 def baselines(records: Sequence[Record]) -> RunBaselines:
     """Return the accuracy of trivial judges: random, always the first response in the file, always the longest (ties shared).
 
     `first` and `longer` are over the `pairs_n` rows with at least two responses.
     """
     multiple = [record for record in records if record.n > 1]
-    chance = sum(1 / record.n if record.n > 1 else 0.5 for record in records) / len(records)
+    by_chance = sum(chance(record.n) for record in records) / len(records)
     first = [float(record.best == 0) for record in multiple]
     longer = []
     for record in multiple:
@@ -156,7 +161,7 @@ def baselines(records: Sequence[Record]) -> RunBaselines:
         longest = [i for i, length in enumerate(lengths) if length == max(lengths)]
         longer.append((record.best in longest) / len(longest))
     return RunBaselines(
-        chance=chance,
+        chance=by_chance,
         first=sum(first) / len(first) if first else None,
         longer=sum(longer) / len(longer) if longer else None,
         pairs_n=len(multiple),

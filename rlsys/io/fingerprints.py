@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 from contextlib import suppress
 from pathlib import Path
@@ -13,28 +12,7 @@ from rlsys.data.readers import DataError
 from rlsys.data.readers.folders import HUB
 from rlsys.data.readers.sources import open_source
 from rlsys.data.trajectories import trajectory_files
-
-WHOLE_BYTES = 2**26
-"""A file up to this size is read whole; of a larger one, its size and `BLOCKS` blocks of `BLOCK_BYTES`, evenly spaced."""
-BLOCKS, BLOCK_BYTES = 64, 2**20
-
-
-def fingerprint(path: Path) -> str:
-    """Return a digest of a file's size and content, whatever its name, place and times.
-
-    Raises:
-        OSError: it cannot be read.
-    """
-    size = path.stat().st_size
-    digest = hashlib.sha256(str(size).encode())
-    with path.open("rb") as file:
-        if size <= WHOLE_BYTES:
-            digest.update(file.read())
-            return f"sha256:{digest.hexdigest()}"
-        for block in range(BLOCKS):
-            file.seek((size - BLOCK_BYTES) * block // (BLOCKS - 1))
-            digest.update(file.read(BLOCK_BYTES))
-    return f"sha256 of {BLOCKS} blocks:{digest.hexdigest()}"
+from rlsys.io.checksums import fingerprint
 
 
 def fingerprints(config: Config) -> dict[str, str]:

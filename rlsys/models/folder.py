@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rlsys.io.checksums import fingerprint
 from rlsys.models.loading import ModelError
 
 if TYPE_CHECKING:
@@ -62,16 +62,8 @@ def check_model_folder(model: str, tokens: int | None, trains: bool = False) -> 
 
 def file_digests(folder: Path) -> dict[str, str]:
     """Return a digest of each file of a model folder, by name: of its size, and its first and last MiB. Empty for a hub name."""
-    digests = {}
-    for path in sorted(folder.iterdir()) if folder.is_dir() else []:
-        if path.is_file():
-            size = path.stat().st_size
-            with path.open("rb") as file:
-                digest = hashlib.sha256(str(size).encode() + file.read(DIGESTED))
-                file.seek(max(0, size - DIGESTED))
-                digest.update(file.read())
-            digests[path.name] = digest.hexdigest()
-    return digests
+    files = sorted(path for path in folder.iterdir() if path.is_file()) if folder.is_dir() else []
+    return {path.name: fingerprint(path, 2, DIGESTED) for path in files}
 
 
 def differing_files(these: dict[str, str], those: dict[str, str]) -> list[str]:

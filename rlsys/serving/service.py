@@ -12,6 +12,7 @@ from typing import Annotated
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from rlsys.config.schema import Config, ConfigError
+from rlsys.io.checksums import fingerprint
 from rlsys.io.run_folder import resolve_model
 from rlsys.judging.setup import judge_config, sampling_settings
 from rlsys.judging.voting import find_strategy
@@ -20,6 +21,7 @@ from rlsys.serving.limits import Limits
 
 TOKEN_VARIABLE = "RLSYS_TOKEN"
 _BLOCKS, _BLOCK_BYTES = 16, 1 << 16
+"""Of each file, so that models of many gigabytes take no time."""
 _NO_WEIGHTS = {".lock", "state.json", "training_args.bin"}
 
 
@@ -126,15 +128,15 @@ def read_token(file: Path | None, environment: Mapping[str, str] = os.environ) -
 def version_of(arguments: ServiceArguments, config: Config, meta_rm: str | None) -> str:
     """Return a digest of the models' files, of all settings that every sample depends on, and of what a request may leave out.
 
-    Of each file, its size and blocks spread over it are read, so that models of many gigabytes take no time. A model of a hub is known by
-    its name.
+    Each file counts with its `fingerprint`. A model of a hub is known by its name.
     """
     digest = hashlib.blake2b(digest_size=8)
     settings = sampling_settings(config, meta_rm)
     for key in ("model", "meta_rm"):
         folder = Path(settings[key] or "")
         if settings[key] and folder.is_dir():
-            settings[key] = [[file.name, *_fingerprint(file)] for file in sorted(folder.iterdir()) if _counts(file)]
+            files = filter(_counts, sorted(folder.iterdir()))
+            settings[key] = [[file.name, fingerprint(file, _BLOCKS, _BLOCK_BYTES)] for file in files]
     settings |= {"k": arguments.k, "strategy": default_strategy(arguments), "temperature": arguments.temperature}
     digest.update(json.dumps(settings, sort_keys=True).encode())
     return digest.hexdigest()
@@ -142,12 +144,3 @@ def version_of(arguments: ServiceArguments, config: Config, meta_rm: str | None)
 
 def _counts(file: Path) -> bool:
     return file.is_file() and file.name not in _NO_WEIGHTS
-
-
-def _fingerprint(file: Path) -> tuple[int, str]:
-    size, digest = file.stat().st_size, hashlib.blake2b(digest_size=8)
-    with file.open("rb") as opened:
-        for block in range(_BLOCKS):
-            opened.seek(max(0, size - _BLOCK_BYTES) * block // (_BLOCKS - 1))
-            digest.update(opened.read(_BLOCK_BYTES))
-    return size, digest.hexdigest()

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from rlsys.evaluation.breakdown import Group, Place, Scores, by_place, by_responses, chance, picks, written_scores
+from rlsys.evaluation.breakdown import Group, Place, Scores, by_place, by_responses, picks, written_scores
+from rlsys.evaluation.heldout import chance
 from rlsys.reporting.page.collect import TrainingRun
 from rlsys.reporting.page.content import Cell, Section, Table
 from rlsys.reporting.page.plots import Categories, Distribution, Plot, Series

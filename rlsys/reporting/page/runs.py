@@ -9,7 +9,8 @@ from typing import Any
 from rlsys.documents.core import Interval
 from rlsys.documents.evaluation import Figures
 from rlsys.documents.runs import Family, RunBaselines
-from rlsys.evaluation.breakdown import baselines, chance
+from rlsys.evaluation.breakdown import baselines
+from rlsys.evaluation.heldout import chance
 from rlsys.evaluation.statistics import proportion_ci
 from rlsys.monitoring.definitions import STEP_PHASES
 from rlsys.reporting.page.collect import Evaluation, ScalarRun, TrainingRun, step_of

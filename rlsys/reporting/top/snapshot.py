@@ -205,7 +205,7 @@ def _heldout(folder: Path) -> list[Heldout]:
 def _result(path: Path, changed: int) -> Heldout | None:
     """Return the result in a table that was `changed` at that time; None if it cannot be read."""
     try:
-        table = read_trajectories(path, ["reward", "correct", "parse_failure"])
+        table = read_trajectories(path, ["reward", "correct", "parse_failure"], others=False)
     except DataError:
         return None
     if not table.num_rows:

@@ -9,7 +9,8 @@ import pytest
 
 from rlsys.config.files import load_config
 from rlsys.config.schema import ConfigError
-from rlsys.io.fingerprints import WHOLE_BYTES, fingerprint, fingerprints
+from rlsys.io.checksums import BLOCK_BYTES, BLOCKS, fingerprint
+from rlsys.io.fingerprints import fingerprints
 from rlsys.io.run_folder import RunFolder
 
 ROW = '{"id": "%s", "prompt": "q", "responses": ["a", "b"], "rewards": [1, 0]}\n'
@@ -57,10 +58,13 @@ def test_missing_and_new_files_are_named(tmp_path, settings):
 
 def test_a_copy_with_other_times_is_the_same(tmp_path, settings):
     begin(settings)
+    config = load_config(None, settings)
+    before = fingerprints(config)
     shutil.copyfile(tmp_path / "train.jsonl", tmp_path / "copy")
     os.replace(tmp_path / "copy", tmp_path / "train.jsonl")
     os.utime(tmp_path / "teacher.jsonl", (0, 0))
-    RunFolder(load_config(None, settings)).close()
+    with RunFolder(config) as folder:
+        assert not folder.was_reset and folder.cold_start_state() is not None and fingerprints(config) == before
 
 
 def test_without_completed_work_the_data_may_change(tmp_path, settings):
@@ -86,10 +90,10 @@ def test_what_the_run_writes_itself_is_no_data_of_it(tmp_path, settings):
 def test_large_files_are_read_in_parts(tmp_path):
     path = tmp_path / "large"
     with path.open("wb") as file:
-        file.truncate(4 * WHOLE_BYTES)  # takes no space
+        file.truncate(4 * BLOCKS * BLOCK_BYTES)  # takes no space
     before = fingerprint(path)
     assert before.startswith("sha256 of 64 blocks:")
-    for place in (0, 4 * WHOLE_BYTES - 1):
+    for place in (0, 4 * BLOCKS * BLOCK_BYTES - 1):
         with path.open("r+b") as file:
             file.seek(place)
             file.write(b"x")

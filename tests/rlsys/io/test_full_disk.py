@@ -1,11 +1,11 @@
 """A disk that is full, or read-only, while a file of a run is written: the error names the file, and what was complete stays."""
 
 import os
-import subprocess
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from small_disk import mount, small_disk
 
 from rlsys.config.files import load_config
 from rlsys.io.metrics import MetricsLog
@@ -13,19 +13,11 @@ from rlsys.io.run_folder import RunFolder, write_parquet
 from rlsys.system.environment_errors import describe_environment_error
 
 
-def mount(*arguments):
-    return subprocess.run(["mount", *map(str, arguments)], capture_output=True, text=True)
-
-
 @pytest.fixture
 def disk(tmp_path):
     """A file system of 256 KiB."""
-    place = tmp_path / "disk"
-    place.mkdir()
-    if (done := mount("-t", "tmpfs", "-o", "size=256k", "tmpfs", place)).returncode:
-        pytest.skip(f"a small file system cannot be mounted here: {done.stderr.strip()}")
-    yield place
-    subprocess.run(["umount", "--lazy", place], check=True)
+    with small_disk(tmp_path / "disk", "256k") as place:
+        yield place
 
 
 def fill(disk):
