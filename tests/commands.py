@@ -52,6 +52,14 @@ def rlsys(*arguments: object) -> subprocess.CompletedProcess[str]:
     return (run_rlsys if "--json" in arguments else rlsys_here)(*arguments)
 
 
+def until(condition: Callable[[], bool], what: str, seconds: float = 300) -> None:
+    """Wait until `condition()` is true; fail with `what` otherwise."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, what
+        time.sleep(0.05)
+
+
 def kill_rlsys_when(there: Callable[[], bool], log: Path, *arguments: object) -> None:
     """Start `rlsys ARGUMENTS` with its output in `log`, and kill it and its children as soon as `there()` is true."""
     with log.open("w") as output:

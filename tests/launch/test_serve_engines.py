@@ -9,8 +9,7 @@ import socket
 import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,7 @@ import httpx
 import psutil
 import pytest
 from boxing_model import RAMBLE, build_boxing_model
-from commands import ROOT, as_in_a_terminal, quickstarts_lines
+from commands import ROOT, as_in_a_terminal, quickstarts_lines, until
 from random_scorer import build_random_scorer
 from ray import serve as ray_serve
 
@@ -37,13 +36,6 @@ SMALL = ["model.dtype=float32", "prompt.template=compact", "prompt.max_tokens=10
 ENDLESS = {"conversation": "q", "responses": ["a", "b"], "principles": RAMBLE}
 """A request whose samples end at the token limit."""
 K = 4
-
-
-def until(condition: Callable[[], bool], what: str, seconds: float = WAIT_S) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, what
-        time.sleep(0.05)
 
 
 @pytest.fixture(scope="module")

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
 import psutil
 import pytest
+from commands import until
 
 from actors.serving.session import Service, running_service
 from launch.commands.serve import free_port
@@ -19,13 +19,6 @@ from rlsys.serving.service import ServiceArguments, service_config
 WAIT_S = 600.0
 BODY = {"conversation": "q", "responses": ["a", "b"]}
 SMALL = ["rollout.cpus=1", "rollout.kv_cache_gib=0.25", "rollout.max_tokens=16"]
-
-
-def until(condition: Callable[[], bool], what: str) -> None:
-    deadline = time.monotonic() + WAIT_S
-    while not condition():
-        assert time.monotonic() < deadline, what
-        time.sleep(0.1)
 
 
 @contextmanager
@@ -46,12 +39,12 @@ def engines() -> set[int]:
 @pytest.mark.nightly
 def test_an_engine_that_dies_is_replaced_while_others_answer(ray_session, tiny_model):
     with service(tiny_model, min_replicas=2) as running, httpx.Client(base_url=running.url, timeout=WAIT_S) as client:
-        until(lambda: len(engines()) == 2, "two engines")
+        until(lambda: len(engines()) == 2, "two engines", WAIT_S)
         first = min(engines())
         psutil.Process(first).kill()
         statuses = [client.post("/v1/score", json=BODY | {"seed": seed}).status_code for seed in range(20)]
         assert statuses == [200] * 20
-        until(lambda: len(engines()) == 2 and first not in engines(), "no replacement")
+        until(lambda: len(engines()) == 2 and first not in engines(), "no replacement", WAIT_S)
         assert client.post("/v1/score", json=BODY).status_code == 200
 
 
@@ -59,7 +52,7 @@ def test_an_engine_that_dies_is_replaced_while_others_answer(ray_session, tiny_m
 def test_a_second_engine_starts_while_many_requests_wait(ray_session, tiny_model):
     """Serve looks at the requests in progress over half a minute; nothing is refused or fails meanwhile."""
     with service(tiny_model, min_replicas=1, max_replicas=2) as running:
-        until(lambda: len(engines()) == 1, "one engine")
+        until(lambda: len(engines()) == 1, "one engine", WAIT_S)
         statuses: list[int] = []
         enough = threading.Event()
 
@@ -73,7 +66,7 @@ def test_a_second_engine_starts_while_many_requests_wait(ray_session, tiny_model
             for thread in asking:
                 thread.start()
             try:
-                until(lambda: len(engines()) == 2, "no second engine")
+                until(lambda: len(engines()) == 2, "no second engine", WAIT_S)
             finally:
                 enough.set()
                 for thread in asking:

@@ -198,7 +198,11 @@ def parse_failures(runs: Sequence[TrainingRun], evaluations: Sequence[Evaluation
     columns = ["source", "of", "samples", "not parsed", "reasons"]
     tables = [Table("Parse failures by evaluation", columns, rows, folded=bool(plots))] if rows else []
     lead = "An output without well-formed scores counts as wrong." if rows else ""
-    lead += " Runs without a plot had no parse failures in training." if len(plots) < sum(bool(run.metrics) for run in runs) else ""
+    lead += (
+        " Runs without a plot had no parse failures in training, or a single step."
+        if len(plots) < sum(bool(run.metrics) for run in runs)
+        else ""
+    )
     return Section("Parse failures", lead, tables, common_range(plots))
 
 
