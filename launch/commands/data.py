@@ -1,10 +1,10 @@
-"""`rlsys data`: check preference rows, and generate verifiable tasks."""
+"""`rlsys data`: check preference rows, generate verifiable tasks, and turn a policy's samples into rows."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -18,7 +18,9 @@ from rlsys.system.terminal import Table
 if TYPE_CHECKING:
     from rlsys.data.records import Record
 
-data_app = typer.Typer(name="data", help="Check preference rows, or generate verifiable tasks.", no_args_is_help=True)
+data_app = typer.Typer(
+    name="data", help="Check preference rows, generate verifiable tasks, or label a policy's samples.", no_args_is_help=True
+)
 
 
 @data_app.command()
@@ -122,44 +124,89 @@ def generate(
     """
     from rlsys.data.tasks import FAMILIES
     from rlsys.data.tasks import generate as generate_records
-    from rlsys.data.writers import write_jsonl, write_parquet
 
     unknown = [name for name in family or [] if name not in FAMILIES]
     if unknown:
         raise UserError(f"--family {', '.join(unknown)}: no such family; expected one of {', '.join(sorted(FAMILIES))}.")
     if split not in ("train", "heldout"):
         raise UserError(f"--split {split}: expected train or heldout.")
+    response_counts = tuple(responses) if responses else (1, 2, 4)
+    _require_writable_format(output)
+    with only_json(as_json) as write_json:
+        records = generate_records(split, count, seed, families=tuple(family or ()), level=level, responses=response_counts)
+        counts = _write_records(records, output)
+        write_json({"output": str(output), "split": split, "seed": seed, "level": level, **counts})
+        if not as_json:
+            _print_families(counts)
+            print_text(to_stdout(), f"{counts['records']:,} records of split {split} in {output}")
+
+
+@data_app.command()
+def samples(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Folders of runs of `rlsys policy` whose prompts have checks.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="File to write: .jsonl or .parquet.")],
+    responses: Annotated[
+        list[int] | None, typer.Option("--responses", min=2, help="Responses per record; repeat for several. Default: 2, 3, 4.")
+    ] = None,
+    per_group: Annotated[int, typer.Option("--per-group", min=1, help="Maximum number of records per prompt and step.")] = 2,
+    seed: Annotated[int, typer.Option(min=0, help="Seed; equal seeds give equal files.")] = 0,
+    as_json: AsJson = False,
+) -> None:
+    """Turn the samples of policies into preference rows to train its judge on (format rlsys).
+
+    Each row has one sample that passed the checks of its prompt and others that failed, in the order of the steps, and a teacher's
+    judgement for the cold start. Prompts of which all samples passed, or none, yield no row.
+
+    Example: rlsys data samples runs/policy-gold --output samples.jsonl
+    """
+    from rlsys.policy.samples import preference_rows
+
+    _require_writable_format(output)
+    with only_json(as_json) as write_json:
+        rows = (row for run in runs for row in preference_rows(run, tuple(responses or (2, 3, 4)), per_group, seed))
+        first = next(rows, None)
+        if first is None:
+            names = ", ".join(map(str, runs))
+            raise UserError(f"{names}: no prompt has both a sample that passed its checks and one that failed: nothing to compare.")
+        counts = _write_records(chain([first], rows), output)
+        write_json({"output": str(output), "runs": [str(run) for run in runs], "seed": seed, **counts})
+        if not as_json:
+            _print_families(counts)
+            print_text(to_stdout(), f"{counts['records']:,} records in {output}")
+
+
+def _require_writable_format(output: Path) -> None:
     if output.suffix not in (".jsonl", ".parquet"):
         raise UserError(f"--output {output}: the name must end in .jsonl or .parquet.")
-    families: Counter[str | None] = Counter()
+
+
+def _write_records(records: Iterable[Record], output: Path) -> dict[str, Any]:
+    """Write the records; return their numbers {records, families, responses}."""
+    from rlsys.data.writers import write_jsonl, write_parquet
+
+    families: Counter[str] = Counter()
     sizes: Counter[int] = Counter()
-    response_counts = tuple(responses) if responses else (1, 2, 4)
 
     def rows() -> Iterator[dict[str, Any]]:
-        for record in generate_records(split, count, seed, families=tuple(family or ()), level=level, responses=response_counts):
-            families[record.family] += 1
+        for record in records:
+            families[record.family or ""] += 1
             sizes[record.n] += 1
             yield record.to_json()
 
-    with only_json(as_json) as write_json:
-        with atomic_output(output) as path:
-            (write_parquet if output.suffix == ".parquet" else write_jsonl)(rows(), path)
-        document: dict[str, Any] = {
-            "output": str(output),
-            "split": split,
-            "seed": seed,
-            "level": level,
-            "records": sum(sizes.values()),
-            "families": dict(sorted(families.items())),
-            "responses": {str(size): number for size, number in sorted(sizes.items())},
-        }
-        write_json(document)
-        if not as_json:
-            table = Table("family", "records")
-            for name, number in document["families"].items():
-                table.add_row(name, str(number))
-            to_stdout().print(table)
-            print_text(to_stdout(), f"{document['records']:,} records of split {split} in {output}")
+    with atomic_output(output) as path:
+        (write_parquet if output.suffix == ".parquet" else write_jsonl)(rows(), path)
+    return {
+        "records": sum(sizes.values()),
+        "families": dict(sorted(families.items())),
+        "responses": {str(size): number for size, number in sorted(sizes.items())},
+    }
+
+
+def _print_families(counts: dict[str, Any]) -> None:
+    table = Table("family", "records")
+    for name, number in counts["families"].items():
+        table.add_row(name, str(number))
+    to_stdout().print(table)
 
 
 def _print_report(report: dict[str, Any]) -> None:

@@ -42,8 +42,8 @@ class Rows(Protocol):
         """Return why row `index`, for which `fetch` returned no record, is set aside."""
         ...
 
-    def sources_of(self, ids: Set[str]) -> dict[str, set[str]]:
-        """Return {id: sources of the records with that id} for the `ids` that occur."""
+    def find(self, ids: Set[str]) -> Iterator[Record]:
+        """Yield the records with one of the `ids`, in row order; an id may occur in several sources."""
         ...
 
     def fetch(self, indices: Sequence[int], upcoming: Sequence[int] = ()) -> list[list[Record]]:
@@ -125,11 +125,11 @@ class TaskRows:
     def skip_reason(self, index: int) -> str:
         raise LookupError(f"row {index}: every generated row is usable")
 
-    def sources_of(self, ids: Set[str]) -> dict[str, set[str]]:
+    def find(self, ids: Set[str]) -> Iterator[Record]:
         # Ids include the row number, so only these rows are generated.
-        numbers = {name: int(match[1]) for name in ids if (match := re.match(rf"{self.split}-(\d+)-", name))}
-        generated = {name: self[number] for name, number in numbers.items() if number < len(self)}
-        return {name: {record.source} for name, record in generated.items() if record.id == name}
+        numbers = {int(match[1]) for name in ids if (match := re.match(rf"{self.split}-(\d+)-", name))}
+        generated = (self[number] for number in sorted(numbers) if number < len(self))
+        return (record for record in generated if record.id in ids)
 
     def fetch(self, indices: Sequence[int], upcoming: Sequence[int] = ()) -> list[list[Record]]:
         return [[self[index]] for index in indices]

@@ -46,8 +46,8 @@ def read_exclusion(path: Path | None, source: Mixture) -> Exclusion:
     excluded = excluded_ids(path)
     known: dict[str, set[str]] = {}
     for part in source.parts:
-        for name, sources in part.rows.sources_of(excluded.keys()).items():
-            known.setdefault(name, set()).update(part.prefix + source_name for source_name in sources)
+        for record in part.find(excluded.keys()):
+            known.setdefault(record.id, set()).add(record.source)
     rows: set[RowKey] = set()
     unknown = []
     for name, wanted_sources in excluded.items():

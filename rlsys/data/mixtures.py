@@ -8,7 +8,7 @@ numbers. A row that cannot be used is replaced by the next row of the same sourc
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence, Set
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -79,6 +79,10 @@ class MixturePart:
     def scan(self) -> Iterator[Record]:
         """Yield all usable records in the source's own order; the caller counts what becomes of each."""
         return map(self._with_prefix, self.rows.scan(self.account))
+
+    def find(self, ids: Set[str]) -> Iterator[Record]:
+        """Yield the records with one of the `ids`, without counting them; all rows are read for this, except generated ones."""
+        return map(self._with_prefix, self.rows.find(ids))
 
     def _convert(self, rows: list[tuple[int, list[Record]]], convert: Convert) -> list[Any]:
         items = convert([(epoch, self._with_prefix(records[epoch % len(records)])) for epoch, records in rows], self.account)

@@ -13,6 +13,7 @@ from rich.console import Console
 from actors.loops.rl import train
 from rlsys.config.files import load_config
 from rlsys.data.datasets import open_rows
+from rlsys.data.readers import read
 from rlsys.data.trajectories import REWARD_COLUMNS, TRAJECTORIES
 from rlsys.io.metrics import MetricsLog
 from rlsys.reporting.view.tables import open_sources
@@ -166,3 +167,19 @@ def test_all_mistakes_are_reported_before_anything_starts(tmp_path):
     )
     assert mistakes.returncode == 2
     assert "set judge.model" in mistakes.stderr and "at most judge.k" in mistakes.stderr and not (tmp_path / "r").exists()
+
+
+def test_its_samples_become_rows_for_a_judge(policy_run, tmp_path):
+    config, _ = policy_run
+    groups = [group for step in (1, 2, 3) for group in samples_of(config, step).values()]
+    passed = [{side: {row["text"] for row in group if row["gold"] is side} for side in (True, False)} for group in groups]
+    sides = [(found[True] - found[False], found[False] - found[True]) for found in passed]
+    expected = sum(min(len(right), 2) for right, wrong in sides if wrong)
+    file = tmp_path / "samples.jsonl"
+    result = rlsys_here("data", "samples", config.run.dir, "--output", file)
+    if not expected:
+        assert result.returncode == 2 and "nothing to compare" in result.stderr and not file.exists()
+        return
+    rows = list(read(file, "rlsys", strict=True))
+    assert len(rows) == expected and f"{expected} records" in result.stdout
+    assert all([passes(row.checks, text) for text in row.responses] == [reward == 1 for reward in row.rewards] for row in rows)

@@ -222,13 +222,9 @@ class RecordFile:
         """Return why row `index`, for which `fetch` returned no record, is set aside."""
         return OUTCOMES[self._seen[index]]
 
-    def sources_of(self, ids: Set[str]) -> dict[str, set[str]]:
-        """Return {id: sources of the good records with that id} for the `ids` that occur. Reads the whole file."""
-        found: dict[str, set[str]] = {}
-        for record in self:
-            if record.id in ids:
-                found.setdefault(record.id, set()).add(record.source)
-        return found
+    def find(self, ids: Set[str]) -> Iterator[Record]:
+        """Yield the good records with one of the `ids`. Reads the whole file."""
+        return (record for record in self if record.id in ids)
 
     def fetch(self, indices: Sequence[int], upcoming: Sequence[int] = ()) -> list[list[Record]]:
         """Return the good records of each of the rows `indices`: none, one or, in some formats, several.
