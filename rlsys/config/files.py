@@ -11,6 +11,7 @@ import yaml
 from pydantic import ValidationError
 
 from rlsys.config.schema import Config, ConfigError
+from rlsys.config.secrets import without_keys
 from rlsys.config.section import Section
 from rlsys.config.sources import SOURCE_FORMS, Source
 from rlsys.config.values import declared_type, parse_text, parse_yaml
@@ -157,7 +158,7 @@ def _explain(problem: Any, origin: str, origins: dict[tuple[str, ...], str]) -> 
     if problem["type"] == "extra_forbidden":
         return f"{where}: unknown key {key}.{_nearest(key)}"
     message = EXPECTED.get(problem["type"], problem["msg"])
-    return f"{where}: {key}: {message.removeprefix('Value error, ')} (got {problem['input']!r})."
+    return without_keys(f"{where}: {key}: {message.removeprefix('Value error, ')} (got {problem['input']!r}).")
 
 
 def _nearest(key: str) -> str:

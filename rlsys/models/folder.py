@@ -160,6 +160,8 @@ def _check_weights(folder: Path, model: str) -> None:
         raise ModelError(f"model {model}: there are no weights (*.safetensors) next to its config.json.")
     for name in sorted(files):
         path = folder / name
+        if Path(name).is_absolute() or ".." in Path(name).parts:
+            raise ModelError(f"model {model}: its index lists {name}, which is outside of the folder. Use a model that you trust.")
         if not path.is_file():
             raise ModelError(f"model {model}: {name} is listed in its index, but missing. Copy the model again.")
         if not _is_complete(path):

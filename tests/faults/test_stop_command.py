@@ -11,6 +11,7 @@ from launch.faults.runs import ResumedRun
 from rlsys.io.metrics import MetricsLog
 
 WAIT_S = 600
+SECRETS = {name: f"not-to-be-told-{name.lower()}" for name in ("HF_TOKEN", "AWS_SECRET_ACCESS_KEY", "RLSYS_TOKEN", "TEACHER_KEY")}
 
 
 def wait_until(there, run):
@@ -21,7 +22,9 @@ def wait_until(there, run):
 
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 75), pytest.param(signal.SIGINT, 130, marks=pytest.mark.nightly)])
-def test_a_signal_ends_the_step_saves_and_leaves_nothing(straight_run, tmp_path, number, status):
+def test_a_signal_ends_the_step_saves_and_leaves_nothing(straight_run, tmp_path, monkeypatch, number, status):
+    for name, secret in SECRETS.items():
+        monkeypatch.setenv(name, secret)
     straight, _ = straight_run
     model, folder = straight.run.dir / "checkpoints/cold_start/model", tmp_path / "run"
     more = [f"model.path={model}", "sft.rows=0", "rl.steps=500", "checkpoint.every=0", "recovery.grace_s=120"]
@@ -32,6 +35,9 @@ def test_a_signal_ends_the_step_saves_and_leaves_nothing(straight_run, tmp_path,
         assert run.inject(Fault("driver", number)), run.last_lines(40)
         wait_until(lambda: run.status() is not None, run)
         assert run.status() == status, run.last_lines(40)
+        written = [path for place in (folder, run.temporary) for path in place.rglob("*") if path.is_file()]
+        assert {path.name for path in written} >= {"config.yaml", "rollout-0.log", "raylet.out"}
+        assert not [path for path in (run.log, *written) if b"not-to-be-told" in path.read_bytes()], "secrets of the environment"
         left = run.leftovers()
     finally:
         run.kill()

@@ -343,6 +343,28 @@ def test_a_run_folder_is_not_a_url():
         load_config(None, ["run.dir=s3://bucket/run"])
 
 
+@pytest.mark.parametrize(
+    "url", ["s3://AKIA:geheim%2F1@bucket/run", "abfs://run@account.host/place?client_secret=geheim", "abfs://a.host/b?x=1&sig=geheim"]
+)
+def test_keys_in_the_url_of_a_copy_are_refused_and_not_shown(url):
+    with pytest.raises(ConfigError, match=r"run\.copy_to: .*without a key in it.* AWS_SECRET_ACCESS_KEY") as error:
+        load_config(None, [f"run.copy_to={url}"])
+    assert "geheim" not in str(error.value) and "***" in str(error.value)
+
+
+def test_the_key_in_an_endpoint_is_refused_and_not_shown():
+    with pytest.raises(ConfigError, match="base URL without a key in it") as error:
+        load_config(None, ["rft.teacher.url=https://me:geheim@host/v1"])
+    assert "geheim" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "url", ["s3://bucket/run?region=eu&endpoint_override=127.0.0.1:9000", "abfs://run@account.host/a:b", "file:///a:b@c"]
+)
+def test_other_urls_of_a_copy_are_accepted(url):
+    assert load_config(None, [f"run.copy_to={url}"]).run.copy_to == url
+
+
 def test_a_deterministic_run_sets_what_it_requires_and_refuses_the_rest(tmp_path: Path) -> None:
     path = write(tmp_path / "a.yaml", "run: {deterministic: on}\nrollout: {max_tokens: 7, cpus: null}\n")
     for config in (load_config(path), load_config(None, ["run.deterministic=true", "rollout.max_tokens=7"])):

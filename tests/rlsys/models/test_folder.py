@@ -73,3 +73,12 @@ def test_copies_of_a_folder_have_equal_digests_and_a_changed_cut_or_missing_file
     (other / "missing").unlink()
     assert differing_files(file_digests(one), file_digests(other)) == ["cut", "first", "last", "missing"]
     assert file_digests(Path("owner/name-on-the-hub")) == {}
+
+
+@pytest.mark.parametrize("shard", ["../other/model.safetensors", "/etc/hostname"])
+def test_an_index_cannot_name_files_of_another_folder(tiny_model, tmp_path, shard):
+    shutil.copytree(tiny_model, tmp_path / "other")
+    place = copy_of(tiny_model, tmp_path / "model")
+    (place / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"lm_head.weight": shard}}))
+    with pytest.raises(ModelError, match=re.escape(f"its index lists {shard}, which is outside of the folder")):
+        check_model_folder(str(place), 100, trains=True)
