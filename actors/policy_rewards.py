@@ -21,6 +21,7 @@ import ray
 from transformers import AutoTokenizer
 
 from actors.cluster.machines import require_same_files
+from actors.cluster.replacement import Recoveries
 from actors.cluster.reservation import Reservation, cluster_machines
 from actors.cluster.reward_client import RewardCall, RewardClient
 from actors.cluster.waiting import ActorFailed, Pending, fetch, wait_for
@@ -128,8 +129,16 @@ class _Batch:
 class PolicyRewards(RewardClient):
     """Rewards samples by a judge, checks or a Bradley-Terry model; measures all that are there, and trains on one (`policy.reward`)."""
 
-    def __init__(self, actor: Any, config: Config, judge: PolicyJudge | None, bt: Any = None):
-        super().__init__(actor, config.run)
+    def __init__(self, client: RewardClient, config: Config, judge: PolicyJudge | None, bt: Any = None):
+        super().__init__(client.actor, config.run)
+        self.pulse, self.replacements = client.pulse, client.replacements
+        if (create := client.create) is not None:
+
+            def install() -> Any:
+                client.actor = create()  # by which the job ends it
+                return client.actor
+
+            self.create = install
         self.seed, self.policy_judge, self.bt = config.seed, judge, bt
         self.rewarder = Rewarder(config.policy, config.judge, judge.strategy if judge else None)
         self._batches: dict[str, _Batch] = {}
@@ -211,11 +220,14 @@ def by_group(tables: Sequence[pa.RecordBatch]) -> dict[int, list[Sample]]:
 
 
 @contextmanager
-def policy_rewards(config: Config, actor: Any, placement: Placement, policy_model: str, logs: Path) -> Iterator[PolicyRewards]:
+def policy_rewards(
+    config: Config, client: RewardClient, placement: Placement, policy_model: str, logs: Path, recoveries: Recoveries | None = None
+) -> Iterator[PolicyRewards]:
     """Start the judge and the Bradley-Terry scorer that the config names; they end with the block.
 
     Args:
-        actor: the reward actor.
+        client: of the reward actor, which it starts and ends.
+        recoveries: as of `Judges`.
         placement: of the policy's engines and learners.
         policy_model: folder or hub name of the policy, whose tokens the Bradley-Terry model scores.
     """
@@ -223,13 +235,13 @@ def policy_rewards(config: Config, actor: Any, placement: Placement, policy_mode
         taken = [placement]
         judge = None
         if config.judge.model is not None:
-            judge = running.enter_context(running_pool(config, taken, logs))
+            judge = running.enter_context(running_pool(config, taken, logs, recoveries))
         bt = running.enter_context(running_scorer(config, taken, policy_model, logs)) if config.policy.bt is not None else None
-        yield running.enter_context(closing(PolicyRewards(actor, config, judge, bt)))
+        yield running.enter_context(closing(PolicyRewards(client, config, judge, bt)))
 
 
 @contextmanager
-def running_pool(config: Config, taken: list[Placement], logs: Path) -> Iterator[PolicyJudge]:
+def running_pool(config: Config, taken: list[Placement], logs: Path, recoveries: Recoveries | None = None) -> Iterator[PolicyJudge]:
     """Start the judge's engines, and its meta reward model if there is one; adds their placement to `taken`."""
     settings = config.judge
     pool = pool_config(config)
@@ -238,7 +250,7 @@ def running_pool(config: Config, taken: list[Placement], logs: Path) -> Iterator
     prompter = Prompter.from_config(AutoTokenizer.from_pretrained(model), pool.prompt)
     placed = place_beside(judge_actors(config), cluster_machines(), taken)
     taken.append(placed)
-    with closing(Judges(pool, model, logs, meta_rm, placed, kind="judge")) as judges:
+    with closing(Judges(pool, model, logs, meta_rm, placed, "judge", recoveries)) as judges:
         judges.start()
         yield PolicyJudge(judges, prompter, find_strategy(settings.strategy), pool)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -100,6 +101,14 @@ def bring_up(rollouts: RolloutGroup, calls: list[Pending]) -> dict[str, Any]:
         raise
 
 
+def end_engines(rollouts: RolloutGroup, orderly: Sequence[Any] = (), others: Sequence[Any] = ()) -> None:
+    """`end_actors` for engines and other actors of a job."""
+    rollouts.supervisor.retire()
+    starting = rollouts.starting  # cannot handle a shutdown call
+    up = [engine for engine in rollouts.actors if engine not in starting]
+    end_actors([*up, *orderly], [*starting, *others])
+
+
 class Cluster:
     """All actors of a training run. `close` ends them; every wait is bounded by `run.timeouts_s`.
 
@@ -186,12 +195,8 @@ class Cluster:
         """Let engines and learners shut down in order, briefly; kill what does not answer."""
         if self.replacements is not None:
             self.replacements.close()
-        self.actors.rollouts.supervisor.retire()
         self.pulse.close()
-        rollouts = self.actors.rollouts
-        starting = rollouts.starting  # cannot handle a shutdown call
-        up = [engine for engine in rollouts.actors if engine not in starting]
-        end_actors([*up, *self.actors.learners.actors], [*starting, self.actors.reward.actor])
+        end_engines(self.actors.rollouts, self.actors.learners.actors, [self.actors.reward.actor])
         self.reservation.release()
 
 

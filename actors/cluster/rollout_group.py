@@ -47,6 +47,8 @@ class RolloutGroup:
         """Creates an engine of this name in its place."""
         self.refresh: Callable[[], None] | None = None
         """Called during sampling where no engine is left: gives the current weights to new ones. None: learners may be training."""
+        self.fixed_weights = False
+        """Whether the weights never change, so that a new engine samples as soon as it is up."""
         self.changed = False
         """Whether the engines that are up are others than those that the learners are connected to."""
         self._starting: dict[str, tuple[Pending, float]] = {}
@@ -116,6 +118,8 @@ class RolloutGroup:
         finished: SimpleQueue[ray.ObjectRef] = SimpleQueue()
         timeout_s = self.run.timeout_s("sample")
         while True:
+            if self.fixed_weights and self._starting:
+                self.join()
             while (given := dispatch.assign()) is not None:
                 receipt, samples = self.engines[given.engine].sample.remote(given.share, temperature, top_p, max_tokens, min_tokens)
                 calls[receipt] = given, samples
@@ -174,7 +178,17 @@ class RolloutGroup:
         self.supervisor.updated(version, names)
         if self.replacements is not None:
             for name in back:
-                self.replacements.recoveries.say(f"{name} is back, with the weights of version {version}")
+                weights = "" if self.fixed_weights else f", with the weights of version {version}"
+                self.replacements.recoveries.say(f"{name} is back{weights}")
+
+    def replace_by(self, replacements: Replacements) -> None:
+        """Let engines be replaced alone whose weights never change."""
+        self.replacements, self.fixed_weights, self.refresh = replacements, True, self.join
+
+    def join(self) -> None:
+        """Let new engines that are up sample, as they have loaded the only weights that there are; wait for one if no other is up."""
+        self._take_in()
+        self.updated(self.supervisor.version, self.supervisor.names(*UP))
 
     def _pulse(self) -> HasPulse | None:
         return self.pulse.of(self.names) if self.pulse is not None else None

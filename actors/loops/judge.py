@@ -18,6 +18,7 @@ from rich.console import Console
 from actors.cluster.session import ray_session
 from actors.cluster.waiting import Pending, fetch
 from actors.judges import Judges
+from actors.loops.recovery import ConsoleScreen, Recoveries
 from rlsys.config.endpoint import Endpoint
 from rlsys.config.schema import Config
 from rlsys.data.records import Record
@@ -140,7 +141,7 @@ def endpoint_teacher(config: Config, prompter: Prompter, console: Console) -> It
 
 @contextmanager
 def running_judge(config: Config, console: Console, meta_rm: str | None = None, logs: Path | None = None) -> Iterator[EngineJudge]:
-    """Engines with the model `config.model.path` and its template, running until the block ends.
+    """Engines with the model `config.model.path` and its template, running until the block ends; one that is lost is replaced.
 
     Args:
         meta_rm: folder of the meta reward model that scores every sample.
@@ -153,7 +154,8 @@ def running_judge(config: Config, console: Console, meta_rm: str | None = None, 
     with tempfile.TemporaryDirectory(prefix="rlsys-logs-") as scratch, ray_session(config.run):
         began = time.monotonic()
         print_text(console, "starting the engines …")
-        with closing(Judges(config, model, logs or Path(scratch) / "logs", meta_rm)) as judges:
+        recoveries = Recoveries(config.recovery, ConsoleScreen(console))
+        with closing(Judges(config, model, logs or Path(scratch) / "logs", meta_rm, recoveries=recoveries)) as judges:
             descriptions = judges.start()
             engines = f"{len(judges.rollouts.actors)} engine(s)"
             if meta_rm:

@@ -4,20 +4,53 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from threading import Lock
-from typing import TypeVar
+from typing import Protocol, TypeVar
+
+from rich.console import Console
 
 from actors.cluster.waiting import ActorFailed
 from actors.loops.progress import ProgressReporter
 from rlsys.config.schema import Recovery
 from rlsys.system.restarts import Restarts
+from rlsys.system.stopping import StopSignals
+from rlsys.system.terminal import print_text
 
 T = TypeVar("T")
+
+
+class Screen(Protocol):
+    """Where recoveries are reported: a `ProgressReporter`, or a `ConsoleScreen`."""
+
+    @property
+    def stop(self) -> StopSignals | None:
+        """What notices signals that ask the job to stop; None: a signal ends it at once."""
+
+    def restart(self, reason: str) -> None:
+        """Warn that something starts anew."""
+
+    def say(self, message: str) -> None:
+        """Print one line."""
+
+
+class ConsoleScreen:
+    """The screen of a command without a run folder."""
+
+    stop = None
+
+    def __init__(self, console: Console):
+        self.console = console
+
+    def restart(self, reason: str) -> None:
+        print_text(self.console, reason, "yellow")
+
+    def say(self, message: str) -> None:
+        print_text(self.console, message)
 
 
 class Recoveries:
     """Counts and reports the recoveries of a job; may be used by several threads."""
 
-    def __init__(self, recovery: Recovery, progress: ProgressReporter):
+    def __init__(self, recovery: Recovery, progress: Screen):
         self.recovery, self.progress = recovery, progress
         self._restarts = Restarts(recovery.max_restarts, recovery.window_s)
         self._first: ActorFailed | None = None
@@ -35,8 +68,9 @@ class Recoveries:
         """
         recovery = self.recovery
         with self._lock:
-            if self.progress.stop.requested is not None:  # a preempted machine takes its actors with it
-                raise self.progress.stop.stopped("the step was not saved, as an actor failed") from failure
+            stop = self.progress.stop
+            if stop is not None and stop.requested is not None:  # a preempted machine takes its actors with it
+                raise stop.stopped("the step was not saved, as an actor failed") from failure
             if not failure.recoverable or recovery.max_restarts == 0:
                 raise failure
             self._first = self._first or failure

@@ -130,8 +130,8 @@ def running_actors(
             return
         with ExitStack() as running:
             with progress.phase("start", "starting the judge"):
-                rewards = running.enter_context(policy_rewards(config, cluster.actors.reward.actor, placement, model, folder.logs))
-            rewards.pulse = cluster.actors.reward.pulse
+                client = cluster.actors.reward
+                rewards = running.enter_context(policy_rewards(config, client, placement, model, folder.logs, recoveries))
             progress.say(f"rewards: {rewards.describe()}; ready after {progress.seconds['start']:.0f} s")
             yield replace(cluster.actors, reward=rewards)
 

@@ -8,6 +8,7 @@ import pytest
 from policy_groups import judgement
 
 from actors import policy_rewards
+from actors.cluster.reward_client import RewardClient
 from actors.policy_rewards import PolicyRewards
 from rlsys.config.files import load_config
 from rlsys.data.chain import SAMPLES, PromptItem, prompt_batch
@@ -38,10 +39,9 @@ class Judge:
 def rewards(monkeypatch, tmp_path):
     """`rewards(judge)`: the client, whose reward actor returns what it was given."""
     monkeypatch.setattr(policy_rewards, "fetch", lambda pending, timeout_s: pending.ref)
-    base = policy_rewards.RewardClient
-    monkeypatch.setattr(base, "judge", lambda self, key, step, prompts, samples, given, **options: {"given": given.to_pylist()})
-    monkeypatch.setattr(base, "begin_writing", lambda self, key, path, trained=None: path)
-    return lambda judge: PolicyRewards(None, CONFIG, judge)
+    monkeypatch.setattr(RewardClient, "judge", lambda self, key, step, prompts, samples, given, **options: {"given": given.to_pylist()})
+    monkeypatch.setattr(RewardClient, "begin_writing", lambda self, key, path, trained=None: path)
+    return lambda judge: PolicyRewards(RewardClient(None, CONFIG.run), CONFIG, judge)
 
 
 def batch(*names):

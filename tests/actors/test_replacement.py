@@ -99,8 +99,8 @@ def told(recoveries):
 
 
 @contextmanager
-def group(recoveries, *faults, idle_learners=False):
-    """The `Actors` of a job whose engines have these faults; the new ones have none."""
+def group(recoveries, *faults, idle_learners=False, fixed_weights=False):
+    """The `Actors` of a job whose engines have these faults; the new ones have none. Fixed weights: those of a judge."""
     host = ray.remote(num_cpus=0, max_concurrency=2)(Engine)
     names = [f"rollout-{i}" for i in range(len(faults))]
     engines = [host.options(name=name).remote(name, fault, VERSION) for name, fault in zip(names, faults)]
@@ -115,8 +115,10 @@ def group(recoveries, *faults, idle_learners=False):
     pulse.watch(rollouts.engines)
     node = ray.get_runtime_context().get_node_id()
     rollouts.replacements = Replacements(recoveries, pulse, dict.fromkeys(names, node))
-    rollouts.create = lambda name: host.options(name=name).remote(name)
+    rollouts.create = lambda name: host.options(name=name).remote(name, None, VERSION if fixed_weights else -1)
     rollouts.refresh = actors.refresh if idle_learners else None
+    if fixed_weights:
+        rollouts.replace_by(rollouts.replacements)
     try:
         yield actors
     finally:
@@ -170,6 +172,24 @@ def test_the_last_engine_is_waited_for_and_given_the_current_weights_before_it_s
     with group(job, "dies", "dies", idle_learners=True) as actors:
         assert sampled(actors) == EVERYTHING
         assert "wait for the new one that starts" in told(job) and "is back, with the weights of version 3" in told(job)
+
+
+@pytest.mark.parametrize("fault", ["dies", "hangs"])
+def test_a_judges_engine_is_replaced_without_an_update_of_weights(ray_session, recoveries, fault):
+    job = recoveries()
+    with group(job, fault, fixed_weights=True) as actors:
+        assert sampled(actors) == sampled(actors) == EVERYTHING
+        assert "its 32 samples wait for the new one that starts" in told(job) and told(job).rstrip().endswith("rollout-0 is back")
+
+
+def test_a_new_engine_of_a_judge_joins_while_the_others_sample(ray_session, recoveries):
+    job = recoveries()
+    with group(job, None, "dies", fixed_weights=True) as actors:
+        assert sampled(actors) == EVERYTHING
+        new = actors.rollouts.engines["rollout-1"]
+        ray.get(new.ready.remote(), timeout=WAIT_S)
+        assert sampled(actors) == EVERYTHING
+        assert "rollout-1 is back" in told(job) and ray.get(new.seen.remote(), timeout=WAIT_S)
 
 
 def test_an_engine_that_died_between_two_batches_is_found_before_weights_are_sent(ray_session, recoveries):
