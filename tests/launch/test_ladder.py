@@ -18,7 +18,7 @@ CONFIG = ROOT / "launch/configs/ladder-tiny.yaml"
 def settings(straight_run, tmp_path_factory) -> list[str]:
     """The tiny run's model is at the bottom: it writes scores already, so a short primer is enough."""
     folder, model = tmp_path_factory.mktemp("ladder") / "run", straight_run[0].run.dir
-    return [f"run.dir={folder}", f"model.path={model}", "ladder.primer_rows=64", "data.heldout_rows=4"]
+    return [f"run.dir={folder}", f"model.path={model}", "ladder.primer_rows=64", "data.heldout_rows=4", "ladder.ablations=[]"]
 
 
 @pytest.fixture(scope="module")
@@ -31,8 +31,7 @@ def test_every_rung_has_an_interval_and_a_difference(finished_ladder):
     document = json.loads((finished_ladder / "ladder.json").read_text())
     names = [rung["name"] for rung in document["rungs"]]
     votes = ["vote@1", "vote@2", "vote@4", "meta@2", "meta@4"]
-    assert names == ["base", "base@1", "rft", "rft@1", "rl", *votes, "bt", "rft-without-principles"]
-    assert [rung["ablation"] for rung in document["rungs"]] == [False] * 11 + [True]
+    assert names == ["base", "base@1", "rft", "rft@1", "rl", *votes, "bt"]
     assert document["n"] == 12
     for rung in document["rungs"]:
         assert 0 <= rung["value"] <= 1 and rung["ci95"] is None, "twelve rows are too few for a mean"
@@ -43,8 +42,6 @@ def test_every_rung_has_an_interval_and_a_difference(finished_ladder):
     for k in (1, 2, 4):
         assert by_name[f"vote@{k}"] == pytest.approx(evaluated["strategies"]["vote"][str(k)]["overall"]["value"], abs=0.1)
     assert max(by_name[name] for name in names if name != "bt") > 0
-    asked = pq.read_table(finished_ladder / "rft-without-principles" / "trajectories" / "rft_round_1.parquet")["prompt"].to_pylist()
-    assert not any("Criteria" in prompt for prompt in asked)
     page = (finished_ladder / "page.html").read_text()
     assert "vote@4" in page and "Bradley-Terry" in page
 
@@ -64,3 +61,12 @@ def test_second_start_repeats_nothing(finished_ladder, settings):
     assert ended.returncode == 0, ended.stderr[-3000:]
     assert {path: path.stat().st_mtime_ns for path in finished_ladder.rglob("model.safetensors")} == before
     assert (finished_ladder / "ladder.json").read_text() == document
+
+
+@pytest.mark.nightly
+def test_an_ablation_can_be_added_to_a_finished_ladder(finished_ladder, settings):
+    ladder(CONFIG, [*settings[:-1], "ladder.ablations=[principles]"])
+    rungs = json.loads((finished_ladder / "ladder.json").read_text())["rungs"]
+    assert [(rung["name"], rung["ablation"]) for rung in rungs][-2:] == [("bt", False), ("rft-without-principles", True)]
+    asked = pq.read_table(finished_ladder / "rft-without-principles" / "trajectories" / "rft_round_1.parquet")["prompt"].to_pylist()
+    assert not any("Criteria" in prompt for prompt in asked)

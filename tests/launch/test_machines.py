@@ -188,3 +188,23 @@ def test_a_machine_added_later_is_used_and_one_taken_away_is_named(cluster, fini
     print(f"named {time.monotonic() - cut_at:.0f} s after it was cut")
     assert job.returncode != 0
     assert name in output and added.address in output, output[-6000:]
+
+
+@pytest.mark.nightly
+def test_a_run_goes_on_with_the_machines_that_are_left(cluster, finished, shared):
+    """Two ranks on two of three machines of their size; one of the two is cut off, and the third takes its place."""
+    steps, run = 6, shared / "moved"
+    job = cluster.start_job(f"rlsys train {SMALL} rl.steps={steps} model.path={SHARED}/tiny-random run.dir={SHARED}/moved")
+    metrics = run / "metrics.jsonl"
+    _until(lambda: job.poll() is not None or metrics.exists() and metrics.read_text().count("\n") >= 2, JOB_S)
+    assert job.poll() is None, job.communicate()[0][-6000:]
+    lost = next(machine for machine in cluster.machines if machine.address == where(run)["learner-1"])
+    cluster.cut(lost)
+    output, _ = job.communicate(timeout=JOB_S)
+    assert job.returncode == 0 and "all actors start anew, and the run continues from its last checkpoint" in output, output[-6000:]
+    assert lost.address not in where(run).values()
+    assert [row["step"] for row in MetricsLog.read(run)] == list(range(1, steps + 1))
+    for row in MetricsLog.read(run):
+        table = pq.read_table(run / f"trajectories/step_{row['step']:06d}.parquet")
+        keys = list(zip(*(table[name].to_pylist() for name in ("group", "sample"))))
+        assert len(keys) == len(set(keys)) == row["samples"]
