@@ -1,9 +1,9 @@
-"""The pictures of docs/ladder.md and docs/report.md, drawn from the figures in the table of docs/ladder.md.
+"""The pictures of docs/ladder.md, docs/report.md and docs/policy.md, drawn from the figures in the tables of the first and the last.
 
     .venv/bin/python tests/docs_pictures.py
 
-writes docs/ladder-k.png and docs/report.png anew. Each picture holds the figures that it was drawn from, as JSON in its text chunk
-SOURCE; `tests/rlsys/reporting/test_docs_pictures.py` compares them with the table.
+writes docs/ladder-k.png, docs/report.png and docs/policy.png anew. Each picture holds the figures that it was drawn from, as JSON in its
+text chunk SOURCE; `tests/rlsys/reporting/test_docs_pictures.py` compares them with the tables.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from typing import Any
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 PICTURES = ("ladder-k.png", "report.png")
+"""Of `ladder`; docs/policy.png is that of `policy`."""
 SOURCE = "Source"
 """Name of the PNG text chunk."""
 NAMES = {
@@ -67,6 +68,37 @@ def rung(row: list[str]) -> dict[str, Any]:
     }
 
 
+def policy() -> dict[str, Any]:
+    """Return {steps, panels: {what is shown: {what was trained on: values}}} from the table by steps of docs/policy.md."""
+    text = (DOCS / "policy.md").read_text(encoding="utf-8")
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines() if line.startswith("|")]
+    first = next(number for number, row in enumerate(rows) if row[:2] == ["trained on", "shown"])
+    panels: dict[str, dict[str, list[float]]] = {}
+    for trained, shown, *cells in rows[first + 2 :]:
+        panels.setdefault(shown, {})[trained] = [share(cell) if cell.endswith("%") else float(cell) for cell in cells]
+    return {"steps": [int(step) for step in rows[first][2:]], "panels": panels}
+
+
+def policy_plot() -> Any:
+    """Return the plot of `policy`: gold above the judge's score."""
+    from rlsys.reporting.page.plots import Curves, Panels, Series
+
+    source = policy()
+    styles = {name: number for number, name in enumerate(dict.fromkeys(name for panel in source["panels"].values() for name in panel))}
+    curves = [
+        Curves(
+            "",
+            "",
+            shown == "gold",
+            "step",
+            "gold: samples that\npass their checks" if shown == "gold" else f"{shown}",
+            [Series(name, values, source["steps"], style=styles[name]) for name, values in panel.items()],
+        )
+        for shown, panel in source["panels"].items()
+    ]
+    return Panels("Policies trained on the checks, on a judge, and on a Bradley-Terry model", panels=curves)
+
+
 def share(percent: str) -> float:
     return round(float(percent.strip("%")) / 100, 6)
 
@@ -77,6 +109,14 @@ def main() -> None:
     from PIL import Image
     from PIL.PngImagePlugin import PngInfo
 
+    from rlsys.reporting.page.drawing import WIDE, render
+
+    info = PngInfo()
+    info.add_text(SOURCE, json.dumps(policy()))
+    with tempfile.TemporaryDirectory() as folder:
+        drawn = Path(folder) / "policy.png"
+        render(lambda: policy_plot().draw(WIDE), "policy", drawn)
+        Image.open(drawn).convert("RGB").save(DOCS / "policy.png", pnginfo=info, optimize=True)
     info = PngInfo()
     info.add_text(SOURCE, json.dumps(ladder()))
     with tempfile.TemporaryDirectory() as folder, chromium_driven() as browser:

@@ -1,4 +1,4 @@
-"""The pictures in docs/ are drawn from the figures in docs/ladder.md. If this fails: `.venv/bin/python tests/docs_pictures.py`."""
+"""The pictures in docs/ are drawn from the figures in its pages. If this fails: `.venv/bin/python tests/docs_pictures.py`."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import json
 import re
 
 import pytest
-from docs_pictures import DOCS, PICTURES, SOURCE, ladder
+from docs_pictures import DOCS, PICTURES, SOURCE, ladder, policy, policy_plot
 from page_folders import plots, told, write
 
 
@@ -45,3 +45,15 @@ def test_the_page_of_the_source_shows_them(tmp_path) -> None:
     figures = {row[0].replace("RL, one sample (vote@1)", "vote@1"): row[1] for row in table()}
     assert drawn == {name.replace("meta", "guided vote"): value for name, value in figures.items() if re.match(r"(vote|meta)@", name)}
     assert by_k["levels"] == {"base (primed), greedy": 0.47, "RL, greedy": 0.582, "Bradley-Terry baseline": 0.95, "chance": 0.379}
+
+
+def test_the_picture_of_policies_is_drawn_from_their_table() -> None:
+    from PIL import Image
+
+    source = policy()
+    with Image.open(DOCS / "policy.png") as picture:
+        assert json.loads(picture.text[SOURCE]) == source
+    line = next(line for line in (DOCS / "policy.md").read_text().splitlines() if line.startswith("| the checks | gold |"))
+    cells = [cell.strip() for cell in line.split("|")[3:-1]]
+    (checks,) = (one for one in policy_plot().panels[0].series if one.name == "the checks")
+    assert [f"{value:.1%}" for value in checks.y] == cells and list(checks.x) == source["steps"]
