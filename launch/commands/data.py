@@ -149,6 +149,7 @@ def samples(
         list[int] | None, typer.Option("--responses", min=2, help="Responses per record; repeat for several. Default: 2, 3, 4.")
     ] = None,
     per_group: Annotated[int, typer.Option("--per-group", min=1, help="Maximum number of records per prompt and step.")] = 2,
+    family: Annotated[list[str] | None, typer.Option("--family", help="Only prompts of this family; repeat for several.")] = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed; equal seeds give equal files.")] = 0,
     as_json: AsJson = False,
 ) -> None:
@@ -163,11 +164,14 @@ def samples(
 
     _require_writable_format(output)
     with only_json(as_json) as write_json:
-        rows = (row for run in runs for row in preference_rows(run, tuple(responses or (2, 3, 4)), per_group, seed))
+        sizes = tuple(responses or (2, 3, 4))
+        rows = (row for run in runs for row in preference_rows(run, sizes, per_group, seed) if not family or row.family in family)
         first = next(rows, None)
         if first is None:
             names = ", ".join(map(str, runs))
-            raise UserError(f"{names}: no prompt has both a sample that passed its checks and one that failed: nothing to compare.")
+            raise UserError(
+                f"{names}: no prompt{' of these families' if family else ''} has both a sample that passed its checks and one that failed: nothing to compare."
+            )
         counts = _write_records(chain([first], rows), output)
         write_json({"output": str(output), "runs": [str(run) for run in runs], "seed": seed, **counts})
         if not as_json:

@@ -25,7 +25,7 @@ def preference_rows(run: Path, responses: Sequence[int] = (2, 3, 4), per_group: 
 
     Args:
         run: folder of a run of `rlsys policy` whose prompts have checks.
-        per_group: largest number of rows per group; each has another sample that passed.
+        per_group: largest number of rows per group. They take turns with the samples that passed, and never compare the same samples.
 
     Raises:
         DataError: the run has no samples that were checked, or its prompts are not in its data any more.
@@ -78,8 +78,13 @@ def _rows_of(
     # A text that passed once and was cut off another time, at the same words, has no single verdict.
     sides = {side: [text for text, found in verdicts.items() if found == {side}] for side in (True, False)}
     right, wrong = (rng.sample(sides[side], len(sides[side])) for side in (True, False))
-    for number, text in enumerate(right[:per_group] if wrong else ()):
+    compared: set[tuple[str, ...]] = set()
+    for number in range(per_group if right and wrong else 0):
+        text = right[number % len(right)]
         shown = [text, *rng.sample(wrong, min(rng.choice(responses) - 1, len(wrong)))]
+        if (key := tuple(sorted(shown))) in compared:
+            continue
+        compared.add(key)
         rng.shuffle(shown)
         passed = [one == text for one in shown]
         yield Record(

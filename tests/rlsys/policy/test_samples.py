@@ -67,6 +67,13 @@ def test_places_and_sizes_vary_and_the_seed_decides(run):
     assert rows == list(preference_rows(folder)) != list(preference_rows(folder, seed=1))
 
 
+def test_rows_of_a_group_take_turns_and_never_repeat(run):
+    folder = run(1, (*RIGHT, *WRONG))
+    rows = list(preference_rows(folder, responses=(2,), per_group=50))
+    pairs = {frozenset(row.responses) for row in rows}
+    assert len(pairs) == len(rows) <= len(RIGHT) * len(WRONG) and {row.responses[row.best] for row in rows[:2]} == set(RIGHT)
+
+
 def test_a_text_that_passed_and_was_cut_off_has_no_verdict(run):
     verdicts = iter([True, False, False, True])
     folder = run(1, ("one two", "one two", "one", "three four"), gold=lambda text: next(verdicts))
