@@ -169,9 +169,8 @@ def samples(
         first = next(rows, None)
         if first is None:
             names = ", ".join(map(str, runs))
-            raise UserError(
-                f"{names}: no prompt{' of these families' if family else ''} has both a sample that passed its checks and one that failed: nothing to compare."
-            )
+            which = " of these families" if family else ""
+            raise UserError(f"{names}: no prompt{which} has both a sample that passed and one that failed: nothing to compare.")
         counts = _write_records(chain([first], rows), output)
         write_json({"output": str(output), "runs": [str(run) for run in runs], "seed": seed, **counts})
         if not as_json:
