@@ -11,9 +11,11 @@ import psutil
 import pyarrow.parquet as pq
 import pytest
 import ray
+from commands import ROOT
 
 from actors.cluster.waiting import ActorFailed
 from actors.loops.rl import train
+from rlsys.config.files import load_config
 from rlsys.io.metrics import MetricsLog
 from rlsys.io.progress import read_progress
 
@@ -145,6 +147,25 @@ def test_other_engines_take_over_until_the_new_one_has_the_current_weights(undis
     text = loud.file.getvalue()
     assert "all actors start anew" not in text and text.count("go to the other engines; a new one starts") >= 1
     assert "rollout-1 is back, with the weights of version" in text
+
+
+@pytest.mark.nightly
+def test_the_judge_and_the_reward_actor_of_a_policy_are_replaced_alone(straight_run, quiet, loud, tiny_model, tmp_path):
+    faults = [("judge-0", True, signal.SIGKILL), ("reward", False, signal.SIGKILL), ("judge-0", False, signal.SIGSTOP)]
+    judge = ["policy.reward=judge", f"judge.model={straight_run[0].run.dir}", "judge.k=2", "judge.max_responses=2"]
+    sizes = ["data.heldout_rows=4", "rl.prompts_per_step=3", "rl.group_size=3", "rl.equal_groups=train", "run.actor_timeout_s=1200"]
+    settings = [*judge, *sizes, f"model.path={tiny_model}", f"rl.steps={len(faults) + 3}", "checkpoint.every=1"]
+    straight = load_config(ROOT / "launch/configs/policy-tiny.yaml", [*settings, f"run.dir={tmp_path / 'straight'}"])
+    train(straight, quiet, stages=("rl",), policy=True)
+    config, injector = disturb(straight, tmp_path / "run", loud, faults)
+    train(config, loud, stages=("rl",), policy=True)
+    assert injector.error is None and len(injector.injected) == len(faults)
+    assert same_rows(config, straight)
+    text = loud.file.getvalue()
+    assert "all actors start anew" not in text
+    assert text.count("judge-0 is back") == 2 and text.count("reward is back") == 1
+    for name in ("judgements", "prompt_tokens", "groups_unjudged"):
+        assert [row.get(name) for row in MetricsLog.read(config.run.dir)] == [row.get(name) for row in MetricsLog.read(straight.run.dir)]
 
 
 @pytest.mark.nightly
