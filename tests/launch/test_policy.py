@@ -2,7 +2,7 @@
 
 import io
 import json
-from collections import defaultdict
+from collections import Counter, defaultdict
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -174,12 +174,14 @@ def test_its_samples_become_rows_for_a_judge(policy_run, tmp_path):
     groups = [group for step in (1, 2, 3) for group in samples_of(config, step).values()]
     passed = [{side: {row["text"] for row in group if row["gold"] is side} for side in (True, False)} for group in groups]
     sides = [(found[True] - found[False], found[False] - found[True]) for found in passed]
-    expected = sum(min(len(right), 2) for right, wrong in sides if wrong)
+    expected = sum(bool(right and wrong) for right, wrong in sides)
     file = tmp_path / "samples.jsonl"
     result = rlsys_here("data", "samples", config.run.dir, "--output", file)
     if not expected:
         assert result.returncode == 2 and "nothing to compare" in result.stderr and not file.exists()
         return
     rows = list(read(file, "rlsys", strict=True))
-    assert len(rows) == expected and f"{expected} records" in result.stdout
-    assert all([passes(row.checks, text) for text in row.responses] == [reward == 1 for reward in row.rewards] for row in rows)
+    by_group = Counter(row.id.rpartition("/")[0] for row in rows)
+    assert len(by_group) == expected and max(by_group.values()) <= 2 and f"{len(rows)} records" in result.stdout
+    # The others may pass, too, but were cut off.
+    assert all(passes(row.checks, row.responses[row.best]) for row in rows)
