@@ -16,7 +16,7 @@ import ray
 from actors.cluster.groups import bring_up, create_rollouts, end_engines
 from actors.cluster.heartbeats import Pulse
 from actors.cluster.machines import require_same_files
-from actors.cluster.replacement import Recoveries, Replacements, not_replaced
+from actors.cluster.replacement import Recoveries, Replacements
 from actors.cluster.reservation import Reservation, cluster_machines
 from actors.cluster.waiting import ActorFailed, Pending, fetch, wait_for
 from rlsys.config.schema import Config
@@ -172,11 +172,7 @@ class Judges:
         if self.replacements is None:
             raise failure
         self.replacements.replace(SCORER, self.scorer, failure, "a new one starts, and gets its samples again", self._create_scorer)
-        try:
-            wait_for("start", [Pending(self.scorer.ready.remote(), SCORER, "ready")], self.rollouts.run)
-            self.pulse.watch({SCORER: self.scorer})
-        except ActorFailed as error:
-            raise not_replaced(SCORER, error) from error
+        self.replacements.await_new(SCORER, self.scorer, self.rollouts.run)
         self.replacements.recoveries.say(f"{SCORER} is back")
 
 

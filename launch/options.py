@@ -61,6 +61,7 @@ def endpoint_of(
 
     from launch.console import UserError
     from rlsys.config.endpoint import Endpoint
+    from rlsys.config.secrets import without_keys
 
     if url is None:
         given = {"--judge-model": model, "--api-key-env": key_variable, "--judge-body": body}
@@ -77,7 +78,7 @@ def endpoint_of(
     except ValidationError as error:
         (first, *_) = error.errors()
         option = {"url": "--judge", "body": "--judge-body"}.get(str(first["loc"][0]), str(first["loc"][0]))
-        raise UserError(f"{option}: {first['msg'].removeprefix('Value error, ')} (got {first['input']!r}).") from error
+        raise UserError(without_keys(f"{option}: {first['msg'].removeprefix('Value error, ')} (got {first['input']!r}).")) from error
     try:
         endpoint.key()
     except ValueError as error:

@@ -39,7 +39,7 @@ WIDTH = 1200
 def ladder() -> dict[str, Any]:
     """Return ladder.json with the figures of docs/ladder.md."""
     text = (DOCS / "ladder.md").read_text(encoding="utf-8")
-    rows = [[cell.strip().strip("*") for cell in line.strip("|").split("|")] for line in text.splitlines() if line.startswith("|")]
+    rows = table_rows(text)
     table = rows[next(number for number, row in enumerate(rows) if row[0] == "rung") + 2 :]
     chance, first, longer = NUMBER.findall(" ".join(text[text.index("chance is") :].split("Bold")[0].split()))
     return {
@@ -70,8 +70,7 @@ def rung(row: list[str]) -> dict[str, Any]:
 
 def policy() -> dict[str, Any]:
     """Return {steps, panels: {what is shown: {what was trained on: values}}} from the table by steps of docs/policy.md."""
-    text = (DOCS / "policy.md").read_text(encoding="utf-8")
-    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines() if line.startswith("|")]
+    rows = table_rows((DOCS / "policy.md").read_text(encoding="utf-8"))
     first = next(number for number, row in enumerate(rows) if row[:2] == ["trained on", "shown"])
     panels: dict[str, dict[str, list[float]]] = {}
     for trained, shown, *cells in rows[first + 2 :]:
@@ -99,6 +98,21 @@ def policy_plot() -> Any:
     return Panels("Policies trained on the checks, on a judge, and on a Bradley-Terry model", panels=curves)
 
 
+def table_rows(text: str) -> list[list[str]]:
+    """Return the cells of all tables of a page, without bold marks."""
+    return [[cell.strip().strip("*") for cell in line.strip("|").split("|")] for line in text.splitlines() if line.startswith("|")]
+
+
+def save(drawn: Path, name: str, source: dict[str, Any]) -> None:
+    """Save a picture in docs/ with the figures that it was drawn from."""
+    from PIL import Image
+    from PIL.PngImagePlugin import PngInfo
+
+    info = PngInfo()
+    info.add_text(SOURCE, json.dumps(source))
+    Image.open(drawn).convert("RGB").save(DOCS / name, pnginfo=info, optimize=True)
+
+
 def share(percent: str) -> float:
     return round(float(percent.strip("%")) / 100, 6)
 
@@ -106,19 +120,13 @@ def share(percent: str) -> float:
 def main() -> None:
     from browser import chromium_driven
     from page_folders import build, write
-    from PIL import Image
-    from PIL.PngImagePlugin import PngInfo
 
     from rlsys.reporting.page.drawing import WIDE, render
 
-    info = PngInfo()
-    info.add_text(SOURCE, json.dumps(policy()))
     with tempfile.TemporaryDirectory() as folder:
         drawn = Path(folder) / "policy.png"
         render(lambda: policy_plot().draw(WIDE), "policy", drawn)
-        Image.open(drawn).convert("RGB").save(DOCS / "policy.png", pnginfo=info, optimize=True)
-    info = PngInfo()
-    info.add_text(SOURCE, json.dumps(ladder()))
+        save(drawn, "policy.png", policy())
     with tempfile.TemporaryDirectory() as folder, chromium_driven() as browser:
         root = Path(folder)
         write(root / "ladder" / "ladder.json", ladder())
@@ -132,7 +140,7 @@ def main() -> None:
             path=root / "report.png", full_page=True, clip={"x": 0, "y": 0, "width": WIDTH, "height": bottom["y"] + bottom["height"] + 16}
         )
         for name, drawn in zip(PICTURES, (root / by_k, root / "report.png"), strict=True):
-            Image.open(drawn).convert("RGB").save(DOCS / name, pnginfo=info, optimize=True)
+            save(drawn, name, ladder())
 
 
 if __name__ == "__main__":

@@ -11,7 +11,8 @@ from typing import Any, Protocol
 import ray
 
 from actors.cluster.heartbeats import Pulse
-from actors.cluster.waiting import ActorFailed
+from actors.cluster.waiting import ActorFailed, Pending, wait_for
+from rlsys.config.schema import Run
 
 GONE_S = 15
 """Seconds that a killed actor has to end, so that a new one gets its name and place."""
@@ -62,6 +63,18 @@ class Replacements:
                 create()
             except Exception as error:
                 raise not_replaced(name, error) from error
+
+    def await_new(self, name: str, actor: Any, run: Run) -> None:
+        """Wait until a new actor is up, and watch it.
+
+        Raises:
+            ActorFailed: it did not start.
+        """
+        try:
+            wait_for("start", [Pending(actor.ready.remote(), name, "ready")], run)
+            self.pulse.watch({name: actor})
+        except ActorFailed as error:
+            raise not_replaced(name, error) from error
 
     def close(self) -> None:
         """Replace no more: the job ends its actors."""

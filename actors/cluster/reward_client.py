@@ -12,7 +12,7 @@ import pyarrow as pa
 import ray
 
 from actors.cluster.heartbeats import PulseOf
-from actors.cluster.replacement import Replacements, not_replaced
+from actors.cluster.replacement import Replacements
 from actors.cluster.waiting import ActorFailed, Pending, wait_for
 from rlsys.config.schema import Run
 from rlsys.data.chain import PromptItem
@@ -129,11 +129,10 @@ class RewardClient:
             remedy = f"a new one starts, and gets the samples of {batches} batch(es) again"
             replacements.replace(REWARD, self.actor, failure, remedy, install)
             try:
-                wait_for("start", [self.ready()], self.run)
-                replacements.pulse.watch({REWARD: self.actor})
-            except ActorFailed as error:
+                replacements.await_new(REWARD, self.actor, self.run)
+            except ActorFailed:
                 self.replacements = None  # another thread that waits for the same actor does not try once more
-                raise not_replaced(REWARD, error) from error
+                raise
             for one in self._calls:
                 self._issue(one)
             replacements.recoveries.say(f"{REWARD} is back")

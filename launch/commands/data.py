@@ -164,12 +164,12 @@ def samples(
 
     _require_writable_format(output)
     with only_json(as_json) as write_json:
-        sizes = tuple(responses or (2, 3, 4))
-        rows = (row for run in runs for row in preference_rows(run, sizes, per_group, seed) if not family or row.family in family)
+        sizes, families = tuple(responses or (2, 3, 4)), tuple(family or ())
+        rows = (row for run in runs for row in preference_rows(run, sizes, per_group, seed, families))
         first = next(rows, None)
         if first is None:
             names = ", ".join(map(str, runs))
-            which = " of these families" if family else ""
+            which = " of these families" if families else ""
             raise UserError(f"{names}: no prompt{which} has both a sample that passed and one that failed: nothing to compare.")
         counts = _write_records(chain([first], rows), output)
         write_json({"output": str(output), "runs": [str(run) for run in runs], "seed": seed, **counts})

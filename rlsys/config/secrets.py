@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 import re
+from typing import Annotated
+
+from pydantic import AfterValidator
 
 _KEY = re.compile(r"(?<=://)[^/@\s]*:[^@\s]*(?=@)|(?<=[?&])(?:client_secret|sig)=[^&\s'\"]+")
 
 
-def has_key(url: str) -> bool:
-    """Return whether a URL holds a password, or a parameter that is one."""
-    return _KEY.search(url) is not None
+def _refuse_key(url: str) -> str:
+    if _KEY.search(url):
+        raise ValueError("expected a URL without a key in it; give credentials in the environment, for example AWS_SECRET_ACCESS_KEY")
+    return url
+
+
+KeylessUrl = Annotated[str, AfterValidator(_refuse_key)]
+"""A URL that is saved in config.yaml and shown in messages: without a password, or a parameter that is one."""
 
 
 def without_keys(text: str) -> str:

@@ -35,8 +35,8 @@ class RemoteCopy:
     """Keeps `url` equal to a run folder, file by file. One process at a time may write a copy; nothing locks it.
 
     Args:
-        url: of a folder, in any store that pyarrow knows: s3://BUCKET/PATH, gs://, abfs://, file://. Credentials, region and endpoint come
-            from the environment (AWS_ACCESS_KEY_ID, AWS_ENDPOINT_URL, ...) or from the URL's parameters.
+        url: of a folder, in any store that pyarrow knows: s3://BUCKET/PATH, gs://, abfs://, file://. Credentials come from the environment
+            (AWS_ACCESS_KEY_ID, ...), region and endpoint from there (AWS_ENDPOINT_URL, ...) or from the URL's parameters.
 
     Raises:
         ConfigError: not such a URL.

@@ -17,7 +17,9 @@ from rlsys.data.trajectories import read_trajectories, rows_of
 COLUMNS = ("step", "group", "prompt_id", "source", "text", "gold")
 
 
-def preference_rows(run: Path, responses: Sequence[int] = (2, 3, 4), per_group: int = 2, seed: int = 0) -> Iterator[Record]:
+def preference_rows(
+    run: Path, responses: Sequence[int] = (2, 3, 4), per_group: int = 2, seed: int = 0, families: Sequence[str] = ()
+) -> Iterator[Record]:
     """Yield rows of one sample that passed its checks and one or more that failed, of the same prompt and step, in the order of steps.
 
     A row's number of responses is one of `responses`, as far as the group has so many different samples that failed. Each row has a
@@ -26,9 +28,10 @@ def preference_rows(run: Path, responses: Sequence[int] = (2, 3, 4), per_group: 
     Args:
         run: folder of a run of `rlsys policy` whose prompts have checks.
         per_group: largest number of rows per group. They take turns with the samples that passed, and never compare the same samples.
+        families: only prompts of these; empty means all.
 
     Raises:
-        DataError: the run has no samples that were checked, or its prompts are not in its data any more.
+        DataError: the run has no samples that were checked, its prompts are no longer in its data, or it has no prompt of a family.
     """
     files = sorted((run / "trajectories").glob("step_*.parquet"))
     if not files:
@@ -37,9 +40,14 @@ def preference_rows(run: Path, responses: Sequence[int] = (2, 3, 4), per_group: 
     if not any(sample["gold"] is not None for group in groups for sample in group):
         raise DataError(f"{run}: no sample was checked: its prompts have no checks, so nothing labels the samples.")
     records = _records(run, {(group[0]["source"], group[0]["prompt_id"]) for group in groups})
+    known = {str(record.family) for record in records.values()}
+    if unknown := [family for family in families if family not in known]:
+        raise DataError(f"{run}: no prompt of the family {', '.join(unknown)}; expected some of {', '.join(sorted(known))}.")
     for group in groups:
         first = group[0]
         record = records[first["source"], first["prompt_id"]]
+        if families and record.family not in families:
+            continue
         rng = random.Random(f"{seed}/{first['step']}/{record.id}")
         yield from _rows_of(record, f"{run.resolve().name}/{record.id}/{first['step']}", group, responses, per_group, rng)
 
@@ -62,9 +70,7 @@ def _records(run: Path, keys: set[tuple[str, str]]) -> dict[tuple[str, str], Rec
                 found.setdefault(record.key, record)
     if missing := keys - found.keys():
         source, name = min(missing)
-        raise DataError(
-            f"{run}: prompt {name} ({source}) is not in data.train of its config.yaml any more, nor are {len(missing) - 1} others."
-        )
+        raise DataError(f"{run}: {len(missing)} of its prompts, such as prompt {name} ({source}), are no longer in the run's data.train.")
     return found
 
 

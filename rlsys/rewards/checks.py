@@ -139,7 +139,12 @@ def passes(checks: Sequence[Check], text: str) -> bool:
     """
     if not checks:
         raise ValueError("no checks: nothing to decide by.")
-    return bool(words_of(text)) and all(RULES[check["rule"]](text, **_arguments(check)) for check in checks)
+    return bool(words_of(text)) and all(holds(check, text) for check in checks)
+
+
+def holds(check: Check, text: str) -> bool:
+    """Return whether one check holds."""
+    return RULES[check["rule"]](text, **_arguments(check))
 
 
 def require_valid(checks: Sequence[Check]) -> None:

@@ -99,6 +99,7 @@ def test_rows_are_judged_by_an_endpoint(pairs, tmp_path):
         ([], "who judges"),
         (["--judge-model", "m", "--model", "x"], "--judge-model: only with --judge URL"),
         (["--judge", "127.0.0.1:8000"], "--judge: expected a base URL"),
+        (["--judge", "http://me:geheim@127.0.0.1:8000"], "(got 'http://***@127.0.0.1:8000')"),
         (["--judge", "http://127.0.0.1:9/v1", "--judge-body", "{"], "--judge-body: not valid JSON"),
         (["--judge", "http://127.0.0.1:9/v1", "--judge-body", '{"n": 2}'], "--judge-body: n cannot be set here"),
         (["--judge", "http://127.0.0.1:9/v1", "--api-key-env", "NOT_SET_ANYWHERE"], "--api-key-env: the environment variable"),

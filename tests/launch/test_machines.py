@@ -130,6 +130,16 @@ def on_every(machines: Machines, command: str) -> list[str]:
     return outputs
 
 
+def require_each_sample_once(run: Path, steps: int) -> None:
+    """Every step is in metrics.jsonl, and each of its samples once in its table."""
+    rows = MetricsLog.read(run)
+    assert [row["step"] for row in rows] == list(range(1, steps + 1))
+    for row in rows:
+        table = pq.read_table(run / f"trajectories/step_{row['step']:06d}.parquet")
+        keys = list(zip(*(table[name].to_pylist() for name in ("group", "sample"))))
+        assert len(keys) == len(set(keys)) == row["samples"]
+
+
 @pytest.mark.nightly
 def test_engine_ranks_and_reward_actor_work_on_machines_of_their_own(cluster, finished):
     run, _ = finished
@@ -146,10 +156,7 @@ def test_engine_ranks_and_reward_actor_work_on_machines_of_their_own(cluster, fi
 @pytest.mark.nightly
 def test_trajectories_checkpoints_and_logs_of_all_machines_are_in_the_run_folder_and_nowhere_else(cluster, finished):
     run, _ = finished
-    for step, row in enumerate(MetricsLog.read(run), start=1):
-        table = pq.read_table(run / f"trajectories/step_{step:06d}.parquet")
-        keys = list(zip(*(table[name].to_pylist() for name in ("group", "sample"))))
-        assert len(keys) == len(set(keys)) == row["samples"]
+    require_each_sample_once(run, 2)
     state = run / "checkpoints/step_000002/optimizer/state"
     assert len(list(state.glob("*optim_states.pt"))) == 2
     for name in ("rollout-0", "learner-0", "learner-1"):
@@ -203,8 +210,4 @@ def test_a_run_goes_on_with_the_machines_that_are_left(cluster, finished, shared
     output, _ = job.communicate(timeout=JOB_S)
     assert job.returncode == 0 and "all actors start anew, and the run continues from its last checkpoint" in output, output[-6000:]
     assert lost.address not in where(run).values()
-    assert [row["step"] for row in MetricsLog.read(run)] == list(range(1, steps + 1))
-    for row in MetricsLog.read(run):
-        table = pq.read_table(run / f"trajectories/step_{row['step']:06d}.parquet")
-        keys = list(zip(*(table[name].to_pylist() for name in ("group", "sample"))))
-        assert len(keys) == len(set(keys)) == row["samples"]
+    require_each_sample_once(run, steps)

@@ -12,9 +12,11 @@ from typing import Any
 from rlsys.data.records import TeacherJudgement
 from rlsys.data.tasks.core import RIGHT_SCORE, WRONG_SCORE
 from rlsys.data.tasks.numeric import number_word
-from rlsys.rewards.checks import RULES, Check, items_of, words_of
+from rlsys.rewards.checks import Check, holds, items_of, words_of
 
 CASES = {"upper": "capital", "lower": "small"}
+MAX_COUNTED = 20
+"""Words or items that a remark counts one by one."""
 
 
 def judgement(checks: Sequence[Check], texts: Sequence[str], passed: Sequence[bool]) -> TeacherJudgement:
@@ -32,7 +34,7 @@ def remark(checks: Sequence[Check], text: str, passed: bool) -> str:
     """Return what decides: the first check that fails; all checks if the text passed; otherwise where it breaks off."""
     if not words_of(text):
         return "says nothing"
-    failed = next((check for check in checks if not _holds(check, text)), None)
+    failed = next((check for check in checks if not holds(check, text)), None)
     if failed is not None:
         return REMARKS[failed["rule"]](text, failed)
     if not passed:
@@ -40,12 +42,14 @@ def remark(checks: Sequence[Check], text: str, passed: bool) -> str:
     return ", ".join(REMARKS[check["rule"]](text, check) for check in checks)
 
 
-def _holds(check: Check, text: str) -> bool:
-    return RULES[check["rule"]](text, **{name: value for name, value in check.items() if name != "rule"})
+def _number(number: int) -> str:
+    return number_word(number) if number < 100 else str(number)
 
 
 def _counted(parts: Sequence[str], limit: int) -> str:
-    """Number the parts, up to one more than `limit`: further ones change nothing."""
+    """Number the parts, up to one more than `limit`: further ones change nothing. Above MAX_COUNTED, only say how many there are."""
+    if limit > MAX_COUNTED:
+        return f"{_number(len(parts))} in all"
     return ", ".join(f"{part} {number_word(place)}" for place, part in enumerate(parts[: limit + 1], 1)) or "nothing"
 
 
@@ -54,14 +58,14 @@ def _listed(words: Sequence[str]) -> str:
 
 
 def _words(text: str, check: Check, wanted: str = "") -> str:
-    return f"{_counted(words_of(text), check['count'])}; expected {wanted}{number_word(check['count'])}"
+    return f"{_counted(words_of(text), check['count'])}; expected {wanted}{_number(check['count'])}"
 
 
 def _items(text: str, check: Check) -> str:
     items = items_of(text)
     twice = next((item for place, item in enumerate(items) if item in items[:place]), None)
     counted = _counted([item.split()[0] for item in items], check["count"])
-    return counted + ("" if twice is None else f", {twice.split()[0]} twice") + f"; expected {number_word(check['count'])}"
+    return counted + ("" if twice is None else f", {twice.split()[0]} twice") + f"; expected {_number(check['count'])}"
 
 
 def _order(text: str, check: Check) -> str:
@@ -119,10 +123,10 @@ REMARKS: dict[str, Callable[[str, Check], str]] = {
 """Rule -> what a text shows about it, without the verdict."""
 
 CRITERIA: dict[str, Callable[[Check], Any]] = {
-    "word_count": lambda check: f"Count the words: exactly {number_word(check['count'])}.",
-    "max_words": lambda check: f"Count the words: at most {number_word(check['count'])}.",
-    "min_words": lambda check: f"Count the words: at least {number_word(check['count'])}.",
-    "item_count": lambda check: f"Count the items: exactly {number_word(check['count'])}.",
+    "word_count": lambda check: f"Count the words: exactly {_number(check['count'])}.",
+    "max_words": lambda check: f"Count the words: at most {_number(check['count'])}.",
+    "min_words": lambda check: f"Count the words: at least {_number(check['count'])}.",
+    "item_count": lambda check: f"Count the items: exactly {_number(check['count'])}.",
     "alphabetical": lambda check: "The items must be in alphabetical order.",
     "includes": lambda check: f"The text must have {_listed(check['words'])}.",
     "excludes": lambda check: f"The text must not have {_listed(check['words'])}.",
@@ -131,7 +135,7 @@ CRITERIA: dict[str, Callable[[Check], Any]] = {
     "initials": lambda check: f"The words must begin with {_listed(check['letters'])}.",
     "no_letter": lambda check: f"The letter {check['letter']} must not be there.",
     "case": lambda check: f"Every word must be in {CASES[check['of']]} letters.",
-    "repeats": lambda check: f"The word {check['word']} exactly {number_word(check['count'])} times, and nothing else.",
+    "repeats": lambda check: f"The word {check['word']} exactly {_number(check['count'])} times, and nothing else.",
     "answer": lambda check: f"The answer must be {check['expected']}.",
 }
 """Rule -> the principle."""

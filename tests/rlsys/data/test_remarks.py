@@ -50,6 +50,7 @@ def test_a_text_that_was_cut_off_breaks_off():
         ({"rule": "excludes", "words": ["red", "blue"]}, "Blue sky", "says blue"),
         ({"rule": "initials", "letters": ["b", "c"]}, "big cats dig", "begins with b and c and d, expected b and c"),
         ({"rule": "min_words", "count": 4}, "too short", "too one, short two; expected at least four"),
+        ({"rule": "min_words", "count": 150}, "much too short", "three in all; expected at least 150"),
         ({"rule": "answer", "expected": "Oslo"}, "Bergen, of course", "says bergen of, expected Oslo"),
     ],
 )

@@ -23,7 +23,8 @@ def run(tmp_path):
     """A run folder with three prompts, each for exactly two words, and a function that writes the samples of a step."""
     prompts = tmp_path / "prompts.jsonl"
     checks = [{"rule": "word_count", "count": 2}]
-    prompts.write_text("".join(json.dumps({"id": f"p{i}", "prompt": f"Two words about {i}.", "checks": checks}) + "\n" for i in range(3)))
+    rows = [{"id": f"p{i}", "prompt": f"Two words about {i}.", "checks": checks, "family": ("even", "odd")[i % 2]} for i in range(3)]
+    prompts.write_text("".join(json.dumps(row) + "\n" for row in rows))
     folder = tmp_path / "policy"
     (folder / "trajectories").mkdir(parents=True)
     config = load_config(None, [f"data.train={prompts}", f"data.heldout={prompts}", "data.format=prompts", "policy.reward=gold"])
@@ -86,6 +87,14 @@ def test_the_rows_are_read_back_by_their_reader(run, tmp_path):
     write_jsonl((row.to_json() for row in rows), tmp_path / "rows.jsonl")
     found = list(read(tmp_path / "rows.jsonl", "rlsys", strict=True))
     assert found == rows and [row.worked for row in found] == [row.worked for row in rows]
+
+
+def test_families_are_chosen_among_those_of_the_run(run):
+    folder = run(1, *[(*RIGHT, *WRONG)] * 3)
+    chosen = list(preference_rows(folder, families=["even"]))
+    assert {row.family for row in chosen} == {"even"} and 0 < len(chosen) < len(list(preference_rows(folder)))
+    with pytest.raises(DataError, match="no prompt of the family evn; expected some of even, odd"):
+        list(preference_rows(folder, families=["even", "evn"]))
 
 
 def test_unusable_runs_say_why(run, tmp_path):
